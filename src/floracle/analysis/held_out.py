@@ -1,0 +1,47 @@
+"""Held-out points in the same curves: what the oracle of the training set makes of new data.
+
+On held-out pairs the oracle's loss against (data − noise) equals that on training pairs as long as
+the posterior generalises, and stays up where it has collapsed onto training samples.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from floracle.core.seeds import generator, noise
+from floracle.core.source import Source
+from floracle.oracle.oracle import Oracle
+from floracle.run.errors import Mistake
+
+from .curves import Curve
+
+MOST = 64
+"""Held-out pairs a class at most: each costs a full posterior at every time."""
+
+
+def held_out_curves(
+    oracle: Oracle, held_out: Source, times: Tensor, label: int, *, pairs: int, seed: int
+) -> dict[str, Curve]:
+    """The oracle's loss, top weight and entropy on held-out pairs of a class, by time."""
+    if tuple(held_out.shape) != tuple(oracle.data.shape):
+        raise Mistake(
+            f"held-out points have shape {held_out.shape}, those of the data {oracle.data.shape}"
+        )
+    rows = held_out.atoms(label).rows
+    count = min(pairs, MOST)
+    chosen = rows[torch.randint(len(rows), (count,), generator=generator(seed))]
+    data, drawn = held_out.take(chosen), noise(range(seed, seed + count), oracle.data.shape)
+    labels = torch.full((count,), label)
+    columns: dict[str, list[Tensor]] = {"gap": [], "top": [], "entropy": []}
+    for time in times:
+        t = time.repeat(count)
+        x = oracle.path.sample(data, drawn, t)
+        posterior = oracle.posterior(x, t, labels)
+        c = oracle.path.coefficients(t)
+        amplification = c.d_alpha - c.alpha * c.d_sigma / c.sigma
+        apart = (posterior.mean - data.double()).flatten(1).square().sum(1)
+        columns["gap"].append(amplification.square() * apart)
+        columns["top"].append(posterior.top_weights[:, 0])
+        columns["entropy"].append(posterior.entropy)
+    return {f"held_out_{name}": Curve.of(torch.stack(c, 1)) for name, c in columns.items()}

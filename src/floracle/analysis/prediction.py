@@ -1,0 +1,127 @@
+"""Where navigation ends, predicted from the number of points and their covariance spectrum alone.
+
+A noisy sample at r = α/σ carries at most the information a Gaussian of the same covariance would,
+
+    I_G(t) = ½ Σ_k log(1 + r² λ_k)      (nats),
+
+and telling N points apart takes log N. So the *centre* of navigation is predicted where
+I_G = ½ log N and the *collapse* onto one sample where I_G = log N. Around the collapse the
+information of a pair scatters like a Gaussian of variance Σ r²λ / (1 + r²λ), which gives its own
+atom the weight 1 / (1 + (N − 1) e^{−i}) on average.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from floracle.core.fields import foreign_time
+from floracle.core.paths import LINEAR, Path
+from floracle.run.errors import Mistake
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """The stages to expect of `points` equally likely points with a covariance spectrum."""
+
+    points: float
+    """Their number N; e^{H(w)} where weights are unequal."""
+    spectrum: Tensor
+    """Eigenvalues λ of their covariance, float64 [k]."""
+    path: Path = LINEAR
+
+    def information(self, t: Tensor) -> Tensor:
+        """I_G at times t [T] in [0, 1), in nats; an upper bound on the true I."""
+        return self.at_ratio(self._ratio(t))
+
+    def at_ratio(self, ratio: Tensor) -> Tensor:
+        """I_G where α/σ is `ratio` [T]."""
+        return torch.log1p(ratio.square()[:, None] * self.spectrum).sum(1) / 2
+
+    def variance(self, t: Tensor) -> Tensor:
+        """Σ λ / (1 + r²λ) [T]: tr Cov(data | x_t) of a Gaussian with this spectrum."""
+        snr = self._ratio(t).square()[:, None]
+        return (self.spectrum / (1 + snr * self.spectrum)).sum(1)
+
+    def own(self, t: Tensor) -> Tensor:
+        """The expected weight of a pair's own atom at times t [T]."""
+        signal = self._ratio(t).square()[:, None] * self.spectrum
+        spread = (signal / (1 + signal)).sum(1).sqrt()
+        nodes, weights = np.polynomial.hermite_e.hermegauss(64)
+        drawn = self.information(t)[:, None] + spread[:, None] * torch.from_numpy(nodes)
+        own = torch.sigmoid(drawn - math.log(max(self.points - 1, 1e-300)))
+        return own @ torch.from_numpy(weights / weights.sum())
+
+    def time_of(self, information: float) -> float:
+        """The time at which I_G reaches so many nats."""
+        return float(self.times_of(torch.tensor([information], dtype=torch.float64))[0])
+
+    def times_of(self, information: Tensor) -> Tensor:
+        """The times [T] at which I_G reaches these many nats [T]; bisection in log r."""
+        low, high = torch.full_like(information, -40.0), torch.full_like(information, 40.0)
+        for _ in range(100):
+            middle = (low + high) / 2
+            early = self.at_ratio(middle.exp()) < information
+            low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+        ratio = torch.where(information > 0, middle.exp(), 0.0)
+        return foreign_time(self.path, ratio / (1 + ratio))
+
+    @property
+    def centre(self) -> float:
+        """Where half of log N is known."""
+        return self.time_of(math.log(self.points) / 2)
+
+    @property
+    def collapse(self) -> float:
+        """Where all of log N is known."""
+        return self.time_of(math.log(self.points))
+
+    def what_if(self, points: Sequence[float], scales: Sequence[float]) -> list[dict[str, float]]:
+        """Landmarks for other numbers of points and for `scales` times as many dimensions.
+
+        More dimensions means the same spectrum that many times over, as a larger image of the same
+        kind would have.
+        """
+        return [
+            {"points": count, "scale": scale, "centre": other.centre, "collapse": other.collapse}
+            for scale in scales
+            for count in points
+            for other in [replace(self, points=count ** (1 / scale))]
+        ]
+
+    def _ratio(self, t: Tensor) -> Tensor:
+        c = self.path.coefficients(t)
+        return c.alpha / c.sigma
+
+
+def predict(
+    points: float,
+    *,
+    dims: int | None = None,
+    spectrum: Tensor | Sequence[float] | None = None,
+    path: Path = LINEAR,
+) -> Predicted:
+    """The stages to expect of `points` points, from their spectrum or as `dims` unit Gaussians.
+
+    Give exactly one of `dims` (isotropic, unit variance: the paper's Fig 3) and `spectrum`
+    (covariance eigenvalues, non-negative).
+    """
+    if not points > 1:
+        raise Mistake(f"there are no stages without at least 2 points, got {points:g}")
+    if (dims is None) == (spectrum is None):
+        raise Mistake("give either dims or spectrum, one of the two")
+    values = (
+        torch.ones(dims, dtype=torch.float64)
+        if dims is not None
+        else torch.as_tensor(spectrum, dtype=torch.float64).flatten()
+    )
+    if dims is not None and dims < 1:
+        raise Mistake(f"dims counts dimensions and is at least 1, got {dims}")
+    if not (values.isfinite().all() and (values >= 0).all() and values.sum() > 0):
+        raise Mistake("a covariance spectrum is finite, non-negative and not all zero")
+    return Predicted(float(points), values, path)

@@ -1,0 +1,113 @@
+"""Stages as values and arrays, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from floracle.run.errors import Mistake
+from floracle.run.results import Results, load_results
+
+from .curves import Curve, Estimate, Landmark
+from .stages import Group, Stages
+
+LANDMARKS = ("centre", "collapse", "end")
+NUMBERS = (
+    "label",
+    "points",
+    "pairs",
+    "share",
+    "knowable",
+    "predicted_centre",
+    "predicted_collapse",
+    "unknown",
+    "law_holds",
+)
+
+
+def load(folder: str | Path) -> Stages | Results:
+    """Read any saved result of floracle; stages come back as `Stages`."""
+    found = load_results(folder)
+    return stages_of_results(found) if found.kind == "stages" else found
+
+
+def stages_to_results(stages: Stages) -> Results:
+    """What `save` writes of stages."""
+    arrays: dict[str, Tensor] = {"times": stages.times}
+    for group in stages.groups:
+        arrays |= group_arrays(group, f"{group.label}/")
+    return Results(
+        "stages",
+        stages.settings,
+        {
+            "dims": stages.dims,
+            "names": list(stages.names),
+            "groups": [group_values(group) for group in stages.groups],
+        },
+        arrays,
+        stages.provenance,
+    )
+
+
+def stages_of_results(found: Results) -> Stages:
+    """Stages as they were saved."""
+    try:
+        return Stages(
+            times=found.arrays["times"],
+            groups=tuple(
+                group_of(values, found.arrays, f"{values['label']}/")
+                for values in found.values["groups"]
+            ),
+            dims=found.values["dims"],
+            names=tuple(found.values["names"]),
+            settings=dict(found.settings),
+            provenance=dict(found.provenance),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise Mistake(f"the saved stages are damaged ({error}); compute them again") from error
+
+
+def group_values(group: Group) -> dict[str, Any]:
+    """The numbers of a group, for JSON."""
+    values: dict[str, Any] = {name: getattr(group, name) for name in NUMBERS}
+    for name in LANDMARKS:
+        mark: Landmark = getattr(group, name)
+        values[name] = {"value": mark.value, "low": mark.low, "high": mark.high}
+    values["area"] = {"value": group.area.value, "error": group.area.error}
+    values["rivals"] = [list(pair) for pair in group.rivals]
+    return values
+
+
+def group_arrays(group: Group, prefix: str = "") -> dict[str, Tensor]:
+    """The curves of a group."""
+    arrays = {f"{prefix}predicted_information": group.predicted_information}
+    for name, curve in group.curves.items():
+        arrays |= {f"{prefix}{name}": curve.mean, f"{prefix}{name}_error": curve.error}
+    for name, values in (group.resamples or {}).items():
+        arrays[f"{prefix}resamples_{name}"] = values
+    return arrays
+
+
+def group_of(values: dict[str, Any], arrays: Any, prefix: str = "") -> Group:
+    """A group from its numbers and curves."""
+    own = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
+    curves = {
+        name: Curve(own[name], own[f"{name}_error"]) for name in own if f"{name}_error" in own
+    }
+    resamples = {
+        name.removeprefix("resamples_"): array.to(torch.float64)
+        for name, array in own.items()
+        if name.startswith("resamples_")
+    }
+    return Group(
+        **{name: values[name] for name in NUMBERS},
+        **{name: Landmark(**values[name]) for name in LANDMARKS},
+        curves=curves,
+        predicted_information=own["predicted_information"],
+        area=Estimate(**values["area"]),
+        rivals=tuple((int(a), int(b)) for a, b in values["rivals"]),
+        resamples=resamples or None,
+    )

@@ -1,0 +1,1 @@
+"""The mathematics: paths, clocks, fields, sources of points and folds over them."""

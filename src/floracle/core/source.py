@@ -1,0 +1,77 @@
+"""What the mathematics asks of data: the `Source` protocol.
+
+A source holds rows, numbered as their file or array numbers them. The *atoms* of a class are its
+distinct rows: exact duplicates are merged into the first of them, whose weight is their count.
+Points are float32; that is what "exact" refers to everywhere in this library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+NO_LABEL = -1
+"""The label of everything: the whole set, or a sample without a class."""
+
+
+class Atoms(NamedTuple):
+    """The distinct rows of a class (or of everything) and their shares of its mass."""
+
+    rows: Tensor
+    """Row numbers, int64 [n], increasing."""
+    weights: Tensor
+    """Shares float64 [n], summing to 1."""
+
+
+class Block(NamedTuple):
+    """A few atoms together with their points."""
+
+    rows: Tensor
+    """Row numbers, int64 [n]."""
+    weights: Tensor
+    """Shares float64 [n] of the whole class, not of the block."""
+    points: Tensor
+    """Points, float32 [n, D], flattened."""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where points come from."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one point."""
+        ...
+
+    @property
+    def labels(self) -> Tensor:
+        """The class of every row, int64 [N]; −1 where there is none."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the points, labels and normalization."""
+        ...
+
+    def __len__(self) -> int:
+        """The number of rows N, duplicates included."""
+        ...
+
+    def atoms(self, label: int = NO_LABEL) -> Atoms:
+        """The distinct rows of a class; of the whole set for −1."""
+        ...
+
+    def blocks(self, label: int = NO_LABEL, *, rows: int) -> Iterator[Block]:
+        """The atoms of a class in order, at most `rows` at a time."""
+        ...
+
+    def take(self, rows: Tensor) -> Tensor:
+        """The points float32 [len(rows), *shape] of any rows, in the order asked."""
+        ...
+
+
+def classes(source: Source) -> list[int]:
+    """The labels that occur, in order, without −1."""
+    return [label for label in source.labels.unique().tolist() if label >= 0]

@@ -1,0 +1,1 @@
+"""Where points come from: one file per layout, and the store that serves them all."""

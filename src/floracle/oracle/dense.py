@@ -1,0 +1,139 @@
+"""The dense scan: two matrix products a block, everything else kept out of their way.
+
+For queries x with centred form y = x − α m, the logit of atom i is, up to a constant of the query,
+
+    l_i = log w_i + (α/σ²) ⟨y, x_i − m⟩ − (α²/2σ²) ‖x_i − m‖².
+
+The inner products are taken in float32 (never TF32), the rest of the logit in float64. Atoms whose
+weight cannot change the mean even in its last bit are left out of the second product, which past the
+end of navigation is nearly all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from floracle.core.paths import Path
+
+from .members import Members, Slab
+from .posterior import Sums
+
+LAST_BIT = 40.0
+"""Atoms further than this below a query's peak, plus log n, weigh less than 4e-18 together."""
+TOP = 32
+"""How many leading atoms are kept for each query."""
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Noisy points, ready for a class; float64 unless stated, [b] unless stated."""
+
+    x: Tensor
+    """[b, D]."""
+    centred: Tensor
+    """x − α · centre, [b, D]."""
+    alpha: Tensor
+    sigma: Tensor
+    d_alpha: Tensor
+    d_sigma: Tensor
+
+    @property
+    def gain(self) -> Tensor:
+        """α / σ²."""
+        return self.alpha / self.sigma**2
+
+    @property
+    def amplification(self) -> Tensor:
+        """A = α' − α σ' / σ: how much an error of the mean grows in the velocity."""
+        return self.d_alpha - self.alpha * self.d_sigma / self.sigma
+
+    def of(self, chosen: Tensor) -> Queries:
+        """Some of the queries."""
+        return Queries(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+    def velocity(self, mean: Tensor) -> Tensor:
+        """u* from the posterior mean, both float64 [b, D]; grouped so that x is subtracted last."""
+        pull = (self.x - self.alpha[:, None] * mean) * (self.d_sigma / self.sigma)[:, None]
+        return self.d_alpha[:, None] * mean + pull
+
+
+def queries(members: Members, x: Tensor, t: Tensor, path: Path) -> Queries:
+    """Queries x [b, D] at times t [b] < 1, for one class."""
+    c = path.coefficients(t.to(x.device))
+    if (c.sigma <= 0).any():
+        raise ValueError("the oracle's velocity is 0 / 0 at t = 1; ask for it at t < 1")
+    x = x.double()
+    return Queries(x, x - c.alpha[:, None] * members.centre, *c)
+
+
+def scan(
+    members: Members, asked: Queries, *, dtype: torch.dtype = torch.float32, keep: int = TOP
+) -> Sums:
+    """One pass over a class, with inner products in `dtype`; `keep` leaders are remembered."""
+    kernel = _Kernel(members, asked, dtype, keep)
+    total: Sums | None = None
+    for slab in members.slabs(block_rows(len(asked.x), members.dims, dtype)):
+        part = kernel.sums(slab, total.peak if total else None)
+        total = total.merge(part) if total else part
+    assert total is not None
+    return total
+
+
+def block_rows(batch: int, dims: int, dtype: torch.dtype) -> int:
+    """Rows a block: small enough to stay in cache for few queries, large for many."""
+    size = (2 if batch < 8 else 24) * 2**20
+    return max(32, min(size // (dims * dtype.itemsize), 2**22 // max(batch, 1), 65536))
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    members: Members
+    asked: Queries
+    dtype: torch.dtype
+    keep: int
+
+    def sums(self, slab: Slab, floor: Tensor | None) -> Sums:
+        """The sums over one block; atoms hopelessly below `floor` are not averaged."""
+        points = slab.points.to(self.dtype)
+        logits = self.logits(points, slab.start)
+        top = logits.topk(min(self.keep, logits.shape[1]), dim=1)
+        peak = top.values[:, 0]
+        relative = logits.sub_(peak[:, None])
+        weights = relative.to(self.dtype).exp_()
+        norms = self.members.norms[slab.start : slab.start + len(points)]
+        return Sums(
+            peak,
+            weights.sum(1, dtype=torch.float64),
+            self.average(points, weights, relative, peak, floor),
+            (weights * relative.clamp_(min=-1e4)).sum(1, dtype=torch.float64),
+            torch.linalg.vecdot(weights, weights).double(),
+            (weights @ norms.to(self.dtype)).double(),
+            top.values,
+            top.indices + slab.start,
+        )
+
+    def logits(self, points: Tensor, start: int) -> Tensor:
+        """The logits [b, n], float64, up to a constant of the query."""
+        these = slice(start, start + len(points))
+        half = self.asked.gain * self.asked.alpha / 2
+        logits = (self.asked.centred.to(self.dtype) @ points.T).double()
+        logits.mul_(self.asked.gain[:, None])
+        logits.addcmul_(half[:, None], self.members.norms[None, these], value=-1)
+        return logits.add_(self.members.log_weights[these])
+
+    def average(
+        self, points: Tensor, weights: Tensor, relative: Tensor, peak: Tensor, floor: Tensor | None
+    ) -> Tensor:
+        """Σ weights · points [b, D], over the atoms that can matter."""
+        cut = torch.full_like(peak, -(LAST_BIT + math.log(len(self.members))))
+        if floor is not None:
+            cut = torch.maximum(cut, cut + floor - peak)
+        matters = (relative >= cut[:, None]).any(0)
+        if int(matters.sum()) > len(points) // 2:
+            return (weights @ points).double()
+        chosen = matters.nonzero()[:, 0]
+        return (weights[:, chosen] @ points[chosen]).double()

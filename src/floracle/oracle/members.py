@@ -1,0 +1,124 @@
+"""A class made ready for queries: its centre, its norms and, where memory allows, its points.
+
+Logits need only inner products with centred points, and the centre may be taken from the query
+instead of the points: ⟨y, x_i − m⟩ = ⟨y, x_i⟩ − ⟨y, m⟩, the last term being the same for all atoms.
+So points are kept as they are, unless the data sits so far from the origin that rounding of ⟨y, x_i⟩
+would show; then the working copy is x_i − offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from floracle.core.source import Source
+from floracle.core.spectrum import PASS_BYTES, dimension, moments
+
+FAR = 4.0
+"""How many times the spread the centre's squared norm may be before points are kept centred."""
+
+
+class Slab(NamedTuple):
+    """Some atoms of a class in order: positions start … start + len(points) − 1."""
+
+    start: int
+    points: Tensor
+    """Working points, float32 [n, D]."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """The atoms of one class."""
+
+    source: Source
+    label: int
+    rows: Tensor
+    """Row numbers, int64 [n]."""
+    log_weights: Tensor
+    """float64 [n]."""
+    centre: Tensor
+    """The weighted mean in float32's values, float64 [D]."""
+    offset: Tensor
+    """What the working points are short of the original ones: zeros or the centre, [D]."""
+    norms: Tensor
+    """‖x_i − centre‖², float64 [n]."""
+    largest: float
+    """The largest norm of a working point."""
+    points: Tensor | None
+    """All working points, float32 [n, D], where they fit the budget."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def dims(self) -> int:
+        """The dimension D of a flattened point."""
+        return len(self.centre)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the working points are the original ones."""
+        return not bool(self.offset.any())
+
+    def unshifted(self) -> Members:
+        """The same class with the original points, streamed: centred ones carry rounding."""
+        return replace(self, offset=torch.zeros_like(self.offset), points=None)
+
+    def slabs(self, rows: int) -> Iterator[Slab]:
+        """The working points in order, at most `rows` at a time."""
+        if self.points is not None:
+            for start in range(0, len(self), rows):
+                yield Slab(start, self.points[start : start + rows])
+            return
+        start, offset = 0, self.offset.float()
+        for block in self.source.blocks(self.label, rows=rows):
+            points = block.points.to(self.centre.device)
+            yield Slab(start, points if self.exact else points - offset)
+            start += len(points)
+
+    def originals(self, positions: Tensor) -> Tensor:
+        """Original points in float64 [*positions, D]."""
+        flat = positions.flatten()
+        if self.points is not None and self.exact:
+            points = self.points[flat]
+        else:
+            points = self.source.take(self.rows[flat].cpu()).flatten(1).to(self.centre.device)
+        return points.double().reshape(*positions.shape, -1)
+
+
+def gather_members(source: Source, label: int, *, room: int, device: torch.device) -> Members:
+    """Read a class once or twice: its moments and norms, and its points if they fit `room` bytes."""
+    atoms = source.atoms(label)
+    rows = max(1, PASS_BYTES // (8 * dimension(source)))
+    found = moments(source, label)
+    centre = found.mean.float().double()
+    far = centre.square().sum() > FAR * found.variance.sum()
+    offset = centre if far else torch.zeros_like(centre)
+    resident = len(atoms.rows) * len(centre) * 4 <= room
+    points = _resident(source, label, offset, device) if resident else None
+    norms, lengths = [], []
+    for block in source.blocks(label, rows=rows):
+        original = block.points.double()
+        norms.append((original - centre).square().sum(1))
+        lengths.append((original - offset).square().sum(1).max())
+    return Members(
+        source,
+        label,
+        atoms.rows.to(device),
+        atoms.weights.log().to(device),
+        centre.to(device),
+        offset.to(device),
+        torch.cat(norms).to(device),
+        float(torch.stack(lengths).max().sqrt()),
+        points,
+    )
+
+
+def _resident(source: Source, label: int, offset: Tensor, device: torch.device) -> Tensor:
+    count = len(source.atoms(label).rows)
+    points = next(iter(source.blocks(label, rows=count))).points.to(device)
+    return points - offset.to(device, torch.float32) if offset.any() else points.contiguous()

@@ -1,0 +1,208 @@
+"""All times of a forward-path pair from two rows of inner products.
+
+For a pair (data x_o, noise ε) and r = α/σ, the logits against the pair's own atom are
+
+    l_j − l_o = log w_j / w_o + r ⟨ε, x_j − x_o⟩ − r² d_j,        d_j = ½ ‖x_j − x_o‖²,
+
+so ⟨ε, x_j⟩ and ⟨x_o, x_j⟩ give the posterior at every t, and −ε costs nothing more. So does
+
+    tr Cov(data | x_t) = E Σ_j γ_j d_j,
+
+because the own atom is itself a draw from the posterior: half the squared distance of two draws.
+Neighbours so close that float32 products cannot tell them apart are measured again in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from floracle.core.paths import Path
+
+from .members import Members
+
+CLOSE = 16
+"""How many nearest atoms of each pair are measured in float64."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Curves of p pairs at T times; float64 [p, T] unless stated."""
+
+    times: Tensor
+    """[T]."""
+    amplification: Tensor
+    """A = α' − α σ'/σ, [T]: the gap E‖u* − (data − noise)‖² is A² times the variance."""
+    variance: Tensor
+    """Σ γ_j d_j: an unbiased estimate of tr Cov(data | x_t), never negative."""
+    lean: Tensor
+    """Σ γ_j ½ (‖x_j‖² − ‖x_o‖²) about the class mean: zero on average, so a control variate."""
+    top: Tensor
+    """The largest weight."""
+    own: Tensor
+    """The weight of the pair's own atom."""
+    entropy: Tensor
+    """−Σ γ log γ in nats."""
+    concentration: Tensor
+    """Σ γ²."""
+    rivals: Tensor
+    """The nearest other atom of each pair: its row number, int64 [p]; −1 where there is none."""
+
+    def joined(self, other: Pairs) -> Pairs:
+        """The curves of both sets of pairs."""
+        names = [
+            name for name in self.__dataclass_fields__ if name not in {"times", "amplification"}
+        ]
+        both = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names}
+        return Pairs(times=self.times, amplification=self.amplification, **both)
+
+
+def pair_curves(
+    members: Members,
+    path: Path,
+    rows: Tensor,
+    noise: Tensor,
+    times: Tensor,
+    *,
+    mirrored: bool,
+    budget: int,
+) -> Pairs:
+    """The curves of pairs (rows [p], noise [p, *shape]) at times [T], within `budget` bytes.
+
+    Mirrored pairs are averages of a pair and the same data with the opposite noise.
+    """
+    own = positions(members, rows)
+    c = path.coefficients(times)
+    ratio = c.alpha / c.sigma
+    amplification = c.d_alpha - c.alpha * c.d_sigma / c.sigma
+    size = max(1, min(len(rows), budget // (64 * len(members)), 1024))
+    parts = []
+    for start in range(0, len(rows), size):
+        these = slice(start, start + size)
+        products = _products(members, own[these], noise[these].flatten(1))
+        curves = _curves(products, ratio)
+        if mirrored:
+            curves = (curves + _curves(replace(products, pull=-products.pull), ratio)) / 2
+        parts.append((curves, products.rival.cpu()))
+    curves, rival = (torch.cat(column, -1) for column in zip(*parts, strict=True))
+    variance, lean, top, weight, entropy, concentration = curves.transpose(1, 2)
+    return Pairs(
+        times=times.double(),
+        amplification=amplification,
+        variance=variance,
+        lean=lean,
+        top=top,
+        own=weight,
+        entropy=entropy,
+        concentration=concentration,
+        rivals=torch.where(rival < 0, rival, members.rows.cpu()[rival.clamp(min=0)]),
+    )
+
+
+def positions(members: Members, rows: Tensor) -> Tensor:
+    """Where rows stand among the atoms of a class; a merged duplicate stands at its first copy."""
+    rows = rows.to(members.rows.device)
+    found = torch.searchsorted(members.rows, rows).clamp(max=len(members) - 1)
+    if not (members.rows[found] == rows).all():
+        stray = rows[members.rows[found] != rows][0].item()
+        raise ValueError(f"row {stray} is not an atom of class {members.label}; draw from atoms()")
+    return found
+
+
+@dataclass(frozen=True)
+class _Products:
+    """What the posterior of p pairs is made of; float32 [p, n] unless stated."""
+
+    pull: Tensor
+    """⟨ε, x_j − x_o⟩."""
+    half: Tensor
+    """d_j = ½ ‖x_j − x_o‖²."""
+    log_weights: Tensor
+    """log w_j / w_o; [p, n], or [1, 1] zero where all weigh the same."""
+    lean: Tensor
+    """½ (‖x_j‖² − ‖x_o‖²) about the class mean; 0 for the own atom."""
+    own: Tensor
+    """Where the own atom stands, int64 [p]."""
+    rival: Tensor
+    """Where the nearest other atom stands, int64 [p]."""
+
+
+def _products(members: Members, own: Tensor, noise: Tensor) -> _Products:
+    device = members.centre.device
+    noise = noise.to(device, torch.float64)
+    original = members.originals(own)
+    centred = original - members.centre
+    shift = (members.offset - members.centre).float()
+    both = torch.cat([centred, noise]).float()
+    rows = [both @ slab.points.T for slab in members.slabs(4096)]
+    along, pull = (torch.cat(rows, 1) + (both @ shift)[:, None]).chunk(2)
+    half_norms = members.norms / 2
+    half = (half_norms[None] + half_norms[own][:, None] - along).clamp_(min=0)
+    pull = pull.double() - (noise * centred).sum(1)[:, None]
+    rival = _measure_close(members, own, original, noise, half, pull)
+    weights = members.log_weights
+    equal = bool((weights == weights[0]).all())
+    return _Products(
+        pull.float(),
+        half.float(),
+        torch.zeros(1, 1) if equal else (weights[None] - weights[own][:, None]).float(),
+        (half_norms[None] - half_norms[own][:, None]).float(),
+        own,
+        rival,
+    )
+
+
+def _measure_close(
+    members: Members, own: Tensor, original: Tensor, noise: Tensor, half: Tensor, pull: Tensor
+) -> Tensor:
+    """Write exact values for the nearest atoms into `half` and `pull`; say which is nearest."""
+    count = min(CLOSE, len(members))
+    near = half.topk(count, dim=1, largest=False).indices
+    places = torch.arange(len(own), device=own.device)
+    near[:, -1] = torch.where((near == own[:, None]).any(1), near[:, -1], own)
+    apart = members.originals(near) - original[:, None]
+    exact = apart.square().sum(2) / 2
+    half.scatter_(1, near, exact)
+    pull.scatter_(1, near, (apart @ noise[:, :, None])[:, :, 0])
+    half[places, own], pull[places, own] = 0, 0
+    if count == 1:
+        return torch.full_like(own, -1)
+    exact[near == own[:, None]] = math.inf
+    return near.gather(1, exact.argmin(1, keepdim=True))[:, 0]
+
+
+def _curves(products: _Products, ratio: Tensor) -> Tensor:
+    """Variance, lean, top, own, entropy, concentration: [6, T, p], in cache-sized pieces."""
+    pairs, atoms = products.pull.shape
+    size = max(1, 2**17 // atoms)
+    pieces = [
+        _piece(products, slice(start, min(start + size, pairs)), ratio)
+        for start in range(0, pairs, size)
+    ]
+    return torch.cat(pieces, 2).double().cpu()
+
+
+def _piece(products: _Products, these: slice, ratio: Tensor) -> Tensor:
+    pull, half, lean = products.pull[these], products.half[these], products.lean[these]
+    equal = len(products.log_weights) == 1
+    own = torch.arange(len(pull), device=pull.device), products.own[these]
+    logits, weights, curves = torch.empty_like(pull), torch.empty_like(pull), []
+    for r in ratio.tolist():
+        torch.mul(pull, r, out=logits).add_(half, alpha=-r * r)
+        if not equal:
+            logits.add_(products.log_weights[these])
+        own_logit, peak = logits[own], logits.amax(1)
+        logits.sub_(peak[:, None]).clamp_(min=-1e4)
+        torch.exp(logits, out=weights)
+        mass = weights.sum(1)
+        sums = [torch.linalg.vecdot(weights, of) / mass for of in (half, lean, logits, weights)]
+        variance, leaning, mean_logit, squares = sums
+        own_weight = (own_logit - peak).exp() / mass
+        entropy = (mass.log() - mean_logit).clamp_(min=0)
+        curves.append(
+            torch.stack([variance, leaning, 1 / mass, own_weight, entropy, squares / mass])
+        )
+    return torch.stack(curves, 1)

@@ -1,0 +1,113 @@
+"""The posterior over atoms at a noisy point, as a summary that can be merged.
+
+Given x at time t the weight of atom i is γ_i ∝ e^{l_i}, where
+
+    l_i = log w_i − ‖x − α x_i‖² / (2σ²).
+
+Blocks of atoms are read one after the other; each leaves its sums relative to its own largest logit
+(the peak), and two such `Sums` merge by rescaling to the larger peak. Nothing depends on the order
+or size of blocks beyond rounding, and the weights sum to 1 by construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Sums over some atoms of e^{l − peak} times what is named; float64, [b] unless stated."""
+
+    peak: Tensor
+    mass: Tensor
+    points: Tensor
+    """Of the working points, [b, D]."""
+    logits: Tensor
+    """Of l − peak."""
+    squares: Tensor
+    """Of e^{l − peak} itself."""
+    norms: Tensor
+    """Of ‖x_i − centre‖²."""
+    top_logits: Tensor
+    """The k largest logits [b, k], largest first."""
+    top: Tensor
+    """Positions of those atoms within their class, int64 [b, k]."""
+
+    def merge(self, other: Sums) -> Sums:
+        """The sums over both sets of atoms."""
+        peak = torch.maximum(self.peak, other.peak)
+        mine, theirs = (self.peak - peak).exp(), (other.peak - peak).exp()
+        top_logits = torch.cat([self.top_logits, other.top_logits], 1)
+        keep = max(self.top.shape[1], other.top.shape[1])
+        best = top_logits.topk(min(keep, top_logits.shape[1]), dim=1)
+
+        def sum_of(name: str) -> Tensor:
+            return mine * getattr(self, name) + theirs * getattr(other, name)
+
+        return Sums(
+            peak,
+            sum_of("mass"),
+            torch.addcmul(_scaled(self.points, mine), other.points, theirs[:, None]),
+            sum_of("logits")
+            + mine * self.mass * _finite(self.peak - peak)
+            + theirs * other.mass * _finite(other.peak - peak),
+            mine * mine * self.squares + theirs * theirs * other.squares,
+            sum_of("norms"),
+            best.values,
+            torch.cat([self.top, other.top], 1).gather(1, best.indices),
+        )
+
+
+def _scaled(points: Tensor, scale: Tensor) -> Tensor:
+    """Points times scale; most blocks leave the peak as it is and cost nothing here."""
+    return points if (scale == 1).all() else points * scale[:, None]
+
+
+def _finite(difference: Tensor) -> Tensor:
+    """A difference of peaks, bounded so that a vanished side contributes 0 and not 0 · ∞."""
+    return difference.clamp(min=-1e300)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The posterior at each of b queries; float64 unless stated."""
+
+    mean: Tensor
+    """x̂ = Σ γ_i x_i, [b, *shape]."""
+    log_mass: Tensor
+    """log Σ w_i exp(−‖x − α x_i‖² / (2σ²)), [b]: log p_t(x) up to −D/2 log(2πσ²)."""
+    top_weights: Tensor
+    """The largest weights [b, k], largest first."""
+    top_rows: Tensor
+    """Their row numbers in the data, int64 [b, k]."""
+    entropy: Tensor
+    """−Σ γ log γ in nats, [b]."""
+    concentration: Tensor
+    """Σ γ², [b]; its inverse is the effective number of votes."""
+    missing: Tensor
+    """A proven upper bound on the mass not looked at, [b]; 0 where all atoms were read."""
+    failure: float = 0.0
+    """The probability with which `missing` may not hold; 0 for a proof."""
+
+    @staticmethod
+    def joined(parts: list[Posterior], places: list[Tensor]) -> Posterior:
+        """One posterior from those of several groups of queries, each with its places."""
+        if len(parts) == 1:
+            return parts[0]
+        order = torch.cat(places).argsort()
+        columns = min(part.top_rows.shape[1] for part in parts)
+
+        def column(name: str) -> Tensor:
+            values = [getattr(part, name) for part in parts]
+            if name in {"top_weights", "top_rows"}:
+                values = [value[:, :columns] for value in values]
+            return torch.cat(values)[order]
+
+        fields = ("mean", "log_mass", "top_weights", "top_rows", "entropy", "concentration")
+        return Posterior(
+            **{name: column(name) for name in (*fields, "missing")},
+            failure=max(part.failure for part in parts),
+        )

@@ -1,0 +1,166 @@
+"""What float32 cannot hold, done again in float64.
+
+A logit from float32 products carries an error of about
+
+    e = (α/σ²) 2⁻²³ (¼ ‖y‖ max‖x_i‖ + 2 |⟨y, x_L⟩|)
+
+(measured: benchmarks/numerics.py). Its effect on the velocity is at most about
+A e √(γ_max · tr Cov), and the rounding of the averaged mean adds A 2⁻²³ ‖x̂‖; both vanish where no
+other atom comes near the leader. Where the two together exceed `TRIGGER` relative to ‖u*‖ the leading atoms are rescored
+against the leader L,
+
+    l_i − l_L = (α/σ²) ⟨x − α (x_i + x_L)/2, x_i − x_L⟩ + log w_i / w_L,
+
+which loses nothing to cancellation. Where more atoms compete than are kept, the whole class is
+scanned again in float64 for those queries.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .dense import Queries, scan
+from .members import Members
+from .posterior import Sums
+
+ROUNDING = 2.0**-23
+TRIGGER = 8e-6
+"""Predicted relative velocity error above which float64 takes over; the contract is 1e-5."""
+LEFT_OUT = 1e-7
+"""Relative velocity error that leaving out all but the rescored atoms may cost."""
+SAFETY = 8.0
+"""How much larger than the typical error of a logit the worst one is taken to be."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The sums with doubtful queries mended, and their means; float64."""
+
+    sums: Sums
+    mean: Tensor
+    """[b, D]."""
+    rescored: Tensor
+    """How many atoms were rescored for each query, int64 [b]; the class size for a full rescan."""
+
+
+def resolve(members: Members, asked: Queries, sums: Sums) -> Resolved:
+    """Mend the queries that float32 leaves in doubt."""
+    mean = sums.points / sums.mass[:, None] + members.offset
+    size = asked.velocity(mean).norm(dim=1).clamp(min=1e-30)
+    error = typical_error(members, asked, mean)
+    rivals = competing(members, asked, sums, size, error)
+    doubtful = predicted_error(members, asked, sums, mean, size, error) > TRIGGER
+    if members.exact:
+        doubtful &= rivals > 1  # alone, the leader is the mean to the last bit
+    complete = (rivals < sums.top.shape[1]) | (sums.top.shape[1] == len(members))
+    rescored = torch.zeros_like(rivals)
+    for chosen, mended_by in (
+        (doubtful & complete, _rescore_leaders),
+        (doubtful & ~complete, _rescan),
+    ):
+        if chosen.any():
+            places = chosen.nonzero()[:, 0]
+            rescored[places] = rivals[places] if mended_by is _rescore_leaders else len(members)
+            kept = int(rivals[places].max())
+            new, mean[places] = mended_by(members, asked.of(places), _of(sums, places), kept)
+            sums = _put(sums, places, new)
+    return Resolved(sums, mean, rescored)
+
+
+def competing(members: Members, asked: Queries, sums: Sums, size: Tensor, error: Tensor) -> Tensor:
+    """How many of the kept leaders can matter to each query, rounding included; int64 [b]."""
+    widest = 2 * members.norms.max().sqrt()
+    worth = (asked.amplification * widest / size).clamp(min=1)
+    cut = (len(members) * worth / LEFT_OUT).log() + 2 * SAFETY * error
+    return (sums.top_logits >= (sums.top_logits[:, 0] - cut)[:, None]).sum(1)
+
+
+def predicted_error(
+    members: Members, asked: Queries, sums: Sums, mean: Tensor, size: Tensor, error: Tensor
+) -> Tensor:
+    """The velocity error, relative to its norm `size`, that float32 may have left; [b]."""
+    top = (sums.top_logits[:, 0] - sums.peak).exp() / sums.mass
+    norms = sums.norms / sums.mass
+    centred = (mean - members.centre).square().sum(1)
+    spread = (norms - centred).clamp(min=0) + ROUNDING * norms
+    from_logits = torch.expm1(error.clamp(max=50)) * (top * spread).sqrt()
+    from_mean = ROUNDING * (mean - members.offset).norm(dim=1)
+    return asked.amplification * (from_logits + from_mean) / size
+
+
+def typical_error(members: Members, asked: Queries, mean: Tensor) -> Tensor:
+    """The typical error e of a float32 logit, [b]."""
+    apart = 0.25 * asked.centred.norm(dim=1) * members.largest
+    along = 2 * (asked.centred * (mean - members.offset)).sum(1).abs()
+    return asked.gain * ROUNDING * (apart + along)
+
+
+def _rescore_leaders(
+    members: Members, asked: Queries, sums: Sums, kept: int
+) -> tuple[Sums, Tensor]:
+    top = sums.top[:, :kept]
+    points = members.originals(top)
+    leader = points[:, :1]
+    apart = points - leader
+    alpha = asked.alpha[:, None, None]
+    middle = asked.x[:, None] - alpha * leader - alpha * apart / 2
+    log_weights = members.log_weights[top]
+    relative = asked.gain[:, None] * (middle * apart).sum(2) + log_weights - log_weights[:, :1]
+    best = relative.max(1)
+    weights = (relative - best.values[:, None]).exp()
+    mass = weights.sum(1)
+    mean = (weights[:, None] @ points)[:, 0] / mass[:, None]
+    order = relative.argsort(dim=1, descending=True)
+    peak = _leader_logit(members, asked, points, top, best.indices)
+    return (
+        replace(
+            sums,
+            peak=peak,
+            mass=mass,
+            points=(mean - members.offset) * mass[:, None],
+            logits=(weights * (relative - best.values[:, None]).clamp(min=-1e4)).sum(1),
+            squares=weights.square().sum(1),
+            norms=(weights * members.norms[top]).sum(1),
+            top_logits=_led(
+                sums.top_logits, peak[:, None] + (relative - best.values[:, None]).gather(1, order)
+            ),
+            top=_led(sums.top, top.gather(1, order)),
+        ),
+        mean,
+    )
+
+
+def _leader_logit(
+    members: Members, asked: Queries, points: Tensor, top: Tensor, best: Tensor
+) -> Tensor:
+    places = torch.arange(len(best), device=best.device)
+    leader, position = points[places, best] - members.centre, top[places, best]
+    half = asked.gain * asked.alpha / 2
+    along = asked.gain * (asked.centred * leader).sum(1)
+    return along - half * members.norms[position] + members.log_weights[position]
+
+
+def _led(kept: Tensor, leaders: Tensor) -> Tensor:
+    return torch.cat([leaders, kept[:, leaders.shape[1] :]], 1)
+
+
+def _rescan(members: Members, asked: Queries, sums: Sums, _: int) -> tuple[Sums, Tensor]:
+    original = members if members.exact else members.unshifted()
+    again = scan(original, asked, dtype=torch.float64, keep=sums.top.shape[1])
+    return again, again.points / again.mass[:, None]
+
+
+def _of(sums: Sums, places: Tensor) -> Sums:
+    return Sums(*(getattr(sums, name)[places] for name in sums.__dataclass_fields__))
+
+
+def _put(sums: Sums, places: Tensor, new: Sums) -> Sums:
+    fields = {}
+    for name in sums.__dataclass_fields__:
+        value = getattr(sums, name).clone()
+        value[places] = getattr(new, name)
+        fields[name] = value
+    return Sums(**fields)

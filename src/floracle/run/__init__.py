@@ -1,0 +1,1 @@
+"""How things run: errors, files, results, budgets, progress, images."""

@@ -1,0 +1,49 @@
+"""Memory and device: how much may be used, and where."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from .errors import Mistake
+
+SHARE = 0.5
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+def memory_budget(asked: int | str | None = None) -> int:
+    """Bytes that may be held: what was asked for ("4G", 2**30), or half of what is free."""
+    if asked is None:
+        return int(SHARE * free_memory())
+    if isinstance(asked, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", asked.lower())
+        if not found:
+            raise Mistake(f"memory {asked!r} is not a size; write 800M or 4G")
+        asked = int(float(found[1]) * UNITS[found[2]])
+    if asked <= 0:
+        raise Mistake(f"memory must be positive, got {asked}")
+    return asked
+
+
+def free_memory() -> int:
+    """Bytes that can be taken without swapping, the container's limit respected."""
+    lines = Path("/proc/meminfo").read_text() if Path("/proc/meminfo").exists() else ""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", lines)
+    free = int(found[1]) * 1024 if found else 4 * 2**30
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(free, 2**28)
+
+
+def chosen_device(asked: str | torch.device | None = None) -> torch.device:
+    """The device asked for, the CPU by default; absent ones are a mistake."""
+    try:
+        device = torch.device(asked or "cpu")
+    except RuntimeError as error:
+        raise Mistake(f"device {asked!r} is unknown; write cpu or cuda:0") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise Mistake(f"device {asked!r} was asked for, but torch sees no CUDA device here")
+    return device

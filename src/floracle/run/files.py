@@ -1,0 +1,97 @@
+"""Files that are whole or not there: written aside, synced, renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from .errors import Mistake
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A temporary neighbour of `path` that takes its place once written in full."""
+    folder = writable_folder(path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=folder)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        yield aside
+        aside.chmod(0o666 & ~_umask())
+        _sync(aside)
+        aside.replace(path)
+        _sync(folder)
+    finally:
+        with suppress(FileNotFoundError):
+            aside.unlink()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it is never seen half-written."""
+    with written_aside(path) as aside:
+        aside.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text so that it is never seen half-written."""
+    write_bytes(path, content.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with sorted keys; NaN and infinities are refused, since JSON has none."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file, naming it where it is broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Mistake(f"there is no {path}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Mistake(
+            f"{path} is not readable JSON ({error}); remove it to start again"
+        ) from error
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make a folder, or say why it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise Mistake(f"{folder} cannot be a folder: a file is in the way") from error
+    except OSError as error:
+        raise Mistake(f"cannot make the folder {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise Mistake(f"no permission to write to {folder}; choose another --out")
+    return folder
+
+
+def digest(*parts: bytes | memoryview | str) -> str:
+    """A short hash (128 bits of BLAKE2b, hexadecimal) of several parts."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        state.update(len(content).to_bytes(8, "little"))
+        state.update(content)
+    return state.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

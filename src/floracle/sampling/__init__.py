@@ -1,0 +1,1 @@
+"""Following a field: time grids, solvers, samples and trajectories."""

@@ -1,0 +1,88 @@
+"""Time grids: when a field is asked.
+
+A grid is a float64 tensor [steps + 1] that increases from noise (t = 0) towards data (t = 1).
+Steps means steps. Its shift is the curve
+
+    t' = s t / (1 + (s − 1) t)
+
+applied once: s < 1 spends more steps near noise, s > 1 more near data. It is the shift of
+LightningDiT; that of SD3 and Flux is 1 / s.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from floracle.run.errors import Mistake
+
+SAME = 1e-12
+
+
+def time_grid(steps: int, *, shift: float = 1.0, start: float = 0.0, stop: float = 1.0) -> Tensor:
+    """Times float64 [steps + 1] from `start` to `stop`, both exact, dense where `shift` says.
+
+    A grid of a part of [0, 1] follows the shift curve of the whole, not one of its own: starting
+    at point k of a full grid, with the steps that were left, gives the rest of that grid.
+    """
+    if steps < 1:
+        raise Mistake(f"a grid has at least one step, got steps = {steps}")
+    if not 0 <= start < stop <= 1:
+        raise Mistake(f"a grid runs from 0 <= start < stop <= 1, got {start:g} to {stop:g}")
+    low, high = unshifted(torch.tensor([start, stop], dtype=torch.float64), shift)
+    fraction = torch.arange(steps + 1, dtype=torch.float64) / steps
+    grid = shifted(low + (high - low) * fraction, shift)
+    grid[0], grid[-1] = start, stop
+    return checked_grid(grid)
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """Times t moved along the shift curve; 0 and 1 stay, exactly."""
+    if not 0 < shift < float("inf"):
+        raise Mistake(f"shift must be positive, got {shift:g}; 1 leaves the steps equally long")
+    return shift * t / (shift * t + (1 - t))
+
+
+def unshifted(t: Tensor, shift: float) -> Tensor:
+    """The times that `shifted` moves to t."""
+    moved = shifted(1 - t, shift)
+    return 1 - moved
+
+
+def cut(grid: Tensor, at: float) -> tuple[Tensor, Tensor]:
+    """Both pieces of a grid, early and late; they share the point `at`.
+
+    A point within 1e-12 of `at` is taken for it; without one, `at` becomes a point of both.
+    """
+    grid = checked_grid(grid)
+    if not grid[0] + SAME < at < grid[-1] - SAME:
+        raise Mistake(f"a grid is cut inside ({grid[0]:g}, {grid[-1]:g}), got {at:g}")
+    nearest = int((grid - at).abs().argmin())
+    if abs(grid[nearest].item() - at) <= SAME:
+        return grid[: nearest + 1].clone(), grid[nearest:].clone()
+    point = grid.new_tensor([at])
+    return torch.cat([grid[grid < at], point]), torch.cat([point, grid[grid > at]])
+
+
+def share_of_steps(grid: Tensor, until: float) -> float:
+    """The share of steps that begin at or before the time `until` (Table 2 of the paper)."""
+    starts = checked_grid(grid)[:-1]
+    return (starts <= until + SAME).double().mean().item()
+
+
+def checked_grid(grid: Tensor) -> Tensor:
+    """A grid in float64 on the CPU; refused unless it increases inside [0, 1]."""
+    grid = torch.as_tensor(grid).detach().to("cpu", torch.float64)
+    if grid.ndim != 1 or len(grid) < 2:
+        raise Mistake(f"a grid is [steps + 1] with at least one step, got {list(grid.shape)}")
+    wrong = ~((grid >= 0) & (grid <= 1))
+    if wrong.any():
+        i = int(wrong.int().argmax())
+        raise Mistake(f"grid must lie in [0, 1], but its point {i} is {grid[i]:g}; t = 1 is data")
+    falls = grid.diff() <= 0
+    if falls.any():
+        i = int(falls.int().argmax()) + 1
+        raise Mistake(
+            f"grid must increase, but {grid[i]:.6g} follows {grid[i - 1]:.6g}; t = 0 is noise"
+        )
+    return grid

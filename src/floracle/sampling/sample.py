@@ -1,0 +1,97 @@
+"""Samples and trajectories: a field followed along a grid.
+
+Stage swap, mixing the oracle with a model and resuming from t are all the same: sampling twice, on
+the two pieces of a `cut` grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from floracle.core.fields import VelocityField
+from floracle.run.errors import Mistake
+
+from .grid import checked_grid
+from .solvers import Solver, for_step, named, step, velocity_at
+
+
+class State(NamedTuple):
+    """Where samples [b, *shape] are at one time of their grid, and how they move on from there."""
+
+    t: float
+    x: Tensor
+    velocity: Tensor | None
+    """None at the end of the grid, where nobody asks for it."""
+
+
+def sample(
+    field: VelocityField,
+    x: Tensor,
+    grid: Tensor,
+    *,
+    labels: Tensor | int | None = None,
+    solver: str | Solver = "euler",
+) -> Tensor:
+    """Follow a field from samples x [b, *shape] at the grid's first time to its last.
+
+    `labels` are int64 [b], or one for all. x itself is left as it is.
+    """
+    for state in trajectory(field, x, grid, labels=labels, solver=solver):
+        x = state.x
+    return x
+
+
+def trajectory(
+    field: VelocityField,
+    x: Tensor,
+    grid: Tensor,
+    *,
+    labels: Tensor | int | None = None,
+    solver: str | Solver = "euler",
+) -> Iterator[State]:
+    """The states at every time of the grid, the start and the end among them; see `sample`."""
+    times = checked_grid(grid).tolist()
+    return _states(field, checked_samples(x), times, labels_of(x, labels), named(solver))
+
+
+@torch.no_grad()
+def _states(
+    field: VelocityField, x: Tensor, times: list[float], labels: Tensor | None, solver: Solver
+) -> Iterator[State]:
+    for t, s in pairwise(times):
+        velocity = velocity_at(field, x, t, labels)
+        yield State(t, x, velocity)
+        x = step(field, x, t, s, solver=solver, labels=labels, velocity=velocity)
+    yield State(times[-1], x, None)
+
+
+def evaluations(grid: Tensor, solver: str | Solver = "euler") -> int:
+    """How often `sample` asks the field (its NFE)."""
+    method = named(solver)
+    return sum(len(for_step(method, s).weights) for s in checked_grid(grid)[1:].tolist())
+
+
+def checked_samples(x: Tensor) -> Tensor:
+    """Samples without their history; only floating point ones can move."""
+    if not x.is_floating_point() or x.ndim < 1:
+        raise Mistake(f"samples are floating point [b, *shape], got {x.dtype} {list(x.shape)}")
+    return x.detach()
+
+
+def labels_of(x: Tensor, labels: Tensor | int | None) -> Tensor | None:
+    """Labels int64 [b] on the device of x, from one for all or one for each."""
+    if labels is None:
+        return None
+    if isinstance(labels, int):
+        return torch.full((len(x),), labels, dtype=torch.int64, device=x.device)
+    if labels.shape != (len(x),) or labels.is_floating_point():
+        raise Mistake(
+            f"labels are whole numbers [{len(x)}], one a sample, got {labels.dtype}"
+            f" {list(labels.shape)}"
+        )
+    return labels.to(x.device, torch.int64)

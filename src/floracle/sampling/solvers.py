@@ -1,0 +1,101 @@
+"""Explicit Runge-Kutta solvers, as tables of numbers.
+
+From t to s = t + h a solver with nodes cₖ, rows aₖⱼ and weights bₖ asks for
+
+    vₖ = v(x + h Σⱼ aₖⱼ vⱼ, t + cₖ h)        and steps to        x + h Σₖ bₖ vₖ     (Butcher 1964)
+
+Its order is the power of h with which the error of a whole trajectory falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from floracle.core.fields import VelocityField
+from floracle.run.errors import Mistake, suggestion
+
+
+class Solver(NamedTuple):
+    """A Butcher tableau; the first node is 0 and its row is empty."""
+
+    name: str
+    nodes: tuple[float, ...]
+    rows: tuple[tuple[float, ...], ...]
+    weights: tuple[float, ...]
+    order: int
+
+
+EULER = Solver("euler", (0,), ((),), (1,), order=1)
+HEUN = Solver("heun", (0, 1), ((), (1,)), (1 / 2, 1 / 2), order=2)
+MIDPOINT = Solver("midpoint", (0, 1 / 2), ((), (1 / 2,)), (0, 1), order=2)
+RK4 = Solver(
+    "rk4",
+    (0, 1 / 2, 1 / 2, 1),
+    ((), (1 / 2,), (0, 1 / 2), (0, 0, 1)),
+    (1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    order=4,
+)
+SOLVERS = {solver.name: solver for solver in (EULER, HEUN, MIDPOINT, RK4)}
+
+
+def named(solver: str | Solver) -> Solver:
+    """A solver by its name."""
+    if isinstance(solver, Solver):
+        return solver
+    if solver not in SOLVERS:
+        raise Mistake(f"unknown solver {solver!r}; {suggestion(solver, SOLVERS)}")
+    return SOLVERS[solver]
+
+
+def for_step(solver: Solver, s: float) -> Solver:
+    """The solver that a step to s is taken with."""
+    if s == 1:  # the velocity of the oracle is 0 / 0 at the data itself
+        return EULER
+    return solver
+
+
+def step(
+    field: VelocityField,
+    x: Tensor,
+    t: float,
+    s: float,
+    *,
+    solver: Solver = EULER,
+    labels: Tensor | None = None,
+    velocity: Tensor | None = None,
+) -> Tensor:
+    """Samples x [b, *shape] moved from t to s; `velocity` is that at (x, t), where it is known.
+
+    Stages are combined in float64 and rounded to the type of x once each.
+    """
+    solver = for_step(solver, s)
+    slopes = [velocity_at(field, x, t, labels) if velocity is None else velocity]
+    for node, row in zip(solver.nodes[1:], solver.rows[1:], strict=True):
+        stage = moved(x, slopes, row, s - t)
+        slopes.append(velocity_at(field, stage, t + node * (s - t), labels))
+    return moved(x, slopes, solver.weights, s - t)
+
+
+def moved(x: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], h: float) -> Tensor:
+    """The samples x + h Σ weight · slope, in the type of x."""
+    total = x.double()
+    for slope, weight in zip(slopes, weights, strict=True):
+        if weight:
+            total = total + h * weight * slope.double()
+    return total.to(x.dtype)
+
+
+def velocity_at(field: VelocityField, x: Tensor, t: float, labels: Tensor | None) -> Tensor:
+    """The velocity of all samples at one time, its shape made sure of."""
+    times = torch.full((len(x),), t, dtype=torch.float64, device=x.device)
+    velocity = field(x, times, labels)
+    if velocity.shape != x.shape:
+        raise ValueError(
+            f"a field returns a velocity for every number of x, but x is {list(x.shape)}"
+            f" and its velocity {list(velocity.shape)}"
+        )
+    return velocity

@@ -1,0 +1,104 @@
+"""What every test may ask for: a source of points in memory, the shared files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import Tensor
+
+from floracle.core.source import Atoms, Block
+
+settings.register_profile("house", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("house")
+
+
+@dataclass(frozen=True)
+class PointsSource:
+    """Rows of a tensor as a `Source`; `weights` are the masses of rows, equal by default."""
+
+    points: Tensor
+    labels: Tensor
+    weights: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.points.shape[1:])
+
+    @property
+    def fingerprint(self) -> str:
+        parts = (self.points, self.labels, self.weights)
+        return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def atoms(self, label: int = -1) -> Atoms:
+        first: dict[bytes, int] = {}
+        masses: dict[int, float] = {}
+        members = range(len(self)) if label == -1 else (self.labels == label).nonzero()[:, 0]
+        for row in map(int, members):
+            kept = first.setdefault(self.points[row].numpy().tobytes(), row)
+            masses[kept] = masses.get(kept, 0.0) + self.weights[row].item()
+        weights = torch.tensor(list(masses.values()), dtype=torch.float64)
+        return Atoms(torch.tensor(list(masses), dtype=torch.int64), weights / weights.sum())
+
+    def blocks(self, label: int = -1, *, rows: int) -> Iterator[Block]:
+        atoms = self.atoms(label)
+        for some, weights in zip(atoms.rows.split(rows), atoms.weights.split(rows), strict=True):
+            yield Block(some, weights, self.take(some).flatten(1))
+
+    def take(self, rows: Tensor) -> Tensor:
+        return self.points[rows]
+
+
+def make_source(
+    points: Tensor, labels: Tensor | None = None, weights: Tensor | None = None
+) -> PointsSource:
+    """See points [N, *shape] as a source, unlabelled and equally weighted unless told."""
+    count = len(points)
+    return PointsSource(
+        points.float().contiguous(),
+        torch.full((count,), -1) if labels is None else torch.as_tensor(labels).long(),
+        torch.ones(count, dtype=torch.float64) if weights is None else weights.double(),
+    )
+
+
+@pytest.fixture(scope="session")
+def points_source():
+    """`points_source(tensor, labels=None, weights=None)` is a `Source` held in memory."""
+    return make_source
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of weights and data that tests read; see CONTRIBUTING.md."""
+    where = os.environ.get("FLORACLE_SHARED") or Path(__file__).parents[2] / "shared"
+    folder = Path(where).expanduser()
+    if folder.is_dir():
+        return folder
+    missing = f"there is no folder {folder}; set FLORACLE_SHARED to the shared files"
+    if os.environ.get("CI"):
+        pytest.fail(missing)
+    pytest.skip(missing)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a CUDA device are left out, with a word, where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test draws its own numbers, the same ones each time."""
+    torch.manual_seed(0)

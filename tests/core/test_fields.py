@@ -1,0 +1,188 @@
+"""Foreign models of Gaussian data, each in its own words, against the one closed form."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from floracle.core.clock import OURS, Clock
+from floracle.core.fields import VelocityField, as_field, foreign_time
+from floracle.core.paths import COSINE, LINEAR, PATHS, QUANTITIES, TRIGONOMETRIC, Path
+from floracle.core.seeds import noise
+
+MEAN, SPREAD = 0.7, 0.4
+INSIDE = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
+
+SD3, REPA, DDPM = Clock(noise=1000, data=0), Clock(noise=1, data=0), Clock(noise=999, data=0)
+clocks = pytest.mark.parametrize(
+    "clock", [OURS, SD3, REPA, DDPM, Clock(noise=-80, data=1.5)], ids=str
+)
+
+
+def means(x, alpha, sigma):
+    """E[data | x] and E[noise | x] for data ~ N(MEAN, SPREAD²) and x = α data + σ noise."""
+    surprise = (x - alpha * MEAN) / (alpha**2 * SPREAD**2 + sigma**2)
+    return MEAN + alpha * SPREAD**2 * surprise, sigma * surprise
+
+
+def closed_form(x, t):
+    data, noise = means(x, t[:, None], 1 - t[:, None])
+    return data - noise
+
+
+def foreign(predicts, clock, path):
+    """A perfect model that reads its own clock, and whose velocity runs along it."""
+
+    def model(x, time, labels=None):
+        s = ((time.double() - clock.noise) / (clock.data - clock.noise))[:, None]
+        c = path.coefficients(s)
+        data, noise = means(x.double(), c.alpha, c.sigma)
+        direction = 1 if clock.data > clock.noise else -1
+        said = {
+            "data": data,
+            "noise": noise,
+            "score": -noise / c.sigma,
+            "velocity": direction * (c.d_alpha * data + c.d_sigma * noise),
+        }
+        return said[predicts].to(x.dtype)
+
+    return model
+
+
+def samples(dtype=torch.float64):
+    return noise(range(len(INSIDE)), (6,)).to(dtype)
+
+
+@pytest.mark.parametrize("predicts", QUANTITIES)
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+@clocks
+def test_every_convention_gives_the_closed_form(predicts, path, clock):
+    field = as_field(foreign(predicts, clock, path), predicts=predicts, clock=clock, path=path)
+    assert_close(field(samples(), INSIDE), closed_form(samples(), INSIDE), rtol=1e-7, atol=1e-7)
+
+
+def test_sd3_by_hand():
+    def sd3(x, timestep, labels=None):
+        sigma = (timestep / 1000)[:, None]
+        data, noise = means(x, 1 - sigma, sigma)
+        return noise - data
+
+    field = as_field(sd3, clock=Clock(noise=1000, data=0))
+    assert_close(field(samples(), INSIDE), closed_form(samples(), INSIDE))
+
+
+def test_repa_by_hand():
+    def repa(x, time, labels=None):
+        data, noise = means(x, 1 - time[:, None], time[:, None])
+        return noise - data
+
+    field = as_field(repa, clock=Clock(noise=1, data=0))
+    assert_close(field(samples(), INSIDE), closed_form(samples(), INSIDE))
+
+
+def test_a_noise_predictor_of_a_variance_preserving_path_by_hand():
+    def epsilon(x, timestep, labels=None):
+        angle = (timestep / 1000)[:, None] * torch.pi / 2
+        return means(x, angle.cos(), angle.sin())[1]
+
+    field = as_field(
+        epsilon, predicts="noise", clock=Clock(noise=1000, data=0), path=TRIGONOMETRIC
+    )
+    assert_close(field(samples(), INSIDE), closed_form(samples(), INSIDE))
+
+
+wrong = [
+    {"clock": OURS},
+    {"clock": REPA},
+    {"clock": Clock(noise=0, data=1000)},
+    {"path": TRIGONOMETRIC},
+    {"predicts": "data"},
+    {"predicts": "noise"},
+    {"predicts": "score"},
+]
+
+
+@pytest.mark.parametrize("claim", wrong)
+def test_a_wrong_claim_does_not_pass_for_the_closed_form(claim):
+    model = foreign("velocity", SD3, LINEAR)
+
+    def bounded(x, time):  # a reading the model never saw is read as its nearest
+        return model(x, time.clamp(0, 1000))
+
+    field = as_field(bounded, **{"clock": SD3} | claim)
+    error = (field(samples(), INSIDE) - closed_form(samples(), INSIDE)).abs().max()
+    assert error > 0.1
+
+
+@pytest.mark.parametrize("path", [LINEAR, COSINE, TRIGONOMETRIC], ids=lambda path: path.name)
+def test_the_data_is_known_at_noise_too(path):
+    field = as_field(foreign("data", SD3, path), predicts="data", clock=SD3, path=path)
+    t = torch.zeros(len(INSIDE), dtype=torch.float64)
+    assert_close(field(samples(), t), closed_form(samples(), t))
+
+
+@pytest.mark.parametrize("path", [LINEAR, COSINE, TRIGONOMETRIC], ids=lambda path: path.name)
+def test_noise_says_nothing_of_the_data_at_noise(path):
+    field = as_field(foreign("noise", OURS, path), predicts="noise", path=path)
+    with pytest.raises(ValueError, match="does not follow from noise at t = 0"):
+        field(samples(), torch.zeros(len(INSIDE)))
+
+
+@pytest.mark.parametrize("path", [COSINE, TRIGONOMETRIC], ids=lambda path: path.name)
+def test_foreign_times_have_the_signal_share_asked_for(path):
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    s = foreign_time(path, t)
+    alpha, sigma = path.alpha(s), path.sigma(s)
+    assert_close(alpha / (alpha + sigma), t, rtol=0, atol=1e-8)
+    assert (s[0].item(), s[-1].item()) == (0, 1)
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+@pytest.mark.parametrize("t", [-0.1, 1.1, float("nan")])
+def test_times_outside_are_refused(path, t):
+    with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]"):
+        foreign_time(path, torch.tensor([0.5, t]))
+
+
+def test_a_path_is_not_linear_by_its_name_alone():
+    bent = Path("linear", TRIGONOMETRIC.alpha, TRIGONOMETRIC.sigma)
+    field = as_field(foreign("velocity", OURS, bent), path=bent)
+    assert_close(field(samples(), INSIDE), closed_form(samples(), INSIDE))
+
+
+def test_velocities_on_our_clock_and_path_pass_unchanged():
+    model = foreign("velocity", OURS, LINEAR)
+    x = samples(torch.float32)
+    assert torch.equal(as_field(model)(x, INSIDE), model(x, INSIDE.float()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_velocity_has_the_type_of_x_and_times_are_not_rounded_to_it(dtype):
+    seen = []
+
+    def model(x, time):
+        seen.append(time)
+        return x
+
+    x = samples(dtype)
+    assert as_field(model, clock=SD3)(x, INSIDE).dtype == dtype
+    assert_close(seen[0].double(), 1000 * (1 - INSIDE), rtol=1e-6, atol=0)
+
+
+def test_labels():
+    seen = []
+
+    def model(x, time, *labels):
+        seen.append([given.tolist() for given in labels])
+        return x
+
+    x, t, labels = torch.randn(3, 2), torch.full((3,), 0.5), torch.tensor([4, -1, 7])
+    as_field(model)(x, t)
+    as_field(model)(x, t, labels)
+    as_field(model, null=1000)(x, t, labels)
+    as_field(model, null=1000)(x, t)
+    assert seen == [[], [[4, -1, 7]], [[4, 1000, 7]], [[1000, 1000, 1000]]]
+    assert labels.tolist() == [4, -1, 7]
+
+
+def test_a_translated_field_is_a_velocity_field():
+    assert isinstance(as_field(foreign("data", OURS, LINEAR)), VelocityField)
