@@ -1,3 +1,103 @@
-"""floracle."""
+"""floracle: the exact velocity field of your training set, and what it says about your flow model.
+
+The public names are loaded when they are first used, so that importing this package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .analysis.advice import Advice, advise
+    from .analysis.groups import Stages
+    from .analysis.prediction import Predicted, predict
+    from .analysis.saved import load
+    from .analysis.stages import stages
+    from .core.clock import Clock
+    from .core.fields import VelocityField, as_field
+    from .core.nearest import nearest
+    from .core.paths import COSINE, LINEAR, TRIGONOMETRIC, Path, convert
+    from .core.seeds import noise
+    from .core.source import Source
+    from .data.normalize import Normalizer
+    from .data.store import Store, open_store
+    from .oracle.oracle import Oracle
+    from .oracle.pairs import Pairs
+    from .oracle.posterior import Posterior
+    from .run.errors import Mistake
+    from .run.results import Results, save
+    from .sampling.grid import cut, time_grid
+    from .sampling.sample import sample, trajectory
+
+_HOMES = {
+    "analysis.advice": ("Advice", "advise"),
+    "analysis.groups": ("Stages",),
+    "analysis.prediction": ("Predicted", "predict"),
+    "analysis.saved": ("load",),
+    "analysis.stages": ("stages",),
+    "core.clock": ("Clock",),
+    "core.fields": ("VelocityField", "as_field"),
+    "core.nearest": ("nearest",),
+    "core.paths": ("COSINE", "LINEAR", "TRIGONOMETRIC", "Path", "convert"),
+    "core.seeds": ("noise",),
+    "core.source": ("Source",),
+    "data.normalize": ("Normalizer",),
+    "data.store": ("Store", "open_store"),
+    "oracle.oracle": ("Oracle",),
+    "oracle.pairs": ("Pairs",),
+    "oracle.posterior": ("Posterior",),
+    "run.errors": ("Mistake",),
+    "run.results": ("Results", "save"),
+    "sampling.grid": ("cut", "time_grid"),
+    "sampling.sample": ("sample", "trajectory"),
+}
+_WHERE = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "COSINE",
+    "LINEAR",
+    "TRIGONOMETRIC",
+    "Advice",
+    "Clock",
+    "Mistake",
+    "Normalizer",
+    "Oracle",
+    "Pairs",
+    "Path",
+    "Posterior",
+    "Predicted",
+    "Results",
+    "Source",
+    "Stages",
+    "Store",
+    "VelocityField",
+    "advise",
+    "as_field",
+    "convert",
+    "cut",
+    "load",
+    "nearest",
+    "noise",
+    "open_store",
+    "predict",
+    "sample",
+    "save",
+    "stages",
+    "time_grid",
+    "trajectory",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'floracle' has no attribute {name!r}")
+    value = getattr(import_module(f"floracle.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

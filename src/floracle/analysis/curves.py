@@ -61,7 +61,7 @@ def standard_error(values: Tensor) -> Tensor:
 
 
 def controlled(values: Tensor, control: Tensor) -> Tensor:
-    """Values of pairs [p, T] with as much of a zero-mean control taken off as narrows them most."""
+    """Values of pairs [p, T] less the multiple of a zero-mean control that narrows them most."""
     apart = control - control.mean(0)
     slope = (apart * (values - values.mean(0))).mean(0) / apart.square().mean(0).clamp(min=1e-30)
     return values - slope * control
@@ -77,7 +77,7 @@ def resampled(values: Tensor, seed: int) -> Tensor:
 
 
 def crossing(times: Tensor, values: Tensor, level: float) -> Tensor:
-    """The first times at which rising curves [c, T] reach a level, linearly between; NaN if never."""
+    """Where rising curves [c, T] first reach a level, linear between times; NaN if never."""
     reached = values >= level
     first = reached.to(torch.int8).argmax(1)
     before = (first - 1).clamp(min=0)

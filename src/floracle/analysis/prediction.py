@@ -68,7 +68,10 @@ class Predicted:
             middle = (low + high) / 2
             early = self.at_ratio(middle.exp()) < information
             low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-        ratio = torch.where(information > 0, middle.exp(), 0.0)
+        return self.times_at(torch.where(information > 0, middle.exp(), 0.0))
+
+    def times_at(self, ratio: Tensor) -> Tensor:
+        """The times [T] at which α/σ is `ratio` [T]."""
         return foreign_time(self.path, ratio / (1 + ratio))
 
     @property

@@ -12,7 +12,7 @@ from floracle.run.errors import Mistake
 from floracle.run.results import Results, load_results
 
 from .curves import Curve, Estimate, Landmark
-from .stages import Group, Stages
+from .groups import Group, Stages
 
 LANDMARKS = ("centre", "collapse", "end")
 NUMBERS = (
@@ -102,9 +102,11 @@ def group_of(values: dict[str, Any], arrays: Any, prefix: str = "") -> Group:
         for name, array in own.items()
         if name.startswith("resamples_")
     }
+    known: dict[str, Any] = {name: values[name] for name in NUMBERS}
+    marks: dict[str, Any] = {name: Landmark(**values[name]) for name in LANDMARKS}
     return Group(
-        **{name: values[name] for name in NUMBERS},
-        **{name: Landmark(**values[name]) for name in LANDMARKS},
+        **known,
+        **marks,
         curves=curves,
         predicted_information=own["predicted_information"],
         area=Estimate(**values["area"]),

@@ -7,8 +7,8 @@ times. Averages over pairs give the curves; the landmarks are where they cross:
     collapse   E γ_own = ½           the pair's own sample holds half of the weight
     end        E max γ = .99         one sample holds nearly all of it
 
-The information law checks the posterior against itself: ½ ∫ tr Cov(data | x_t) d(r²) = H(w) − H(t),
-an identity of I-MMSE (Guo, Shamai & Verdú 2005) that fails where mass is lost.
+The information law (law.py) checks the posterior against itself: an identity that fails where mass
+is lost (Guo, Shamai & Verdú 2005).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,28 +27,14 @@ from floracle.core.spectrum import spectra
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.pairs import Pairs
 from floracle.run.errors import Mistake
-from floracle.run.results import Results, provenance
+from floracle.run.results import provenance
 
-from .curves import (
-    Curve,
-    Estimate,
-    Landmark,
-    controlled,
-    landmark,
-    resampled,
-    standard_error,
-)
+from .curves import Curve, controlled, resampled
+from .groups import END, Group, Stages, landmarks, law_holds
 from .held_out import held_out_curves
+from .law import area_under, times_for
+from .pooled import pooled
 from .prediction import Predicted, predict
-
-END = 0.99
-POOLED = -2
-"""The label under which the average over classes is kept."""
-LAST = 0.9999
-SPREAD = 4.0
-"""Times reach as far as this many times log N of predicted information."""
-FLAGGED = 4.0
-"""How many standard errors the information law may be off before it is called broken."""
 
 
 @dataclass(frozen=True)
@@ -64,96 +49,6 @@ class Plan:
     spectra: dict[int, Tensor]
     sizes: dict[int, float]
     """H(w) of every class in nats."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """The stages of one class, of the whole set (label −1), or pooled over classes (−2)."""
-
-    label: int
-    points: int
-    """Atoms; for the pooled group their number over all classes."""
-    pairs: int
-    share: float
-    """Its share of the whole set's mass."""
-    knowable: float
-    """H(w), nats: what there is to know about which sample it is."""
-    curves: dict[str, Curve]
-    centre: Landmark
-    collapse: Landmark
-    end: Landmark
-    predicted_centre: float
-    predicted_collapse: float
-    predicted_information: Tensor
-    """I_G [T]: an upper bound on the information."""
-    area: Estimate
-    """The integral of the information law, nats; to be compared with `knowable` − `unknown`."""
-    unknown: float
-    """The entropy that is left at the last time, nats."""
-    law_holds: bool
-    rivals: tuple[tuple[int, int], ...] = ()
-    """Rows of pairs that one sample does not win, each with its nearest rival."""
-    resamples: dict[str, Tensor] | None = None
-
-    @property
-    def law_deviation(self) -> float:
-        """How many standard errors the measured area is off."""
-        return (self.area.value - self.knowable + self.unknown) / max(self.area.error, 1e-12)
-
-
-@dataclass(frozen=True)
-class Stages:
-    """The stages of a data set: every class, the whole set, and the classes pooled."""
-
-    times: Tensor
-    groups: tuple[Group, ...]
-    dims: int
-    names: tuple[str, ...]
-    """Class names by label; empty where there are none."""
-    settings: dict[str, Any]
-    provenance: dict[str, Any]
-
-    def group(self, label: int) -> Group:
-        """One class; −1 is the whole set, −2 the classes pooled."""
-        for group in self.groups:
-            if group.label == label:
-                return group
-        raise KeyError(f"label {label} was not measured")
-
-    @property
-    def main(self) -> Group:
-        """What the headline is about: the classes pooled, or the whole set without classes."""
-        labels = [group.label for group in self.groups]
-        return self.group(POOLED if POOLED in labels else labels[0])
-
-    @property
-    def landmarks(self) -> Group:
-        """The main group: its `centre`, `collapse`, `end` and their predictions."""
-        return self.main
-
-    @property
-    def curves(self) -> dict[str, Curve]:
-        """The main group's curves."""
-        return self.main.curves
-
-    @property
-    def area(self) -> Estimate:
-        """The main group's measured information, nats."""
-        return self.main.area
-
-    def name(self, label: int) -> str:
-        """What to call a group."""
-        if label == POOLED:
-            return "classes pooled"
-        if label == NO_LABEL:
-            return "whole set"
-        return self.names[label] if label < len(self.names) else str(label)
-
-    def to_results(self) -> Results:
-        """As values and arrays."""
-        from .saved import stages_to_results
-
-        return stages_to_results(self)
 
 
 def stages(
@@ -194,7 +89,7 @@ def planned(
     if not chosen:
         raise Mistake("there are no stages to measure: every class has a single distinct point")
     found = spectra(oracle.data, chosen)
-    grid = _times([_predicted(oracle.path, found[c], sizes[c]) for c in chosen], times)
+    grid = times_for([_predicted(oracle.path, found[c], sizes[c]) for c in chosen], times)
     return Plan(chosen, grid, pairs, seed, found, sizes)
 
 
@@ -229,7 +124,7 @@ def measured(oracle: Oracle, plan: Plan, label: int, *, held_out: Source | None 
         for name in ("information", "own", "top")
     }
     predicted = _predicted(oracle.path, plan.spectra[label], plan.sizes[label])
-    area = _area(plan.times, variance, predicted)
+    area = area_under(plan.times, variance, predicted)
     return Group(
         label=label,
         points=len(atoms.rows),
@@ -242,10 +137,10 @@ def measured(oracle: Oracle, plan: Plan, label: int, *, held_out: Source | None 
         predicted_information=predicted.information(plan.times),
         area=area,
         unknown=float(curves["entropy"].mean[-1]),
-        law_holds=_holds(area, plan.sizes[label], float(curves["entropy"].mean[-1])),
+        law_holds=law_holds(area, plan.sizes[label], float(curves["entropy"].mean[-1])),
         rivals=_rivals(found, rows),
         resamples=resamples,
-        **_landmarks(plan.times, curves, resamples, plan.sizes[label]),
+        **landmarks(plan.times, curves, resamples, plan.sizes[label]),
     )
 
 
@@ -254,7 +149,8 @@ def assembled(oracle: Oracle, plan: Plan, groups: Iterable[Group]) -> Stages:
     groups = list(groups)
     by_class = [group for group in groups if group.label >= 0]
     if len(by_class) > 1:
-        groups.insert(0, _pooled(oracle.path, plan, by_class))
+        predicted = [_predicted(oracle.path, plan.spectra[g.label], g.knowable) for g in by_class]
+        groups.insert(0, pooled(plan.times, by_class, predicted))
     names = getattr(oracle.data, "classes", ()) or ()
     return Stages(
         times=plan.times,
@@ -272,103 +168,6 @@ def assembled(oracle: Oracle, plan: Plan, groups: Iterable[Group]) -> Stages:
     )
 
 
-def _pooled(path: Path, plan: Plan, groups: list[Group]) -> Group:
-    """The average over classes, each with its share of the mass."""
-    shares = torch.tensor([group.share for group in groups], dtype=torch.float64)
-    shares = shares / shares.sum()
-
-    def average(values: list[float]) -> float:
-        return float(shares @ torch.tensor(values, dtype=torch.float64))
-
-    curves = {
-        name: Curve(
-            shares @ torch.stack([group.curves[name].mean for group in groups]),
-            (
-                shares.square() @ torch.stack([g.curves[name].error for g in groups]).square()
-            ).sqrt(),
-        )
-        for name in groups[0].curves
-    }
-    resamples = {
-        name: torch.einsum("c,cbt->bt", shares, torch.stack([_resamples(g)[name] for g in groups]))
-        for name in ("information", "own", "top")
-    }
-    knowable = average([group.knowable for group in groups])
-    error = float((shares.square() @ _column([g.area.error for g in groups]).square()).sqrt())
-    area = Estimate(average([group.area.value for group in groups]), error)
-    unknown = average([group.unknown for group in groups])
-    predicted = [_predicted(path, plan.spectra[g.label], g.knowable) for g in groups]
-    bound = shares @ torch.stack([group.predicted_information for group in groups])
-    return Group(
-        label=POOLED,
-        points=sum(group.points for group in groups),
-        pairs=sum(group.pairs for group in groups),
-        share=1.0,
-        knowable=knowable,
-        curves=curves,
-        predicted_centre=_pooled_time(predicted, shares, knowable / 2),
-        predicted_collapse=_pooled_time(predicted, shares, knowable),
-        predicted_information=bound,
-        area=area,
-        unknown=unknown,
-        law_holds=_holds(area, knowable, unknown),
-        rivals=tuple(pair for group in groups for pair in group.rivals)[:20],
-        resamples=resamples,
-        **_landmarks(plan.times, curves, resamples, knowable),
-    )
-
-
-def _pooled_time(predicted: list[Predicted], shares: Tensor, information: float) -> float:
-    """Where the average of I_G over classes reaches so many nats; by bisection in t."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = torch.tensor([(low + high) / 2], dtype=torch.float64)
-        bound = shares @ torch.cat([one.information(middle) for one in predicted])
-        low, high = (float(middle), high) if bound < information else (low, float(middle))
-    return (low + high) / 2
-
-
-def _landmarks(
-    times: Tensor, curves: dict[str, Curve], resamples: dict[str, Tensor], knowable: float
-) -> dict[str, Landmark]:
-    levels = {
-        "centre": ("information", knowable / 2),
-        "collapse": ("own", 0.5),
-        "end": ("top", END),
-    }
-    return {
-        name: landmark(times, curves[of].mean, resamples[of], level)
-        for name, (of, level) in levels.items()
-    }
-
-
-def _area(times: Tensor, variance: Tensor, predicted: Predicted) -> Estimate:
-    """½ ∫ tr Cov d(r²) per pair, as the integral of tr Cov / tr Cov_G over predicted information."""
-    ratio = variance / predicted.variance(times)
-    values = torch.trapezoid(ratio, predicted.information(times), dim=1)
-    return Estimate(float(values.mean()), float(standard_error(values)))
-
-
-def _holds(area: Estimate, knowable: float, unknown: float) -> bool:
-    off = abs(area.value - knowable + unknown)
-    return off <= FLAGGED * area.error + 0.005 * knowable
-
-
-def _times(predicted: list[Predicted], count: int) -> Tensor:
-    """Times equally spaced in predicted information, an eighth of them spread beyond."""
-    beyond = count // 8
-    slowest = max(SPREAD * math.log(one.points) for one in predicted)
-    stop = max(one.time_of(SPREAD * math.log(one.points)) for one in predicted)
-    stop = min(stop, 0.99)
-    usual = min(predicted, key=lambda one: one.time_of(math.log(one.points)))
-    reach = min(slowest, float(usual.information(torch.tensor([stop], dtype=torch.float64))[0]))
-    even = torch.linspace(0, reach, count - beyond, dtype=torch.float64)
-    inner = usual.times_of(even)
-    first, last = inner[-1] / (1 - inner[-1]), LAST / (1 - LAST)
-    ratios = torch.logspace(math.log10(first), math.log10(last), beyond + 1, dtype=torch.float64)
-    return torch.cat([inner, (ratios / (1 + ratios))[1:]])
-
-
 def _predicted(path: Path, values: Tensor, size: float) -> Predicted:
     return predict(math.exp(size), spectrum=values, path=path)
 
@@ -377,15 +176,6 @@ def _rivals(pairs: Pairs, rows: Tensor, most: int = 20) -> tuple[tuple[int, int]
     lost = (pairs.top[:, -1] < END).nonzero()[:, 0].tolist()
     found = {(int(rows[i]), int(pairs.rivals[i])) for i in lost}
     return tuple(sorted(found))[:most]
-
-
-def _resamples(group: Group) -> dict[str, Tensor]:
-    assert group.resamples is not None
-    return group.resamples
-
-
-def _column(values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def _entropy(weights: Tensor) -> float:

@@ -91,7 +91,7 @@ class Members:
 
 
 def gather_members(source: Source, label: int, *, room: int, device: torch.device) -> Members:
-    """Read a class once or twice: its moments and norms, and its points if they fit `room` bytes."""
+    """Read a class: its moments, its norms, and its points where they fit `room` bytes."""
     atoms = source.atoms(label)
     rows = max(1, PASS_BYTES // (8 * dimension(source)))
     found = moments(source, label)

@@ -4,9 +4,9 @@ Given x at time t the weight of atom i is γ_i ∝ e^{l_i}, where
 
     l_i = log w_i − ‖x − α x_i‖² / (2σ²).
 
-Blocks of atoms are read one after the other; each leaves its sums relative to its own largest logit
-(the peak), and two such `Sums` merge by rescaling to the larger peak. Nothing depends on the order
-or size of blocks beyond rounding, and the weights sum to 1 by construction.
+Blocks of atoms are read one after the other; each leaves its sums relative to its own largest
+logit (the peak), and two such `Sums` merge by rescaling to the larger peak. Nothing depends on the
+order or size of blocks beyond rounding, and the weights sum to 1 by construction.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ A logit from float32 products carries an error of about
 
 (measured: benchmarks/numerics.py). Its effect on the velocity is at most about
 A e √(γ_max · tr Cov), and the rounding of the averaged mean adds A 2⁻²³ ‖x̂‖; both vanish where no
-other atom comes near the leader. Where the two together exceed `TRIGGER` relative to ‖u*‖ the leading atoms are rescored
-against the leader L,
+other atom comes near the leader. Where the two together exceed `TRIGGER` relative to ‖u*‖ the
+leading atoms are rescored against the leader L,
 
     l_i − l_L = (α/σ²) ⟨x − α (x_i + x_L)/2, x_i − x_L⟩ + log w_i / w_L,
 

@@ -44,7 +44,7 @@ class Saveable(Protocol):
     """What `save` accepts."""
 
     def to_results(self) -> Results:
-        """This result as values and arrays."""
+        """The result as values and arrays."""
         ...
 
 

@@ -1,0 +1,131 @@
+"""What was measured of the two stages: of a class, of the whole set, of all classes together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from floracle.core.source import NO_LABEL
+from floracle.run.results import Results
+
+from .curves import Curve, Estimate, Landmark, landmark
+
+POOLED = -2
+"""The label under which the average over classes is kept."""
+END = 0.99
+"""The mean largest weight at which navigation has ended."""
+FLAGGED = 4.0
+"""How many standard errors the information law may be off before it is called broken."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The stages of one class, of the whole set (label −1), or pooled over classes (−2)."""
+
+    label: int
+    points: int
+    """Atoms; for the pooled group their number over all classes."""
+    pairs: int
+    share: float
+    """Its share of the whole set's mass."""
+    knowable: float
+    """H(w), nats: what there is to know about which sample it is."""
+    curves: dict[str, Curve]
+    centre: Landmark
+    collapse: Landmark
+    end: Landmark
+    predicted_centre: float
+    predicted_collapse: float
+    predicted_information: Tensor
+    """I_G [T]: an upper bound on the information."""
+    area: Estimate
+    """The integral of the information law, nats; to be compared with `knowable` − `unknown`."""
+    unknown: float
+    """The entropy that is left at the last time, nats."""
+    law_holds: bool
+    rivals: tuple[tuple[int, int], ...] = ()
+    """Rows of pairs that one sample does not win, each with its nearest rival."""
+    resamples: dict[str, Tensor] | None = None
+
+    @property
+    def law_deviation(self) -> float:
+        """How many standard errors the measured area is off."""
+        return (self.area.value - self.knowable + self.unknown) / max(self.area.error, 1e-12)
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of a data set: every class, the whole set, and the classes pooled."""
+
+    times: Tensor
+    groups: tuple[Group, ...]
+    dims: int
+    names: tuple[str, ...]
+    """Class names by label; empty where there are none."""
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+
+    def group(self, label: int) -> Group:
+        """One class; −1 is the whole set, −2 the classes pooled."""
+        for group in self.groups:
+            if group.label == label:
+                return group
+        raise KeyError(f"label {label} was not measured")
+
+    @property
+    def main(self) -> Group:
+        """What the headline is about: the classes pooled, or the whole set without classes."""
+        labels = [group.label for group in self.groups]
+        return self.group(POOLED if POOLED in labels else labels[0])
+
+    @property
+    def landmarks(self) -> Group:
+        """The main group: its `centre`, `collapse`, `end` and their predictions."""
+        return self.main
+
+    @property
+    def curves(self) -> dict[str, Curve]:
+        """The main group's curves."""
+        return self.main.curves
+
+    @property
+    def area(self) -> Estimate:
+        """The main group's measured information, nats."""
+        return self.main.area
+
+    def name(self, label: int) -> str:
+        """What to call a group."""
+        if label == POOLED:
+            return "classes pooled"
+        if label == NO_LABEL:
+            return "whole set"
+        return self.names[label] if label < len(self.names) else str(label)
+
+    def to_results(self) -> Results:
+        """As values and arrays."""
+        from .saved import stages_to_results
+
+        return stages_to_results(self)
+
+
+def landmarks(
+    times: Tensor, curves: dict[str, Curve], resamples: dict[str, Tensor], knowable: float
+) -> dict[str, Landmark]:
+    """Centre, collapse and end of mean curves, with intervals from their resamples."""
+    levels = {
+        "centre": ("information", knowable / 2),
+        "collapse": ("own", 0.5),
+        "end": ("top", END),
+    }
+    return {
+        name: landmark(times, curves[of].mean, resamples[of], level)
+        for name, (of, level) in levels.items()
+    }
+
+
+def law_holds(area: Estimate, knowable: float, unknown: float) -> bool:
+    """Whether the measured area is what it must be, within its error."""
+    off = abs(area.value - knowable + unknown)
+    return off <= FLAGGED * area.error + 0.005 * knowable

@@ -1,0 +1,1 @@
+"""What is measured, drawn: figures, words and one self-contained page."""

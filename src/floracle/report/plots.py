@@ -1,0 +1,248 @@
+"""One style for every drawing: sizes, colours, time axes, landmarks, and how they are written.
+
+Colours are told apart by colour-blind readers (after Okabe & Ito) and each is a named variable in
+the page, so that an inline SVG follows the reader's light or dark setting.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from floracle.analysis.stages import Group
+
+INK = "#1c2128"
+QUIET = "#667080"
+RULE = "#d4d9e1"
+PAPER = "#fefefe"
+NAVIGATION = "#e9f1fb"
+REFINEMENT = "#fdf2e6"
+BLUE = "#1f6fb4"
+ORANGE = "#c9561a"
+TEAL = "#12876a"
+VIOLET = "#8457b8"
+VARIABLES = {
+    INK: "ink",
+    QUIET: "quiet",
+    RULE: "rule",
+    PAPER: "paper",
+    NAVIGATION: "navigation",
+    REFINEMENT: "refinement",
+    BLUE: "blue",
+    ORANGE: "orange",
+    TEAL: "teal",
+    VIOLET: "violet",
+}
+"""Which variable of the page stands for a colour of the drawings."""
+
+WIDE, HIGH = 5.3, 3.35
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": QUIET,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "xtick.color": QUIET,
+    "ytick.color": QUIET,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "text.color": INK,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none",
+    "svg.hashsalt": "floracle",
+    "legend.frameon": False,
+}
+PIXELS_PER_INCH = 180
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure, what it shows in words, and the numbers it is drawn from."""
+
+    name: str
+    alt: str
+    figure: Figure
+    columns: Mapping[str, Sequence[Any]]
+
+    def png(self) -> bytes:
+        """As a PNG file."""
+        return self._written("png", dpi=PIXELS_PER_INCH, metadata={"Software": "floracle"})
+
+    def svg(self) -> str:
+        """As an SVG file that always gives the same bytes."""
+        with mpl.rc_context({"svg.hashsalt": self.name}):
+            return self._written("svg", metadata={"Date": None}).decode()
+
+    def inline(self) -> str:
+        """As SVG markup for a page: colours by variable, no prologue, described in words."""
+        markup = self.svg()
+        markup = markup[markup.index("<svg") :]
+        markup = re.sub(r"<metadata>.*?</metadata>", "", markup, flags=re.DOTALL)
+        markup = re.sub(r' xmlns(:\w+)?="[^"]*"', "", markup)
+        markup = markup.replace("xlink:href", "href")
+        for colour, variable in VARIABLES.items():
+            markup = markup.replace(colour, f"var(--{variable})")
+        return re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1">', markup, count=1)
+
+    def csv(self) -> str:
+        """The numbers, in full precision."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(zip(*self.columns.values(), strict=True))
+        return file.getvalue()
+
+    def _written(self, kind: str, **options: Any) -> bytes:
+        file = io.BytesIO()
+        with mpl.rc_context({key: STYLE[key] for key in ("svg.fonttype",)}):
+            self.figure.savefig(file, format=kind, **options)
+        return file.getvalue()
+
+
+def axes(*, wide: float = WIDE, high: float = HIGH) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes; call it inside `rc_context(STYLE)`."""
+    figure = Figure(figsize=(wide, high), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def numbers(values: Any) -> NDArray[np.float64]:
+    """A tensor as a float64 array."""
+    return np.asarray(values, dtype=np.float64)
+
+
+def time_axis(ax: Axes, group: Group, *, stretch: bool = True) -> None:
+    """Time from noise to data; stretched so that the collapse stays near the middle."""
+    collapse = group.collapse.value or group.predicted_collapse
+    ax.set_xlim(0, 1)
+    if stretch and not 0.25 <= collapse <= 0.75:
+        odds = collapse / (1 - collapse)
+        ax.set_xscale(
+            "function",
+            functions=(lambda t: t / (t + odds * (1 - t)), lambda u: odds * u / (1 - u + odds * u)),
+        )
+        ax.set_xlim(0, 1)
+    ticks = spread_ticks(ax)
+    ax.set_xticks(ticks, [time_words(tick) for tick in ticks])
+    ax.minorticks_off()
+    ax.set_xlabel("time t")
+    for place, word, side in ((0, "noise", "left"), (1, "data", "right")):
+        ax.annotate(
+            word,
+            (place, 0),
+            (0, -27),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha=side,
+            va="center",
+            color=INK,
+            fontweight="bold",
+            fontsize=9,
+        )
+
+
+def spread_ticks(ax: Axes, least: float = 0.12) -> list[float]:
+    """Round times at least `least` of the axis apart, both ends among them."""
+    fine = [0.0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    if ax.get_xscale() == "linear":
+        return [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    place = ax.transScale.transform
+    low, high = (place((t, 1))[0] for t in (0.0, 1.0))
+    kept = [0.0]
+    for tick in fine[1:-1]:
+        here, before = place((tick, 1))[0], place((kept[-1], 1))[0]
+        if here - before >= least * (high - low) and high - here >= least * (high - low):
+            kept.append(tick)
+    return [*kept, 1.0]
+
+
+def time_words(t: float) -> str:
+    """A time as an axis shows it."""
+    return f"{t:.3g}"
+
+
+def shade_stages(ax: Axes, group: Group) -> None:
+    """Navigation and refinement as ground, landmarks as lines with their names above."""
+    end = group.end.value
+    ax.axvspan(0, 1 if end is None else end, color=NAVIGATION, lw=0, zorder=0)
+    if end is not None:
+        ax.axvspan(end, 1, color=REFINEMENT, lw=0, zorder=0)
+    reached = [
+        (name, mark.value)
+        for name, mark in (
+            ("centre", group.centre),
+            ("collapse", group.collapse),
+            ("end", group.end),
+        )
+        if mark.value is not None
+    ]
+    places = [_place(ax, value) for _, value in reached]
+    for i, (name, value) in enumerate(reached):
+        ax.axvline(value, color=QUIET, lw=0.9, ls=(0, (4, 2)), zorder=1)
+        crowded = i > 0 and places[i] - places[i - 1] < 0.17 and i % 2 == 1
+        ax.annotate(
+            f"{name} {value:.3f}",
+            (places[i], 1),
+            (0, 15 if crowded else 4),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=8.5,
+            color=INK,
+        )
+
+
+def _place(ax: Axes, value: float) -> float:
+    """Where a time lies along the axis, as a share of its length."""
+    low, high, here = (ax.transScale.transform((t, 1))[0] for t in (0.0, 1.0, value))
+    return float((here - low) / (high - low))
+
+
+def band(ax: Axes, times: Any, curve: Any, colour: str, *, label: str = "") -> None:
+    """A curve with two standard errors on either side."""
+    x, mean, error = numbers(times), numbers(curve.mean), numbers(curve.error)
+    error = np.where(np.isfinite(error), error, 0)
+    ax.fill_between(x, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.22, lw=0)
+    ax.plot(x, mean, color=colour, label=label)
+
+
+def label_at(
+    ax: Axes, times: Any, values: Any, level: float, words: str, *, colour: str, side: str
+) -> None:
+    """Name a curve beside the place where it passes a level, on its left or right."""
+    x, y = numbers(times), numbers(values)
+    passed = np.flatnonzero((y[:-1] - level) * (y[1:] - level) <= 0)
+    if not len(passed):
+        return
+    i = passed[0]
+    share = 0.0 if y[i + 1] == y[i] else (level - y[i]) / (y[i + 1] - y[i])
+    ax.annotate(
+        words,
+        (x[i] + share * (x[i + 1] - x[i]), level),
+        (-6 if side == "right" else 6, 0),
+        textcoords="offset points",
+        ha=side,
+        va="center",
+        color=colour,
+        fontsize=9,
+    )

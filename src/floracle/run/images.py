@@ -1,0 +1,139 @@
+"""From numbers to pictures: the one quantiser, tiles, and PNG bytes.
+
+A value v between black (low) and white (high) becomes the byte
+
+    ⌊255 (v − low) / (high − low) + ½⌋,   clamped to 0 … 255,
+
+which for (−1, 1) is the usual clamp(127.5 v + 128). Latents are shown by a fixed projection onto
+three channels, computed once from the data, so that all their pictures can be compared.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .errors import Mistake
+
+MOST_PIXELS = 2**24
+"""The largest picture that is made: 16 million pixels."""
+GAP = 2
+PERCENTILES = (0.01, 0.99)
+FITTED = 100_000
+"""Latent pixels that the percentiles of a projection are taken over."""
+
+
+def quantised(values: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+    """Values as bytes: low is black (0), high is white (255), halves round up."""
+    if not low < high:
+        raise Mistake(f"black must lie below white, got {low:g} and {high:g}")
+    if values.isnan().any():
+        raise Mistake("NaN has no colour; the values to be drawn contain some")
+    level = (values.double() - low) * (255 / (high - low)) + 0.5
+    return level.floor().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class Display:
+    """How points become pictures: as they are, or latents by three channels of a projection."""
+
+    low: float
+    high: float
+    centre: Tensor | None = None
+    """The mean of each channel [C], for latents."""
+    directions: Tensor | None = None
+    """Rows [1 or 3, C] that take centred channels to colours, scaled to low … high."""
+
+    def pictures(self, points: Tensor) -> Tensor:
+        """Points [b, C, H, W] as bytes [b, 1 or 3, H, W]."""
+        values = points.double()
+        if self.directions is not None and self.centre is not None:
+            centred = values - self.centre[:, None, None]
+            values = torch.einsum("kc,bchw->bkhw", self.directions, centred)
+        return quantised(values, self.low, self.high)
+
+
+def display_for(
+    shape: tuple[int, ...], shown: tuple[float, float] | None, some: Tensor
+) -> Display | None:
+    """How to show points of a shape, None if not as pictures.
+
+    `shown` are the values of black and white where points are pictures; otherwise `some` points
+    [n, C, H, W] fix the projection of latents: their three leading principal channels, the 1st to
+    99th percentile of each spread from black to white.
+    """
+    if shown is not None and shown[0] < shown[1]:
+        return Display(*shown)
+    if len(shape) != 3 or min(shape[1:]) < 2 or shape[0] < 2:
+        return None
+    return latent_display(some)
+
+
+def latent_display(points: Tensor) -> Display:
+    """The projection of latents [n, C, H, W] onto their leading channels."""
+    pixels = points.double().movedim(1, -1).flatten(0, -2)
+    pixels = pixels[:: -(-len(pixels) // FITTED)]
+    centre = pixels.mean(0)
+    _, vectors = torch.linalg.eigh((pixels - centre).T @ (pixels - centre))
+    count = 3 if pixels.shape[1] >= 3 else 1
+    leading = vectors.flip(1).T[:count]
+    strongest = leading.gather(1, leading.abs().argmax(1, keepdim=True))
+    leading = leading * strongest.sign()  # an eigenvector has no sign of its own
+    colours = (pixels - centre) @ leading.T
+    low, high = colours.quantile(torch.tensor(PERCENTILES, dtype=torch.float64), dim=0)
+    scale = 2 / (high - low).clamp(min=1e-12)
+    shift = leading.T @ ((low + high) / 2)
+    return Display(-1.0, 1.0, centre + shift, scale[:, None] * leading)
+
+
+def enlarged(pictures: Tensor, least: int) -> Tensor:
+    """Bytes [b, C, H, W] repeated to whole multiples of at least `least` pixels a side."""
+    times = max(1, -(-least // max(pictures.shape[-2:])))
+    return pictures.repeat_interleave(times, -2).repeat_interleave(times, -1)
+
+
+def reduced(pictures: Tensor, most: int) -> Tensor:
+    """Bytes [b, C, H, W] averaged down to at most `most` pixels a side."""
+    largest = max(pictures.shape[-2:])
+    if largest <= most:
+        return pictures
+    size = [max(1, round(side * most / largest)) for side in pictures.shape[-2:]]
+    pooled = torch.nn.functional.adaptive_avg_pool2d(pictures.float(), size)
+    return (pooled + 0.5).floor().to(torch.uint8)
+
+
+def tiles(pictures: Tensor, columns: int, *, gap: int = GAP, ground: int = 255) -> Tensor:
+    """Bytes [b, C, H, W] side by side, `columns` in a row: one picture [C, H', W']."""
+    count, channels, height, width = pictures.shape
+    if count < 1 or columns < 1:
+        raise Mistake(f"tiles need pictures and columns, got {count} and {columns}")
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    sides = rows * (height + gap) - gap, columns * (width + gap) - gap
+    _check_size(*sides)
+    sheet = torch.full((channels, *sides), ground, dtype=torch.uint8)
+    for place, picture in enumerate(pictures):
+        top = place // columns * (height + gap)
+        left = place % columns * (width + gap)
+        sheet[:, top : top + height, left : left + width] = picture
+    return sheet
+
+
+def png(picture: Tensor) -> bytes:
+    """A picture of bytes [1 or 3, H, W] as a PNG file."""
+    channels, height, width = picture.shape
+    _check_size(height, width)
+    pixels = picture.movedim(0, -1).contiguous().numpy()
+    image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _check_size(height: int, width: int) -> None:
+    if height * width > MOST_PIXELS:
+        raise Mistake(f"a picture of {width} x {height} is too large; show fewer or smaller ones")
