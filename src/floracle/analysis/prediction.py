@@ -64,10 +64,11 @@ class Predicted:
     def times_of(self, information: Tensor) -> Tensor:
         """The times [T] at which I_G reaches these many nats [T]; bisection in log r."""
         low, high = torch.full_like(information, -40.0), torch.full_like(information, 40.0)
+        middle = (low + high) / 2
         for _ in range(100):
-            middle = (low + high) / 2
             early = self.at_ratio(middle.exp()) < information
             low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+            middle = (low + high) / 2
         return self.times_at(torch.where(information > 0, middle.exp(), 0.0))
 
     def times_at(self, ratio: Tensor) -> Tensor:

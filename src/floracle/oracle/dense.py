@@ -2,7 +2,7 @@
 
 For queries x with centred form y = x − α m, the logit of atom i is, up to a constant of the query,
 
-    l_i = log w_i + (α/σ²) ⟨y, x_i − m⟩ − (α²/2σ²) ‖x_i − m‖².
+    l_i = log w_i + (α/σ²) ⟨y, x_i − m⟩ − (α²/2σ²) ‖x_i − m‖²      (− ‖y‖² / 2σ²).
 
 The inner products are taken in float32 (never TF32), the rest of the logit in float64. Atoms whose
 weight cannot change the mean even in its last bit are left out of the second product, which past the
@@ -11,7 +11,6 @@ end of navigation is nearly all of them.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -20,10 +19,8 @@ from torch import Tensor
 from floracle.core.paths import Path
 
 from .members import Members, Slab
-from .posterior import Sums
+from .posterior import NEGLIGIBLE, Sums, relevant
 
-LAST_BIT = 40.0
-"""Atoms further than this below a query's peak, plus log n, weigh less than 4e-18 together."""
 TOP = 32
 """How many leading atoms are kept for each query."""
 
@@ -56,7 +53,7 @@ class Queries:
         return Queries(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
     def velocity(self, mean: Tensor) -> Tensor:
-        """u* from the posterior mean, both float64 [b, D]; grouped so that x is subtracted last."""
+        """u* from the posterior mean, both float64 [b, D]; the pull towards it comes last."""
         pull = (self.x - self.alpha[:, None] * mean) * (self.d_sigma / self.sigma)[:, None]
         return self.d_alpha[:, None] * mean + pull
 
@@ -74,7 +71,8 @@ def scan(
     members: Members, asked: Queries, *, dtype: torch.dtype = torch.float32, keep: int = TOP
 ) -> Sums:
     """One pass over a class, with inner products in `dtype`; `keep` leaders are remembered."""
-    kernel = _Kernel(members, asked, dtype, keep)
+    shift = asked.gain * (asked.centred @ (members.centre - members.offset))
+    kernel = _Kernel(members, asked, shift, dtype, keep)
     total: Sums | None = None
     for slab in members.slabs(block_rows(len(asked.x), members.dims, dtype)):
         part = kernel.sums(slab, total.peak if total else None)
@@ -93,6 +91,8 @@ def block_rows(batch: int, dims: int, dtype: torch.dtype) -> int:
 class _Kernel:
     members: Members
     asked: Queries
+    shift: Tensor
+    """(α/σ²) ⟨y, centre − offset⟩ [b]: what working points lack of centred ones."""
     dtype: torch.dtype
     keep: int
 
@@ -102,14 +102,14 @@ class _Kernel:
         logits = self.logits(points, slab.start)
         top = logits.topk(min(self.keep, logits.shape[1]), dim=1)
         peak = top.values[:, 0]
-        relative = logits.sub_(peak[:, None])
-        weights = relative.to(self.dtype).exp_()
+        relative = relevant(logits.sub_(peak[:, None]).to(self.dtype))
+        weights = relative.exp()
         norms = self.members.norms[slab.start : slab.start + len(points)]
         return Sums(
             peak,
             weights.sum(1, dtype=torch.float64),
             self.average(points, weights, relative, peak, floor),
-            (weights * relative.clamp_(min=-1e4)).sum(1, dtype=torch.float64),
+            torch.linalg.vecdot(weights, relative).double(),
             torch.linalg.vecdot(weights, weights).double(),
             (weights @ norms.to(self.dtype)).double(),
             top.values,
@@ -117,11 +117,11 @@ class _Kernel:
         )
 
     def logits(self, points: Tensor, start: int) -> Tensor:
-        """The logits [b, n], float64, up to a constant of the query."""
+        """The logits [b, n], float64, short of −‖y‖² / (2σ²)."""
         these = slice(start, start + len(points))
         half = self.asked.gain * self.asked.alpha / 2
         logits = (self.asked.centred.to(self.dtype) @ points.T).double()
-        logits.mul_(self.asked.gain[:, None])
+        logits.mul_(self.asked.gain[:, None]).sub_(self.shift[:, None])
         logits.addcmul_(half[:, None], self.members.norms[None, these], value=-1)
         return logits.add_(self.members.log_weights[these])
 
@@ -129,9 +129,9 @@ class _Kernel:
         self, points: Tensor, weights: Tensor, relative: Tensor, peak: Tensor, floor: Tensor | None
     ) -> Tensor:
         """Σ weights · points [b, D], over the atoms that can matter."""
-        cut = torch.full_like(peak, -(LAST_BIT + math.log(len(self.members))))
+        cut = torch.full_like(peak, NEGLIGIBLE)
         if floor is not None:
-            cut = torch.maximum(cut, cut + floor - peak)
+            cut += (floor - peak).clamp(min=0)
         matters = (relative >= cut[:, None]).any(0)
         if int(matters.sum()) > len(points) // 2:
             return (weights @ points).double()

@@ -1,8 +1,8 @@
 """A class made ready for queries: its centre, its norms and, where memory allows, its points.
 
 Logits need only inner products with centred points, and the centre may be taken from the query
-instead of the points: ⟨y, x_i − m⟩ = ⟨y, x_i⟩ − ⟨y, m⟩, the last term being the same for all atoms.
-So points are kept as they are, unless the data sits so far from the origin that rounding of ⟨y, x_i⟩
+instead of the points: ⟨y, x_i − m⟩ = ⟨y, x_i⟩ − ⟨y, m⟩, the last term the same for all atoms. So
+points are kept as they are, unless the data sits so far from the origin that rounding of ⟨y, x_i⟩
 would show; then the working copy is x_i − offset.
 """
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from floracle.core.paths import Path
 
 from .members import Members
+from .posterior import relevant
 
 CLOSE = 16
 """How many nearest atoms of each pair are measured in float64."""
@@ -195,8 +196,7 @@ def _piece(products: _Products, these: slice, ratio: Tensor) -> Tensor:
         if not equal:
             logits.add_(products.log_weights[these])
         own_logit, peak = logits[own], logits.amax(1)
-        logits.sub_(peak[:, None]).clamp_(min=-1e4)
-        torch.exp(logits, out=weights)
+        torch.exp(relevant(logits.sub_(peak[:, None])), out=weights)
         mass = weights.sum(1)
         sums = [torch.linalg.vecdot(weights, of) / mass for of in (half, lean, logits, weights)]
         variance, leaning, mean_logit, squares = sums

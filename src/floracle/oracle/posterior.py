@@ -15,6 +15,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold_
+
+NEGLIGIBLE = -43.0
+"""Logits further than this below the peak count as −∞: e^−43 is 2e-19, and its square is still a
+normal float32 (arithmetic on subnormal numbers is a hundred times slower)."""
+NOTHING = -1e4
+"""What stands for −∞ where 0 · ∞ must be 0: its exponential is exactly 0."""
+
+
+def relevant(relative: Tensor) -> Tensor:
+    """Logits relative to their peak, in place, the negligible ones sent to where they vanish."""
+    return threshold_(relative, NEGLIGIBLE, NOTHING)
 
 
 @dataclass(frozen=True)

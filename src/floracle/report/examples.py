@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from floracle.analysis.curves import Landmark
-from floracle.analysis.stages import Group, Stages
+from floracle.analysis.groups import Group, Stages
 from floracle.core.paths import Path as NoisePath
 from floracle.core.seeds import generator, noise
 from floracle.core.source import NO_LABEL

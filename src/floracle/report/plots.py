@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from floracle.analysis.stages import Group
+from floracle.analysis.groups import Group
 
 INK = "#1c2128"
 QUIET = "#667080"

@@ -1,0 +1,130 @@
+"""The command line: verbs that are loaded when they are asked for.
+
+Importing this module, and `floracle --help`, import no torch. Every mistake of the user is one line
+on standard error and exit code 2; FLORACLE_DEBUG=1 shows the traceback as well.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from floracle.run.errors import Mistake, suggestion
+
+OK, BUG, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+
+VERBS = {
+    "stages": (
+        "floracle.cli.stages:stages",
+        "Measure where navigation ends in a data set, and write a report.",
+        """Examples:
+  floracle stages digits --out demo
+  floracle stages pictures/ --classes each --held-out pictures-held-out/
+  floracle stages latents.npy --labels labels.npy --pairs 256 --memory 8G""",
+    ),
+    "predict": (
+        "floracle.cli.predict:predict",
+        "Predict the stages from the number of points and their spectrum alone.",
+        """Examples:
+  floracle predict digits
+  floracle predict --points 1281 --dims 4096
+  floracle predict --points 50000 --spectrum eigenvalues.npy --what-if 1e4,1e5,1e6""",
+    ),
+    "sample": (
+        "floracle.cli.sample:sample",
+        "Follow a field from noise to samples.",
+        """Examples:
+  floracle sample oracle digits --seeds 0:64 --labels 3
+  floracle sample oracle pictures/ --grid 25 --shift .5 --solver heun --out samples""",
+    ),
+    "report": (
+        "floracle.cli.report:report",
+        "Draw the reports of saved results again.",
+        """Examples:
+  floracle report runs/stages-digits""",
+    ),
+}
+"""Where each verb lives, what it does, and how it is used."""
+
+
+def build() -> App:
+    """The command line, with its verbs not yet imported."""
+    app = App(
+        name="floracle",
+        help="The exact velocity field of your training set, and what it says about your model.",
+        version=_version,
+        help_format="plaintext",
+        suppress_keyboard_interrupt=False,
+        help_epilogue="floracle VERB --help shows the options of a verb and examples.",
+    )
+    for name, (place, words, examples) in VERBS.items():
+        app.command(place, name=name, help=words, help_epilogue=examples)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(arguments)
+    except BrokenPipeError:  # the reader has left; nothing more can be said to it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return _said("interrupted; the same command again goes on from here", INTERRUPTED)
+    except CycloptsError as error:
+        return _said(_in_our_words(error, arguments), MISTAKE)
+    except Mistake as error:
+        return _said(str(error), MISTAKE)
+    except Exception as error:
+        if _is_memory(error):
+            return _said("memory ran out; give a smaller --memory, or fewer --pairs", MISTAKE)
+        hint = "set FLORACLE_DEBUG=1 to see where, and please report it"
+        return _said(f"this is a bug: {type(error).__name__}: {error}; {hint}", BUG)
+
+
+def _run(arguments: list[str]) -> int:
+    build()(
+        arguments,
+        print_error=False,
+        exit_on_error=False,
+        result_action="return_value",
+    )
+    sys.stdout.flush()
+    return OK
+
+
+def _said(words: str, code: int) -> int:
+    """One line on standard error; the traceback too where it was asked for."""
+    if os.environ.get("FLORACLE_DEBUG") == "1":
+        sys.excepthook(*sys.exc_info())  # pyright: ignore[reportArgumentType]
+    sys.stderr.write(f"floracle: {' '.join(words.split())}\n")
+    return code
+
+
+def _in_our_words(error: CycloptsError, arguments: list[str]) -> str:
+    """What is wrong with the command line, short and with a suggestion."""
+    verb = arguments[0] if arguments else ""
+    if type(error).__name__ == "UnknownCommandError":
+        return f"there is no verb {verb!r}; {suggestion(verb, VERBS)}"
+    error.verbose = False
+    told = " ".join(str(error).split()).rstrip(".")
+    told = told[:1].lower() + told[1:]
+    known = f" {verb}" if verb in VERBS else ""
+    return f"{told}; see floracle{known} --help"
+
+
+def _is_memory(error: Exception) -> bool:
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in told or "allocate memory" in told)
+    )
+
+
+def _version() -> str:
+    import floracle
+
+    return f"floracle {floracle.__version__}"

@@ -1,0 +1,103 @@
+"""What options mean: seeds, labels, classes, lists of numbers, folders."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from floracle.run.errors import Mistake
+
+MOST_SEEDS = 1_000_000
+SEEDS = 2**32
+
+
+def seeds_of(words: str) -> list[int]:
+    """Seeds from "0:64" (64 is left out) or "3,5,8"."""
+    found = re.fullmatch(r"(\d+):(\d+)", words)
+    if found:
+        first, stop = int(found[1]), int(found[2])
+        if not 0 < stop - first <= MOST_SEEDS:
+            raise Mistake(f"--seeds {words} holds no seed, or more than {MOST_SEEDS:,}")
+        seeds = list(range(first, stop))
+    else:
+        seeds = whole_numbers(words, "--seeds", "0:64 or 3,5,8")
+    if not all(0 <= seed < SEEDS for seed in seeds):
+        raise Mistake(f"--seeds lie in [0, 2**32), got {words}")
+    return seeds
+
+
+def checked_seed(seed: int) -> int:
+    """A seed in [0, 2³²)."""
+    if not 0 <= seed < SEEDS:
+        raise Mistake(f"--seed lies in [0, 2**32), got {seed}")
+    return seed
+
+
+def classes_of(words: str, known: list[int]) -> list[int]:
+    """Labels from each, whole, both, or a list of them; −1 is the whole set."""
+    if words == "whole" or (words == "both" and len(known) < 2):
+        return [-1]
+    if words in ("each", "both"):
+        if not known:
+            raise Mistake("--classes each needs labels, but the data has none; give --labels")
+        return known if words == "each" else [*known, -1]
+    labels = whole_numbers(words, "--classes", "each, whole, both or labels like 0,3,5")
+    for label in labels:
+        if label not in known:
+            raise Mistake(f"--classes: there is no class {label}; {_listed(known)}")
+    return list(dict.fromkeys(labels))
+
+
+def labels_for(words: str | None, count: int, known: list[int]) -> list[int] | None:
+    """A label for each of `count` samples: one for all, or several taken in turn."""
+    if words is None:
+        return None
+    labels = whole_numbers(words, "--labels", "3 or 0,1,2")
+    for label in labels:
+        if label not in known:
+            raise Mistake(f"--labels: there is no class {label}; {_listed(known)}")
+    return [labels[i % len(labels)] for i in range(count)]
+
+
+def whole_numbers(words: str, option: str, form: str) -> list[int]:
+    """Non-negative whole numbers with commas between."""
+    if not re.fullmatch(r"\d{1,18}(,\d{1,18})*", words):
+        raise Mistake(f"{option} {words!r} is not understood; write {form}")
+    return [int(word) for word in words.split(",")]
+
+
+def numbers(words: str, option: str) -> list[float]:
+    """Positive numbers with commas between."""
+    try:
+        values = [float(word) for word in words.split(",")]
+    except ValueError as error:
+        raise Mistake(f"{option} {words!r} is not understood; write 1000,2e4") from error
+    if not all(0 < value < float("inf") for value in values):
+        raise Mistake(f"{option} must be positive numbers, got {words}")
+    return values
+
+
+def folder_for(verb: str, data: str) -> Path:
+    """Where results go unless told otherwise."""
+    name = data if re.fullmatch(r"\w+:\S+", data) else Path(data).resolve().name.split(".")[0]
+    return Path("runs") / f"{verb}-{re.sub(r'[^0-9A-Za-z_-]+', '-', name).strip('-') or 'data'}"
+
+
+def check_writable(folder: Path) -> Path:
+    """Refuse a folder that could not be written to, before anything is computed or made."""
+    there = folder.expanduser()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise Mistake(f"{folder} cannot be a folder: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Mistake(f"no permission to write to {there}; choose another --out")
+    return folder.expanduser()
+
+
+def _listed(known: list[int]) -> str:
+    if not known:
+        return "the data has no labels"
+    few = ", ".join(map(str, known[:12]))
+    return f"classes are {few}" + (f", … {known[-1]}" if len(known) > 12 else "")

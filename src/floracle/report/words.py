@@ -1,0 +1,151 @@
+"""The numbers in words: headline, explanations, warnings."""
+
+from __future__ import annotations
+
+import math
+
+from floracle.analysis.curves import Landmark
+from floracle.analysis.groups import END, POOLED, Group, Stages
+
+MEANINGS = {
+    "centre": "half of what there is to know is known: H = ½ H(w)",
+    "collapse": "a sample's own training point holds half of the weight",
+    "end": f"one training sample holds {END:.0%} of the weight on average",
+}
+
+
+def time(value: float | None) -> str:
+    """A time with three digits that count; early ones need more decimals."""
+    if value is None:
+        return "not reached"
+    return f"{value:.4f}" if 0 < value < 0.1 else f"{value:.3f}"
+
+
+def interval(mark: Landmark) -> str:
+    """The 95 % interval of a landmark."""
+    if mark.value is None or mark.low is None or mark.high is None:
+        return "–"
+    return f"{time(mark.low)} – {time(mark.high)}"
+
+
+def deviation(predicted: float, mark: Landmark) -> str:
+    """By how many percent a prediction lies off the measurement."""
+    if mark.value is None or not mark.value:
+        return "–"
+    return f"{100 * (predicted / mark.value - 1):+.1f} %".replace("-", "−")
+
+
+def headline(stages: Stages) -> str:
+    """The answer in one line."""
+    main = stages.main
+    if main.end.value is None:
+        return "Navigation does not end: no time before the data leaves all weight with one sample."
+    return f"Navigation ends at t = {time(main.end.value)}."
+
+
+def story(stages: Stages) -> list[str]:
+    """What happens between noise and data, a sentence or two per stage."""
+    main = stages.main
+    start = float(1 / main.curves["concentration"].mean[0])
+    told = []
+    if main.centre.value is not None:
+        told.append(
+            f"Until t = {time(main.centre.value)} many samples vote. The noise starts with"
+            f" {count(start)} effective votes{_each(main)}, and half of the {main.knowable:.2f} nats"
+            f" that tell the samples apart are known by then."
+        )
+    if main.collapse.value is not None:
+        told.append(
+            f"By t = {time(main.collapse.value)} the training sample a noisy one was made from"
+            f" holds half of the weight."
+        )
+    told.append(_ending(main))
+    return told
+
+
+def _ending(main: Group) -> str:
+    if main.end.value is not None:
+        return (
+            f"From t = {time(main.end.value)} on, one sample holds all the weight"
+            f" ({END:.0%} of it on average). What comes after is refinement: there the exact field"
+            f" only finishes a training sample, and anything new comes from how a model departs"
+            f" from it."
+        )
+    top = float(main.curves["top"].mean[-1])
+    return (
+        f"The end of navigation is not reached: even at t = {float(_last_time(main)):.4g}"
+        f" the largest weight is {top:.3f} on average, below {END}. {rivals(main)}"
+    )
+
+
+def _last_time(main: Group) -> float:
+    return 0.9999
+
+
+def rivals(main: Group) -> str:
+    """Which rows keep the end from being reached."""
+    if not main.rivals:
+        return "No pair of rows is to blame for it: the curve is cut before it gets there."
+    listed = ", ".join(f"{a} and {b}" for a, b in main.rivals[:6])
+    more = f", and {len(main.rivals) - 6} pairs more" if len(main.rivals) > 6 else ""
+    return (
+        f"Near-duplicates share the weight to the last: rows {listed}{more}. Leave one row of each"
+        f" pair out, or read the collapse as the border instead."
+    )
+
+
+def _each(main: Group) -> str:
+    return " in a class" if main.label == POOLED else ""
+
+
+def law(main: Group) -> str:
+    """Whether the information law holds, in a plain sentence."""
+    target = main.knowable - main.unknown
+    left = f", less {main.unknown:.3f} that stay unknown," if main.unknown > 5e-4 else ""
+    numbers = (
+        f"the measured area is {main.area.value:.3f} ± {main.area.error:.3f} nats, against"
+        f" H(w) = {main.knowable:.3f}{left} from the number of samples alone"
+    )
+    if not math.isfinite(main.area.error):
+        return f"The law cannot be judged from so few pairs: {numbers}."
+    off = abs(main.area.value - target) / max(main.area.error, 1e-12)
+    if main.law_holds:
+        return f"The information law holds: {numbers} ({off:.1f} standard errors apart)."
+    return f"The information law is broken: {numbers}, {off:.1f} standard errors apart."
+
+
+BROKEN = (
+    "An exact posterior obeys this law whatever the data. Here mass was lost or the time grid is"
+    " too coarse: measure again with more --times and --pairs before trusting the landmarks, and"
+    " report it if it stays."
+)
+
+
+def count(value: float) -> str:
+    """A number of things."""
+    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
+
+
+def percent(weight: float) -> str:
+    """A weight as a percentage that is never rounded to nothing."""
+    if weight >= 0.9995:
+        return "100 %"
+    if weight >= 0.1:
+        return f"{100 * weight:.0f} %"
+    return f"{100 * weight:.1f} %" if weight >= 0.001 else "<0.1 %"
+
+
+def size(value: float) -> str:
+    """A number of bytes."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """A time span."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

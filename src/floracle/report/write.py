@@ -1,0 +1,65 @@
+"""Writing a report: numbers first, drawings next, the page last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from floracle.analysis.groups import Stages
+from floracle.analysis.saved import load
+from floracle.run.errors import Mistake
+from floracle.run.files import read_json, write_bytes, write_text
+from floracle.run.results import load_results, save
+
+from .examples import Examples, examples_of
+from .figures import drawings
+from .html import page
+
+EXAMPLES = "examples"
+TIMING = "timing.json"
+PAGE = "report.html"
+
+
+def save_stages(stages: Stages, examples: Examples, folder: Path) -> None:
+    """Write what a report is drawn from; `result.json` comes last, so with it all is there."""
+    save(examples, folder / EXAMPLES)
+    save(stages, folder)
+
+
+def draw(folder: str | Path) -> Path:
+    """Draw the report of saved stages, without their data; returns the page."""
+    folder = Path(folder)
+    stages = load(folder)
+    if not isinstance(stages, Stages):
+        raise Mistake(f"{folder} holds {stages.kind}, not stages; there is no report of it")
+    examples = _examples(folder / EXAMPLES)
+    with _quiet_fonts():
+        found = drawings(stages, examples)
+        for name, drawing in found.items():
+            write_bytes(folder / "figures" / f"{name}.png", drawing.png())
+            write_text(folder / "figures" / f"{name}.svg", drawing.svg())
+            write_text(folder / "figures" / f"{name}.csv", drawing.csv())
+        content = page(stages, found, examples, seconds=seconds_taken(folder))
+    write_text(folder / PAGE, content)
+    return folder / PAGE
+
+
+def seconds_taken(folder: Path) -> float | None:
+    """How long the measurement took, kept apart from its numbers."""
+    path = folder / TIMING
+    return float(read_json(path)["seconds"]) if path.exists() else None
+
+
+def _examples(folder: Path) -> Examples | None:
+    return examples_of(load_results(folder)) if (folder / "result.json").exists() else None
+
+
+@contextmanager
+def _quiet_fonts() -> Iterator[None]:
+    """Letters that no font here has are the browser's business; no warnings about them."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
