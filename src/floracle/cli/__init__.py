@@ -1,7 +1,7 @@
 """The command line: verbs that are loaded when they are asked for.
 
-Importing this module, and `floracle --help`, import no torch. Every mistake of the user is one line
-on standard error and exit code 2; FLORACLE_DEBUG=1 shows the traceback as well.
+Importing this module, and `floracle --help`, import no torch. Every mistake of the user is one
+line on standard error and exit code 2; FLORACLE_DEBUG=1 shows the traceback as well.
 """
 
 from __future__ import annotations

@@ -161,9 +161,7 @@ def _measured(job: Job) -> Stages:
     groups = list(tracked(_groups(job, plan), "classes", total=len(plan.labels)))
     found = assembled(job.oracle, plan, groups)
     facts = {key: value for key, value in job.facts.items() if value is not None}
-    return replace(
-        found, settings=job.settings, provenance={**found.provenance, **facts}
-    )
+    return replace(found, settings=job.settings, provenance={**found.provenance, **facts})
 
 
 def _plan(job: Job) -> Plan:

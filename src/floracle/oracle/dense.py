@@ -5,8 +5,8 @@ For queries x with centred form y = x − α m, the logit of atom i is, up to a 
     l_i = log w_i + (α/σ²) ⟨y, x_i − m⟩ − (α²/2σ²) ‖x_i − m‖²      (− ‖y‖² / 2σ²).
 
 The inner products are taken in float32 (never TF32), the rest of the logit in float64. Atoms whose
-weight cannot change the mean even in its last bit are left out of the second product, which past the
-end of navigation is nearly all of them.
+weight cannot change the mean even in its last bit are left out of the second product, which past
+the end of navigation is nearly all of them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from floracle.core.paths import Path
 
 from .members import Members, Slab
-from .posterior import NEGLIGIBLE, Sums, relevant
+from .posterior import NEGLIGIBLE, Sums, weights_of
 
 TOP = 32
 """How many leading atoms are kept for each query."""
@@ -102,13 +102,14 @@ class _Kernel:
         logits = self.logits(points, slab.start)
         top = logits.topk(min(self.keep, logits.shape[1]), dim=1)
         peak = top.values[:, 0]
-        relative = relevant(logits.sub_(peak[:, None]).to(self.dtype))
-        weights = relative.exp()
+        relative = logits.sub_(peak[:, None]).to(self.dtype)
+        matters = self.matters(relative, peak, floor)
+        weights = weights_of(relative)
         norms = self.members.norms[slab.start : slab.start + len(points)]
         return Sums(
             peak,
             weights.sum(1, dtype=torch.float64),
-            self.average(points, weights, relative, peak, floor),
+            self.average(points, weights, matters),
             torch.linalg.vecdot(weights, relative).double(),
             torch.linalg.vecdot(weights, weights).double(),
             (weights @ norms.to(self.dtype)).double(),
@@ -125,14 +126,15 @@ class _Kernel:
         logits.addcmul_(half[:, None], self.members.norms[None, these], value=-1)
         return logits.add_(self.members.log_weights[these])
 
-    def average(
-        self, points: Tensor, weights: Tensor, relative: Tensor, peak: Tensor, floor: Tensor | None
-    ) -> Tensor:
-        """Σ weights · points [b, D], over the atoms that can matter."""
+    def matters(self, relative: Tensor, peak: Tensor, floor: Tensor | None) -> Tensor:
+        """Which atoms [n] can matter to any query, given the largest logits found so far."""
         cut = torch.full_like(peak, NEGLIGIBLE)
         if floor is not None:
             cut += (floor - peak).clamp(min=0)
-        matters = (relative >= cut[:, None]).any(0)
+        return (relative > cut[:, None]).any(0)
+
+    def average(self, points: Tensor, weights: Tensor, matters: Tensor) -> Tensor:
+        """Σ weights · points [b, D], over the atoms that matter."""
         if int(matters.sum()) > len(points) // 2:
             return (weights @ points).double()
         chosen = matters.nonzero()[:, 0]

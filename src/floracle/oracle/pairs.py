@@ -14,7 +14,6 @@ Neighbours so close that float32 products cannot tell them apart are measured ag
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,10 +22,11 @@ from torch import Tensor
 from floracle.core.paths import Path
 
 from .members import Members
-from .posterior import relevant
+from .posterior import weights_of
 
-CLOSE = 16
-"""How many nearest atoms of each pair are measured in float64."""
+CLOSE = 0.005
+"""Atoms whose d_j is under this share of their squared norm are measured again in float64: from
+there on float32 would leave more than a thousandth of a nat in a logit that matters."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _products(members: Members, own: Tensor, noise: Tensor) -> _Products:
     half_norms = members.norms / 2
     half = (half_norms[None] + half_norms[own][:, None] - along).clamp_(min=0)
     pull = pull.double() - (noise * centred).sum(1)[:, None]
-    rival = _measure_close(members, own, original, noise, half, pull)
+    _measure_close(members, own, original, noise, half, pull)
     weights = members.log_weights
     equal = bool((weights == weights[0]).all())
     return _Products(
@@ -152,27 +152,32 @@ def _products(members: Members, own: Tensor, noise: Tensor) -> _Products:
         torch.zeros(1, 1) if equal else (weights[None] - weights[own][:, None]).float(),
         (half_norms[None] - half_norms[own][:, None]).float(),
         own,
-        rival,
+        _nearest_other(half, own),
     )
 
 
 def _measure_close(
     members: Members, own: Tensor, original: Tensor, noise: Tensor, half: Tensor, pull: Tensor
-) -> Tensor:
-    """Write exact values for the nearest atoms into `half` and `pull`; say which is nearest."""
-    count = min(CLOSE, len(members))
-    near = half.topk(count, dim=1, largest=False).indices
+) -> None:
+    """Write exact values into `half` and `pull` where atoms are too close for float32."""
+    norms = members.norms
+    close = half < CLOSE * torch.maximum(norms[None], norms[own][:, None])
     places = torch.arange(len(own), device=own.device)
-    near[:, -1] = torch.where((near == own[:, None]).any(1), near[:, -1], own)
-    apart = members.originals(near) - original[:, None]
-    exact = apart.square().sum(2) / 2
-    half.scatter_(1, near, exact)
-    pull.scatter_(1, near, (apart @ noise[:, :, None])[:, :, 0])
+    close[places, own] = False
+    for some in close.nonzero().split(max(1, 2**22 // members.dims)):
+        pair, atom = some.unbind(1)
+        apart = members.originals(atom) - original[pair]
+        half[pair, atom] = apart.square().sum(1) / 2
+        pull[pair, atom] = (apart * noise[pair]).sum(1)
     half[places, own], pull[places, own] = 0, 0
-    if count == 1:
+
+
+def _nearest_other(half: Tensor, own: Tensor) -> Tensor:
+    """The nearest atom [p] that is not the own one; −1 where there is none."""
+    if half.shape[1] == 1:
         return torch.full_like(own, -1)
-    exact[near == own[:, None]] = math.inf
-    return near.gather(1, exact.argmin(1, keepdim=True))[:, 0]
+    two = half.topk(2, dim=1, largest=False).indices
+    return torch.where(two[:, 0] == own, two[:, 1], two[:, 0])
 
 
 def _curves(products: _Products, ratio: Tensor) -> Tensor:
@@ -196,7 +201,7 @@ def _piece(products: _Products, these: slice, ratio: Tensor) -> Tensor:
         if not equal:
             logits.add_(products.log_weights[these])
         own_logit, peak = logits[own], logits.amax(1)
-        torch.exp(relevant(logits.sub_(peak[:, None])), out=weights)
+        weights_of(logits.sub_(peak[:, None]), out=weights)
         mass = weights.sum(1)
         sums = [torch.linalg.vecdot(weights, of) / mass for of in (half, lean, logits, weights)]
         variance, leaning, mean_logit, squares = sums

@@ -18,15 +18,16 @@ from torch import Tensor
 from torch.nn.functional import threshold_
 
 NEGLIGIBLE = -43.0
-"""Logits further than this below the peak count as −∞: e^−43 is 2e-19, and its square is still a
-normal float32 (arithmetic on subnormal numbers is a hundred times slower)."""
-NOTHING = -1e4
-"""What stands for −∞ where 0 · ∞ must be 0: its exponential is exactly 0."""
+"""Atoms whose logit is further below the peak have no weight: it would be under 2.2e-19. The bound
+keeps exponentials, and their squares, among the normal float32 numbers; others take ten to forty
+times as long."""
+SMALLEST = 2.2e-19
 
 
-def relevant(relative: Tensor) -> Tensor:
-    """Logits relative to their peak, in place, the negligible ones sent to where they vanish."""
-    return threshold_(relative, NEGLIGIBLE, NOTHING)
+def weights_of(relative: Tensor, out: Tensor | None = None) -> Tensor:
+    """Exponentials of logits relative to their peak, which are bounded in place; 0 if negligible."""
+    weights = torch.exp(relative.clamp_(min=NEGLIGIBLE), out=out)
+    return threshold_(weights, SMALLEST, 0.0)
 
 
 @dataclass(frozen=True)

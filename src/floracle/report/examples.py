@@ -71,9 +71,7 @@ class Examples:
         """As values and arrays."""
         arrays = {name: getattr(self, name) for name in ARRAYS}
         values = {"moments": list(self.moments), "typical": self.typical}
-        return Results(
-            "examples", {}, values, {k: v for k, v in arrays.items() if v is not None}
-        )
+        return Results("examples", {}, values, {k: v for k, v in arrays.items() if v is not None})
 
 
 ARRAYS = (

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from floracle.analysis.curves import Curve
 from floracle.analysis.groups import Group, Stages
 
 from .examples import Examples
@@ -27,8 +30,10 @@ from .plots import (
     axes,
     band,
     label_at,
+    name_ends,
     numbers,
     shade_stages,
+    smooth,
     time_axis,
     time_words,
 )
@@ -45,8 +50,8 @@ def drawings(stages: Stages, examples: Examples | None) -> dict[str, Drawing]:
         found = [weights(stages), gap(stages), entropy(stages), votes(stages), law(stages)]
         if len(measured(stages)) > 1:
             found += [agreement(stages), compared(stages)]
-        if examples is not None:
-            found.append(voting(stages, examples))
+        if examples is not None and examples.noisy is None:
+            found += [voting(stages, examples, i) for i in range(len(examples.rows))]
     return {drawing.name: drawing for drawing in found}
 
 
@@ -61,8 +66,8 @@ def weights(stages: Stages) -> Drawing:
     top, own = main.curves["top"], main.curves["own"]
     band(ax, stages.times, top, BLUE)
     band(ax, stages.times, own, ORANGE)
-    label_at(ax, stages.times, top.mean, 0.62, "largest weight", colour=BLUE, side="right")
-    label_at(ax, stages.times, own.mean, 0.3, "own weight", colour=ORANGE, side="left")
+    label_at(ax, main, (stages.times, top.mean), 0.62, "largest weight", colour=BLUE, side="right")
+    label_at(ax, main, (stages.times, own.mean), 0.3, "own weight", colour=ORANGE, side="left")
     if (held_out := main.curves.get("held_out_top")) is not None:
         band(ax, stages.times, held_out, VIOLET)
         _held_out_name(ax, stages, held_out.mean, 0.85, "largest weight,\nheld-out data")
@@ -86,12 +91,18 @@ def gap(stages: Stages) -> Drawing:
     held_out = main.curves.get("held_out_gap")
     if held_out is None:
         label_at(
-            ax, stages.times, curve.mean, 0.4 * highest, "gap", colour=BLUE, side="left"
+            ax, main, (stages.times, curve.mean), 0.4 * highest, "gap", colour=BLUE, side="left"
         )
     else:
         band(ax, stages.times, _scaled(held_out, stages.dims), VIOLET)
         label_at(
-            ax, stages.times, curve.mean, 0.35 * highest, "training data", colour=BLUE, side="right"
+            ax,
+            main,
+            (stages.times, curve.mean),
+            0.35 * highest,
+            "training data",
+            colour=BLUE,
+            side="right",
         )
         level = 1.5 * highest
         _held_out_name(ax, stages, numbers(held_out.mean) / stages.dims, level, "held-out data")
@@ -124,7 +135,13 @@ def entropy(stages: Stages) -> Drawing:
     words = "entropy H(t)" if held_out is None else "training data"
     level = 0.75 * main.knowable
     label_at(
-        ax, stages.times, main.curves["entropy"].mean, level, words, colour=BLUE, side="left"
+        ax,
+        main,
+        (stages.times, main.curves["entropy"].mean),
+        level,
+        words,
+        colour=BLUE,
+        side="left",
     )
     if held_out is not None:
         band(ax, stages.times, held_out, VIOLET)
@@ -144,9 +161,12 @@ def votes(stages: Stages) -> Drawing:
     figure, ax, main = _by_time(stages)
     curve = main.curves["concentration"]
     mean, error = numbers(curve.mean), np.nan_to_num(numbers(curve.error), posinf=0)
-    x, low, high = numbers(stages.times), 1 / (mean + 2 * error), 1 / (mean - 2 * error).clip(1e-12)
-    ax.fill_between(x, low, high.clip(max=2 * main.points), color=TEAL, alpha=0.22, lw=0)
-    ax.plot(x, 1 / mean, color=TEAL)
+    x = numbers(stages.times)
+    logs = [np.log(mean + 2 * error), np.log((mean - 2 * error).clip(0.3 * mean)), np.log(mean)]
+    fine, low, high, middle = smooth(x, *logs)
+    ax.fill_between(fine, np.exp(-low), np.exp(-high), color=TEAL, alpha=0.22, lw=0)
+    ax.plot(fine, np.exp(-middle), color=TEAL)
+    ax.plot(x, 1 / mean, "o", ms=1.9, mew=0, color=TEAL)
     ax.set_yscale("log")
     ax.set_ylim(0.9, 1.3 * (1 / mean).max())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -170,13 +190,16 @@ def law(stages: Stages) -> Drawing:
     figure, ax, main = _by_time(stages)
     x = numbers(stages.times)
     bound, roof = numbers(main.predicted_information), 1.22 * main.knowable
-    ax.plot(x, np.minimum(bound, 1.1 * roof), color=QUIET, lw=1.2, ls=(0, (5, 2)))
-    label_at(ax, x, bound, 0.86 * main.knowable, "Gaussian\nbound", colour=QUIET, side="right")
+    fine, line = smooth(x, bound)
+    ax.plot(fine, np.where(line > 1.1 * roof, np.nan, line), color=QUIET, lw=1.2, ls=(0, (5, 2)))
+    label_at(
+        ax, main, (x, bound), 0.86 * main.knowable, "Gaussian\nbound", colour=QUIET, side="right"
+    )
     band(ax, x, main.curves["information"], BLUE)
     label_at(
         ax,
-        x,
-        main.curves["information"].mean,
+        main,
+        (x, main.curves["information"].mean),
         0.6 * main.knowable,
         "information I(t)",
         colour=BLUE,
@@ -265,7 +288,7 @@ def compared(stages: Stages) -> Drawing:
     groups = sorted(measured(stages), key=_collapse_of)
     named = len(groups) <= NAMED + 1
     high = 0.9 + 0.235 * len(groups) if named else 4.4
-    figure, ax = axes(wide=2 * WIDE + 0.3 if named else WIDE, high=max(high, 2.2))
+    figure, ax = axes(high=max(high, 2.2))
     y = np.arange(len(groups))[::-1]
     for name, colour in (("centre", BLUE), ("collapse", ORANGE), ("end", TEAL)):
         marks = [getattr(group, name) for group in groups]
@@ -292,7 +315,7 @@ def compared(stages: Stages) -> Drawing:
             (marks[first].value, y[first]),
             (0, 9),
             textcoords="offset points",
-            ha="center",
+            ha="right" if name == "centre" else "left",
             va="bottom",
             color=colour,
         )
@@ -307,46 +330,41 @@ def compared(stages: Stages) -> Drawing:
     )
 
 
-def voting(stages: Stages, examples: Examples) -> Drawing:
-    """The leading weights of each example by time."""
-    count = len(examples.rows)
-    figure = Figure(figsize=(2 * WIDE + 0.3, 2.35), layout="constrained")
-    panels = figure.subplots(1, count, sharey=True, squeeze=False)[0]
-    steps, columns = examples.steps, {"example": [], "row": [], "t": [], "voter": [], "weight": []}
-    for i, ax in enumerate(panels):
-        own, shown = int(examples.rows[i]), examples.weights[i, :steps]
-        width = 0.8
-        below = np.zeros(steps)
-        for k in range(shown.shape[1]):
-            height = numbers(shown[:, k])
-            is_own = numbers(examples.voters[i, :steps, k]) == own
-            for mask, colour in ((is_own, ORANGE), (~is_own, BLUE)):
-                ax.bar(
-                    np.arange(steps)[mask], height[mask], width, below[mask], color=colour,
-                    alpha=1 - 0.16 * k if colour == BLUE else 1, edgecolor=PAPER, lw=0.4,
-                )  # fmt: skip
-            below += height
-            columns["example"] += [i] * steps
-            columns["row"] += [own] * steps
-            columns["t"] += examples.times[:steps].tolist()
-            columns["voter"] += examples.voters[i, :steps, k].tolist()
-            columns["weight"] += shown[:, k].tolist()
-        label = int(examples.labels[i])
-        name = f", class {short(stages.name(label))}" if label >= 0 else ""
-        ax.set_title(f"row {own}{name}", color=INK, fontsize=9)
-        places = [0, steps // 2, steps - 1]
-        ax.set_xticks(places, [time_words(float(f"{examples.times[p]:.2g}")) for p in places])
-        ax.set_ylim(0, 1.02)
-        ax.set_xlabel("time t")
-        ends = ((0, "noise", "left"), (1, "data ▸", "right"))
-        for place, word, side in ends:
-            ax.annotate(
-                word, (place, 0), (0, -27), xycoords="axes fraction",
-                textcoords="offset points", ha=side, va="center", color=INK, fontsize=8,
-            )  # fmt: skip
-    panels[0].set_ylabel("five leading weights")
+def voting(stages: Stages, examples: Examples, i: int) -> Drawing:
+    """The leading weights of one example by time."""
+    figure, ax = axes(high=2.6)
+    steps, own = examples.steps, int(examples.rows[i])
+    weights, voters = numbers(examples.weights[i, :steps]), examples.voters[i, :steps].numpy()
+    below, places = np.zeros(steps), np.arange(steps)
+    for k in range(weights.shape[1]):
+        for mine, colour in ((True, ORANGE), (False, BLUE)):
+            here = (voters[:, k] == own) == mine
+            ax.bar(
+                places[here],
+                weights[here, k],
+                0.8,
+                below[here],
+                color=colour,
+                alpha=1 if mine else 1 - 0.16 * k,
+                edgecolor=PAPER,
+                lw=0.4,
+            )
+        below += weights[:, k]
+    label = int(examples.labels[i])
+    name = f", class {short(stages.name(label))}" if label >= 0 else ""
+    ax.set_title(f"row {own}{name}", color=INK, loc="left")
+    times = examples.times[:steps].tolist()
+    ax.set_xticks(places[::2], [time_words(float(f"{t:.2g}")) for t in times[::2]])
+    name_ends(ax, "noise", "towards data")
+    ax.set_ylim(0, 1.02)
+    ax.set_ylabel("leading weights")
+    columns = {"t": times} | {
+        f"{what}_{k + 1}": values[:, k].tolist()
+        for k in range(weights.shape[1])
+        for what, values in (("row", voters), ("weight", weights))
+    }
     return Drawing(
-        "examples", "The five leading weights of each example by time", figure, columns
+        f"example-{i + 1}", f"The five leading weights of row {own} by time", figure, columns
     )
 
 
@@ -390,19 +408,22 @@ def _columns(stages: Stages, group: Group, *names: str, scale: float = 1.0) -> d
     return columns
 
 
-def _scaled(curve, dims: int):  # noqa: ANN001, ANN202
-    return type(curve)(curve.mean / dims, curve.error / dims)
+def _scaled(curve: Curve, dims: int) -> Curve:
+    return Curve(curve.mean / dims, curve.error / dims)
 
 
-def _held_out_name(ax: Axes, stages: Stages, values, level: float, words: str) -> None:  # noqa: ANN001
-    label_at(ax, stages.times, values, level, words, colour=VIOLET, side="left")
+def _held_out_name(ax: Axes, stages: Stages, values: Any, level: float, words: str) -> None:
+    curve = (stages.times, values)
+    label_at(ax, stages.main, curve, level, words, colour=VIOLET, side="left")
 
 
 def _collapse_of(group: Group) -> float:
     return group.predicted_collapse if group.collapse.value is None else group.collapse.value
 
 
-def _class_axis(ax: Axes, stages: Stages, groups: list[Group], y: np.ndarray, *, named: bool) -> None:
+def _class_axis(
+    ax: Axes, stages: Stages, groups: list[Group], y: np.ndarray, *, named: bool
+) -> None:
     if named:
         ax.set_yticks(y, [short(stages.name(group.label)) for group in groups])
         ax.tick_params(axis="y", length=0, labelcolor=INK)
@@ -411,5 +432,3 @@ def _class_axis(ax: Axes, stages: Stages, groups: list[Group], y: np.ndarray, *,
     else:
         ax.set_yticks([])
         ax.set_ylabel(f"{len(groups)} classes, earliest collapse on top")
-
-

@@ -17,7 +17,7 @@ from floracle.analysis.advice import advise
 from floracle.analysis.groups import POOLED, Group, Stages
 from floracle.analysis.prediction import predict
 from floracle.core.paths import PATHS
-from floracle.run.images import enlarged, png, tiles
+from floracle.run.images import enlarged, png
 
 from . import words
 from .examples import Examples
@@ -38,6 +38,8 @@ class Row:
 
     cells: Sequence[str]
     main: bool = False
+    strong: int | None = None
+    """A single cell that is emphasised."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Table:
     caption: str = ""
     wordy: frozenset[int] = field(default_factory=frozenset)
     """Columns that hold sentences."""
+    over: Sequence[tuple[str, int]] = ()
+    """Names over several columns, each with their number."""
 
 
 def page(
@@ -74,7 +78,7 @@ def page(
         agreement=_agreement(stages),
         classes=_classes(stages),
         figures={
-            name: {"svg": Markup(drawing.inline()), "alt": drawing.alt}  # noqa: S704
+            name: {"svg": Markup(drawing.inline()), "alt": drawing.alt}
             for name, drawing in drawings.items()
         },
         pictures=_pictures(stages, shown) if shown is not None else [],
@@ -132,7 +136,7 @@ def _law(stages: Stages) -> dict[str, Any]:
 def _agreement(stages: Stages) -> dict[str, Any]:
     groups = measured(stages)
     table = Table(
-        ("", "predicted centre", "measured", "off by", "predicted collapse", "measured", "off by"),
+        ("", *("predicted", "measured", "off by") * 2),
         [
             Row(
                 (
@@ -148,6 +152,7 @@ def _agreement(stages: Stages) -> dict[str, Any]:
             )
             for group in _ordered(stages)
         ],
+        over=(("", 1), ("centre", 3), ("collapse", 3)),
     )
     return {
         "words": _agreement_words(groups),
@@ -262,7 +267,7 @@ def _picture(stages: Stages, examples: Examples, i: int) -> dict[str, Any]:
     name = f", class {stages.name(label)}" if label >= 0 else ""
     return {
         "title": f"Row {row}{name}",
-        "times": [f"{t:.3f}" if t < 0.0995 else f"{t:.2f}" for t in examples.times[:steps].tolist()],
+        "times": _strip_times(examples.times[:steps].tolist()),
         "noisy": _strip(examples.noisy[i]),
         "means": _strip(examples.means[i]),
         "moments": [_moment(examples, i, k) for k in range(len(examples.moments))],
@@ -282,7 +287,7 @@ def _moment(examples: Examples, i: int, k: int) -> dict[str, Any]:
     return {
         "name": examples.moments[k],
         "time": words.time(float(examples.times[place])),
-        "effective": "1 vote" if effective < 1.05 else f"{words.count(effective)} votes",
+        "effective": "one vote" if effective < 1.05 else f"{words.count(effective)} votes",
         "voters": [
             {
                 "row": row,
@@ -296,9 +301,14 @@ def _moment(examples: Examples, i: int, k: int) -> dict[str, Any]:
     }
 
 
-def _strip(pictures: Tensor) -> str:
-    large = enlarged(pictures, TILE)
-    return _uri(png(tiles(large, len(large), gap=0)))
+def _strip_times(times: list[float]) -> list[str]:
+    """Times with as many decimals as the last of them needs."""
+    decimals = 2 if times[-1] >= 0.25 else 3
+    return ["0", *(f"{t:.{decimals}f}" for t in times[1:])]
+
+
+def _strip(pictures: Tensor) -> list[str]:
+    return [_uri(png(picture)) for picture in enlarged(pictures, TILE)]
 
 
 def _uri(content: bytes) -> str:
@@ -344,11 +354,13 @@ def _what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None
                     for scale in SCALES
                 ),
             ),
-            main=n == count,
+            strong=1 + SCALES.index(1.0) if n == count else None,
         )
         for n in dict.fromkeys(points)
     ]
-    of = "the whole set" if group.label < 0 else f"class {stages.name(group.label)}, a middling one,"
+    of = (
+        "the whole set" if group.label < 0 else f"class {stages.name(group.label)}, a typical one,"
+    )
     return {"of": of, "table": Table(head, rows, "centre · collapse")}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from scipy.interpolate import PchipInterpolator
 
 from floracle.analysis.groups import Group
 
@@ -73,6 +74,8 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
 }
 PIXELS_PER_INCH = 180
+FINE = 160
+"""Times at which a curve is drawn between its measured points."""
 
 
 @dataclass(frozen=True)
@@ -138,14 +141,22 @@ def time_axis(ax: Axes, group: Group, *, stretch: bool = True) -> None:
         odds = collapse / (1 - collapse)
         ax.set_xscale(
             "function",
-            functions=(lambda t: t / (t + odds * (1 - t)), lambda u: odds * u / (1 - u + odds * u)),
+            functions=(
+                lambda t: t / (t + odds * (1 - t)),
+                lambda u: odds * u / (1 - u + odds * u),
+            ),
         )
         ax.set_xlim(0, 1)
     ticks = spread_ticks(ax)
     ax.set_xticks(ticks, [time_words(tick) for tick in ticks])
     ax.minorticks_off()
+    name_ends(ax, "noise", "data")
+
+
+def name_ends(ax: Axes, first: str, last: str) -> None:
+    """Say what lies at both ends of a time axis."""
     ax.set_xlabel("time t")
-    for place, word, side in ((0, "noise", "left"), (1, "data", "right")):
+    for place, word, side in ((0, first, "left"), (1, last, "right")):
         ax.annotate(
             word,
             (place, 0),
@@ -218,31 +229,54 @@ def _place(ax: Axes, value: float) -> float:
     return float((here - low) / (high - low))
 
 
-def band(ax: Axes, times: Any, curve: Any, colour: str, *, label: str = "") -> None:
-    """A curve with two standard errors on either side."""
-    x, mean, error = numbers(times), numbers(curve.mean), numbers(curve.error)
-    error = np.where(np.isfinite(error), error, 0)
-    ax.fill_between(x, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.22, lw=0)
-    ax.plot(x, mean, color=colour, label=label)
+def band(ax: Axes, times: Any, curve: Any, colour: str) -> None:
+    """A curve through its measured points, with two standard errors on either side."""
+    mean, error = numbers(curve.mean), np.nan_to_num(numbers(curve.error), posinf=0)
+    x, low, middle, high = smooth(times, mean - 2 * error, mean, mean + 2 * error)
+    ax.fill_between(x, low, high, color=colour, alpha=0.22, lw=0)
+    ax.plot(x, middle, color=colour)
+    ax.plot(numbers(times), mean, "o", ms=1.9, mew=0, color=colour)
+
+
+def smooth(times: Any, *curves: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """Finer times, and curves through all their points that rise and fall only where these do."""
+    t = numbers(times)
+    fine = np.unique(np.concatenate([t, np.linspace(t[0], t[-1], FINE)]))
+    return [fine, *(PchipInterpolator(t, curve)(fine) for curve in curves)]
 
 
 def label_at(
-    ax: Axes, times: Any, values: Any, level: float, words: str, *, colour: str, side: str
+    ax: Axes,
+    group: Group,
+    curve: tuple[Any, Any],
+    level: float,
+    words: str,
+    *,
+    colour: str,
+    side: str,
 ) -> None:
-    """Name a curve beside the place where it passes a level, on its left or right."""
-    x, y = numbers(times), numbers(values)
+    """Name a curve (times, values) beside the place where it passes a level.
+
+    `side` is the side of the words that faces the curve: "right" puts them on its left.
+    """
+    x, *rest = smooth(curve[0], numbers(curve[1]))
+    y = rest[0]
     passed = np.flatnonzero((y[:-1] - level) * (y[1:] - level) <= 0)
     if not len(passed):
         return
     i = passed[0]
     share = 0.0 if y[i + 1] == y[i] else (level - y[i]) / (y[i + 1] - y[i])
+    place = x[i] + share * (x[i + 1] - x[i])
+    end = 1.0 if group.end.value is None else group.end.value
+    ground = NAVIGATION if place < end else REFINEMENT
     ax.annotate(
         words,
-        (x[i] + share * (x[i + 1] - x[i]), level),
+        (place, level),
         (-6 if side == "right" else 6, 0),
         textcoords="offset points",
         ha=side,
         va="center",
         color=colour,
         fontsize=9,
+        bbox={"facecolor": ground, "edgecolor": "none", "pad": 0.6},
     )

@@ -8,7 +8,7 @@ from floracle.analysis.curves import Landmark
 from floracle.analysis.groups import END, POOLED, Group, Stages
 
 MEANINGS = {
-    "centre": "half of what there is to know is known: H = ½ H(w)",
+    "centre": "half of what there is to know is known: H = ½ H(w)",
     "collapse": "a sample's own training point holds half of the weight",
     "end": f"one training sample holds {END:.0%} of the weight on average",
 }
@@ -39,8 +39,8 @@ def headline(stages: Stages) -> str:
     """The answer in one line."""
     main = stages.main
     if main.end.value is None:
-        return "Navigation does not end: no time before the data leaves all weight with one sample."
-    return f"Navigation ends at t = {time(main.end.value)}."
+        return "Navigation does not end: some samples share their votes to the last."
+    return f"Navigation ends at t = {time(main.end.value)}: from there one sample has every vote."
 
 
 def story(stages: Stages) -> list[str]:
@@ -51,8 +51,8 @@ def story(stages: Stages) -> list[str]:
     if main.centre.value is not None:
         told.append(
             f"Until t = {time(main.centre.value)} many samples vote. The noise starts with"
-            f" {count(start)} effective votes{_each(main)}, and half of the {main.knowable:.2f} nats"
-            f" that tell the samples apart are known by then."
+            f" {count(start)} effective votes{_each(main)}, and half of the"
+            f" {main.knowable:.2f} nats that tell the samples apart are known by then."
         )
     if main.collapse.value is not None:
         told.append(
@@ -73,13 +73,9 @@ def _ending(main: Group) -> str:
         )
     top = float(main.curves["top"].mean[-1])
     return (
-        f"The end of navigation is not reached: even at t = {float(_last_time(main)):.4g}"
+        f"The end of navigation is not reached: even at the last time"
         f" the largest weight is {top:.3f} on average, below {END}. {rivals(main)}"
     )
-
-
-def _last_time(main: Group) -> float:
-    return 0.9999
 
 
 def rivals(main: Group) -> str:
@@ -127,12 +123,12 @@ def count(value: float) -> str:
 
 
 def percent(weight: float) -> str:
-    """A weight as a percentage that is never rounded to nothing."""
+    """A weight as a percentage."""
     if weight >= 0.9995:
         return "100 %"
     if weight >= 0.1:
         return f"{100 * weight:.0f} %"
-    return f"{100 * weight:.1f} %" if weight >= 0.001 else "<0.1 %"
+    return f"{100 * weight:.1f} %" if weight >= 0.001 else "≈ 0"
 
 
 def size(value: float) -> str:

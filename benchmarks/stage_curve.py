@@ -1,0 +1,47 @@
+"""A whole stage curve against the two row products it needs. Budget: ≤ 4.
+
+One class of 1300 × 8192 points, 512 pairs, 50 times; every pair is followed with its noise and with
+the opposite noise.
+"""
+
+from __future__ import annotations
+
+import torch
+from measure import decaying, ratios, report, seconds
+
+import floracle
+from floracle.analysis.stages import measured as stage_curves
+from floracle.analysis.stages import planned
+
+POINTS, DIMS, PAIRS, TIMES = 1300, 8192, 512, 50
+
+
+def main() -> None:
+    points = decaying(POINTS, DIMS, power=0.7)
+    oracle = floracle.Oracle(floracle.open_store(points))
+    plan = planned(oracle, times=TIMES, pairs=PAIRS)
+    rows = torch.randint(POINTS, (PAIRS,))
+    noise = torch.randn(PAIRS, DIMS)
+    both = torch.cat([points[rows], noise])
+    rivals = {
+        "row products": lambda: both @ points.T,
+        "pairs": lambda: oracle.pairs(rows, noise, plan.times),
+        "mirrored pairs": lambda: oracle.pairs(rows, noise, plan.times, mirrored=True),
+        "class with landmarks": lambda: stage_curves(oracle, plan, -1),
+    }
+    taken = seconds(rivals)
+    report(
+        "stage_curve",
+        {
+            "points": POINTS,
+            "dims": DIMS,
+            "pairs": PAIRS,
+            "times": TIMES,
+            "row products, seconds": round(min(taken["row products"]), 4),
+            "against row products": ratios(taken, "row products"),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""`floracle predict`: the stages to expect, from N and the covariance spectrum alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from floracle.analysis.prediction import Predicted
+
+OWN = (0.01, 0.1, 0.5, 0.9, 0.99)
+"""Own weights whose times are shown."""
+SCALES = "0.25,0.5,1,2,4"
+FACTORS = (0.1, 1.0, 10.0, 100.0)
+
+
+def predict(
+    data: str | None = None,
+    *,
+    points: float | None = None,
+    dims: int | None = None,
+    spectrum: Path | None = None,
+    labels: Path | None = None,
+    classes: str = "both",
+    what_if: str | None = None,
+    scales: str = SCALES,
+    normalize: str = "stored",
+    memory: str | None = None,
+) -> None:
+    """Predict the stages from the number of points and their spectrum alone.
+
+    Give data, or the number of points with either dims (unit Gaussians) or a spectrum.
+
+    Parameters
+    ----------
+    data
+        Data whose points are counted and whose spectrum is taken.
+    points
+        The number of points.
+    dims
+        Dimensions of isotropic points with unit variance.
+    spectrum
+        A .npy or text file of covariance eigenvalues.
+    labels
+        A .npy file with a label for each point of the data.
+    classes
+        each, whole, both, or labels like 0,3,5.
+    what_if
+        Numbers of points to ask about, like 1e4,1e5.
+    scales
+        Multiples of the dimensions to ask about.
+    normalize
+        stored or standard.
+    memory
+        How much may be used, like 4G; half of what is free by default.
+    """
+    from floracle.analysis.prediction import predict as predicted_for
+    from floracle.run.errors import Mistake
+
+    from .options import numbers
+
+    if (data is None) == (points is None):
+        raise Mistake("give either data, or --points with --dims or --spectrum")
+    if data is not None and (dims is not None or spectrum is not None):
+        raise Mistake("--dims and --spectrum go with --points; data has its own")
+    asked = numbers(what_if, "--what-if") if what_if is not None else None
+    factors = numbers(scales, "--scales")
+    if points is not None:
+        given = None if spectrum is None else _read(spectrum)
+        name = f"{points:,.0f} points"
+        found = {name: predicted_for(points, dims=dims, spectrum=given)}
+    else:
+        found = _of_data(str(data), labels, classes, normalize=normalize, memory=memory)
+    _show(found)
+    _show_what_if(*next(iter(found.items())), asked, factors)
+
+
+def _of_data(
+    data: str, labels: Path | None, classes: str, *, normalize: str, memory: str | None
+) -> dict[str, Predicted]:
+    """Predictions by class, the whole set last."""
+    from floracle.analysis.prediction import predict as predicted_for
+    from floracle.core.source import classes as labels_in
+    from floracle.core.spectrum import spectra
+    from floracle.data.store import open_store
+    from floracle.run.errors import Mistake
+
+    from .options import classes_of
+
+    store = open_store(data, labels=labels, normalize=normalize, memory=memory)
+    chosen = classes_of(classes, labels_in(store))
+    sizes = {}
+    for label in chosen:
+        weights = store.atoms(label).weights
+        sizes[label] = math.exp(-float((weights * weights.log()).sum()))
+    chosen = [label for label in chosen if sizes[label] > 1 + 1e-9]
+    if not chosen:
+        raise Mistake(f"{store.name} has no stages: every class has a single distinct point")
+    found = spectra(store, chosen)
+    names = {label: "whole set" if label < 0 else store.classes[label] for label in chosen}
+    return {names[label]: predicted_for(sizes[label], spectrum=found[label]) for label in chosen}
+
+
+def _show(found: dict[str, Predicted]) -> None:
+    from .console import show_table
+
+    head = ("", "points", "centre", "collapse", *(f"own {own:g}" for own in OWN))
+    rows = [
+        (
+            name,
+            f"{one.points:,.0f}",
+            _time(one.centre),
+            _time(one.collapse),
+            *(_time(_time_of_own(one, own)) for own in OWN),
+        )
+        for name, one in found.items()
+    ]
+    show_table(head, rows, "when the landmarks and own weights are reached, predicted")
+
+
+def _show_what_if(
+    name: str, one: Predicted, points: list[float] | None, scales: list[float]
+) -> None:
+    from .console import show_table
+
+    counts = points or [max(2.0, factor * one.points) for factor in FACTORS]
+    cells = {(c["points"], c["scale"]): c for c in one.what_if(counts, scales)}
+    rows = [
+        (
+            f"{count:,.0f}",
+            *(_both(cells[count, scale]) for scale in scales),
+        )
+        for count in dict.fromkeys(counts)
+    ]
+    head = ("N", *(f"{scale:g} × dims" for scale in scales))
+    show_table(head, rows, f"what if: centre · collapse of {name} with other N and dimensions")
+
+
+def _time_of_own(one: Predicted, own: float) -> float:
+    """When the expected own weight reaches a level; by bisection in t."""
+    import torch
+
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        early = float(one.own(torch.tensor([middle], dtype=torch.float64))[0]) < own
+        low, high = (middle, high) if early else (low, middle)
+    return (low + high) / 2
+
+
+def _both(cell: dict[str, float]) -> str:
+    return f"{_time(cell['centre'])} · {_time(cell['collapse'])}"
+
+
+def _time(t: float) -> str:
+    return f"{t:.4f}"
+
+
+def _read(path: Path) -> list[float]:
+    """Eigenvalues from a .npy or text file."""
+    import numpy as np
+
+    from floracle.run.errors import Mistake
+
+    if not path.is_file():
+        raise Mistake(f"there is no spectrum file {path}")
+    try:
+        if path.suffix == ".npy":
+            values = np.load(path, allow_pickle=False)
+        else:
+            values = np.loadtxt(path, delimiter="," if "," in path.read_text() else None)
+        return np.asarray(values, dtype=np.float64).ravel().tolist()
+    except (ValueError, OSError, EOFError) as error:
+        raise Mistake(f"{path} is no list of eigenvalues ({error})") from error

@@ -1,0 +1,211 @@
+"""`floracle sample`: follow a field from noise to samples."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from floracle.core.nearest import Neighbours
+    from floracle.data.store import Store
+
+AT_ONCE = 64
+COLUMNS = 8
+DRAWN = 64
+"""Samples in the picture at most."""
+LANDED = 1e-3
+"""A sample this near to a training row, relative to the row's norm, has landed on it."""
+SHOWN = 20
+
+
+def sample(
+    field: str,
+    data: str,
+    *,
+    seeds: str = "0:64",
+    labels: str | None = None,
+    grid: int = 50,
+    shift: float = 1.0,
+    solver: str = "euler",
+    data_labels: Path | None = None,
+    flips: bool = False,
+    normalize: str = "stored",
+    out: Path | None = None,
+    memory: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Follow a field from noise to samples, and say which training row each lands on.
+
+    Writes samples.npz (arr_0 with the samples, labels, seeds, rows, distances) and, for pictures,
+    samples.png.
+
+    Parameters
+    ----------
+    field
+        "oracle": the training set's own field.
+    data
+        The training set; see floracle stages --help.
+    seeds
+        One sample for each: 0:64 or 3,5,8.
+    labels
+        A class for all samples, or several taken in turn; without, the whole set votes.
+    grid
+        Steps from noise to data.
+    shift
+        Below 1 spends more steps near the noise, above 1 near the data.
+    solver
+        euler, midpoint, heun, and what else floracle knows.
+    data_labels
+        A .npy file with a label for each training point.
+    flips
+        Count the mirror of every picture as a point of its own.
+    normalize
+        stored or standard.
+    out
+        Folder for the samples; runs/sample-NAME by default.
+    memory
+        How much may be used, like 4G; half of what is free by default.
+    device
+        cpu or cuda:0.
+    """
+    from floracle.core.nearest import nearest
+    from floracle.core.source import classes as labels_in
+    from floracle.data.store import open_store
+    from floracle.run.budget import chosen_device
+    from floracle.run.errors import Mistake
+    from floracle.run.results import answered
+    from floracle.sampling.grid import time_grid
+    from floracle.sampling.solvers import named
+
+    from .console import say
+    from .options import check_writable, folder_for, labels_for, seeds_of
+
+    if field != "oracle":
+        raise Mistake(f"field {field!r} is unknown; only 'oracle' can be followed so far")
+    chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), named(solver)
+    chosen_device(device)
+    folder = check_writable(out or folder_for("sample", data))
+    store = open_store(data, labels=data_labels, flips=flips, normalize=normalize, memory=memory)
+    given = labels_for(labels, len(chosen), labels_in(store))
+    settings = {
+        "field": field,
+        "data": store.fingerprint,
+        "seeds": seeds,
+        "labels": labels,
+        "grid": grid,
+        "shift": shift,
+        "solver": solver,
+        "flips": flips,
+        "normalize": normalize,
+    }
+    if answered(folder, settings) is None:
+        found = _followed(store, chosen, given, times, method, memory=memory, device=device)
+        _save(folder, store, settings, chosen, given, found, nearest(store, found))
+    _report(folder)
+    say(f"samples: {folder / 'samples.npz'}")
+
+
+def _followed(
+    store: Store,
+    seeds: list[int],
+    labels: list[int] | None,
+    times: Tensor,
+    solver: Any,
+    *,
+    memory: str | None,
+    device: str,
+) -> Tensor:
+    """The samples [b, *shape], some at a time; sample i depends on its own seed alone."""
+    import torch
+
+    from floracle.core.seeds import noise
+    from floracle.oracle.oracle import Oracle
+    from floracle.run.progress import tracked
+    from floracle.sampling.sample import sample as follow
+
+    oracle = Oracle(store, memory=memory, device=device)
+    starts = range(0, len(seeds), AT_ONCE)
+    parts = []
+    for start in tracked(starts, "samples", total=len(starts)):
+        some = slice(start, start + AT_ONCE)
+        voting = None if labels is None else torch.tensor(labels[some])
+        drawn = noise(seeds[some], store.shape)
+        parts.append(follow(oracle, drawn, times, labels=voting, solver=solver))
+    return torch.cat(parts)
+
+
+def _save(
+    folder: Path,
+    store: Store,
+    settings: dict[str, Any],
+    seeds: list[int],
+    labels: list[int] | None,
+    found: Tensor,
+    near: Neighbours,
+) -> None:
+    """Samples, their picture, and last the result."""
+    import numpy as np
+    import torch
+
+    from floracle.run.files import write_bytes
+    from floracle.run.images import display_for, enlarged, png, tiles
+    from floracle.run.results import Results, provenance, save
+
+    rows, distances = near.rows[:, 0], near.distances[:, 0]
+    norms = store.take(rows).double().flatten(1).norm(dim=1).clamp(min=1e-12)
+    given = torch.tensor(labels) if labels is not None else torch.full((len(found),), -1)
+    arrays = {
+        "seeds": torch.tensor(seeds),
+        "rows": rows,
+        "distances": distances,
+        "landed": distances <= LANDED * norms,
+    }
+    display = display_for(store.shape, store.picture_range, store.take(rows))
+    content = found
+    if store.picture_range is not None and display is not None:
+        content = display.pictures(found).movedim(1, -1).contiguous()
+    file = io.BytesIO()
+    np.savez(
+        file,
+        arr_0=content.numpy(),
+        labels=given.numpy(),
+        **{name: values.numpy() for name, values in arrays.items() if name != "landed"},
+    )
+    write_bytes(folder / "samples.npz", file.getvalue())
+    if display is not None:
+        shown = enlarged(display.pictures(found[:DRAWN]), 64)
+        write_bytes(folder / "samples.png", png(tiles(shown, COLUMNS)))
+    known = provenance(name=store.name)
+    save(Results("samples", settings, {}, {**arrays, "labels": given}, known), folder)
+
+
+def _report(folder: Path) -> None:
+    """Where the samples landed, on the terminal."""
+    from floracle.run.results import load_results
+
+    from .console import say, show_table
+
+    found = load_results(folder).arrays
+    seeds, rows = found["seeds"].tolist(), found["rows"].tolist()
+    labels, distances = found["labels"].tolist(), found["distances"].tolist()
+    landed = found["landed"].tolist()
+    table = [
+        (
+            str(seed),
+            str(label) if label >= 0 else "–",
+            str(row),
+            f"{distance:.2e}",
+            "yes" if on else "no",
+        )
+        for seed, label, row, distance, on in zip(
+            seeds, labels, rows, distances, landed, strict=True
+        )
+    ]
+    show_table(("seed", "label", "nearest row", "distance", "landed"), table[:SHOWN])
+    if len(table) > SHOWN:
+        say(f"… and {len(table) - SHOWN} more in samples.npz")
+    count = len(set(rows))
+    say(f"{sum(landed)} of {len(rows)} samples landed on a training row; {count} different rows")
