@@ -76,15 +76,18 @@ def scan(
     total: Sums | None = None
     for slab in members.slabs(block_rows(len(asked.x), members.dims, dtype)):
         part = kernel.sums(slab, total.peak if total else None)
-        total = total.merge(part) if total else part
+        total = total.merge(part, keep) if total else part
     assert total is not None
     return total
 
 
 def block_rows(batch: int, dims: int, dtype: torch.dtype) -> int:
-    """Rows a block: small enough to stay in cache for few queries, large for many."""
+    """Rows a block: small enough to stay in cache for few queries, large for many.
+
+    Never so many that rounding would add up: within a block sums are taken in `dtype`.
+    """
     size = (2 if batch < 8 else 24) * 2**20
-    return max(32, min(size // (dims * dtype.itemsize), 2**22 // max(batch, 1), 65536))
+    return max(32, min(size // (dims * dtype.itemsize), 2**22 // max(batch, 1), 4096))
 
 
 @dataclass(frozen=True)

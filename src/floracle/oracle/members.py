@@ -87,7 +87,7 @@ class Members:
             points = self.points[flat]
         else:
             points = self.source.take(self.rows[flat].cpu()).flatten(1).to(self.centre.device)
-        return points.double().reshape(*positions.shape, -1)
+        return points.double().reshape(*positions.shape, self.dims)
 
 
 def gather_members(source: Source, label: int, *, room: int, device: torch.device) -> Members:

@@ -48,7 +48,7 @@ class Oracle:
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """u* at samples x [b, *shape], times t [b] in [0, 1), labels int64 [b]; as x's type."""
         velocity = torch.empty_like(x.flatten(1))
-        for places, asked, resolved in self._resolved(x, t, labels):
+        for places, _, asked, resolved in self._resolved(x, t, labels):
             velocity[places] = asked.velocity(resolved.mean).to(x.dtype).to(x.device)
         return velocity.reshape(x.shape)
 
@@ -58,8 +58,7 @@ class Oracle:
     ) -> Posterior:
         """Who votes at samples x [b, *shape]: means, weights, entropy, log mass (float64)."""
         parts, groups = [], []
-        for places, asked, resolved in self._resolved(x, t, labels, top):
-            members = self.members(int(labels[places[0]]) if labels is not None else NO_LABEL)
+        for places, members, asked, resolved in self._resolved(x, t, labels, top):
             parts.append(_posterior(members, asked, resolved, top, self.data.shape))
             groups.append(places)
         return Posterior.joined(parts, groups)
@@ -115,18 +114,18 @@ class Oracle:
         return sum(m.points.nbytes for m in self._kept.values() if m.points is not None)
 
     def _resolved(self, x: Tensor, t: Tensor, labels: Tensor | None, top: int = TOP):  # noqa: ANN202
-        """Queries by class: their places, themselves, and their resolved sums."""
+        """Queries by class: their places, atoms, themselves, and their resolved sums."""
         _check(self.data, x, t, labels)
         flat = x.flatten(1).to(chosen_device(self.device))
         t = checked_times(t).to(flat.device)
         if labels is None:
             labels = torch.full((len(x),), NO_LABEL)
-        for label in labels.unique().tolist():
+        for label in labels.unique().tolist() or [NO_LABEL]:
             places = (labels == label).nonzero()[:, 0]
             members = self.members(label)
             asked = queries(members, flat[places], t[places], self.path)
             sums = scan(members, asked, keep=max(top, 32))
-            yield places, asked, resolve(members, asked, sums)
+            yield places, members, asked, resolve(members, asked, sums)
 
 
 def _posterior(

@@ -141,7 +141,7 @@ def _products(members: Members, own: Tensor, noise: Tensor) -> _Products:
     rows = [both @ slab.points.T for slab in members.slabs(4096)]
     along, pull = (torch.cat(rows, 1) + (both @ shift)[:, None]).chunk(2)
     half_norms = members.norms / 2
-    half = (half_norms[None] + half_norms[own][:, None] - along).clamp_(min=0)
+    half = (half_norms[None] + half_norms[own][:, None] - along.double()).clamp_(min=0)
     pull = pull.double() - (noise * centred).sum(1)[:, None]
     _measure_close(members, own, original, noise, half, pull)
     weights = members.log_weights

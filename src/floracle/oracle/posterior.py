@@ -25,7 +25,7 @@ SMALLEST = 2.2e-19
 
 
 def weights_of(relative: Tensor, out: Tensor | None = None) -> Tensor:
-    """Exponentials of logits relative to their peak, which are bounded in place; 0 if negligible."""
+    """Exponentials of logits relative to the peak (bounded in place), 0 where negligible."""
     weights = torch.exp(relative.clamp_(min=NEGLIGIBLE), out=out)
     return threshold_(weights, SMALLEST, 0.0)
 
@@ -49,13 +49,13 @@ class Sums:
     top: Tensor
     """Positions of those atoms within their class, int64 [b, k]."""
 
-    def merge(self, other: Sums) -> Sums:
-        """The sums over both sets of atoms."""
+    def merge(self, other: Sums, keep: int | None = None) -> Sums:
+        """The sums over both sets of atoms; all leaders of both are kept unless told how many."""
         peak = torch.maximum(self.peak, other.peak)
         mine, theirs = (self.peak - peak).exp(), (other.peak - peak).exp()
         top_logits = torch.cat([self.top_logits, other.top_logits], 1)
-        keep = max(self.top.shape[1], other.top.shape[1])
-        best = top_logits.topk(min(keep, top_logits.shape[1]), dim=1)
+        held = top_logits.shape[1]
+        best = top_logits.topk(min(keep or held, held), dim=1)
 
         def sum_of(name: str) -> Tensor:
             return mine * getattr(self, name) + theirs * getattr(other, name)

@@ -5,7 +5,8 @@ A logit from float32 products carries an error of about
     e = (α/σ²) 2⁻²³ (¼ ‖y‖ max‖x_i‖ + 2 |⟨y, x_L⟩|)
 
 (measured: benchmarks/numerics.py). Its effect on the velocity is at most about
-A e √(γ_max · tr Cov), and the rounding of the averaged mean adds A 2⁻²³ ‖x̂‖; both vanish where no
+A e √(γ_max · tr Cov), and the rounding of the averaged mean adds A 2⁻²³ (‖x̂‖ + 4 (1 − γ_max) ‖x‖),
+where ‖x‖ is the size of the points averaged, which may cancel in x̂; the first vanishes where no
 other atom comes near the leader. Where the two together exceed `TRIGGER` relative to ‖u*‖ the
 leading atoms are rescored against the leader L,
 
@@ -33,6 +34,10 @@ LEFT_OUT = 1e-7
 """Relative velocity error that leaving out all but the rescored atoms may cost."""
 SAFETY = 8.0
 """How much larger than the typical error of a logit the worst one is taken to be."""
+AVERAGING = 4.0
+"""Rounding of a float32 average, in roundings of the points averaged."""
+AT_ONCE = 2**25
+"""Coordinates of leaders that are rescored together."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,10 @@ def predicted_error(
     norms = sums.norms / sums.mass
     centred = (mean - members.centre).square().sum(1)
     spread = (norms - centred).clamp(min=0) + ROUNDING * norms
+    working = (mean - members.offset).norm(dim=1)
+    averaged = (spread + working.square()).sqrt()
     from_logits = torch.expm1(error.clamp(max=50)) * (top * spread).sqrt()
-    from_mean = ROUNDING * (mean - members.offset).norm(dim=1)
+    from_mean = ROUNDING * (working + AVERAGING * (1 - top).clamp(min=0) * averaged)
     return asked.amplification * (from_logits + from_mean) / size
 
 
@@ -101,6 +108,17 @@ def typical_error(members: Members, asked: Queries, mean: Tensor) -> Tensor:
 def _rescore_leaders(
     members: Members, asked: Queries, sums: Sums, kept: int
 ) -> tuple[Sums, Tensor]:
+    size = max(1, AT_ONCE // (kept * members.dims))
+    pieces = [
+        _rescored(members, asked.of(places), _of(sums, places), kept)
+        for places in torch.arange(len(asked.x), device=asked.x.device).split(size)
+    ]
+    names, (parts, means) = sums.__dataclass_fields__, zip(*pieces, strict=True)
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+    return Sums(**joined), torch.cat(means)
+
+
+def _rescored(members: Members, asked: Queries, sums: Sums, kept: int) -> tuple[Sums, Tensor]:
     top = sums.top[:, :kept]
     points = members.originals(top)
     leader = points[:, :1]
