@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from floracle.run.errors import Mistake, suggestion
 
@@ -50,6 +50,16 @@ VERBS = {
 """Where each verb lives, what it does, and how it is used."""
 
 
+PHRASES = {
+    "Unknown option: ": "there is no option ",
+    ". Did you mean ": "; did you mean ",
+    ". Choose from: ": "; choose from ",
+    "Invalid value for ": "",
+    "Invalid value ": "",
+}
+"""How the parser's sentences become ours."""
+
+
 def build() -> App:
     """The command line, with its verbs not yet imported."""
     app = App(
@@ -57,11 +67,12 @@ def build() -> App:
         help="The exact velocity field of your training set, and what it says about your model.",
         version=_version,
         help_format="plaintext",
+        default_parameter=Parameter(negative=()),
         suppress_keyboard_interrupt=False,
         help_epilogue="floracle VERB --help shows the options of a verb and examples.",
     )
-    for name, (place, words, examples) in VERBS.items():
-        app.command(place, name=name, help=words, help_epilogue=examples)
+    for order, (name, (place, words, examples)) in enumerate(VERBS.items()):
+        app.command(place, name=name, help=words, help_epilogue=examples, sort_key=order)
     return app
 
 
@@ -110,11 +121,16 @@ def _in_our_words(error: CycloptsError, arguments: list[str]) -> str:
     verb = arguments[0] if arguments else ""
     if type(error).__name__ == "UnknownCommandError":
         return f"there is no verb {verb!r}; {suggestion(verb, VERBS)}"
+    known = f"floracle {verb}" if verb in VERBS else "floracle"
+    if type(error).__name__ == "MissingArgumentError" and error.argument is not None:
+        missing = error.argument.name.lstrip("-").upper()
+        return f"{missing} is missing; see {known} --help"
     error.verbose = False
     told = " ".join(str(error).split()).rstrip(".")
+    for theirs, ours in PHRASES.items():
+        told = told.replace(theirs, ours)
     told = told[:1].lower() + told[1:]
-    known = f" {verb}" if verb in VERBS else ""
-    return f"{told}; see floracle{known} --help"
+    return told if told.endswith("?") else f"{told}; see {known} --help"
 
 
 def _is_memory(error: Exception) -> bool:

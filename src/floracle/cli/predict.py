@@ -17,6 +17,7 @@ FACTORS = (0.1, 1.0, 10.0, 100.0)
 
 def predict(
     data: str | None = None,
+    /,
     *,
     points: float | None = None,
     dims: int | None = None,
@@ -73,7 +74,7 @@ def predict(
     else:
         found = _of_data(str(data), labels, classes, normalize=normalize, memory=memory)
     _show(found)
-    _show_what_if(*next(iter(found.items())), asked, factors)
+    _show_what_if(*_typical(found), asked, factors)
 
 
 def _of_data(
@@ -98,8 +99,14 @@ def _of_data(
     if not chosen:
         raise Mistake(f"{store.name} has no stages: every class has a single distinct point")
     found = spectra(store, chosen)
-    names = {label: "whole set" if label < 0 else store.classes[label] for label in chosen}
+    names = {c: "whole set" if c < 0 else f"class {store.classes[c]}" for c in chosen}
     return {names[label]: predicted_for(sizes[label], spectrum=found[label]) for label in chosen}
+
+
+def _typical(found: dict[str, Predicted]) -> tuple[str, Predicted]:
+    """The class in the middle by its collapse."""
+    ordered = sorted(found.items(), key=lambda item: item[1].collapse)
+    return ordered[len(ordered) // 2]
 
 
 def _show(found: dict[str, Predicted]) -> None:
@@ -112,11 +119,11 @@ def _show(found: dict[str, Predicted]) -> None:
             f"{one.points:,.0f}",
             _time(one.centre),
             _time(one.collapse),
-            *(_time(_time_of_own(one, own)) for own in OWN),
+            *map(_time, _times_of_own(one)),
         )
         for name, one in found.items()
     ]
-    show_table(head, rows, "when the landmarks and own weights are reached, predicted")
+    show_table(head, rows, "Predicted times of the landmarks and of own weights")
 
 
 def _show_what_if(
@@ -134,19 +141,20 @@ def _show_what_if(
         for count in dict.fromkeys(counts)
     ]
     head = ("N", *(f"{scale:g} × dims" for scale in scales))
-    show_table(head, rows, f"what if: centre · collapse of {name} with other N and dimensions")
+    show_table(head, rows, f"What if: centre · collapse of {name} with other N and dimensions")
 
 
-def _time_of_own(one: Predicted, own: float) -> float:
-    """When the expected own weight reaches a level; by bisection in t."""
+def _times_of_own(one: Predicted) -> list[float]:
+    """When the expected own weight reaches each level; by bisection in t."""
     import torch
 
-    low, high = 0.0, 1.0
+    levels = torch.tensor(OWN, dtype=torch.float64)
+    low, high = torch.zeros_like(levels), torch.ones_like(levels)
     for _ in range(40):
         middle = (low + high) / 2
-        early = float(one.own(torch.tensor([middle], dtype=torch.float64))[0]) < own
-        low, high = (middle, high) if early else (low, middle)
-    return (low + high) / 2
+        early = one.own(middle) < levels
+        low, high = torch.where(early, middle, low), torch.where(early, high, middle)
+    return ((low + high) / 2).tolist()
 
 
 def _both(cell: dict[str, float]) -> str:

@@ -24,6 +24,7 @@ SHOWN = 20
 def sample(
     field: str,
     data: str,
+    /,
     *,
     seeds: str = "0:64",
     labels: str | None = None,

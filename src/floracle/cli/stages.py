@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 def stages(
     data: str,
+    /,
     *,
     out: Path | None = None,
     labels: Path | None = None,
@@ -44,8 +45,7 @@ def stages(
     Parameters
     ----------
     data
-        A folder of pictures, .npy, .npz, .safetensors or idx file, "digits", or
-        "gaussian:POINTSxDIMS".
+        Pictures in folders, .npy, .npz, .safetensors, idx, digits, or gaussian:POINTSxDIMS.
     out
         Folder for the report and its numbers; runs/stages-NAME by default.
     labels
@@ -53,8 +53,7 @@ def stages(
     flips
         Count the mirror of every picture as a point of its own.
     normalize
-        "stored" leaves values as they are (bytes become -1 ... 1), "standard" gives every channel
-        mean 0 and deviation 1.
+        As stored (bytes become -1 ... 1), or every channel with mean 0 and deviation 1.
     classes
         each, whole, both, or labels like 0,3,5.
     pairs

@@ -23,6 +23,10 @@ from .posterior import NEGLIGIBLE, Sums, weights_of
 
 TOP = 32
 """How many leading atoms are kept for each query."""
+TOGETHER = 8
+"""Blocks merged at a time."""
+FEW = 8
+"""Fewer queries than these wait for memory rather than for arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,22 @@ def scan(
     members: Members, asked: Queries, *, dtype: torch.dtype = torch.float32, keep: int = TOP
 ) -> Sums:
     """One pass over a class, with inner products in `dtype`; `keep` leaders are remembered."""
-    shift = asked.gain * (asked.centred @ (members.centre - members.offset))
-    kernel = _Kernel(members, asked, shift, dtype, keep)
-    total: Sums | None = None
+    kernel = _kernel(members, asked, dtype, keep)
+    total, parts, floor = [], [], None
     for slab in members.slabs(block_rows(len(asked.x), members.dims, dtype)):
-        part = kernel.sums(slab, total.peak if total else None)
-        total = total.merge(part, keep) if total else part
-    assert total is not None
-    return total
+        parts.append(kernel.sums(slab, floor))
+        peak = parts[-1].peak
+        floor = peak if floor is None else torch.maximum(floor, peak)
+        if len(parts) == TOGETHER:
+            total, parts = [Sums.merged(total + parts, keep)], []
+    return Sums.merged(total + parts, keep)
+
+
+def _kernel(members: Members, asked: Queries, dtype: torch.dtype, keep: int) -> _Kernel:
+    gain = asked.gain[:, None]
+    shift = gain * (asked.centred @ (members.centre - members.offset))[:, None]
+    half = gain * asked.alpha[:, None] / 2
+    return _Kernel(members, asked.centred.to(dtype), gain, half, shift, dtype, keep)
 
 
 def block_rows(batch: int, dims: int, dtype: torch.dtype) -> int:
@@ -86,16 +98,23 @@ def block_rows(batch: int, dims: int, dtype: torch.dtype) -> int:
 
     Never so many that rounding would add up: within a block sums are taken in `dtype`.
     """
-    size = (2 if batch < 8 else 24) * 2**20
+    size = (8 if batch < FEW else 24) * 2**20
     return max(32, min(size // (dims * dtype.itemsize), 2**22 // max(batch, 1), 4096))
 
 
 @dataclass(frozen=True)
 class _Kernel:
+    """What every block of a scan needs of its queries."""
+
     members: Members
-    asked: Queries
+    centred: Tensor
+    """y in the type of the products, [b, D]."""
+    gain: Tensor
+    """α / σ², [b, 1]."""
+    half: Tensor
+    """α² / (2σ²), [b, 1]."""
     shift: Tensor
-    """(α/σ²) ⟨y, centre − offset⟩ [b]: what working points lack of centred ones."""
+    """(α/σ²) ⟨y, centre − offset⟩ [b, 1]: what working points lack of centred ones."""
     dtype: torch.dtype
     keep: int
 
@@ -123,10 +142,8 @@ class _Kernel:
     def logits(self, points: Tensor, start: int) -> Tensor:
         """The logits [b, n], float64, short of −‖y‖² / (2σ²)."""
         these = slice(start, start + len(points))
-        half = self.asked.gain * self.asked.alpha / 2
-        logits = (self.asked.centred.to(self.dtype) @ points.T).double()
-        logits.mul_(self.asked.gain[:, None]).sub_(self.shift[:, None])
-        logits.addcmul_(half[:, None], self.members.norms[None, these], value=-1)
+        logits = (self.centred @ points.T).double().mul_(self.gain).sub_(self.shift)
+        logits.addcmul_(self.half, self.members.norms[None, these], value=-1)
         return logits.add_(self.members.log_weights[these])
 
     def matters(self, relative: Tensor, peak: Tensor, floor: Tensor | None) -> Tensor:

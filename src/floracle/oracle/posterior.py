@@ -11,6 +11,7 @@ order or size of blocks beyond rounding, and the weights sum to 1 by constructio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,39 +50,32 @@ class Sums:
     top: Tensor
     """Positions of those atoms within their class, int64 [b, k]."""
 
-    def merge(self, other: Sums, keep: int | None = None) -> Sums:
-        """The sums over both sets of atoms; all leaders of both are kept unless told how many."""
-        peak = torch.maximum(self.peak, other.peak)
-        mine, theirs = (self.peak - peak).exp(), (other.peak - peak).exp()
-        top_logits = torch.cat([self.top_logits, other.top_logits], 1)
+    def merge(self, other: Sums) -> Sums:
+        """The sums over both sets of atoms; all leaders of both are kept."""
+        return Sums.merged([self, other])
+
+    @staticmethod
+    def merged(parts: Sequence[Sums], keep: int | None = None) -> Sums:
+        """The sums over several sets of atoms; all leaders are kept unless told how many."""
+        if len(parts) == 1:
+            return parts[0]
+        peaks = torch.stack([part.peak for part in parts])
+        peak = peaks.amax(0)
+        apart = (peaks - peak).clamp(min=-1e300)  # so that a vanished side gives 0, not 0 · ∞
+        scales = apart.exp()
+        mass = torch.stack([part.mass for part in parts]) * scales
+        logits = torch.stack([part.logits for part in parts]) * scales + mass * apart
+        squares = torch.stack([part.squares for part in parts]) * scales.square()
+        norms = torch.stack([part.norms for part in parts]) * scales
+        points = parts[0].points * scales[0][:, None]
+        for part, scale in zip(parts[1:], scales[1:], strict=True):
+            points.addcmul_(part.points, scale[:, None])
+        top_logits = torch.cat([part.top_logits for part in parts], 1)
         held = top_logits.shape[1]
         best = top_logits.topk(min(keep or held, held), dim=1)
-
-        def sum_of(name: str) -> Tensor:
-            return mine * getattr(self, name) + theirs * getattr(other, name)
-
-        return Sums(
-            peak,
-            sum_of("mass"),
-            torch.addcmul(_scaled(self.points, mine), other.points, theirs[:, None]),
-            sum_of("logits")
-            + mine * self.mass * _finite(self.peak - peak)
-            + theirs * other.mass * _finite(other.peak - peak),
-            mine * mine * self.squares + theirs * theirs * other.squares,
-            sum_of("norms"),
-            best.values,
-            torch.cat([self.top, other.top], 1).gather(1, best.indices),
-        )
-
-
-def _scaled(points: Tensor, scale: Tensor) -> Tensor:
-    """Points times scale; most blocks leave the peak as it is and cost nothing here."""
-    return points if (scale == 1).all() else points * scale[:, None]
-
-
-def _finite(difference: Tensor) -> Tensor:
-    """A difference of peaks, bounded so that a vanished side contributes 0 and not 0 · ∞."""
-    return difference.clamp(min=-1e300)
+        top = torch.cat([part.top for part in parts], 1).gather(1, best.indices)
+        sums = (mass.sum(0), points, logits.sum(0), squares.sum(0), norms.sum(0))
+        return Sums(peak, *sums, best.values, top)
 
 
 @dataclass(frozen=True)

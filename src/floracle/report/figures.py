@@ -25,7 +25,6 @@ from .plots import (
     STYLE,
     TEAL,
     VIOLET,
-    WIDE,
     Drawing,
     axes,
     band,

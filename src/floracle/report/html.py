@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import PurePath
 from typing import Any
 
 import jinja2
@@ -342,6 +343,7 @@ def _what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None
     predicted = predict(count, spectrum=examples.spectrum, path=path)
     points = [max(2.0, factor * count) for factor in POINTS]
     found = predicted.what_if(points, SCALES)
+    decimals = 3 if predicted.collapse >= 0.1 else 4
     cells = {(one["points"], one["scale"]): one for one in found}
     head = ("N", *(f"{scale:g} × D = {scale * stages.dims:,.0f}" for scale in SCALES))
     rows = [
@@ -349,8 +351,8 @@ def _what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None
             (
                 f"{n:,.0f}",
                 *(
-                    f"{words.time(cells[n, scale]['centre'])} · "
-                    f"{words.time(cells[n, scale]['collapse'])}"
+                    f"{cells[n, scale]['centre']:.{decimals}f} · "
+                    f"{cells[n, scale]['collapse']:.{decimals}f}"
                     for scale in SCALES
                 ),
             ),
@@ -398,7 +400,7 @@ def _facts(stages: Stages, seconds: float | None) -> dict[str, Any]:
         "time taken": words.duration(seconds) if seconds is not None else "",
     }
     return {
-        "name": name,
+        "name": PurePath(name).name if "/" in name else name,
         "summary": f"{points:,} points of shape {shape}",
         "rows": [(key, value) for key, value in rows.items() if value not in ("", None)],
         "command": known.get("command", ""),
