@@ -28,7 +28,11 @@ def attention(points: torch.Tensor, norms: torch.Tensor, x: torch.Tensor, t: flo
     """F.scaled_dot_product_attention with the norms as a mask; one t for the whole batch."""
     gain = t / (1 - t) ** 2
     mean = torch.nn.functional.scaled_dot_product_attention(
-        x[None], points[None], points[None], attn_mask=-gain * t / 2 * norms[None, None], scale=gain
+        x[None],
+        points[None],
+        points[None],
+        attn_mask=-gain * t / 2 * norms[None, None],
+        scale=gain,
     )[0]
     return (mean - x) / (1 - t)
 

@@ -301,12 +301,13 @@ SHOWN = 24
 
 def _summarise(folder: Path) -> None:
     """The landmarks on the terminal."""
-    from floracle.analysis.saved import load
+    from floracle.analysis.saved import stages_of_results
     from floracle.report import words
+    from floracle.run.results import load_results
 
     from .console import say, show_table
 
-    found = load(folder)
+    found = stages_of_results(load_results(folder))
     groups = sorted(found.groups, key=lambda g: (g.label < 0, abs(g.label)))
     shown = [*[g for g in groups if g.label >= 0][:SHOWN], *[g for g in groups if g.label < 0]]
     rows = [

@@ -4,8 +4,8 @@ For queries x with centred form y = x − α m, the logit of atom i is, up to a 
 
     l_i = log w_i + (α/σ²) ⟨y, x_i − m⟩ − (α²/2σ²) ‖x_i − m‖²      (− ‖y‖² / 2σ²).
 
-The inner products are taken in float32 (never TF32), the rest of the logit in float64. Atoms whose
-weight cannot change the mean even in its last bit are left out of the second product, which past
+The inner products are taken in float32 (never TF32), or in float64 where points have few
+dimensions, the rest of the logit in float64. Atoms whose weight cannot change the mean even in its last bit are left out of the second product, which past
 the end of navigation is nearly all of them.
 """
 
@@ -72,12 +72,17 @@ def queries(members: Members, x: Tensor, t: Tensor, path: Path) -> Queries:
 
 
 def scan(
-    members: Members, asked: Queries, *, dtype: torch.dtype = torch.float32, keep: int = TOP
+    members: Members, asked: Queries, *, dtype: torch.dtype | None = None, keep: int = TOP
 ) -> Sums:
-    """One pass over a class, with inner products in `dtype`; `keep` leaders are remembered."""
+    """One pass over a class, with inner products in `dtype`; `keep` leaders are remembered.
+
+    Without a `dtype` products are in float32, or in float64 for points of few dimensions.
+    """
+    dtype = dtype or members.precision
     kernel = _kernel(members, asked, dtype, keep)
     total, parts, floor = [], [], None
-    for slab in members.slabs(block_rows(len(asked.x), members.dims, dtype)):
+    rows = block_rows(len(asked.x), members.dims, dtype)
+    for slab in members.slabs(rows, wide=dtype == torch.float64):
         parts.append(kernel.sums(slab, floor))
         peak = parts[-1].peak
         floor = peak if floor is None else torch.maximum(floor, peak)

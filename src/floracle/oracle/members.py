@@ -20,6 +20,9 @@ from floracle.core.spectrum import PASS_BYTES, dimension, moments
 
 FAR = 4.0
 """How many times the spread the centre's squared norm may be before points are kept centred."""
+NARROW = 64
+"""Below this dimension products are taken in float64: they cost little there, and rounding of the
+query, which moves all logits in the same direction, would show."""
 
 
 class Slab(NamedTuple):
@@ -64,17 +67,30 @@ class Members:
         """Whether the working points are the original ones."""
         return not bool(self.offset.any())
 
+    @property
+    def precision(self) -> torch.dtype:
+        """The type in which inner products are taken."""
+        return torch.float64 if self.dims < NARROW else torch.float32
+
+    def about(self, position: int) -> Members:
+        """The same class seen from one of its atoms, in float64 and streamed."""
+        leader = self.originals(torch.tensor([position], device=self.rows.device))[0]
+        seen = replace(self.unshifted(), centre=leader, offset=leader)
+        rows = max(1, PASS_BYTES // (8 * self.dims))
+        norms = torch.cat([slab.points.square().sum(1) for slab in seen.slabs(rows, wide=True)])
+        return replace(seen, norms=norms, largest=float(norms.max().sqrt()))
+
     def unshifted(self) -> Members:
         """The same class with the original points, streamed: centred ones carry rounding."""
         return replace(self, offset=torch.zeros_like(self.offset), points=None)
 
-    def slabs(self, rows: int) -> Iterator[Slab]:
-        """The working points in order, at most `rows` at a time."""
+    def slabs(self, rows: int, *, wide: bool = False) -> Iterator[Slab]:
+        """The working points in order, at most `rows` at a time; shifted in float64 if `wide`."""
         if self.points is not None:
             for start in range(0, len(self), rows):
                 yield Slab(start, self.points[start : start + rows])
             return
-        start, offset = 0, self.offset.float()
+        start, offset = 0, self.offset if wide else self.offset.float()
         for block in self.source.blocks(self.label, rows=rows):
             points = block.points.to(self.centre.device)
             yield Slab(start, points if self.exact else points - offset)
@@ -96,7 +112,8 @@ def gather_members(source: Source, label: int, *, room: int, device: torch.devic
     rows = max(1, PASS_BYTES // (8 * dimension(source)))
     found = moments(source, label)
     centre = found.mean.float().double()
-    far = centre.square().sum() > FAR * found.variance.sum()
+    wide = len(centre) >= NARROW
+    far = wide and bool(centre.square().sum() > FAR * found.variance.sum())
     offset = centre if far else torch.zeros_like(centre)
     resident = len(atoms.rows) * len(centre) * 4 <= room
     points = _resident(source, label, offset, device) if resident else None

@@ -22,6 +22,7 @@ from .members import Members, gather_members
 from .pairs import Pairs, pair_curves
 from .posterior import Posterior
 from .rescoring import Resolved, resolve
+from .strangers import Strangers, stranger_curves
 
 TOP = 8
 """How many leading atoms a posterior reports."""
@@ -89,6 +90,14 @@ class Oracle:
             mirrored=mirrored,
             budget=self._budget(),
         )
+
+    @torch.no_grad()
+    def strangers(
+        self, points: Tensor, noise: Tensor, times: Tensor, *, label: int = NO_LABEL
+    ) -> Strangers:
+        """The posterior of pairs whose data [p, *shape] is outside the set, at all times [T]."""
+        checked_times(times)
+        return stranger_curves(self.members(label), self.path, points, noise, times)
 
     def members(self, label: int = NO_LABEL) -> Members:
         """The atoms of a class, made ready once and kept while memory allows."""

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold_
 
 NEGLIGIBLE = -43.0
 """Atoms whose logit is further below the peak have no weight: it would be under 2.2e-19. The bound
@@ -28,7 +27,7 @@ SMALLEST = 2.2e-19
 def weights_of(relative: Tensor, out: Tensor | None = None) -> Tensor:
     """Exponentials of logits relative to the peak (bounded in place), 0 where negligible."""
     weights = torch.exp(relative.clamp_(min=NEGLIGIBLE), out=out)
-    return threshold_(weights, SMALLEST, 0.0)
+    return torch.threshold_(weights, SMALLEST, 0.0)
 
 
 @dataclass(frozen=True)

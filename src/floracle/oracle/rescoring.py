@@ -13,7 +13,8 @@ leading atoms are rescored against the leader L,
     l_i − l_L = (α/σ²) ⟨x − α (x_i + x_L)/2, x_i − x_L⟩ + log w_i / w_L,
 
 which loses nothing to cancellation. Where more atoms compete than are kept, the whole class is
-scanned again in float64 for those queries.
+scanned again in float64 for those queries; and where that leaves doubt as well, once more with all
+points seen from the leader.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from .dense import Queries, scan
 from .members import Members
 from .posterior import Sums
 
-ROUNDING = 2.0**-23
 TRIGGER = 8e-6
 """Predicted relative velocity error above which float64 takes over; the contract is 1e-5."""
 LEFT_OUT = 1e-7
@@ -55,9 +55,10 @@ def resolve(members: Members, asked: Queries, sums: Sums) -> Resolved:
     """Mend the queries that float32 leaves in doubt."""
     mean = sums.points / sums.mass[:, None] + members.offset
     size = asked.velocity(mean).norm(dim=1).clamp(min=1e-30)
-    error = typical_error(members, asked, mean)
+    rounding = torch.finfo(members.precision).eps
+    error = typical_error(members, asked, mean, rounding)
     rivals = competing(members, asked, sums, size, error)
-    doubtful = predicted_error(members, asked, sums, mean, size, error) > TRIGGER
+    doubtful = predicted_error(members, asked, sums, mean, rounding) > TRIGGER
     if members.exact:
         doubtful &= rivals > 1  # alone, the leader is the mean to the last bit
     complete = (rivals < sums.top.shape[1]) | (sums.top.shape[1] == len(members))
@@ -84,25 +85,27 @@ def competing(members: Members, asked: Queries, sums: Sums, size: Tensor, error:
 
 
 def predicted_error(
-    members: Members, asked: Queries, sums: Sums, mean: Tensor, size: Tensor, error: Tensor
+    members: Members, asked: Queries, sums: Sums, mean: Tensor, rounding: float
 ) -> Tensor:
-    """The velocity error, relative to its norm `size`, that float32 may have left; [b]."""
+    """The velocity error, relative to its norm, that products so rounded may have left; [b]."""
+    size = asked.velocity(mean).norm(dim=1).clamp(min=1e-30)
+    error = typical_error(members, asked, mean, rounding)
     top = (sums.top_logits[:, 0] - sums.peak).exp() / sums.mass
     norms = sums.norms / sums.mass
     centred = (mean - members.centre).square().sum(1)
-    spread = (norms - centred).clamp(min=0) + ROUNDING * norms
+    spread = (norms - centred).clamp(min=0) + rounding * norms
     working = (mean - members.offset).norm(dim=1)
     averaged = (spread + working.square()).sqrt()
     from_logits = torch.expm1(error.clamp(max=50)) * (top * spread).sqrt()
-    from_mean = ROUNDING * (working + AVERAGING * (1 - top).clamp(min=0) * averaged)
+    from_mean = rounding * (working + AVERAGING * (1 - top).clamp(min=0) * averaged)
     return asked.amplification * (from_logits + from_mean) / size
 
 
-def typical_error(members: Members, asked: Queries, mean: Tensor) -> Tensor:
-    """The typical error e of a float32 logit, [b]."""
+def typical_error(members: Members, asked: Queries, mean: Tensor, rounding: float) -> Tensor:
+    """The typical error e of a logit from products so rounded, [b]."""
     apart = 0.25 * asked.centred.norm(dim=1) * members.largest
     along = 2 * (asked.centred * (mean - members.offset)).sum(1).abs()
-    return asked.gain * ROUNDING * (apart + along)
+    return asked.gain * rounding * (apart + along)
 
 
 def _rescore_leaders(
@@ -168,7 +171,33 @@ def _led(kept: Tensor, leaders: Tensor) -> Tensor:
 def _rescan(members: Members, asked: Queries, sums: Sums, _: int) -> tuple[Sums, Tensor]:
     original = members if members.exact else members.unshifted()
     again = scan(original, asked, dtype=torch.float64, keep=sums.top.shape[1])
-    return again, again.points / again.mass[:, None]
+    mean = again.points / again.mass[:, None]
+    rounding = torch.finfo(torch.float64).eps
+    doubtful = predicted_error(original, asked, again, mean, rounding) > TRIGGER
+    for places in doubtful.nonzero()[:, :1]:
+        new, mean[places] = _scan_about(original, asked.of(places), _of(again, places))
+        again = _put(again, places, new)
+    return again, mean
+
+
+def _scan_about(members: Members, asked: Queries, sums: Sums) -> tuple[Sums, Tensor]:
+    """One query again, with all points seen from its leader."""
+    near = members.about(int(sums.top[0, 0]))
+    seen = replace(asked, centred=asked.x - asked.alpha[:, None] * near.centre)
+    new = scan(near, seen, dtype=torch.float64, keep=sums.top.shape[1])
+    mean = new.points / new.mass[:, None] + near.offset
+    lengths = asked.centred.square().sum(1) - seen.centred.square().sum(1)
+    moved = lengths / (2 * asked.sigma**2)
+    return (
+        replace(
+            new,
+            peak=new.peak + moved,
+            points=mean * new.mass[:, None],
+            norms=sums.norms / sums.mass * new.mass,
+            top_logits=new.top_logits + moved[:, None],
+        ),
+        mean,
+    )
 
 
 def _of(sums: Sums, places: Tensor) -> Sums:

@@ -150,7 +150,7 @@ def vote_times(group: Group) -> dict[str, float]:
         "before the centre": 0.6 * centre,
         "at the centre": centre,
         "at the collapse": collapse,
-        "after the end": _last(group),
+        "after the end" if group.end.value is not None else "well past it": _last(group),
     }
 
 

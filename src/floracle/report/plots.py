@@ -22,6 +22,8 @@ from scipy.interpolate import PchipInterpolator
 
 from floracle.analysis.groups import Group
 
+from . import words
+
 INK = "#1c2128"
 QUIET = "#667080"
 RULE = "#d4d9e1"
@@ -47,7 +49,7 @@ VARIABLES = {
 """Which variable of the page stands for a colour of the drawings."""
 
 WIDE, HIGH = 5.3, 3.35
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9,
@@ -211,7 +213,7 @@ def shade_stages(ax: Axes, group: Group) -> None:
         ax.axvline(value, color=QUIET, lw=0.9, ls=(0, (4, 2)), zorder=1)
         crowded = i > 0 and places[i] - places[i - 1] < 0.17 and i % 2 == 1
         ax.annotate(
-            f"{name} {value:.3f}",
+            f"{name} {words.time(value)}",
             (places[i], 1),
             (0, 15 if crowded else 4),
             xycoords="axes fraction",
@@ -250,14 +252,14 @@ def label_at(
     group: Group,
     curve: tuple[Any, Any],
     level: float,
-    words: str,
+    name: str,
     *,
     colour: str,
     side: str,
 ) -> None:
     """Name a curve (times, values) beside the place where it passes a level.
 
-    `side` is the side of the words that faces the curve: "right" puts them on its left.
+    `side` is the side of the name that faces the curve: "right" puts it on its left.
     """
     x, *rest = smooth(curve[0], numbers(curve[1]))
     y = rest[0]
@@ -270,7 +272,7 @@ def label_at(
     end = 1.0 if group.end.value is None else group.end.value
     ground = NAVIGATION if place < end else REFINEMENT
     ax.annotate(
-        words,
+        name,
         (place, level),
         (-6 if side == "right" else 6, 0),
         textcoords="offset points",

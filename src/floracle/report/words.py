@@ -18,7 +18,7 @@ def time(value: float | None) -> str:
     """A time with three digits that count; early ones need more decimals."""
     if value is None:
         return "not reached"
-    return f"{value:.4f}" if 0 < value < 0.1 else f"{value:.3f}"
+    return f"{value:.4f}" if 0 < value < 0.1 or 0.9995 <= value < 1 else f"{value:.3f}"
 
 
 def interval(mark: Landmark) -> str:
@@ -82,8 +82,9 @@ def rivals(main: Group) -> str:
     """Which rows keep the end from being reached."""
     if not main.rivals:
         return "No pair of rows is to blame for it: the curve is cut before it gets there."
-    listed = ", ".join(f"{a} and {b}" for a, b in main.rivals[:6])
-    more = f", and {len(main.rivals) - 6} pairs more" if len(main.rivals) > 6 else ""
+    pairs = sorted({(min(pair), max(pair)) for pair in main.rivals})
+    listed = ", ".join(f"{a} and {b}" for a, b in pairs[:6])
+    more = f", and {len(pairs) - 6} pairs more" if len(pairs) > 6 else ""
     return (
         f"Near-duplicates share the weight to the last: rows {listed}{more}. Leave one row of each"
         f" pair out, or read the collapse as the border instead."

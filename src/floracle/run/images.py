@@ -101,8 +101,8 @@ def reduced(pictures: Tensor, most: int) -> Tensor:
     largest = max(pictures.shape[-2:])
     if largest <= most:
         return pictures
-    size = [max(1, round(side * most / largest)) for side in pictures.shape[-2:]]
-    pooled = torch.nn.functional.adaptive_avg_pool2d(pictures.float(), size)
+    height, width = (max(1, round(side * most / largest)) for side in pictures.shape[-2:])
+    pooled = torch.nn.functional.adaptive_avg_pool2d(pictures.float(), (height, width))
     return (pooled + 0.5).floor().to(torch.uint8)
 
 

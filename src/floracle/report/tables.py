@@ -1,0 +1,209 @@
+"""The tables of the report, and the sentences above them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from floracle.analysis.advice import advise
+from floracle.analysis.groups import POOLED, Group, Stages
+from floracle.analysis.prediction import predict
+from floracle.core.paths import PATHS
+
+from . import words
+from .comparisons import NAMED, measured
+from .examples import Examples
+
+POINTS = (0.1, 0.25, 1.0, 4.0, 10.0, 100.0)
+"""Numbers of points asked about, in multiples of the number there is."""
+SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Numbers of dimensions asked about, in multiples of the number there is."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table; main ones are emphasised."""
+
+    cells: Sequence[str]
+    main: bool = False
+    strong: int | None = None
+    """A single cell that is emphasised."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of words, ready to be written."""
+
+    head: Sequence[str]
+    rows: Sequence[Row]
+    caption: str = ""
+    wordy: frozenset[int] = field(default_factory=frozenset)
+    """Columns that hold sentences."""
+    over: Sequence[tuple[str, int]] = ()
+    """Names over several columns, each with their number."""
+
+
+def agreement(stages: Stages) -> dict[str, Any]:
+    """How predictions and measurements of all classes compare."""
+    groups = measured(stages)
+    table = Table(
+        ("", *("predicted", "measured", "off by") * 2),
+        [
+            Row(
+                (
+                    stages.name(group.label),
+                    words.time(group.predicted_centre),
+                    words.time(group.centre.value),
+                    words.deviation(group.predicted_centre, group.centre),
+                    words.time(group.predicted_collapse),
+                    words.time(group.collapse.value),
+                    words.deviation(group.predicted_collapse, group.collapse),
+                ),
+                main=group.label == POOLED,
+            )
+            for group in _ordered(stages)
+        ],
+        over=(("", 1), ("centre", 3), ("collapse", 3)),
+    )
+    return {
+        "words": _agreement_words(groups),
+        "folded": len(groups) > NAMED + 1,
+        "table": table,
+        "summary": _spread_table(
+            {f"{name}, off by": _offs(groups, name) for name in ("centre", "collapse")},
+            lambda value: f"{100 * value:+.1f} %".replace("-", "−"),
+        ),
+    }
+
+
+def _offs(groups: Iterable[Group], name: str) -> list[float]:
+    pairs = [(getattr(group, f"predicted_{name}"), getattr(group, name).value) for group in groups]
+    return [predicted / value - 1 for predicted, value in pairs if value]
+
+
+def _agreement_words(groups: list[Group]) -> str:
+    offs = {name: _offs(groups, name) for name in ("centre", "collapse")}
+    if not all(offs.values()):
+        return "Not every landmark was reached, so there is little to compare."
+    means = {name: 100 * float(np.mean(np.abs(off))) for name, off in offs.items()}
+    return (
+        "Both landmarks were predicted before any posterior was computed, from the number of"
+        " points and the eigenvalues of their covariance. The prediction is off by"
+        f" {means['centre']:.1f} % at the centre and {means['collapse']:.1f} % at the collapse"
+        + (" on average." if len(groups) > 1 else ".")
+    )
+
+
+def classes(stages: Stages) -> dict[str, Any]:
+    """The landmarks of all classes; beyond a few they are summed up and folded away."""
+    groups = [group for group in measured(stages) if group.label >= 0] or measured(stages)
+    table = Table(
+        ("", "points", "H(w) in nats", "centre", "collapse", "95 % interval", "end",
+         "95 % interval", "area"),
+        [
+            Row(
+                (
+                    stages.name(group.label),
+                    f"{group.points:,}",
+                    f"{group.knowable:.3f}",
+                    words.time(group.centre.value),
+                    words.time(group.collapse.value),
+                    words.interval(group.collapse),
+                    words.time(group.end.value),
+                    words.interval(group.end),
+                    f"{group.area.value:.3f} ± {group.area.error:.3f}"
+                    + ("" if group.law_holds else " ⚠"),
+                ),
+                main=group.label == POOLED,
+            )
+            for group in _ordered(stages)
+        ],
+    )  # fmt: skip
+    reached = {
+        name: [mark.value for g in groups if (mark := getattr(g, name)).value is not None]
+        for name in ("centre", "collapse", "end")
+    }
+    return {
+        "words": _class_words(stages, groups),
+        "folded": len(groups) > NAMED + 1,
+        "table": table,
+        "summary": _spread_table(reached, words.time),
+    }
+
+
+def _class_words(stages: Stages, groups: list[Group]) -> str:
+    known = [group for group in groups if group.collapse.value is not None]
+    if len(known) < 2:
+        return "Too few classes reach their collapse to be compared."
+    first = min(known, key=lambda group: group.collapse.value or 0)
+    last = max(known, key=lambda group: group.collapse.value or 0)
+    told = (
+        f"The collapse comes first in class {stages.name(first.label)}"
+        f" (t = {words.time(first.collapse.value)}) and last in class {stages.name(last.label)}"
+        f" (t = {words.time(last.collapse.value)})."
+    )
+    never = [group for group in groups if group.end.value is None]
+    if never:
+        named = ", ".join(stages.name(group.label) for group in never[:8])
+        told += f" The end is not reached in {len(never)} of {len(groups)} classes: {named}"
+        told += ", and others." if len(never) > 8 else "."
+    return told
+
+
+def _ordered(stages: Stages) -> list[Group]:
+    """By label, then the whole set, then the pooled average."""
+    return sorted(stages.groups, key=lambda g: (g.label < 0, -g.label if g.label < 0 else g.label))
+
+
+def _spread_table(columns: dict[str, list[float]], write: Callable[[float], str]) -> Table:
+    """The spread of values over classes."""
+    shares = {"least": 0, "lower quarter": 0.25, "median": 0.5, "upper quarter": 0.75, "most": 1}
+    rows = [
+        Row((name, *(write(float(np.quantile(v, q))) for q in shares.values())))
+        for name, v in columns.items()
+        if v
+    ]
+    return Table(("", *shares), rows)
+
+
+def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
+    """Predicted landmarks for other numbers of points and dimensions."""
+    if examples is None:
+        return None
+    group = stages.group(examples.typical)
+    count = float(np.exp(group.knowable))
+    path = PATHS[stages.settings.get("path", "linear")]
+    predicted = predict(count, spectrum=examples.spectrum, path=path)
+    points = [max(2.0, factor * count) for factor in POINTS]
+    found = predicted.what_if(points, SCALES)
+    decimals = 3 if predicted.collapse >= 0.1 else 4
+    cells = {(one["points"], one["scale"]): one for one in found}
+    head = ("N", *(f"{scale:g} × D = {scale * stages.dims:,.0f}" for scale in SCALES))
+    rows = [
+        Row(
+            (
+                f"{n:,.0f}",
+                *(
+                    f"{cells[n, scale]['centre']:.{decimals}f} · "
+                    f"{cells[n, scale]['collapse']:.{decimals}f}"
+                    for scale in SCALES
+                ),
+            ),
+            strong=1 + SCALES.index(1.0) if n == count else None,
+        )
+        for n in dict.fromkeys(points)
+    ]
+    of = (
+        "the whole set" if group.label < 0 else f"class {stages.name(group.label)}, a typical one,"
+    )
+    return {"of": of, "table": Table(head, rows, "centre · collapse")}
+
+
+def advice(stages: Stages) -> Table | None:
+    """Where to start a search on a model of this data."""
+    found = advise(stages)
+    rows = [Row((one.name, one.value, one.reason)) for one in found]
+    return Table(("", "start from", "because"), rows, wordy=frozenset({1, 2})) if rows else None
