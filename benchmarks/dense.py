@@ -6,10 +6,10 @@ Budgets: ≤ 1.15 in navigation and ≤ .6 past the end, for 64 queries on 50,00
 from __future__ import annotations
 
 import torch
-from measure import decaying, ratios, report, seconds
 
 import floracle
 from floracle.core.paths import LINEAR
+from measure import decaying, ratios, report, seconds
 
 POINTS, DIMS, QUERIES = 50_000, 3072, 64
 TIMES = {"navigation": 0.05, "transition": 0.2, "past the end": 0.6}

@@ -8,13 +8,13 @@ predicted error was above the true one where it was smallest.
 from __future__ import annotations
 
 import torch
-from measure import decaying, report
 
 import floracle
 from floracle.core.paths import LINEAR
 from floracle.oracle.dense import queries, scan
 from floracle.oracle.reference import reference
 from floracle.oracle.rescoring import resolve
+from measure import decaying, report
 
 TIMES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999)
 QUERIES = 32

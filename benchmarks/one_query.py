@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from measure import decaying, ratios, report, seconds
 
 import floracle
 from floracle.core.paths import LINEAR
+from measure import decaying, ratios, report, seconds
 
 POINTS, DIMS = 50_000, 3072
 

@@ -16,9 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from measure import RESULTS, report
-
 import floracle
+from measure import RESULTS, report
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("FLORACLE_SHARED", ROOT.parent / "shared"))

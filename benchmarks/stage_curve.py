@@ -7,11 +7,11 @@ the opposite noise.
 from __future__ import annotations
 
 import torch
-from measure import decaying, ratios, report, seconds
 
 import floracle
 from floracle.analysis.stages import measured as stage_curves
 from floracle.analysis.stages import planned
+from measure import decaying, ratios, report, seconds
 
 POINTS, DIMS, PAIRS, TIMES = 1300, 8192, 512, 50
 

@@ -164,12 +164,14 @@ def test_the_same_command_answers_at_once_and_another_is_refused(classed, capsys
     assert contents("run") == before
 
 
+@pytest.mark.slow
 def test_other_data_in_the_same_folder_is_refused(classed, capsys):
     assert main([*SMALL, "--out", "run"]) == 0
     assert main([SMALL[0], "gaussian:60x8:1", *SMALL[2:], "--out", "run"]) == 2
     assert "data: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_numbers(classed, capsys, monkeypatch):
     from floracle.analysis import stages
 

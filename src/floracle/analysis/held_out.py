@@ -16,8 +16,9 @@ from floracle.run.errors import Mistake
 
 from .curves import Curve
 
-MOST = 64
-"""Held-out pairs a class at most: each costs a product with the data at every time."""
+MOST, LEAST, NUMBERS = 64, 16, 2**22
+"""Held-out pairs a class: each costs a product with the data at every time, so at most 64, and
+towards 16 where points have so many dimensions that they would hold more than these numbers."""
 CURVES = ("gap", "top", "entropy")
 
 
@@ -30,7 +31,8 @@ def held_out_curves(
             f"held-out points have shape {held_out.shape}, those of the data {oracle.data.shape}"
         )
     rows = held_out.atoms(label).rows
-    count = min(pairs, MOST)
+    fitting = NUMBERS // torch.Size(held_out.shape).numel()
+    count = min(pairs, MOST, max(LEAST, fitting))
     chosen = rows[torch.randint(len(rows), (count,), generator=generator(seed))]
     drawn = noise(range(seed, seed + count), oracle.data.shape)
     found = oracle.strangers(held_out.take(chosen), drawn, times, label=label)

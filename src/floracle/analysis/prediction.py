@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -40,8 +40,8 @@ class Predicted:
         return self.at_ratio(self._ratio(t))
 
     def at_ratio(self, ratio: Tensor) -> Tensor:
-        """I_G where α/σ is `ratio` [T]."""
-        return torch.log1p(ratio.square()[:, None] * self.spectrum).sum(1) / 2
+        """I_G where α/σ is `ratio` […]."""
+        return torch.log1p(ratio.square()[..., None] * self.spectrum).sum(-1) / 2
 
     def variance(self, t: Tensor) -> Tensor:
         """Σ λ / (1 + r²λ) [T]: tr Cov(data | x_t) of a Gaussian with this spectrum."""
@@ -62,10 +62,10 @@ class Predicted:
         return float(self.times_of(torch.tensor([information], dtype=torch.float64))[0])
 
     def times_of(self, information: Tensor) -> Tensor:
-        """The times [T] at which I_G reaches these many nats [T]; bisection in log r."""
+        """The times […] at which I_G reaches these many nats […]; bisection in log r."""
         low, high = torch.full_like(information, -40.0), torch.full_like(information, 40.0)
         middle = (low + high) / 2
-        for _ in range(100):
+        for _ in range(64):
             early = self.at_ratio(middle.exp()) < information
             low, high = torch.where(early, middle, low), torch.where(early, high, middle)
             middle = (low + high) / 2
@@ -91,11 +91,12 @@ class Predicted:
         More dimensions means the same spectrum that many times over, as a larger image of the same
         kind would have.
         """
+        cells = [(count, scale) for scale in scales for count in points]
+        known = torch.tensor([math.log(count) / scale for count, scale in cells]).double()
+        centres, collapses = self.times_of(torch.stack([known / 2, known])).tolist()
         return [
-            {"points": count, "scale": scale, "centre": other.centre, "collapse": other.collapse}
-            for scale in scales
-            for count in points
-            for other in [replace(self, points=count ** (1 / scale))]
+            {"points": count, "scale": scale, "centre": centre, "collapse": collapse}
+            for (count, scale), centre, collapse in zip(cells, centres, collapses, strict=True)
         ]
 
     def _ratio(self, t: Tensor) -> Tensor:

@@ -85,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
-        return _said("interrupted; the same command again goes on from here", INTERRUPTED)
+        resumes = "; the same command again goes on from here" if "stages" in arguments[:1] else ""
+        return _said(f"interrupted{resumes}", INTERRUPTED)
     except CycloptsError as error:
         return _said(_in_our_words(error, arguments), MISTAKE)
     except Mistake as error:

@@ -24,6 +24,8 @@ from floracle.core.paths import Path
 from .members import Members
 from .posterior import weights_of
 
+TOGETHER = 2**29
+"""Bytes of pairs followed at a time; more would only wait for memory."""
 CLOSE = 0.005
 """Atoms whose d_j is under this share of their squared norm are measured again in float64: from
 there on float32 would leave more than a thousandth of a nat in a logit that matters."""
@@ -79,7 +81,8 @@ def pair_curves(
     c = path.coefficients(times)
     ratio = c.alpha / c.sigma
     amplification = c.d_alpha - c.alpha * c.d_sigma / c.sigma
-    size = max(1, min(len(rows), budget // (64 * len(members)), 1024))
+    each = 64 * len(members) + 40 * members.dims
+    size = max(1, min(len(rows), min(budget // 2, TOGETHER) // each))
     parts = []
     for start in range(0, len(rows), size):
         these = slice(start, start + size)

@@ -43,6 +43,7 @@ def stranger_curves(
     """The curves of points [p, *shape] with noise [p, *shape] at times [T]."""
     device = members.centre.device
     centred = points.flatten(1).to(device, torch.float64) - members.centre
+    working = (centred + members.centre - members.offset).float()
     along, pull = _rows(members, centred, noise.flatten(1).to(device, torch.float64))
     c = path.coefficients(times)
     amplification = (c.d_alpha - c.alpha * c.d_sigma / c.sigma).tolist()
@@ -52,7 +53,7 @@ def stranger_curves(
         weights = weights_of(logits.sub_(logits.amax(1, keepdim=True)))
         weights /= weights.sum(1, keepdim=True)
         entropy = -torch.special.xlogy(weights, weights).sum(1)
-        missed = (centred - _mean(members, weights)).square().sum(1)
+        missed = (_mean(members, weights) - working).square_().sum(1, dtype=torch.float64)
         curves.append(torch.stack([a * a * missed, weights.amax(1), entropy]))
     return Strangers(*torch.stack(curves, 2).cpu())
 
@@ -67,13 +68,13 @@ def _rows(members: Members, centred: Tensor, noise: Tensor) -> tuple[Tensor, Ten
 
 
 def _mean(members: Members, weights: Tensor) -> Tensor:
-    """Σ γ_j x_j about the centre [p, D], over the atoms that have a weight."""
+    """Σ γ_j x_j of working points, float32 [p, D], over the atoms that have a weight."""
     mean = torch.zeros(len(weights), members.dims, device=weights.device)
     for slab in members.slabs(ROWS):
         here = weights[:, slab.start : slab.start + len(slab.points)].float()
         heard = (here > UNHEARD).any(0)
-        if heard.all():
-            mean += here @ slab.points
+        if int(heard.sum()) > len(heard) // 2:
+            mean.addmm_(here, slab.points)
         elif heard.any():
             mean += here[:, heard] @ slab.points[heard]
-    return mean.double() - (members.centre - members.offset)
+    return mean

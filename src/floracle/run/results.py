@@ -19,6 +19,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from floracle.version import VERSION
+
 from .errors import Mistake
 from .files import digest, read_json, write_bytes, write_json
 
@@ -50,10 +52,8 @@ class Saveable(Protocol):
 
 def provenance(**more: Any) -> dict[str, Any]:
     """Versions and machine, and whatever else should be remembered with a result."""
-    import floracle
-
     return {
-        "floracle": floracle.__version__,
+        "floracle": VERSION,
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "machine": platform.machine(),
