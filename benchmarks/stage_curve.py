@@ -1,7 +1,7 @@
 """A whole stage curve against the two row products it needs. Budget: ≤ 4.
 
-One class of 1300 × 8192 points, 512 pairs, 50 times; every pair is followed with its noise and with
-the opposite noise.
+One class of 1300 × 8192 points, 512 pairs, 50 times; every pair is also followed with the opposite
+noise.
 """
 
 from __future__ import annotations
