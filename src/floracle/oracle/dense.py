@@ -103,7 +103,7 @@ def block_rows(batch: int, dims: int, dtype: torch.dtype) -> int:
 
     Never so many that rounding would add up: within a block sums are taken in `dtype`.
     """
-    size = (8 if batch < FEW else 24) * 2**20
+    size = (16 if batch < FEW else 24) * 2**20
     return max(32, min(size // (dims * dtype.itemsize), 2**22 // max(batch, 1), 4096))
 
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from floracle.core.paths import LINEAR, Path, checked_times
-from floracle.core.source import NO_LABEL, Source
+from floracle.core.source import NO_LABEL, Source, classes
 from floracle.run.budget import chosen_device, memory_budget
+from floracle.run.errors import Mistake
 
 from .dense import Queries, queries, scan
 from .members import Members, gather_members
@@ -48,10 +49,11 @@ class Oracle:
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """u* at samples x [b, *shape], times t [b] in [0, 1), labels int64 [b]; as x's type."""
-        velocity = torch.empty_like(x.flatten(1))
+        velocity = torch.empty_like(x)
         for places, _, asked, resolved in self._resolved(x, t, labels):
-            velocity[places] = asked.velocity(resolved.mean).to(x.dtype).to(x.device)
-        return velocity.reshape(x.shape)
+            found = asked.velocity(resolved.mean).to(x.dtype).to(x.device)
+            velocity[places] = found.reshape(-1, *self.data.shape)
+        return velocity
 
     @torch.no_grad()
     def posterior(
@@ -104,6 +106,8 @@ class Oracle:
         if label in self._kept:
             self._kept.move_to_end(label)
             return self._kept[label]
+        if label != NO_LABEL and not (self.data.labels == label).any():
+            raise Mistake(f"there is no class {label}; labels are {classes(self.data) or 'all −1'}")
         budget = self._budget()
         size = len(self.data.atoms(label).rows) * torch.Size(self.data.shape).numel() * 4
         for other in [] if size > budget else list(self._kept):
@@ -141,10 +145,12 @@ def _posterior(
     members: Members, asked: Queries, resolved: Resolved, top: int, shape: tuple[int, ...]
 ) -> Posterior:
     sums = resolved.sums
-    own = -(asked.centred.square().sum(1)) / (2 * asked.sigma**2)
+    leaders, below = sums.top[:, 0], sums.peak - sums.top_logits[:, 0]
+    apart = asked.x - asked.alpha[:, None] * members.originals(leaders)
+    nearest = members.log_weights[leaders] - apart.square().sum(1) / (2 * asked.sigma**2)
     return Posterior(
         mean=resolved.mean.reshape(-1, *shape).cpu(),
-        log_mass=(own + sums.peak + sums.mass.log()).cpu(),
+        log_mass=(nearest + below + sums.mass.log()).cpu(),
         top_weights=((sums.top_logits[:, :top] - sums.peak[:, None]).exp() / sums.mass[:, None])
         .clamp(max=1)
         .cpu(),

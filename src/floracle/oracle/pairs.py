@@ -196,7 +196,7 @@ def _curves(products: _Products, ratio: Tensor) -> Tensor:
 
 def _piece(products: _Products, these: slice, ratio: Tensor) -> Tensor:
     pull, half, lean = products.pull[these], products.half[these], products.lean[these]
-    equal = len(products.log_weights) == 1
+    equal = products.log_weights.shape[1] == 1
     own = torch.arange(len(pull), device=pull.device), products.own[these]
     logits, weights, curves = torch.empty_like(pull), torch.empty_like(pull), []
     for r in ratio.tolist():

@@ -30,12 +30,16 @@ from .posterior import Sums
 
 TRIGGER = 8e-6
 """Predicted relative velocity error above which float64 takes over; the contract is 1e-5."""
+CROWDED = 1.5e-6
+"""The same where leaders crowd together: their logits err alike, which √γ_max does not allow for."""
 LEFT_OUT = 1e-7
 """Relative velocity error that leaving out all but the rescored atoms may cost."""
 SAFETY = 8.0
 """How much larger than the typical error of a logit the worst one is taken to be."""
 AVERAGING = 4.0
 """Rounding of a float32 average, in roundings of the points averaged."""
+LOOKED_AT = 4
+"""Leaders between which distances are taken to see whether they crowd together."""
 AT_ONCE = 2**25
 """Coordinates of leaders that are rescored together."""
 
@@ -58,7 +62,12 @@ def resolve(members: Members, asked: Queries, sums: Sums) -> Resolved:
     rounding = torch.finfo(members.precision).eps
     error = typical_error(members, asked, mean, rounding)
     rivals = competing(members, asked, sums, size, error)
-    doubtful = predicted_error(members, asked, sums, mean, rounding) > TRIGGER
+    predicted = predicted_error(members, asked, sums, mean, rounding)
+    doubtful = predicted > TRIGGER
+    unsure = ((predicted > CROWDED) & ~doubtful & (rivals > 1)).nonzero()[:, 0]
+    for places in unsure.split(max(1, AT_ONCE // (LOOKED_AT * members.dims))):
+        some = _of(sums, places)
+        doubtful[places] = crowded(members, some, spread(members, some, mean[places], rounding))
     if members.exact:
         doubtful &= rivals > 1  # alone, the leader is the mean to the last bit
     complete = (rivals < sums.top.shape[1]) | (sums.top.shape[1] == len(members))
@@ -91,14 +100,27 @@ def predicted_error(
     size = asked.velocity(mean).norm(dim=1).clamp(min=1e-30)
     error = typical_error(members, asked, mean, rounding)
     top = (sums.top_logits[:, 0] - sums.peak).exp() / sums.mass
-    norms = sums.norms / sums.mass
-    centred = (mean - members.centre).square().sum(1)
-    spread = (norms - centred).clamp(min=0) + rounding * norms
+    around = spread(members, sums, mean, rounding)
     working = (mean - members.offset).norm(dim=1)
-    averaged = (spread + working.square()).sqrt()
-    from_logits = torch.expm1(error.clamp(max=50)) * (top * spread).sqrt()
+    averaged = (around + working.square()).sqrt()
+    from_logits = torch.expm1(error.clamp(max=50)) * (top * around).sqrt()
     from_mean = rounding * (working + AVERAGING * (1 - top).clamp(min=0) * averaged)
     return asked.amplification * (from_logits + from_mean) / size
+
+
+def spread(members: Members, sums: Sums, mean: Tensor, rounding: float) -> Tensor:
+    """tr Cov of the posterior, rounding included; [b]."""
+    norms = sums.norms / sums.mass
+    centred = (mean - members.centre).square().sum(1)
+    return (norms - centred).clamp(min=0) + rounding * norms
+
+
+def crowded(members: Members, sums: Sums, spread: Tensor) -> Tensor:
+    """Whether two of the first leaders are much closer than the posterior is wide; [b]."""
+    leaders = members.originals(sums.top[:, :LOOKED_AT])
+    apart = torch.cdist(leaders, leaders).square()
+    apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    return apart.amin((1, 2)) < 0.01 * spread
 
 
 def typical_error(members: Members, asked: Queries, mean: Tensor, rounding: float) -> Tensor:
@@ -181,21 +203,13 @@ def _rescan(members: Members, asked: Queries, sums: Sums, _: int) -> tuple[Sums,
 
 
 def _scan_about(members: Members, asked: Queries, sums: Sums) -> tuple[Sums, Tensor]:
-    """One query again, with all points seen from its leader."""
+    """One query again, with all points, and so the logits, seen from its leader."""
     near = members.about(int(sums.top[0, 0]))
     seen = replace(asked, centred=asked.x - asked.alpha[:, None] * near.centre)
     new = scan(near, seen, dtype=torch.float64, keep=sums.top.shape[1])
     mean = new.points / new.mass[:, None] + near.offset
-    lengths = asked.centred.square().sum(1) - seen.centred.square().sum(1)
-    moved = lengths / (2 * asked.sigma**2)
     return (
-        replace(
-            new,
-            peak=new.peak + moved,
-            points=mean * new.mass[:, None],
-            norms=sums.norms / sums.mass * new.mass,
-            top_logits=new.top_logits + moved[:, None],
-        ),
+        replace(new, points=mean * new.mass[:, None], norms=sums.norms / sums.mass * new.mass),
         mean,
     )
 

@@ -1,0 +1,197 @@
+"""All times of a pair from two rows of products, against the reference at each of them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from floracle.core.paths import LINEAR, PATHS
+from floracle.oracle import pairs as module
+from floracle.oracle.oracle import Oracle
+from floracle.oracle.reference import reference
+
+COUNT, DIMS = 120, 72
+TIMES = torch.tensor([0, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999], dtype=torch.float64)
+
+
+def laid_out(points_source, layout):
+    """Sources whose pairs are easy or hard to follow."""
+    drawn = torch.Generator().manual_seed(8)
+    points = torch.randn(COUNT, DIMS, generator=drawn) * torch.linspace(1, 0.1, DIMS)
+    labels, weights = torch.arange(COUNT) % 2, None
+    if layout == "weighted":
+        weights = torch.rand(COUNT, generator=drawn, dtype=torch.float64) + 0.05
+    if layout == "merged":
+        points[7], points[21], points[35] = points[1], points[1], points[3]
+    if layout.startswith("near"):
+        size = float(layout.split()[1])
+        points[60:] = points[:60] + size * torch.randn(60, DIMS, generator=drawn)
+    if layout.startswith("ball"):
+        size = float(layout.split()[1])
+        points[:100] = points[0] + size * torch.randn(100, DIMS, generator=drawn)
+    if layout == "far":
+        points += 100
+    return points_source(points, labels, weights)
+
+
+LAYOUTS = (
+    "plain",
+    "weighted",
+    "merged",
+    "near 1e-2",
+    "near 1e-4",
+    "near 1e-6",
+    "ball 1e-1",
+    "ball 1e-3",
+    "far",
+)
+
+
+def drawn_pairs(data, label, count=12, seed=1):
+    """Rows ∝ weight and their noise float32."""
+    atoms, drawn = data.atoms(label), torch.Generator().manual_seed(seed)
+    rows = atoms.rows[torch.multinomial(atoms.weights, count, replacement=True, generator=drawn)]
+    return rows, torch.randn(count, *data.shape, generator=drawn)
+
+
+def truth_of(data, label, path, rows, noise, times):
+    """The same curves [p, T] by name, written down from the dense posterior in float64."""
+    atoms = data.atoms(label)
+    points = data.take(atoms.rows).double()
+    own = torch.searchsorted(atoms.rows, rows)
+    centre = atoms.weights @ points
+    curves: dict[str, list] = {}
+    for time in times:
+        t = time.repeat(len(rows))
+        x = path.sample(points[own], noise.double(), t)
+        gamma = reference(points, x, t, weights=atoms.weights, path=path).posterior
+        lengths = (points - centre).square().sum(1)
+        half = torch.stack([(points - points[o]).square().sum(1) / 2 for o in own])
+        now = {
+            "top": gamma.amax(1),
+            "own": gamma[torch.arange(len(rows)), own],
+            "entropy": -torch.special.xlogy(gamma, gamma).sum(1),
+            "concentration": gamma.square().sum(1),
+            "variance": (gamma * half).sum(1),
+            "lean": gamma @ lengths / 2 - lengths[own] / 2,
+        }
+        for name, values in now.items():
+            curves.setdefault(name, []).append(values)
+    return {name: torch.stack(values, 1) for name, values in curves.items()}, half
+
+
+def agree(found, truth, *, atol=5e-4):
+    for name in ("top", "own", "entropy", "concentration"):
+        assert_close(getattr(found, name), truth[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+    size = truth["variance"].amax()
+    for name in ("variance", "lean"):
+        assert_close(getattr(found, name), truth[name], atol=atol * size, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("label", [-1, 1])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pairs_agree_with_the_reference_at_every_time(points_source, layout, label):
+    data = laid_out(points_source, layout)
+    rows, noise = drawn_pairs(data, label)
+    for memory in (None, 1):
+        found = Oracle(data, memory=memory).pairs(rows, noise, TIMES, label=label)
+        truth, half = truth_of(data, label, LINEAR, rows, noise, TIMES)
+        agree(found, truth)
+        atoms = data.atoms(label).rows
+        half[torch.arange(len(rows)), torch.searchsorted(atoms, rows)] = torch.inf
+        chosen = half.gather(1, torch.searchsorted(atoms, found.rivals)[:, None])[:, 0]
+        assert (chosen <= half.amin(1) * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
+def test_mirrored_pairs_average_both_signs(points_source, path):
+    data = laid_out(points_source, "plain")
+    rows, noise = drawn_pairs(data, -1)
+    found = Oracle(data, path=path).pairs(rows, noise, TIMES, mirrored=True)
+    plus, _ = truth_of(data, -1, path, rows, noise, TIMES)
+    minus, _ = truth_of(data, -1, path, rows, -noise, TIMES)
+    agree(found, {name: (plus[name] + minus[name]) / 2 for name in plus})
+    c = path.coefficients(TIMES)
+    assert_close(found.amplification, c.d_alpha - c.alpha * c.d_sigma / c.sigma)
+
+
+def test_pieces_change_nothing(points_source, monkeypatch):
+    """A budget that holds one pair at a time gives the same curves."""
+    data = laid_out(points_source, "near 1e-4")
+    rows, noise = drawn_pairs(data, -1)
+    whole = Oracle(data).pairs(rows, noise, TIMES)
+    monkeypatch.setattr(module, "TOGETHER", 1)
+    pieces = Oracle(data).pairs(rows, noise, TIMES)
+    parts = [
+        Oracle(data).pairs(rows[some], noise[some], TIMES)
+        for some in (slice(0, 5), slice(5, None))
+    ]
+    for found in (pieces, parts[0].joined(parts[1])):
+        for name in ("variance", "lean", "top", "own", "entropy", "concentration"):
+            expected = getattr(whole, name)
+            size = expected.abs().max()
+            assert_close(getattr(found, name), expected, atol=1e-5 * size, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(found.rivals, whole.rivals)
+
+
+def test_a_single_atom_has_no_rival(points_source):
+    data = points_source(torch.randn(1, 8))
+    found = Oracle(data).pairs(torch.zeros(3, dtype=torch.int64), torch.randn(3, 8), TIMES)
+    assert found.rivals.tolist() == [-1, -1, -1]
+    assert (found.own == 1).all()
+    assert not found.entropy.any()
+    assert not found.variance.any()
+
+
+def test_rows_that_are_no_atoms_are_refused(points_source):
+    oracle = Oracle(laid_out(points_source, "merged"))
+    for row, label in ((7, -1), (0, 1), (COUNT, -1)):
+        with pytest.raises(ValueError, match=f"row {row} is not an atom"):
+            oracle.pairs(torch.tensor([row]), torch.randn(1, DIMS), TIMES, label=label)
+    with pytest.raises(ValueError, match="t must lie"):
+        oracle.pairs(torch.tensor([0]), torch.randn(1, DIMS), torch.tensor([1.5]))
+
+
+def within(difference, errors=4.5):
+    """Whether a mean over pairs [p, T] is zero within its error, at every time."""
+    mean, error = difference.mean(0), difference.std(0) / len(difference) ** 0.5
+    assert (mean.abs() <= errors * error + 1e-6).all(), (mean / error).tolist()
+
+
+@pytest.mark.parametrize("layout", ["plain", "weighted", "near 1e-2"])
+def test_identities_hold_on_average(points_source, layout):
+    """E γ_own = E Σ γ²; E Σ γ d = tr Cov = E ‖x_o − x̂‖²; the lean is zero."""
+    data = laid_out(points_source, layout)
+    rows, noise = drawn_pairs(data, -1, count=3000, seed=3)
+    times = TIMES[1:8]
+    found = Oracle(data).pairs(rows, noise, times)
+    within(found.own - found.concentration)
+    within(found.lean)
+    missed = []
+    for time in times:
+        t = time.repeat(len(rows))
+        x = LINEAR.sample(data.take(rows), noise, t)
+        mean = Oracle(data).posterior(x, t).mean
+        missed.append((mean - data.take(rows).double()).square().sum(1))
+    within(found.variance - torch.stack(missed, 1))
+
+
+def test_strangers_agree_with_the_reference(points_source):
+    """Held-out points at all times: the oracle's error, top weight and entropy."""
+    data = laid_out(points_source, "near 1e-2")
+    atoms, points = data.atoms(), data.take(data.atoms().rows)
+    held, noise = torch.randn(6, DIMS) / 2, torch.randn(6, DIMS)
+    held[0] = points[3]
+    for memory in (None, 1):
+        found = Oracle(data, memory=memory).strangers(held, noise, TIMES)
+        for k, time in enumerate(TIMES):
+            t = time.repeat(6)
+            x = LINEAR.sample(held.double(), noise.double(), t)
+            truth = reference(points, x, t, weights=atoms.weights)
+            gamma = truth.posterior
+            gap = (truth.velocity - (held.double() - noise.double())).square().sum(1)
+            assert_close(found.gap[:, k], gap, rtol=1e-3, atol=1e-3)
+            assert_close(found.top[:, k], gamma.amax(1), rtol=0, atol=1e-4)
+            entropy = -torch.special.xlogy(gamma, gamma).sum(1)
+            assert_close(found.entropy[:, k], entropy, rtol=0, atol=1e-4)
