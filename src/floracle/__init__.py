@@ -8,7 +8,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .version import VERSION as __version__
+from .version import VERSION
+
+__version__ = VERSION
 
 if TYPE_CHECKING:
     from .analysis.advice import Advice, advise

@@ -83,10 +83,22 @@ def truth_of(data, label, path, rows, noise, times):
 
 def agree(found, truth, *, atol=5e-4):
     for name in ("top", "own", "entropy", "concentration"):
-        assert_close(getattr(found, name), truth[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(
+            getattr(found, name),
+            truth[name],
+            atol=atol,
+            rtol=0,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
     size = truth["variance"].amax()
     for name in ("variance", "lean"):
-        assert_close(getattr(found, name), truth[name], atol=atol * size, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(
+            getattr(found, name),
+            truth[name],
+            atol=atol * size,
+            rtol=1e-3,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
 
 
 @pytest.mark.parametrize("label", [-1, 1])
@@ -131,7 +143,13 @@ def test_pieces_change_nothing(points_source, monkeypatch):
         for name in ("variance", "lean", "top", "own", "entropy", "concentration"):
             expected = getattr(whole, name)
             size = expected.abs().max()
-            assert_close(getattr(found, name), expected, atol=1e-5 * size, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+            assert_close(
+                getattr(found, name),
+                expected,
+                atol=1e-5 * size,
+                rtol=1e-4,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
         assert_close(found.rivals, whole.rivals)
 
 
@@ -195,3 +213,12 @@ def test_strangers_agree_with_the_reference(points_source):
             assert_close(found.top[:, k], gamma.amax(1), rtol=0, atol=1e-4)
             entropy = -torch.special.xlogy(gamma, gamma).sum(1)
             assert_close(found.entropy[:, k], entropy, rtol=0, atol=1e-4)
+
+
+def test_weights_are_heard_by_a_pair_alone(points_source):
+    """A piece of one pair is not mistaken for atoms of equal weight."""
+    data = laid_out(points_source, "weighted")
+    rows, noise = drawn_pairs(data, -1)
+    both = Oracle(data).pairs(rows[:2], noise[:2], TIMES)
+    alone = Oracle(data).pairs(rows[:1], noise[:1], TIMES)
+    assert_close(alone.top[0], both.top[0], atol=1e-5, rtol=0)

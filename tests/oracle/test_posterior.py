@@ -87,7 +87,7 @@ def test_merged_duplicates_vote_once_with_both_weights(points_source):
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.8, 0.97])
 def test_log_mass_is_a_log_density(points_source, path, t):
     """exp(log mass) (2πσ²)^(−D/2) integrates to 1, in one dimension and in two."""
-    sigma = path.coefficients(torch.tensor([t])).sigma.item()
+    sigma = path.coefficients(torch.tensor([t], dtype=torch.float64)).sigma.item()
     for dims, count in ((1, 4001), (2, 401)):
         points = torch.tensor([[-1.0, 0.5], [0.2, -0.3], [1.1, 1.2]])[:, :dims]
         low, high = -1.5 - 6 * sigma, 1.6 + 6 * sigma

@@ -30,10 +30,12 @@ def held_out_curves(
         raise Mistake(
             f"held-out points have shape {held_out.shape}, those of the data {oracle.data.shape}"
         )
-    rows = held_out.atoms(label).rows
+    rows, weights = held_out.atoms(label)
+    if not len(rows):
+        raise Mistake(f"there are no held-out points of class {label}")
     fitting = NUMBERS // torch.Size(held_out.shape).numel()
     count = min(pairs, MOST, max(LEAST, fitting))
-    chosen = rows[torch.randint(len(rows), (count,), generator=generator(seed))]
-    drawn = noise(range(seed, seed + count), oracle.data.shape)
-    found = oracle.strangers(held_out.take(chosen), drawn, times, label=label)
+    drawn = torch.multinomial(weights, count, replacement=True, generator=generator(seed))
+    fresh = noise(range(seed, seed + count), oracle.data.shape)
+    found = oracle.strangers(held_out.take(rows[drawn]), fresh, times, label=label)
     return {f"held_out_{name}": Curve.of(getattr(found, name)) for name in CURVES}

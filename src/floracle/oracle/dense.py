@@ -5,8 +5,8 @@ For queries x with centred form y = x − α m, the logit of atom i is, up to a 
     l_i = log w_i + (α/σ²) ⟨y, x_i − m⟩ − (α²/2σ²) ‖x_i − m‖²      (− ‖y‖² / 2σ²).
 
 The inner products are taken in float32 (never TF32), or in float64 where points have few
-dimensions, the rest of the logit in float64. Atoms whose weight cannot change the mean even in its last bit are left out of the second product, which past
-the end of navigation is nearly all of them.
+dimensions, the rest of the logit in float64. Atoms whose weight cannot change the mean even in
+its last bit are left out of the second product: past the end of navigation, nearly all of them.
 """
 
 from __future__ import annotations

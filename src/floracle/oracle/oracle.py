@@ -107,7 +107,9 @@ class Oracle:
             self._kept.move_to_end(label)
             return self._kept[label]
         if label != NO_LABEL and not (self.data.labels == label).any():
-            raise Mistake(f"there is no class {label}; labels are {classes(self.data) or 'all −1'}")
+            raise Mistake(
+                f"there is no class {label}; labels are {classes(self.data) or 'all −1'}"
+            )
         budget = self._budget()
         size = len(self.data.atoms(label).rows) * torch.Size(self.data.shape).numel() * 4
         for other in [] if size > budget else list(self._kept):

@@ -31,7 +31,7 @@ from .posterior import Sums
 TRIGGER = 8e-6
 """Predicted relative velocity error above which float64 takes over; the contract is 1e-5."""
 CROWDED = 1.5e-6
-"""The same where leaders crowd together: their logits err alike, which √γ_max does not allow for."""
+"""The same where leaders crowd together: they err alike, which √γ_max does not allow for."""
 LEFT_OUT = 1e-7
 """Relative velocity error that leaving out all but the rescored atoms may cost."""
 SAFETY = 8.0
@@ -109,7 +109,7 @@ def predicted_error(
 
 
 def spread(members: Members, sums: Sums, mean: Tensor, rounding: float) -> Tensor:
-    """tr Cov of the posterior, rounding included; [b]."""
+    """The posterior's tr Cov, rounding included; [b]."""
     norms = sums.norms / sums.mass
     centred = (mean - members.centre).square().sum(1)
     return (norms - centred).clamp(min=0) + rounding * norms

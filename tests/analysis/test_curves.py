@@ -1,0 +1,93 @@
+"""Averages, crossings and landmarks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from floracle.analysis.curves import (
+    Curve,
+    Landmark,
+    controlled,
+    crossing,
+    landmark,
+    resampled,
+    standard_error,
+)
+
+values = st.lists(st.floats(-5, 5), min_size=2, max_size=30)
+
+
+@given(values, st.floats(-6, 6))
+def test_crossing_is_the_first_time_at_or_above_the_level(heights, level):
+    curve = torch.tensor([heights], dtype=torch.float64)
+    times = torch.linspace(0, 1, len(heights), dtype=torch.float64)
+    found = float(crossing(times, curve, level)[0])
+    if max(heights) < level:
+        assert found != found
+        return
+    first = next(i for i, height in enumerate(heights) if height >= level)
+    assert found <= times[first] + 1e-15
+    assert found >= times[max(first - 1, 0)] - 1e-15
+    if first:
+        share = (found - times[first - 1]) / (times[first] - times[first - 1])
+        line = heights[first - 1] + float(share) * (heights[first] - heights[first - 1])
+        assert line == pytest.approx(level, abs=1e-6)
+
+
+@given(values, st.lists(st.floats(-5, 5), min_size=2, max_size=2).map(sorted))
+def test_higher_levels_are_crossed_later(heights, levels):
+    curve = torch.tensor([heights], dtype=torch.float64)
+    times = torch.linspace(0, 1, len(heights), dtype=torch.float64)
+    low, high = (crossing(times, curve, level).nan_to_num(nan=2.0) for level in levels)
+    assert low <= high + 1e-12
+
+
+def test_crossing_treats_curves_one_by_one():
+    times = torch.tensor([0.0, 0.5, 1.0]).double()
+    curves = torch.tensor([[0, 1, 2], [2, 2, 2], [0, 0, 0], [0, 0, 1]]).double()
+    found = crossing(times, curves, 1.0)
+    assert found[[0, 1, 3]].tolist() == [0.5, 0.0, 1.0]
+    assert found[2].isnan()
+
+
+def test_a_landmark_that_is_not_reached_says_so():
+    times = torch.linspace(0, 1, 5).double()
+    flat = torch.zeros(5).double()
+    found = landmark(times, flat, flat.repeat(10, 1), 0.5)
+    assert found == Landmark(None)
+    assert str(found) == "not reached"
+
+
+def test_landmark_intervals_cover_the_truth():
+    """Noisy pairs around a known line: 95 % intervals hold the crossing in 88 of 100 draws."""
+    times, held = torch.linspace(0, 1, 21).double(), 0
+    for seed in range(100):
+        drawn = torch.Generator().manual_seed(seed)
+        shifts = torch.randn(60, 1, generator=drawn, dtype=torch.float64)
+        pairs = times + 0.3 * shifts
+        found = landmark(times, pairs.mean(0), resampled(pairs, seed), 0.5)
+        held += found.low <= 0.5 <= found.high
+    assert held >= 88
+
+
+def test_errors_of_means():
+    values = torch.randn(400, 3).double()
+    assert_close(standard_error(values), values.std(0) / 20)
+    assert standard_error(values[:1]).isinf().all()
+    curve = Curve.of(values)
+    assert_close(curve.mean, values.mean(0))
+    assert_close(resampled(values, 1).std(0), curve.error, rtol=0.2, atol=0)
+    assert_close(resampled(values, 1), resampled(values, 1))
+
+
+def test_a_control_narrows_and_does_not_shift():
+    control = torch.randn(20_000, 2).double()
+    values = 3 * control + 0.1 * torch.randn(20_000, 2).double() + 1
+    narrowed = controlled(values, control)
+    assert (narrowed.std(0) < 0.2).all()
+    assert (narrowed.mean(0) - 1).abs().max() < 0.01
+    assert_close(controlled(values, torch.zeros_like(values)), values)

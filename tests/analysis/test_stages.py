@@ -1,0 +1,200 @@
+"""Stages of small sets whose truth is known."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import floracle
+from floracle.analysis.groups import POOLED
+from floracle.core.paths import PATHS
+from floracle.run.errors import Mistake
+
+
+def normal(count, dims, seed=0):
+    return torch.randn(count, dims, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def classes(points_source):
+    """Three classes of unlike sizes, spectra and places."""
+    sizes = (40, 60, 100)
+    points = torch.cat([normal(n, 64, k) * (0.5 + k / 2) + k for k, n in enumerate(sizes)])
+    labels = torch.cat([torch.full((n,), k) for k, n in enumerate(sizes)])
+    return points_source(points, labels)
+
+
+@pytest.fixture(scope="module")
+def stages(classes):
+    return floracle.stages(floracle.Oracle(classes), pairs=128)
+
+
+def test_every_class_the_whole_and_the_pool_are_measured(stages):
+    assert [group.label for group in stages.groups] == [POOLED, 0, 1, 2, -1]
+    assert stages.main.label == POOLED
+    for group in stages.groups:
+        assert group.law_holds
+        assert abs(group.area.value - group.knowable + group.unknown) <= 4.5 * group.area.error
+    assert stages.group(1).knowable == pytest.approx(math.log(60))
+    assert stages.group(-1).knowable == pytest.approx(math.log(200))
+    with pytest.raises(KeyError):
+        stages.group(9)
+
+
+def test_predicted_information_bounds_what_is_measured(stages):
+    for group in stages.groups:
+        found = group.curves["information"]
+        assert (found.mean <= group.predicted_information + 3 * found.error + 1e-6).all()
+
+
+def test_curves_begin_and_end_where_they_must(stages):
+    for group in stages.groups:
+        curves = {name: curve.mean for name, curve in group.curves.items()}
+        assert curves["entropy"][0] == pytest.approx(group.knowable, abs=1e-4)
+        assert curves["information"][0] == pytest.approx(0, abs=1e-4)
+        assert curves["top"][-1] == pytest.approx(1, abs=1e-6)
+        assert group.centre.value < group.collapse.value < group.end.value
+        for mark in (group.centre, group.collapse, group.end):
+            assert mark.low <= mark.value + 1e-9
+            assert mark.high >= mark.value - 1e-9
+
+
+def test_the_pool_is_the_average_of_the_classes(stages):
+    by_class = [stages.group(label) for label in (0, 1, 2)]
+    shares = torch.tensor([0.2, 0.3, 0.5]).double()
+    assert_close(torch.tensor([group.share for group in by_class]).double(), shares)
+    for name, curve in stages.main.curves.items():
+        means = torch.stack([group.curves[name].mean for group in by_class])
+        errors = torch.stack([group.curves[name].error for group in by_class])
+        assert_close(curve.mean, shares @ means)
+        assert_close(curve.error, (shares.square() @ errors.square()).sqrt())
+    logs = torch.tensor([40, 60, 100]).double().log()
+    assert stages.main.knowable == pytest.approx(float(shares @ logs))
+
+
+def test_stages_survive_saving(stages, tmp_path):
+    floracle.save(stages, tmp_path / "saved")
+    again = floracle.load(tmp_path / "saved")
+    assert torch.equal(again.times, stages.times)
+    assert again.settings == stages.settings
+    for found, group in zip(again.groups, stages.groups, strict=True):
+        for field in fields(group):
+            ours, theirs = getattr(group, field.name), getattr(found, field.name)
+            if field.name == "curves":
+                assert ours.keys() == theirs.keys()
+                for name in ours:
+                    assert torch.equal(ours[name].mean, theirs[name].mean)
+                    assert torch.equal(ours[name].error, theirs[name].error)
+            elif field.name == "resamples":
+                assert all(torch.allclose(ours[n], theirs[n], rtol=1e-6) for n in ours)
+            elif isinstance(ours, torch.Tensor):
+                assert torch.equal(ours, theirs)
+            else:
+                assert ours == theirs, field.name
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
+@pytest.mark.parametrize("scale", [1e-2, 1e2])
+def test_the_law_holds_on_any_path_and_scale(points_source, path, scale):
+    """Also where all of the information lies very near the noise, or very near the data."""
+    oracle = floracle.Oracle(points_source(normal(60, 64) * scale + 5 * scale), path=path)
+    group = floracle.stages(oracle, pairs=128).main
+    assert abs(group.area.value - group.knowable + group.unknown) <= 4.5 * group.area.error
+
+
+def test_weights_count(points_source):
+    """H(w) of unequal weights, and an area that reaches it."""
+    weights = torch.rand(80, dtype=torch.float64) ** 3 + 1e-3
+    shares = weights / weights.sum()
+    oracle = floracle.Oracle(points_source(normal(80, 64), weights=weights))
+    group = floracle.stages(oracle, pairs=256).main
+    assert group.knowable == pytest.approx(float(-(shares * shares.log()).sum()))
+    assert abs(group.area.value - group.knowable) <= 4.5 * group.area.error
+
+
+def test_same_seed_same_numbers_and_another_seed_others(classes):
+    one, two, three = (
+        floracle.stages(floracle.Oracle(classes), pairs=16, times=12, classes=[0], seed=seed)
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(one.curves["gap"].mean, two.curves["gap"].mean)
+    assert not torch.equal(one.curves["gap"].mean, three.curves["gap"].mean)
+
+
+def test_held_out_points_fare_alike_early_and_worse_late(points_source):
+    oracle = floracle.Oracle(points_source(normal(400, 64)))
+    found = floracle.stages(oracle, pairs=400, held_out=points_source(normal(300, 64, 1)))
+    gap, held = found.curves["gap"], found.curves["held_out_gap"]
+    early = found.curves["information"].mean < 0.2
+    error = (gap.error.square() + held.error.square()).sqrt()[early]
+    assert ((gap.mean - held.mean)[early].abs() <= 4 * error + 1e-9).all()
+    # past the collapse the loss on held-out points is A² times a distance between points
+    late = found.times > found.landmarks.end.value
+    assert (gap.mean[late] < 0.05 * held.mean[late]).all()
+    assert (held.mean[late] > 64).all()
+
+
+def test_held_out_points_must_fit(points_source):
+    labels = torch.arange(30) % 2
+    oracle = floracle.Oracle(points_source(normal(30, 16), labels))
+    with pytest.raises(Mistake, match="shape"):
+        floracle.stages(oracle, pairs=4, held_out=points_source(normal(30, 8), labels))
+    with pytest.raises(Mistake, match="held-out"):
+        floracle.stages(oracle, pairs=4, held_out=points_source(normal(30, 16), labels * 0))
+
+
+def test_classes_of_a_single_point_are_left_out(points_source):
+    labels = torch.tensor([0] * 20 + [1] * 20 + [2])
+    found = floracle.stages(floracle.Oracle(points_source(normal(41, 32), labels)), pairs=16)
+    assert [group.label for group in found.groups] == [POOLED, 0, 1, -1]
+
+
+def test_a_single_class_is_the_whole_set(points_source):
+    labels = torch.zeros(30, dtype=torch.int64)
+    found = floracle.stages(floracle.Oracle(points_source(normal(30, 32), labels)), pairs=16)
+    assert [group.label for group in found.groups] == [-1]
+    assert found.main.points == 30
+
+
+def test_nothing_to_measure_is_a_mistake(points_source):
+    same = floracle.Oracle(points_source(torch.ones(5, 8)))
+    with pytest.raises(Mistake, match="single distinct point"):
+        floracle.stages(same)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"times": 7}, "at least 8 times"),
+        ({"pairs": 1}, "at least 2 pairs"),
+        ({"classes": [5]}, "no class 5"),
+        ({"classes": [-2]}, "no class -2"),
+    ],
+)
+def test_impossible_requests_are_mistakes(classes, options, words):
+    with pytest.raises(Mistake, match=words):
+        floracle.stages(floracle.Oracle(classes), **options)
+
+
+def test_the_fewest_times_and_pairs_are_enough(classes):
+    found = floracle.stages(floracle.Oracle(classes), times=8, pairs=2, classes=[0])
+    assert len(found.times) == 8
+    assert (found.times.diff() > 0).all()
+
+
+@pytest.mark.slow
+def test_landmark_intervals_cover_the_truth(points_source):
+    """Against a run of very many pairs, 20 seeds: 95 % intervals miss at most three times."""
+    oracle = floracle.Oracle(points_source(normal(200, 64)))
+    truth = floracle.stages(oracle, pairs=20_000, seed=99).landmarks
+    held = dict.fromkeys(("centre", "collapse", "end"), 0)
+    for seed in range(20):
+        found = floracle.stages(oracle, pairs=128, seed=seed).landmarks
+        for name in held:
+            mark = getattr(found, name)
+            held[name] += mark.low <= getattr(truth, name).value <= mark.high
+    assert min(held.values()) >= 16, held
