@@ -32,6 +32,8 @@ TRIGGER = 8e-6
 """Predicted relative velocity error above which float64 takes over; the contract is 1e-5."""
 CROWDED = 1.5e-6
 """The same where leaders crowd together: they err alike, which √γ_max does not allow for."""
+LONG = 8192
+"""Dimensions beyond which the rounding of an inner product grows with the root of their number."""
 LEFT_OUT = 1e-7
 """Relative velocity error that leaving out all but the rescored atoms may cost."""
 SAFETY = 8.0
@@ -127,7 +129,8 @@ def typical_error(members: Members, asked: Queries, mean: Tensor, rounding: floa
     """The typical error e of a logit from products so rounded, [b]."""
     apart = 0.25 * asked.centred.norm(dim=1) * members.largest
     along = 2 * (asked.centred * (mean - members.offset)).sum(1).abs()
-    return asked.gain * rounding * (apart + along)
+    longer = max(1.0, members.dims / LONG) ** 0.5
+    return asked.gain * rounding * longer * (apart + along)
 
 
 def _rescore_leaders(
