@@ -65,16 +65,21 @@ def moments(source: Source, label: int = NO_LABEL, *, rows: int | None = None) -
     return fold(blocks, Moments.of_block, Moments.empty(dims))
 
 
-def spectrum(source: Source, label: int = NO_LABEL) -> Tensor:
+def spectrum(source: Source, label: int = NO_LABEL, *, rows: int | None = None) -> Tensor:
     """Eigenvalues of the covariance of a class, float64 [min(n, D)], largest first.
 
     Costs one product of n × D × min(n, D) and an eigendecomposition of the smaller side.
     """
-    return spectra(source, (label,))[label]
+    return spectra(source, (label,), rows=rows)[label]
 
 
-def spectra(source: Source, labels: Sequence[int]) -> dict[int, Tensor]:
-    """The spectra of several classes; the whole set costs nothing where it is their sum."""
+def spectra(
+    source: Source, labels: Sequence[int], *, rows: int | None = None
+) -> dict[int, Tensor]:
+    """The spectra of several classes; the whole set costs nothing where it is their sum.
+
+    `rows` are the points of a block; by default as many as suit the cache.
+    """
     dims = dimension(source)
     counts = {label: len(source.atoms(label).rows) for label in labels}
     parts = [label for label in labels if label != NO_LABEL]
@@ -82,19 +87,21 @@ def spectra(source: Source, labels: Sequence[int]) -> dict[int, Tensor]:
     total, found = _Covariance.empty(dims) if summed else None, {}
     for label in parts:
         if counts[label] <= dims:
-            found[label] = _eigenvalues(_gram(source, label, counts[label]))
+            found[label] = _eigenvalues(_gram(source, label, counts[label], rows))
             continue
-        covariance = _covariance(source, label)
+        covariance = _covariance(source, label, rows)
         found[label] = _eigenvalues(covariance.matrix / covariance.weight)
         if total is not None:
             share = float((source.labels == label).double().mean())
             total = total.merge(covariance.scaled(share))
     if NO_LABEL in labels:
-        whole = total or (None if counts[NO_LABEL] <= dims else _covariance(source, NO_LABEL))
+        whole = total or (
+            None if counts[NO_LABEL] <= dims else _covariance(source, NO_LABEL, rows)
+        )
         found[NO_LABEL] = _eigenvalues(
             whole.matrix / whole.weight
             if whole is not None
-            else _gram(source, NO_LABEL, counts[NO_LABEL])
+            else _gram(source, NO_LABEL, counts[NO_LABEL], rows)
         )
     return found
 
@@ -124,20 +131,21 @@ class _Covariance:
         return _Covariance(weight, self.mean + share * apart, self.matrix + other.matrix + between)
 
 
-def _covariance(source: Source, label: int) -> _Covariance:
+def _covariance(source: Source, label: int, rows: int | None) -> _Covariance:
     mean = moments(source, label).mean
     total = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-    for block in source.blocks(label, rows=max(_rows(len(mean)), len(mean) // 2)):
+    rows = rows or max(_rows(len(mean)), len(mean) // 2)
+    for block in source.blocks(label, rows=rows):
         points = _weighted(block, mean)
         total += (points.T @ points).double()
     return _Covariance(1.0, mean, total)
 
 
-def _gram(source: Source, label: int, count: int) -> Tensor:
+def _gram(source: Source, label: int, count: int, rows: int | None) -> Tensor:
     """The n × n matrix of inner products, a pair of blocks at a time."""
     dims = dimension(source)
     mean = moments(source, label).mean
-    rows = max(1, GRAM_BYTES // (4 * dims))
+    rows = rows or max(1, GRAM_BYTES // (4 * dims))
     total = torch.empty(count, count, dtype=torch.float64)
     for i, block in enumerate(source.blocks(label, rows=rows)):
         points = _weighted(block, mean)
