@@ -6,6 +6,9 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
+import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -361,12 +364,26 @@ def test_idx_of_another_kind(tmp_path):
     refused(path, path.name, "empty")
 
 
-def test_unreadable_by_permission(tmp_path):
-    if os.geteuid() == 0:
-        pytest.skip("root may read everything")
-    np.save(tmp_path / "a.npy", VECTORS)
-    (tmp_path / "a.npy").chmod(0)
-    refused(tmp_path / "a.npy", "a.npy")
+def test_unreadable_by_permission():
+    """Root may read everything, so the file is opened by a process that is nobody."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "a.npy"
+        np.save(path, VECTORS)
+        path.chmod(0)
+        script = (  # everything is read before, since others may not read this installation
+            "import os\n"
+            "import floracle.data.arrays, floracle.data.places\n"
+            "from floracle.data.store import open_store\n"
+            "from floracle.run.errors import Mistake\n"
+            "if os.geteuid() == 0: os.setuid(65534)\n"
+            f"try: open_store({str(path)!r})\n"
+            "except Mistake as mistake: print(mistake)"
+        )
+        command = [sys.executable, "-c", script]
+        said = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd="/")
+    assert "a.npy" in said.stdout, said.stderr
+    assert "permission" in said.stdout.lower()
 
 
 def test_memory_must_be_a_size():
