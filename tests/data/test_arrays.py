@@ -197,3 +197,14 @@ def test_tensors_of_many_kinds():
         assert np.array_equal(everything(open_store(same)), VECTORS)
         assert open_store(same).fingerprint == open_store(points).fingerprint
     assert np.array_equal(everything(open_store(points.bfloat16())), points.bfloat16().float())
+
+
+def test_samples_as_adm_writes_them(tmp_path):
+    images = np.random.default_rng(3).integers(0, 256, (7, 6, 6, 3), dtype=np.uint8)
+    labels = np.random.default_rng(4).integers(0, 1000, 7)
+    np.savez(tmp_path / "VIRTUAL_7x6x6x3.npz", images, labels)
+    store = open_store(tmp_path / "VIRTUAL_7x6x6x3.npz")
+    expected = images.transpose(0, 3, 1, 2).astype(np.float32)
+    assert np.array_equal(everything(store), (expected - 127.5) / np.float32(127.5))
+    assert store.labels.tolist() == labels.tolist()
+    assert store.shape == (3, 6, 6)

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from floracle.data import scan
-from floracle.data.normalize import Normalizer, Spread
+from floracle.data.normalize import Normalizer
+from floracle.data.spread import Spread
 from floracle.data.store import open_store
 from floracle.run.errors import Mistake
 
@@ -123,7 +124,7 @@ def test_wrong_channels_and_words_are_refused():
     points = torch.randn(4, 3)
     with pytest.raises(Mistake, match="2 channels, but the points have 3"):
         open_store(points, normalize=Normalizer(torch.zeros(2), torch.ones(2)))
-    with pytest.raises(Mistake, match="'stored', 'standard' or a Normalizer, not 'unit'"):
+    with pytest.raises(Mistake, match=r"'stored', 'raw', 'standard', .*, not 'unit'"):
         open_store(points, normalize="unit")
     with pytest.raises(Mistake, match="infinite"):
         open_store(points * 1e30, normalize=Normalizer(torch.tensor(0.0), torch.tensor(1e-30)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 NO_LABEL = -1
@@ -75,3 +76,12 @@ class Source(Protocol):
 def classes(source: Source) -> list[int]:
     """The labels that occur, in order, without −1."""
     return [label for label in source.labels.unique().tolist() if label >= 0]
+
+
+def mass(source: Source, label: int) -> float:
+    """The share of a class in the whole set: of its rows, or of their weights if they have any."""
+    member = (source.labels == label).double() if label >= 0 else torch.ones(len(source)).double()
+    weights = getattr(source, "weights", None)
+    if weights is None:
+        return float(member.mean())
+    return float(member @ weights / weights.sum())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .fold import fold
-from .source import NO_LABEL, Block, Source
+from .source import NO_LABEL, Block, Source, mass
 
 PASS_BYTES = 4 * 2**20
 """The size of a float64 block in passes that only measure: it should stay in cache."""
@@ -92,7 +92,7 @@ def spectra(
         covariance = _covariance(source, label, rows)
         found[label] = _eigenvalues(covariance.matrix / covariance.weight)
         if total is not None:
-            share = float((source.labels == label).double().mean())
+            share = mass(source, label)
             total = total.merge(covariance.scaled(share))
     if NO_LABEL in labels:
         whole = total or (

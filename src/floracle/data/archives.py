@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from safetensors import safe_open
 from torch import Tensor
 
 from floracle.run.errors import Mistake
 
 from .arrays import header, mapped, numeric
+from .boxes import checked_members
 from .content import Content, Foreign, Rows, as_points, readable, shared
 from .labels import checked
+from .tensorfile import read_header
 
 POINTS = ("images", "latents", "data", "x", "arr_0")
 LABELS = ("labels", "label", "y", "arr_1")
@@ -36,8 +37,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 def open_npz(path: Path, budget: int) -> Content:
     """An .npz archive."""
     with readable(path, "an .npz archive"), zipfile.ZipFile(path) as archive:
-        members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-        members = {key: name for key, name in members.items() if name.endswith(".npy")}
+        names = checked_members(archive, path, budget)
+        members = {name[:-4]: name for name in names if name.endswith(".npy")}
         shapes = {key: _shape(archive, name, path) for key, name in members.items()}
 
         def load(key: str) -> tuple[Rows, bool]:
@@ -48,9 +49,10 @@ def open_npz(path: Path, budget: int) -> Content:
 
 def open_safetensors(path: Path) -> Content:
     """A .safetensors file, mapped."""
-    with readable(path, "a .safetensors file"), safe_open(path, framework="pt") as file:
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-        return _chosen(path, "safetensors", shapes, lambda key: (file.get_tensor(key), True))
+    file = read_header(path)
+    with readable(path, "a .safetensors file"):
+        shapes = {key: entry.shape for key, entry in file.entries.items()}
+        return _chosen(path, "safetensors", shapes, lambda key: (file.rows(key)[0], True))
 
 
 def _chosen(

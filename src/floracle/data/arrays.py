@@ -72,6 +72,19 @@ def mapped(path: Path, stream: IO[bytes], end: int, *, start: int) -> Rows:
     return shared(np.asarray(array))
 
 
+def parsed(content: bytes, name: str) -> np.ndarray:
+    """The array of the bytes of a whole .npy file."""
+    stream = BytesIO(content)
+    with readable(name, "an .npy array"):
+        shape, fortran, dtype = header(stream, name)
+        numeric(dtype, name)
+        held, needed = len(content) - stream.tell(), prod(shape) * dtype.itemsize
+        if held != needed:
+            raise Mistake(f"{name} is cut short or damaged: {held} bytes for {needed}")
+        array = np.frombuffer(content, dtype, offset=stream.tell())
+        return array.reshape(shape, order="F" if fortran else "C")
+
+
 def header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, column order and type of the array that begins here."""
     version = npy.read_magic(stream)

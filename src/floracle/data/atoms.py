@@ -1,6 +1,7 @@
 """From rows to atoms: exact duplicates merge into the first of them, weighted by their count.
 
 The atoms of a class are its distinct rows; those of the whole set merge across classes as well.
+Rows may have weights of their own; then an atom has the sum of them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class Groups:
     """The first row equal to each row, int64 [N]."""
     labels: Tensor
     """Int64 [N], −1 for none."""
+    weights: Tensor | None = None
+    """Positive float64 [N] of any scale; None where all rows count the same."""
     _found: dict[int, Atoms] = field(default_factory=dict, repr=False)
 
     @property
@@ -38,7 +41,7 @@ class Groups:
         """The atoms of a class, or of everything for −1; remembered."""
         if label not in self._found:
             rows = torch.arange(len(self.first)) if label == -1 else self._members(label)
-            self._found[label] = _merged(rows, self.first[rows])
+            self._found[label] = _merged(rows, self.first[rows], self._shares(rows))
         return self._found[label]
 
     def _members(self, label: int) -> Tensor:
@@ -48,17 +51,28 @@ class Groups:
             raise Mistake(f"there is no class {label}; {_known(np.unique(ordered).tolist())}")
         return order[int(begin) : int(end)]
 
+    def _shares(self, rows: Tensor) -> Tensor | None:
+        if self.weights is None:
+            return None
+        weights = self.weights[rows] / self.weights[rows].max()  # their sum cannot overflow
+        return weights / weights.sum()
+
     @cached_property
     def _by_class(self) -> tuple[Tensor, np.ndarray]:
         order = self.labels.argsort(stable=True)
         return order, self.labels[order].numpy()
 
 
-def _merged(rows: Tensor, first: Tensor) -> Atoms:
-    """Atoms of increasing rows, given the row that each one equals."""
-    _, index, counts = np.unique(first.numpy(), return_index=True, return_counts=True)
+def _merged(rows: Tensor, first: Tensor, shares: Tensor | None) -> Atoms:
+    """Atoms of increasing rows, given the row that each one equals and what each one weighs."""
+    _, index, group, counts = np.unique(
+        first.numpy(), return_index=True, return_inverse=True, return_counts=True
+    )
     order = np.argsort(index)
-    weights = torch.from_numpy(counts[order]).double() / len(rows)
+    if shares is None:
+        weights = torch.from_numpy(counts[order]).double() / len(rows)
+    else:
+        weights = torch.from_numpy(np.bincount(group, shares.numpy())[order])
     return Atoms(rows[torch.from_numpy(index[order])], weights)
 
 

@@ -21,6 +21,8 @@ from torch import Tensor
 
 from floracle.run.errors import Mistake, suggestion
 
+from .normalize import Normalizer
+
 Key = slice | Tensor
 
 READ = (
@@ -61,6 +63,15 @@ class Content:
     """The rows are pages of a file, which the operating system may drop."""
     ignored: int = 0
     """Files passed over because they are no pictures."""
+    normalizer: Normalizer | None = None
+    """How its own project feeds it to its model, where that is known."""
+    moments: str | None = None
+    """Rows are Gaussians [mean ‖ "std"] or [mean ‖ "logvar"] along their channels."""
+    flips: bool = False
+    """The second half of the rows are the mirrors of the first."""
+    padded: bool = False
+    """Several processes wrote it, which repeat a few rows to have the same number each."""
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

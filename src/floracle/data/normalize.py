@@ -1,36 +1,43 @@
 """Between stored values and points: point = (stored − mean) / std, per channel or for all.
 
-One object is used in both directions, so that what is drawn is what was stored, and held-out data
-can wear the training set's normalization. The arithmetic is float32, element by element: the same
-stored value gives the same point in every block and on every machine.
+Projects that multiply instead have a scale and a bias, point = stored · scale + bias, and are
+followed to the last bit. One object is used in both directions, so that what is drawn is what was
+stored, and held-out data can wear the training set's normalization. The arithmetic is float32,
+element by element: the same stored value gives the same point in every block and on every machine.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isfinite
 
 import torch
 from torch import Tensor
 
 from floracle.run.errors import Mistake
 
+from .spread import Spread
+
+LEVELS = 127.5, 127.5
+"""Mean and std that bring bytes 0 ... 255 to [−1, 1]."""
+WORDS = "'stored', 'raw', 'standard', a positive number or a Normalizer"
+
 
 @dataclass(frozen=True, eq=False)
 class Normalizer:
-    """Mean and std, scalars or one per channel [C]; float32.
+    """Mean and std, scalars or one per channel [C]; float32. Use `multiplied` for a scale.
 
     Channels are the first axis of a point: of pictures [C, H, W], and the axis of vectors [D].
     """
 
     mean: Tensor
     std: Tensor
+    factors: tuple[Tensor, Tensor] | None = field(default=None, kw_only=True)
+    """Scale and bias, where points are stored · scale + bias; `multiplied` sets them."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            value = torch.as_tensor(getattr(self, name)).detach().cpu().float().squeeze()
-            if value.ndim > 1 or not value.isfinite().all():
-                raise Mistake(f"{name} must be finite, scalar or [channels]: {tuple(value.shape)}")
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, _plain(getattr(self, name), name))
         if not (self.std > 0).all():
             raise Mistake("std must be positive in every channel")
 
@@ -43,12 +50,24 @@ class Normalizer:
         """Points float32 [n, C, ...] of stored values; a view where nothing changes."""
         if not self.changes:
             return z.float()
+        if self.factors:
+            scale, bias = (_per_channel(value, z) for value in self.factors)
+            return (z.float() * scale).add_(bias)
         z = z if z.dtype == torch.uint8 else z.float()  # bytes turn float32 in the subtraction
-        return (z - self._per_channel(self.mean, z)).div_(self._per_channel(self.std, z))
+        return (z - _per_channel(self.mean, z)).div_(_per_channel(self.std, z))
+
+    def apply_to_spread(self, stds: Tensor) -> Tensor:
+        """Standard deviations [n, C, ...] of stored values as those of points, float32."""
+        if self.factors:
+            return stds.float() * _per_channel(self.factors[0], stds)
+        return stds.float() / _per_channel(self.std, stds)
 
     def invert(self, x: Tensor) -> Tensor:
         """Stored values float32 of points [n, C, ...]."""
-        return x.float() * self._per_channel(self.std, x) + self._per_channel(self.mean, x)
+        if self.factors:
+            scale, bias = (_per_channel(value, x) for value in self.factors)
+            return (x.float() - bias).div_(scale)
+        return x.float() * _per_channel(self.std, x) + _per_channel(self.mean, x)
 
     def of(self, channels: int) -> tuple[Tensor, Tensor]:
         """Mean and std written out for every channel, both [C]."""
@@ -59,52 +78,60 @@ class Normalizer:
                 )
         return self.mean.expand(channels), self.std.expand(channels)
 
-    def _per_channel(self, value: Tensor, z: Tensor) -> Tensor:
-        value = value.to(z.device)
-        return value.reshape(-1, *[1] * (z.ndim - 2)) if value.ndim else value
+    def parts(self, channels: int) -> list[bytes]:
+        """All that points depend on, for a fingerprint."""
+        values = [*self.of(channels), *(self.factors or ())]
+        return [value.contiguous().numpy().tobytes() for value in values]
 
 
-def stored(dtype: torch.dtype) -> Normalizer:
-    """Of "stored": bytes 0..255 become [−1, 1] (mean 127.5, std 127.5), all else stays."""
-    scale = (127.5, 127.5) if dtype == torch.uint8 else (0.0, 1.0)
-    return Normalizer(*map(torch.tensor, scale))
+def multiplied(scale: float | Tensor, bias: float | Tensor = 0.0) -> Normalizer:
+    """Points are stored · scale + bias; both are scalars or one per channel [C]."""
+    scale, bias = _plain(scale, "scale"), _plain(bias, "bias")
+    if not (scale > 0).all():
+        raise Mistake(f"normalize multiplies by a positive number, not {scale.tolist()}")
+    return Normalizer(-bias / scale, 1 / scale, factors=(scale, bias))
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Count, and by channel [C] mean, squared deviations and bounds in float64; mergeable."""
-
-    count: int
-    mean: Tensor
-    squares: Tensor
-    low: Tensor
-    high: Tensor
-
-    @classmethod
-    def of_block(cls, stored: Tensor) -> Spread:
-        """Of stored values [n, C, ...], two passes over the block."""
-        values = stored.double().reshape(len(stored), stored.shape[1], -1)
-        mean = values.mean((0, 2))
-        squares = (values - mean[:, None]).square_().sum((0, 2))
-        count = values.shape[0] * values.shape[2]
-        return cls(count, mean, squares, values.amin((0, 2)), values.amax((0, 2)))
-
-    def merge(self, other: Spread) -> Spread:
-        """Of both (Chan et al. 1979)."""
-        count, apart = self.count + other.count, other.mean - self.mean
-        share = other.count / count
-        return Spread(
-            count,
-            self.mean + apart * share,
-            self.squares + other.squares + apart.square() * (self.count * share),
-            torch.minimum(self.low, other.low),
-            torch.maximum(self.high, other.high),
-        )
+def chosen(
+    asked: str | float | Normalizer,
+    spread: Spread,
+    dtype: torch.dtype,
+    *,
+    own: Normalizer | None = None,
+) -> Normalizer:
+    """What the user asked for; `own` is that of the data's project, for "stored"."""
+    if isinstance(asked, Normalizer):
+        return asked
+    if isinstance(asked, (int, float)) and not isinstance(asked, bool) and isfinite(asked):
+        return multiplied(float(asked))
+    if asked == "stored":
+        return own or (Normalizer(*map(torch.tensor, LEVELS)) if dtype == torch.uint8 else RAW)
+    if asked == "raw":
+        return RAW
+    if asked == "standard":
+        return standard(spread)
+    raise Mistake(f"normalize is {WORDS}, not {asked!r}")
 
 
 def standard(spread: Spread) -> Normalizer:
     """Of "standard": each channel's mean and std (divided by the count); constants get 1."""
-    std = (spread.squares / spread.count).sqrt().float()
+    std = spread.std.float()
     constant = (spread.low == spread.high) | (std == 0)
     mean = torch.where(spread.low == spread.high, spread.low, spread.mean)
     return Normalizer(mean, torch.where(constant, torch.ones_like(std), std))
+
+
+def _plain(value: float | Tensor, name: str) -> Tensor:
+    value = torch.as_tensor(value).detach().cpu().float().squeeze()
+    if value.ndim > 1 or not value.isfinite().all():
+        raise Mistake(f"{name} must be finite, scalar or [channels]: {tuple(value.shape)}")
+    return value
+
+
+def _per_channel(value: Tensor, z: Tensor) -> Tensor:
+    value = value.to(z.device)
+    return value.reshape(-1, *[1] * (z.ndim - 2)) if value.ndim else value
+
+
+RAW = Normalizer(torch.tensor(0.0), torch.tensor(1.0))
+"""Points are what is stored."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,13 @@ from torch import Tensor
 
 from floracle.run.errors import Mistake
 
+from .boxes import Member
 from .content import Content, Key, Rows, readable
+from .folders import below, is_hidden, leads_back
 
+MOST_FILE = 2**26
+LEAST = 2**24
+"""Bytes for one picture that are always there."""
 ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
 FORMATS = ("PNG", "JPEG", "WEBP")
 GREY = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -32,7 +38,7 @@ SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 class Pictures:
     """Picture files as rows [N, C, H, W] of bytes, decoded whenever they are read."""
 
-    files: tuple[Path, ...]
+    files: tuple[Path | Member, ...]
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.uint8
 
@@ -60,19 +66,27 @@ class Found:
 def open_pictures(folder: Path, budget: int) -> Content:
     """All pictures of a folder, in memory where they fit, else decoded block by block."""
     found = find(folder)
-    rows: Rows = Pictures(found.files, _common_shape(found.files))
+    labels = None if found.labels is None else torch.tensor(found.labels)
+    content = open_members(found.files, labels, found.classes, budget)
+    return replace(content, ignored=found.ignored)
+
+
+def open_members(
+    files: tuple[Path | Member, ...], labels: Tensor | None, classes: tuple[str, ...], budget: int
+) -> Content:
+    """Pictures whose files and labels are known."""
+    rows: Rows = Pictures(files, _common_shape(files, max(budget, LEAST)))
     if torch.Size(rows.shape).numel() <= budget:
         rows = rows[:]
-    labels = None if found.labels is None else torch.tensor(found.labels)
-    return Content(rows, "pictures", labels, found.classes, ignored=found.ignored)
+    return Content(rows, "pictures", labels, classes)
 
 
 def find(folder: Path) -> Found:
     """The pictures of class folders, or of a flat one; hidden files do not count."""
     entries = sorted(Path(entry) for entry in os.scandir(folder) if not is_hidden(entry.name))
-    folders = [entry for entry in entries if entry.is_dir() and not _leads_back(entry, folder)]
+    folders = [entry for entry in entries if entry.is_dir() and not leads_back(entry, folder)]
     loose = [entry for entry in entries if not entry.is_dir()]
-    nested = [sorted(_below(each)) for each in folders]
+    nested = [sorted(below(each)) for each in folders]
     flat = [file for file in loose if is_picture_file(file)]
     per_class = [[file for file in files if is_picture_file(file)] for files in nested]
     ignored = len(loose) - len(flat) + sum(map(len, nested)) - sum(map(len, per_class))
@@ -105,17 +119,12 @@ def _check_classes(
         raise Mistake(f"{folder} is divided into {names}; open one of them: {holding[0]}")
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is the system's own."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
 def is_picture_file(path: Path) -> bool:
     """Whether the name ends like a picture that is read."""
     return path.suffix.lower() in ENDINGS
 
 
-def decoded(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+def decoded(path: Path | Member, shape: tuple[int, ...]) -> np.ndarray:
     """The bytes [C, H, W] of one picture, which must have just that size."""
     channels, height, width = shape
     with _opened(path) as image:
@@ -126,24 +135,29 @@ def decoded(path: Path, shape: tuple[int, ...]) -> np.ndarray:
         return np.broadcast_to(pixels, (height, width, channels)).transpose(2, 0, 1)
 
 
-def _common_shape(files: tuple[Path, ...]) -> tuple[int, ...]:
+def _common_shape(files: tuple[Path | Member, ...], most: int) -> tuple[int, ...]:
     """[N, C, H, W] from the headers of all files; the first of another size is named."""
     size, grey = None, True
     for file in files:
         with _opened(file) as image:
             if size is not None and image.size != size:
                 ours, first = (f"{width} x {height}" for width, height in (image.size, size))
-                raise Mistake(f"{file} is {ours}, but {files[0].name} is {first}; use one size")
+                raise Mistake(
+                    f"{file} is {ours}, but {Path(files[0].name).name} is {first}; use one size"
+                )
             size, grey = image.size, grey and _is_grey(image)
     width, height = size or (0, 0)
+    if 3 * width * height > most:
+        raise Mistake(f"{files[0]} is {width} x {height}, beyond the memory of {most >> 20} MiB")
     return (len(files), 1 if grey else 3, height, width)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    if not path.is_file():  # a pipe would wait for ever
+def _opened(path: Path | Member) -> Iterator[Image.Image]:
+    if isinstance(path, Path) and not path.is_file():  # a pipe would wait for ever
         raise Mistake(f"{path} is no regular file, or a link to nowhere; remove it")
-    with readable(path, "a picture"), Image.open(path, formats=FORMATS) as image:
+    file = path if isinstance(path, Path) else BytesIO(path.read(MOST_FILE))
+    with readable(f"{path}", "a picture"), Image.open(file, formats=FORMATS) as image:
         most = Image.MAX_IMAGE_PIXELS
         if most and image.width * image.height > most:
             raise Mistake(f"{path} claims {image.width} x {image.height}, beyond {most} pixels")
@@ -154,7 +168,7 @@ def _is_grey(image: Image.Image) -> bool:
     return image.mode in GREY
 
 
-def _grey(image: Image.Image, path: Path) -> np.ndarray:
+def _grey(image: Image.Image, path: Path | Member) -> np.ndarray:
     """Bytes [H, W]; of 16 bits the nearest of 256 levels, so that black and white stay so."""
     if not image.mode.startswith("I"):
         return np.asarray(image.convert("L"))
@@ -166,25 +180,6 @@ def _grey(image: Image.Image, path: Path) -> np.ndarray:
 
 def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """All files below a folder but hidden ones; a folder that links reach twice is read once."""
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        below = (name for name in folders if not is_hidden(name))
-        folders[:] = [name for name in below if not _leads_back(Path(place, name), folder.parent)]
-        yield from (Path(place, name) for name in files if not is_hidden(name))
-
-
-def _leads_back(entry: Path, folder: Path) -> bool:
-    """Whether a link points to the folder itself or above it."""
-    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(entry))
 
 
 def _nothing(folder: Path, loose: list[Path]) -> str:

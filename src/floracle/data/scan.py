@@ -20,7 +20,7 @@ from torch import Tensor
 from floracle.run.errors import Mistake
 
 from .content import COMPACT, Rows
-from .normalize import Spread
+from .spread import Spread
 
 VALUES = 2**22
 BYTES = 16
@@ -32,10 +32,8 @@ class Scan:
 
     digests: np.ndarray
     """Bytes [N, 16]: equal rows have equal digests."""
-    low: float
-    high: float
-    spread: Spread | None
-    """Of every channel, where it was asked for."""
+    spread: Spread
+    """Of every channel."""
 
 
 def compact(stored: Tensor) -> Tensor:
@@ -43,23 +41,19 @@ def compact(stored: Tensor) -> Tensor:
     return stored if stored.dtype in COMPACT else stored.float()
 
 
-def scan(rows: Rows, name: str, *, start: int = 0, spread: bool = False) -> Scan:
+def scan(rows: Rows, name: str, *, start: int = 0) -> Scan:
     """Read the rows from `start` on once; rows that are not finite are a mistake."""
     digests = np.empty((len(rows) - start, BYTES), np.uint8)
-    bounds, spreads, bad = [], [], []
+    spreads, bad = [], []
     for first, block in _blocks(rows, start):
-        low, high = (value.item() for value in block.aminmax())
-        bounds += [low, high]
-        if not (np.isfinite(low) and np.isfinite(high)):
+        if not all(bound.isfinite() for bound in block.aminmax()):
             bad.append(first + (~block.isfinite()).flatten(1).any(1).nonzero().flatten())
             continue
         digests[first - start : first - start + len(block)] = row_digests(block)
-        if spread:
-            spreads.append(Spread.of_block(block))
+        spreads.append(Spread.of_block(block))
     if bad:
         raise Mistake(_not_finite(name, torch.cat(bad).tolist(), rows.dtype))
-    total = reduce(Spread.merge, spreads) if spread else None
-    return Scan(digests, min(bounds), max(bounds), total)
+    return Scan(digests, reduce(Spread.merge, spreads))
 
 
 def row_digests(block: Tensor) -> np.ndarray:

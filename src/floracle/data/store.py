@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import isfinite, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,17 @@ from floracle.run.errors import Mistake
 from floracle.run.files import digest
 
 from .arrays import read_labels
+from .asked import Asked
 from .atoms import Groups
-from .content import Content, Key, Mirrored, Rows, is_picture
+from .content import Content, Key, Rows
 from .labels import checked, class_names
-from .normalize import Normalizer, standard, stored
+from .moments import Reading, reading
+from .normalize import Normalizer, chosen
 from .places import find_content
-from .scan import Scan, block_rows, compact, first_equal, scan
-
-FLOAT = 4
+from .points import picture_range, points_of, stds_of, with_mirrors
+from .remarks import Channels, channels, noticed
+from .scan import compact, first_equal, scan
+from .weights import checked_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,14 @@ class Store:
     groups: Groups
     points: Rows
     """All points as float32, read by slice or by row numbers."""
+    channels: Channels
+    """Mean, deviation and bounds of every channel of the points."""
+    stds: Rows | None = None
+    """Where points are means of Gaussians, the deviations in the same units; read like points."""
+    weights: Tensor | None = None
+    """How much each row counts, float64 [N] of any scale; None where all count the same."""
+    remarks: tuple[str, ...] = ()
+    """What was noticed that may be a wrong reading, and what to say if it is."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,31 +95,20 @@ class Store:
 
     def take(self, rows: Tensor) -> Tensor:
         """The points float32 [len(rows), *shape] of any rows, in the order asked."""
+        return self.points[self._checked(rows)]
+
+    def spreads(self, rows: Tensor) -> Tensor:
+        """The deviations float32 [len(rows), *shape] of any rows, where they are Gaussians."""
+        if self.stds is None:
+            raise Mistake(f"{self.name} was not opened with moments='gaussian': no deviations")
+        return self.stds[self._checked(rows)]
+
+    def _checked(self, rows: Tensor) -> Tensor:
         rows = rows.cpu()
         low, high = (int(bound) for bound in rows.aminmax()) if rows.numel() else (0, 0)
         if rows.dtype != torch.int64 or rows.ndim != 1 or low < 0 or high >= len(self):
             raise Mistake(f"rows must be int64 [n] in 0 ... {len(self) - 1}")
-        return self.points[rows]
-
-
-@dataclass(frozen=True, eq=False)
-class Normalized:
-    """Stored rows as points, converted whenever they are read."""
-
-    rows: Rows
-    normalizer: Normalizer
-    dtype: torch.dtype = torch.float32
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[N, *shape]."""
-        return tuple(self.rows.shape)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, key: Key, /) -> Tensor:
-        return self.normalizer.apply(self.rows[key])
+        return rows
 
 
 def open_store(
@@ -116,26 +116,39 @@ def open_store(
     *,
     labels: Any = None,
     flips: bool | None = None,
-    normalize: str | Normalizer = "stored",
+    normalize: str | float | Normalizer = "stored",
+    layout: str | None = None,
+    moments: str | None = None,
+    weights: Any = None,
     memory: int | str | None = None,
 ) -> Store:
-    """Open data of any layout people already have: arrays, array files, picture folders, idx.
+    """Open data as people have it: arrays, files, pictures, latents of other projects.
 
-    `normalize`: "stored" maps bytes 0..255 to [−1, 1] and leaves all else as it is, "standard"
-    gives every channel mean 0 and deviation 1, and a `Normalizer` is applied as it stands.
-    `labels` (a list, array or .npy path) go before those found with the data. `flips` adds the
-    mirror of every picture as a point of its own. "digits" and "gaussian:POINTSxDIMS" are names.
+    `normalize`: "stored" feeds points as their own project does (bytes 0..255 become [−1, 1]),
+    "raw" leaves all as it is, "standard" gives every channel mean 0 and deviation 1; a number
+    multiplies, and a `Normalizer` is applied as it stands. `labels` (a list, array or .npy path)
+    go before those found with the data; `weights` say how much each row counts. `flips` adds the
+    mirror of every picture, or the stored mirror of every latent, as a point of its own. `layout`
+    and `moments` ("mean", "sample", "gaussian") say what files cannot tell; see `asked.py`.
+    "digits" and "gaussian:POINTSxDIMS" are names.
     """
-    budget = memory_budget(memory) // 2
-    name, content = find_content(where, budget)
-    rows, classed = content.rows, _labels(labels, content)
-    found = scan(rows, name, spread=normalize == "standard")
-    normalizer = _normalizer(normalize, rows, found)
-    digests, shown = found.digests, _picture_range(rows, normalizer, found, name)
+    budget, how = memory_budget(memory) // 2, normalize if isinstance(normalize, str) else ""
+    asked = Asked(budget, layout, moments, flips, stored=how == "stored")
+    name, content = find_content(where, asked)
+    read, classed = reading(content, asked, name), _labels(labels, content)
+    weighed = checked_weights(weights, len(classed))
+    found = scan(read.whole, name)
+    digests, spread = found.digests, found.spread.of(slice(read.points.shape[1]))
+    normalizer = chosen(normalize, spread, read.points.dtype, own=content.normalizer)
+    shown = picture_range(read.points, normalizer, spread, name)
+    if flips and not content.flips:
+        read, digests = with_mirrors(read, digests, name)
     if flips:
-        rows, digests = _with_mirrors(rows, digests, name)
-        classed = classed.repeat(2)
-    points, resident = _points(rows, normalizer, budget, mapped=content.mapped)
+        classed, weighed = classed.repeat(2), None if weighed is None else weighed.repeat(2)
+    rows, summary = read.points, channels(spread, normalizer)
+    points, resident = points_of(rows, normalizer, budget, mapped=content.mapped)
+    groups = Groups(first_equal(read.whole, digests), classed, weighed)
+    remarks = noticed(content, read, spread, summary, duplicates=groups.duplicates, how=how)
     return Store(
         name=name,
         layout=content.layout,
@@ -144,18 +157,22 @@ def open_store(
         classes=class_names(classed, content.classes),
         normalizer=normalizer,
         flips=bool(flips),
-        fingerprint=_fingerprint(rows, classed, digests, normalizer, flips=bool(flips)),
+        fingerprint=_fingerprint(read, groups, digests, normalizer, flips=bool(flips)),
         size=prod(rows.shape) * rows.dtype.itemsize,
         picture_range=shown,
         resident=resident,
         ignored=content.ignored,
-        groups=Groups(first_equal(rows, digests), classed),
+        groups=groups,
         points=points,
+        channels=summary,
+        stds=None if read.stds is None else stds_of(read.stds, normalizer, budget),
+        weights=weighed,
+        remarks=remarks,
     )
 
 
 def _labels(given: Any, content: Content) -> Tensor:
-    count = len(content.rows)
+    count = len(content.rows) // (2 if content.flips else 1)
     if given is None:
         return content.labels if content.labels is not None else torch.full((count,), -1)
     if isinstance(given, (str, Path)):
@@ -163,71 +180,15 @@ def _labels(given: Any, content: Content) -> Tensor:
     return checked(given, count, "the labels given")
 
 
-def _normalizer(asked: str | Normalizer, rows: Rows, found: Scan) -> Normalizer:
-    if isinstance(asked, Normalizer):
-        asked.of(rows.shape[1])
-        return asked
-    if asked == "standard" and found.spread is not None:
-        return standard(found.spread)
-    if asked != "stored":
-        raise Mistake(f"normalize is 'stored', 'standard' or a Normalizer, not {asked!r}")
-    return stored(rows.dtype)
-
-
-def _picture_range(
-    rows: Rows, normalizer: Normalizer, found: Scan, name: str
-) -> tuple[float, float] | None:
-    """Black and white as points have them, the widest over the channels."""
-    mean, std = normalizer.of(rows.shape[1])
-
-    def widest(low: float, high: float) -> tuple[float, float]:
-        return float(((low - mean) / std).min()), float(((high - mean) / std).max())
-
-    if not all(map(isfinite, widest(found.low, found.high))):
-        raise Mistake(f"{name}: the normalization makes points infinite; its std is too small")
-    if not is_picture(tuple(rows.shape[1:])):
-        return None
-    if rows.dtype == torch.uint8:
-        return widest(0.0, 255.0)
-    usual = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
-    fitting = (pair for pair in usual if pair[0] <= found.low and found.high <= pair[1])
-    return widest(*next(fitting, (found.low, found.high)))
-
-
-def _with_mirrors(rows: Rows, digests: np.ndarray, name: str) -> tuple[Rows, np.ndarray]:
-    shape = tuple(rows.shape[1:])
-    if not is_picture(shape):
-        raise Mistake(f"{name}: points {list(shape)} are no pictures [1 or 3, H, W] to mirror")
-    mirrored = Mirrored(rows)
-    again = scan(mirrored, name, start=len(rows))
-    return mirrored, np.concatenate([digests, again.digests])
-
-
-def _points(rows: Rows, normalizer: Normalizer, budget: int, *, mapped: bool) -> tuple[Rows, bool]:
-    """Points that are ready where they are so already or fit, and whether they are in memory."""
-    fits = FLOAT * prod(rows.shape) <= budget
-    plain = isinstance(rows, Tensor) and rows.dtype == torch.float32 and rows.is_contiguous()
-    if plain and not normalizer.changes:
-        return rows, fits or not mapped
-    lazy = Normalized(rows, normalizer)
-    return (_held(lazy), True) if fits else (lazy, False)
-
-
-def _held(points: Normalized) -> Tensor:
-    held = torch.empty(points.shape)
-    step = block_rows(points)
-    for start in range(0, len(points), step):
-        held[start : start + step] = points[start : min(start + step, len(points))]
-    return held
-
-
 def _fingerprint(
-    rows: Rows, labels: Tensor, digests: np.ndarray, normalizer: Normalizer, *, flips: bool
+    read: Reading, groups: Groups, digests: np.ndarray, normalizer: Normalizer, *, flips: bool
 ) -> str:
-    mean, std = (value.contiguous().numpy() for value in normalizer.of(rows.shape[1]))
-    words = f"{list(rows.shape)} {compact(rows[:1]).dtype} flips={flips}"
-    parts = (digests, labels.numpy(), mean, std)
-    return digest(words, *(part.tobytes() for part in parts))
+    words = f"{list(read.whole.shape)} {compact(read.whole[:1]).dtype} flips={flips}"
+    normalization = normalizer.parts(read.points.shape[1])
+    parts = [digests.tobytes(), groups.labels.numpy().tobytes(), *normalization]
+    if groups.weights is not None:
+        parts.append((groups.weights / groups.weights.max()).numpy().tobytes())
+    return digest(words, *parts)
 
 
 def _slice(rows: Tensor) -> Key:

@@ -41,11 +41,8 @@ class Queries:
     sigma: Tensor
     d_alpha: Tensor
     d_sigma: Tensor
-
-    @property
-    def gain(self) -> Tensor:
-        """α / σ²."""
-        return self.alpha / self.sigma**2
+    gain: Tensor
+    """α / σ², over the temperature."""
 
     @property
     def amplification(self) -> Tensor:
@@ -62,13 +59,16 @@ class Queries:
         return self.d_alpha[:, None] * mean + pull
 
 
-def queries(members: Members, x: Tensor, t: Tensor, path: Path) -> Queries:
-    """Queries x [b, D] at times t [b] < 1, for one class."""
+def queries(
+    members: Members, x: Tensor, t: Tensor, path: Path, *, temperature: float = 1.0
+) -> Queries:
+    """Queries x [b, D] at times t [b] < 1, for one class; logits are divided by `temperature`."""
     c = path.coefficients(t.to(x.device))
     if (c.sigma <= 0).any():
         raise ValueError("the oracle's velocity is 0 / 0 at t = 1; ask for it at t < 1")
     x = x.double()
-    return Queries(x, x - c.alpha[:, None] * members.centre, *c)
+    gain = c.alpha / (c.sigma**2 * temperature)
+    return Queries(x, x - c.alpha[:, None] * members.centre, *c, gain)
 
 
 def scan(

@@ -7,8 +7,9 @@ targets at a noisy point, in closed form (Theorem 2.1). Exact to 1e-5 of its own
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -36,15 +37,22 @@ class Oracle:
     `path` is the forward process; the field lives on it. `memory` bounds what is kept of the data
     ("4G" or bytes; by default half of what is free): classes that fit stay resident, others are
     streamed. Labels choose the class each query is averaged over; −1 (or None) is the whole set.
+    At a `temperature` other than 1 the weights are γ^(1/temperature), normalised: below 1 they
+    sharpen towards the nearest sample, above 1 they spread. That is no training set's field.
     """
 
     data: Source
     path: Path = LINEAR
     memory: int | str | None = None
     device: torch.device | str | None = None
+    temperature: float = 1.0
     _kept: OrderedDict[int, Members] = field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
     )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise Mistake(f"temperature must be positive and finite, got {self.temperature:g}")
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -62,9 +70,16 @@ class Oracle:
         """Who votes at samples x [b, *shape]: means, weights, entropy, log mass (float64)."""
         parts, groups = [], []
         for places, members, asked, resolved in self._resolved(x, t, labels, top):
-            parts.append(_posterior(members, asked, resolved, top, self.data.shape))
+            parts.append(self._posterior(members, asked, resolved, top))
             groups.append(places)
         return Posterior.joined(parts, groups)
+
+    def log_density(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Log p_t(x) in nats, float64 [b]: the density of noisy samples of the set or class."""
+        self.check_untempered("a density")
+        sigma = self.path.coefficients(t).sigma.to(x.device)
+        normal = self._dims / 2 * (2 * math.pi * sigma**2).log()
+        return self.posterior(x, t, labels, top=1).log_mass - normal.cpu()
 
     @torch.no_grad()
     def pairs(
@@ -81,8 +96,10 @@ class Oracle:
         `rows` int64 [p] are rows of the data, `noise` [p, *shape] their noise, `times` [T] in
         [0, 1); the class averaged over is `label`. Costs two products of p × n × D, whatever T is.
         `mirrored` averages every pair with the one of opposite noise, which costs no product.
+        Over the whole set of labelled data the entropy of the class is followed as well.
         """
         checked_times(times)
+        self.check_untempered("a pair")
         return pair_curves(
             self.members(label),
             self.path,
@@ -99,6 +116,7 @@ class Oracle:
     ) -> Strangers:
         """The posterior of pairs whose data [p, *shape] is outside the set, at all times [T]."""
         checked_times(times)
+        self.check_untempered("a pair")
         return stranger_curves(self.members(label), self.path, points, noise, times)
 
     def members(self, label: int = NO_LABEL) -> Members:
@@ -111,15 +129,24 @@ class Oracle:
                 f"there is no class {label}; labels are {classes(self.data) or 'all −1'}"
             )
         budget = self._budget()
-        size = len(self.data.atoms(label).rows) * torch.Size(self.data.shape).numel() * 4
+        size = len(self.data.atoms(label).rows) * self._dims * 4
         for other in [] if size > budget else list(self._kept):
             if self._held() + size > budget:
                 del self._kept[other]
         room = budget - self._held()
-        self._kept[label] = gather_members(
-            self.data, label, room=room, device=chosen_device(self.device)
-        )
-        return self._kept[label]
+        found = gather_members(self.data, label, room=room, device=chosen_device(self.device))
+        tempered = replace(found, log_weights=found.log_weights / self.temperature)
+        self._kept[label] = tempered
+        return tempered
+
+    @property
+    def _dims(self) -> int:
+        return torch.Size(self.data.shape).numel()
+
+    def check_untempered(self, what: str) -> None:
+        """Refuse what has no meaning at another temperature."""
+        if self.temperature != 1:
+            raise Mistake(f"{what} is defined at temperature 1, not {self.temperature:g}")
 
     def _budget(self) -> int:
         """Bytes for resident points; what is already held counts as free when none was named."""
@@ -138,29 +165,29 @@ class Oracle:
         for label in labels.unique().tolist() or [NO_LABEL]:
             places = (labels == label).nonzero()[:, 0]
             members = self.members(label)
-            asked = queries(members, flat[places], t[places], self.path)
+            at = flat[places], t[places], self.path
+            asked = queries(members, *at, temperature=self.temperature)
             sums = scan(members, asked, keep=max(top, 32))
             yield places, members, asked, resolve(members, asked, sums)
 
-
-def _posterior(
-    members: Members, asked: Queries, resolved: Resolved, top: int, shape: tuple[int, ...]
-) -> Posterior:
-    sums = resolved.sums
-    leaders, below = sums.top[:, 0], sums.peak - sums.top_logits[:, 0]
-    apart = asked.x - asked.alpha[:, None] * members.originals(leaders)
-    nearest = members.log_weights[leaders] - apart.square().sum(1) / (2 * asked.sigma**2)
-    return Posterior(
-        mean=resolved.mean.reshape(-1, *shape).cpu(),
-        log_mass=(nearest + below + sums.mass.log()).cpu(),
-        top_weights=((sums.top_logits[:, :top] - sums.peak[:, None]).exp() / sums.mass[:, None])
-        .clamp(max=1)
-        .cpu(),
-        top_rows=members.rows[sums.top[:, :top]].cpu(),
-        entropy=(sums.mass.log() - sums.logits / sums.mass).clamp(min=0).cpu(),
-        concentration=(sums.squares / sums.mass**2).clamp(max=1).cpu(),
-        missing=torch.zeros_like(sums.mass).cpu(),
-    )
+    def _posterior(
+        self, members: Members, asked: Queries, resolved: Resolved, top: int
+    ) -> Posterior:
+        sums = resolved.sums
+        leaders, below = sums.top[:, 0], sums.peak - sums.top_logits[:, 0]
+        apart = asked.x - asked.alpha[:, None] * members.originals(leaders)
+        width = 2 * asked.sigma**2 * self.temperature
+        nearest = members.log_weights[leaders] - apart.square().sum(1) / width
+        leading = sums.top_logits[:, :top] - sums.peak[:, None]
+        return Posterior(
+            mean=resolved.mean.reshape(-1, *self.data.shape).cpu(),
+            log_mass=(nearest + below + sums.mass.log()).cpu(),
+            top_weights=(leading.exp() / sums.mass[:, None]).clamp(max=1).cpu(),
+            top_rows=members.rows[sums.top[:, :top]].cpu(),
+            entropy=(sums.mass.log() - sums.logits / sums.mass).clamp(min=0).cpu(),
+            concentration=(sums.squares / sums.mass**2).clamp(max=1).cpu(),
+            missing=torch.zeros_like(sums.mass).cpu(),
+        )
 
 
 def _check(data: Source, x: Tensor, t: Tensor, labels: Tensor | None) -> None:

@@ -20,12 +20,15 @@ import torch
 from torch import Tensor
 
 from floracle.core.paths import Path
+from floracle.core.source import NO_LABEL
 
 from .members import Members
 from .posterior import weights_of
 
 TOGETHER = 2**29
 """Bytes of pairs followed at a time; more would only wait for memory."""
+DENSE_CLASSES = 64
+"""Up to so many classes their weights are summed by a dense product."""
 CLOSE = 0.005
 """Atoms whose d_j is under this share of their squared norm are measured again in float64: from
 there on float32 would leave more than a thousandth of a nat in a logit that matters."""
@@ -53,12 +56,17 @@ class Pairs:
     """Σ γ²."""
     rivals: Tensor
     """The nearest other atom of each pair: its row number, int64 [p]; −1 where there is none."""
+    class_entropy: Tensor | None = None
+    """The entropy in nats of which class it is; for the whole set of labelled data."""
+    within: Tensor | None = None
+    """Where atoms are Gaussians: the part of tr Cov(data | x_t) that lies inside them, which tells
+    nothing about which atom it is; `variance` is the rest."""
 
     def joined(self, other: Pairs) -> Pairs:
         """The curves of both sets of pairs."""
-        names = [
-            name for name in self.__dataclass_fields__ if name not in {"times", "amplification"}
-        ]
+        shared = {"times", "amplification"}
+        names = [name for name in self.__dataclass_fields__ if name not in shared]
+        names = [name for name in names if getattr(self, name) is not None]
         both = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names}
         return Pairs(times=self.times, amplification=self.amplification, **both)
 
@@ -82,17 +90,19 @@ def pair_curves(
     ratio = c.alpha / c.sigma
     amplification = c.d_alpha - c.alpha * c.d_sigma / c.sigma
     each = 64 * len(members) + 40 * members.dims
+    shares = class_shares(members)
     size = max(1, min(len(rows), min(budget // 2, TOGETHER) // each))
     parts = []
     for start in range(0, len(rows), size):
         these = slice(start, start + size)
         products = _products(members, own[these], noise[these].flatten(1))
-        curves = _curves(products, ratio)
+        curves = _curves(products, ratio, shares)
         if mirrored:
-            curves = (curves + _curves(replace(products, pull=-products.pull), ratio)) / 2
+            opposite = replace(products, pull=-products.pull)
+            curves = (curves + _curves(opposite, ratio, shares)) / 2
         parts.append((curves, products.rival.cpu()))
     curves, rival = (torch.cat(column, -1) for column in zip(*parts, strict=True))
-    variance, lean, top, weight, entropy, concentration = curves.transpose(1, 2)
+    variance, lean, top, weight, entropy, concentration, *rest = curves.transpose(1, 2)
     return Pairs(
         times=times.double(),
         amplification=amplification,
@@ -103,7 +113,27 @@ def pair_curves(
         entropy=entropy,
         concentration=concentration,
         rivals=torch.where(rival < 0, rival, members.rows.cpu()[rival.clamp(min=0)]),
+        class_entropy=rest[0] if rest else None,
     )
+
+
+def class_shares(members: Members) -> Tensor | None:
+    """1 where an atom belongs to a class, float32 [n, C], sparse where classes are many.
+
+    None but for the whole set of labelled data. A point that several classes share counts as of
+    the class of its first copy.
+    """
+    if members.label != NO_LABEL:
+        return None
+    labels = members.source.labels[members.rows.cpu()]
+    known, index = labels.unique(return_inverse=True)
+    if len(known) < 2:
+        return None
+    places = torch.stack([torch.arange(len(index)), index])
+    shares = torch.sparse_coo_tensor(
+        places, torch.ones(len(index)), (len(index), len(known)), check_invariants=False
+    ).to(members.rows.device)
+    return shares.to_dense() if len(known) <= DENSE_CLASSES else shares.t().coalesce()
 
 
 def positions(members: Members, rows: Tensor) -> Tensor:
@@ -183,18 +213,21 @@ def _nearest_other(half: Tensor, own: Tensor) -> Tensor:
     return torch.where(two[:, 0] == own, two[:, 1], two[:, 0])
 
 
-def _curves(products: _Products, ratio: Tensor) -> Tensor:
-    """Variance, lean, top, own, entropy, concentration: [6, T, p], in cache-sized pieces."""
+def _curves(products: _Products, ratio: Tensor, shares: Tensor | None) -> Tensor:
+    """Variance, lean, top, own, entropy, concentration: [6, T, p], in cache-sized pieces.
+
+    With the classes' `shares` of atoms the entropy of the class is the seventh.
+    """
     pairs, atoms = products.pull.shape
     size = max(1, 2**17 // atoms)
     pieces = [
-        _piece(products, slice(start, min(start + size, pairs)), ratio)
+        _piece(products, slice(start, min(start + size, pairs)), ratio, shares)
         for start in range(0, pairs, size)
     ]
     return torch.cat(pieces, 2).double().cpu()
 
 
-def _piece(products: _Products, these: slice, ratio: Tensor) -> Tensor:
+def _piece(products: _Products, these: slice, ratio: Tensor, shares: Tensor | None) -> Tensor:
     pull, half, lean = products.pull[these], products.half[these], products.lean[these]
     equal = products.log_weights.shape[1] == 1
     own = torch.arange(len(pull), device=pull.device), products.own[these]
@@ -210,7 +243,13 @@ def _piece(products: _Products, these: slice, ratio: Tensor) -> Tensor:
         variance, leaning, mean_logit, squares = sums
         own_weight = (own_logit - peak).exp() / mass
         entropy = (mass.log() - mean_logit).clamp_(min=0)
-        curves.append(
-            torch.stack([variance, leaning, 1 / mass, own_weight, entropy, squares / mass])
-        )
+        of_class = [] if shares is None else [_class_entropy(weights, mass, shares)]
+        found = [variance, leaning, 1 / mass, own_weight, entropy, squares / mass]
+        curves.append(torch.stack([*found, *of_class]))
     return torch.stack(curves, 1)
+
+
+def _class_entropy(weights: Tensor, mass: Tensor, shares: Tensor) -> Tensor:
+    """The entropy of which class it is, nats [p]."""
+    sums = (shares @ weights.T).T if shares.is_sparse else weights @ shares
+    return -torch.special.xlogy(sums / mass[:, None], sums / mass[:, None]).sum(1).clamp_(max=0)

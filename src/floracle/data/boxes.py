@@ -1,0 +1,163 @@
+"""Many small files in one place: a folder, or a .zip archive that is read without unpacking it.
+
+An archive comes from strangers: before any of it is read, its list of members must be plausible.
+Names that leave the archive, links, passwords, repeated or overlapping members, and sizes that no
+compression reaches are refused; checksums are compared whenever a member is read.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+import numpy as np
+
+from floracle.run.errors import Mistake
+
+from .content import check_file, readable
+from .folders import below
+
+PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+MOST_RATIO = 1100  # deflate reaches 1032 : 1
+SLACK = 4096
+ENCRYPTED = 0x1
+OUTSIDE = re.compile(r"[\\/]|[A-Za-z]:|(.*[\\/])?\.\.([\\/]|$)|.*[\\\0]")
+
+
+class Box(Protocol):
+    """Files by name; names have forward slashes and are relative."""
+
+    @property
+    def path(self) -> Path:
+        """Where the box lies."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """All files, in order."""
+        ...
+
+    def read(self, name: str, most: int) -> bytes:
+        """The bytes of one file, at most so many."""
+        ...
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The files of a folder and all folders below."""
+
+    path: Path
+    names: Sequence[str]
+
+    def read(self, name: str, most: int) -> bytes:
+        """The bytes of one file, at most so many."""
+        path = self.path / name
+        if not path.is_file():  # a pipe would wait for ever
+            check_file(path)
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        return _within(content, most, f"{path}")
+
+
+@dataclass(frozen=True, eq=False)
+class Zipped:
+    """The files of a .zip archive."""
+
+    path: Path
+    names: Sequence[str]
+    archive: zipfile.ZipFile
+
+    def read(self, name: str, most: int) -> bytes:
+        """The bytes of one file, at most so many."""
+        with readable(f"{self.path}: {name}", "a member"), self.archive.open(name) as file:
+            content = file.read(most + 1)
+            return _within(content, most, f"{self.path}: {name}")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One file of a box."""
+
+    box: Box
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.box.path}: {self.name}"
+
+    def read(self, most: int) -> bytes:
+        """Its bytes, at most so many."""
+        return self.box.read(self.name, most)
+
+
+def open_box(path: Path, budget: int) -> Box:
+    """The files of a folder or of an archive."""
+    if path.is_dir():
+        files = (file.relative_to(path) for file in below(path))
+        return Folder(path, sorted(file.as_posix() for file in files))
+    check_file(path)
+    with readable(path, "a .zip archive"):
+        archive = zipfile.ZipFile(path)
+        return Zipped(path, sorted(checked_members(archive, path, budget)), archive)
+
+
+def checked_members(
+    archive: zipfile.ZipFile, path: Path, budget: int
+) -> Mapping[str, zipfile.ZipInfo]:
+    """The files of an archive by name; the first that cannot be trusted is a mistake."""
+    members = [member for member in archive.infolist() if not member.is_dir()]
+    for member in members:
+        flaw = _flaw(member, budget)
+        if flaw:
+            raise Mistake(f"{path}: {member.filename!r} {flaw}")
+    _check_apart(members, path)
+    by_name = {member.filename: member for member in members}
+    if len(by_name) < len(members):
+        ((repeated, _),) = Counter(member.filename for member in members).most_common(1)
+        raise Mistake(f"{path} holds {repeated!r} more than once; write the archive again")
+    folders = {str(folder) for name in by_name for folder in PurePosixPath(name).parents}
+    if inside := next((name for name in sorted(folders) if name in by_name), None):
+        raise Mistake(f"{path}: {inside!r} is both a file and a folder; write the archive again")
+    return by_name
+
+
+def _flaw(member: zipfile.ZipInfo, budget: int) -> str | None:
+    """Why a member cannot be trusted."""
+    if OUTSIDE.match(member.filename):
+        return "leads out of the archive; such names are never opened"
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "is a link; archives with links are not opened"
+    if member.flag_bits & ENCRYPTED:
+        return "is locked with a password; write the archive without one"
+    if member.compress_type not in PACKINGS:
+        return "is packed in an unknown way; write it stored or deflated"
+    if member.file_size > MOST_RATIO * member.compress_size + SLACK:
+        return f"claims {member.file_size} bytes in {member.compress_size}, which cannot be"
+    if member.compress_type != zipfile.ZIP_STORED and member.file_size > budget:
+        size = member.file_size >> 20
+        return (
+            f"unpacks to {size} MiB, more than the memory of {budget >> 20} MiB;"
+            " store it plain (np.savez, zip -0) or raise the memory"
+        )
+    return None
+
+
+def _check_apart(members: list[zipfile.ZipInfo], path: Path) -> None:
+    """Refuse members that share bytes: small archives would unpack to endless ones."""
+    places = np.array([(each.header_offset, each.compress_size) for each in members], object)
+    if not len(places):
+        return
+    places = places[places[:, 0].argsort()].astype(np.float64)
+    if (places[:-1].sum(1) > places[1:, 0]).any():
+        raise Mistake(f"{path} is damaged: its members overlap; write the archive again")
+
+
+def _within(content: bytes, most: int, name: str) -> bytes:
+    if len(content) > most:
+        raise Mistake(f"{name} is larger than the {most} bytes that it should have at most")
+    return content

@@ -1,0 +1,31 @@
+"""Walking folders: everything below one, without what is hidden and without going in circles."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is the system's own."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def below(folder: Path) -> Iterator[Path]:
+    """All files below a folder but hidden ones; a folder that links reach twice is read once."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        shown = (name for name in folders if not is_hidden(name))
+        folders[:] = [name for name in shown if not leads_back(Path(place, name), folder.parent)]
+        yield from (Path(place, name) for name in files if not is_hidden(name))
+
+
+def leads_back(entry: Path, folder: Path) -> bool:
+    """Whether a link points to the folder itself or above it."""
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(entry))

@@ -1,0 +1,104 @@
+"""Stored rows as float32 points: in memory within the budget, else converted as they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from floracle.run.errors import Mistake
+
+from .content import Key, Mirrored, Rows, is_picture
+from .moments import Reading
+from .normalize import Normalizer
+from .scan import block_rows, scan
+from .spread import Spread
+
+FLOAT = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Normalized:
+    """Stored rows as points, converted whenever they are read."""
+
+    rows: Rows
+    convert: Callable[[Tensor], Tensor]
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[N, *shape]."""
+        return tuple(self.rows.shape)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Key, /) -> Tensor:
+        return self.convert(self.rows[key])
+
+
+def points_of(
+    rows: Rows, normalizer: Normalizer, budget: int, *, mapped: bool
+) -> tuple[Rows, bool]:
+    """Points that are ready where they are so already or fit, and whether they are in memory."""
+    plain = isinstance(rows, Tensor) and rows.dtype == torch.float32 and rows.is_contiguous()
+    if plain and not normalizer.changes:
+        return rows, fits(rows, budget) or not mapped
+    lazy = Normalized(rows, normalizer.apply)
+    return (_held(lazy), True) if fits(rows, budget) else (lazy, False)
+
+
+def stds_of(rows: Rows, normalizer: Normalizer, budget: int) -> Rows:
+    """The deviations of points; in memory where both fit there."""
+    lazy = Normalized(rows, normalizer.apply_to_spread)
+    return _held(lazy) if fits(rows, budget // 2) else lazy
+
+
+def fits(rows: Rows, budget: int) -> bool:
+    """Whether the budget holds all points as float32."""
+    return FLOAT * prod(rows.shape) <= budget
+
+
+def with_mirrors(read: Reading, digests: np.ndarray, name: str) -> tuple[Reading, np.ndarray]:
+    """The points and their left-right mirrors."""
+    shape = list(read.points.shape[1:])
+    if not is_picture(tuple(shape)):
+        raise Mistake(f"{name}: points {shape} are no pictures [1 or 3, H, W] to mirror")
+    mirrored = Mirrored(read.points)
+    again = scan(mirrored, name, start=len(read.points))
+    return Reading(mirrored, mirrored), np.concatenate([digests, again.digests])
+
+
+def picture_range(
+    rows: Rows, normalizer: Normalizer, spread: Spread, name: str
+) -> tuple[float, float] | None:
+    """Black and white as points have them, the widest over the channels."""
+    channels = rows.shape[1]
+    normalizer.of(channels)
+
+    def widest(low: float, high: float) -> tuple[float, float]:
+        ends = normalizer.apply(torch.tensor([low, high])[:, None].expand(2, channels))
+        return float(ends[0].min()), float(ends[1].max())
+
+    low, high = float(spread.low.min()), float(spread.high.max())
+    if not np.isfinite(widest(low, high)).all():
+        raise Mistake(f"{name}: the normalization makes points infinite; its std is too small")
+    if not is_picture(tuple(rows.shape[1:])):
+        return None
+    if rows.dtype == torch.uint8:
+        return widest(0.0, 255.0)
+    usual = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
+    fitting = (pair for pair in usual if pair[0] <= low and high <= pair[1])
+    return widest(*next(fitting, (low, high)))
+
+
+def _held(points: Normalized) -> Tensor:
+    held = torch.empty(points.shape)
+    step = block_rows(points)
+    for start in range(0, len(points), step):
+        held[start : start + step] = points[start : min(start + step, len(points))]
+    return held
