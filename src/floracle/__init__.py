@@ -14,10 +14,14 @@ __version__ = VERSION
 
 if TYPE_CHECKING:
     from .analysis.advice import Advice, advise
+    from .analysis.arguments import Arguments, arguments
+    from .analysis.compare import Space
     from .analysis.groups import Stages
+    from .analysis.inspection import Inspection, inspect
     from .analysis.prediction import Predicted, predict
     from .analysis.saved import load
     from .analysis.stages import stages
+    from .analysis.what_if import WhatIf, what_if
     from .core.clock import Clock
     from .core.fields import VelocityField, as_field
     from .core.nearest import nearest
@@ -26,20 +30,28 @@ if TYPE_CHECKING:
     from .core.source import Source
     from .data.normalize import Normalizer
     from .data.store import Store, open_store
+    from .oracle.gaussians import GaussianOracle
+    from .oracle.mixture import Mixture, mixture
     from .oracle.oracle import Oracle
     from .oracle.pairs import Pairs
     from .oracle.posterior import Posterior
     from .run.errors import Mistake
     from .run.results import Results, save
     from .sampling.grid import cut, time_grid
+    from .sampling.guidance import guided
+    from .sampling.presets import Preset, preset_grid
     from .sampling.sample import sample, trajectory
 
 _HOMES = {
     "analysis.advice": ("Advice", "advise"),
+    "analysis.arguments": ("Arguments", "arguments"),
+    "analysis.compare": ("Space",),
     "analysis.groups": ("Stages",),
+    "analysis.inspection": ("Inspection", "inspect"),
     "analysis.prediction": ("Predicted", "predict"),
     "analysis.saved": ("load",),
     "analysis.stages": ("stages",),
+    "analysis.what_if": ("WhatIf", "what_if"),
     "core.clock": ("Clock",),
     "core.fields": ("VelocityField", "as_field"),
     "core.nearest": ("nearest",),
@@ -48,12 +60,16 @@ _HOMES = {
     "core.source": ("Source",),
     "data.normalize": ("Normalizer",),
     "data.store": ("Store", "open_store"),
+    "oracle.gaussians": ("GaussianOracle",),
+    "oracle.mixture": ("Mixture", "mixture"),
     "oracle.oracle": ("Oracle",),
     "oracle.pairs": ("Pairs",),
     "oracle.posterior": ("Posterior",),
     "run.errors": ("Mistake",),
     "run.results": ("Results", "save"),
     "sampling.grid": ("cut", "time_grid"),
+    "sampling.guidance": ("guided",),
+    "sampling.presets": ("Preset", "preset_grid"),
     "sampling.sample": ("sample", "trajectory"),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
@@ -63,33 +79,46 @@ __all__ = [
     "LINEAR",
     "TRIGONOMETRIC",
     "Advice",
+    "Arguments",
     "Clock",
+    "GaussianOracle",
+    "Inspection",
     "Mistake",
+    "Mixture",
     "Normalizer",
     "Oracle",
     "Pairs",
     "Path",
     "Posterior",
     "Predicted",
+    "Preset",
     "Results",
     "Source",
+    "Space",
     "Stages",
     "Store",
     "VelocityField",
+    "WhatIf",
     "advise",
+    "arguments",
     "as_field",
     "convert",
     "cut",
+    "guided",
+    "inspect",
     "load",
+    "mixture",
     "nearest",
     "noise",
     "open_store",
     "predict",
+    "preset_grid",
     "sample",
     "save",
     "stages",
     "time_grid",
     "trajectory",
+    "what_if",
 ]
 
 

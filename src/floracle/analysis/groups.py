@@ -18,6 +18,7 @@ END = 0.99
 """The mean largest weight at which navigation has ended."""
 FLAGGED = 4.0
 """How many standard errors the information law may be off before it is called broken."""
+NOWHERE = Landmark(None)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Group:
     unknown: float
     """The entropy that is left at the last time, nats."""
     law_holds: bool
+    separation: Landmark = NOWHERE
+    """Where half of what there is to know about the class is known; of the whole set alone."""
+    classes_knowable: float = 0.0
+    """H(class), nats; 0 where classes were not asked about."""
     rivals: tuple[tuple[int, int], ...] = ()
     """Rows of pairs that one sample does not win, each with its nearest rival."""
     resamples: dict[str, Tensor] | None = None
@@ -111,14 +116,24 @@ class Stages:
 
 
 def landmarks(
-    times: Tensor, curves: dict[str, Curve], resamples: dict[str, Tensor], knowable: float
+    times: Tensor,
+    curves: dict[str, Curve],
+    resamples: dict[str, Tensor],
+    *,
+    knowable: float,
+    classes: float = 0.0,
 ) -> dict[str, Landmark]:
-    """Centre, collapse and end of mean curves, with intervals from their resamples."""
+    """Centre, collapse and end of mean curves, with intervals from their resamples.
+
+    With H(class) in `classes` the time that separates classes is one more.
+    """
     levels = {
         "centre": ("information", knowable / 2),
         "collapse": ("own", 0.5),
         "end": ("top", END),
     }
+    if classes > 0:
+        levels["separation"] = ("class_information", classes / 2)
     return {
         name: landmark(times, curves[of].mean, resamples[of], level)
         for name, (of, level) in levels.items()

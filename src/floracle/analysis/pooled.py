@@ -49,9 +49,10 @@ def pooled(times: Tensor, groups: list[Group], predicted: list[Predicted]) -> Gr
         area=area,
         unknown=unknown,
         law_holds=law_holds(area, knowable, unknown),
+        classes_knowable=0.0,
         rivals=tuple(pair for group in groups for pair in group.rivals)[:20],
         resamples=resamples,
-        **landmarks(times, curves, resamples, knowable),
+        **landmarks(times, curves, resamples, knowable=knowable),
     )
 
 

@@ -8,6 +8,9 @@ and telling N points apart takes log N. So the *centre* of navigation is predict
 I_G = ½ log N and the *collapse* onto one sample where I_G = log N. Around the collapse the
 information of a pair scatters like a Gaussian of variance Σ r²λ / (1 + r²λ), which gives its own
 atom the weight 1 / (1 + (N − 1) e^{−i}) on average.
+
+Atoms that are Gaussians themselves, of variance s² in every coordinate, drown what tells them
+apart: λ becomes λ / (1 + r²s²), and the information may never reach log N.
 """
 
 from __future__ import annotations
@@ -34,6 +37,8 @@ class Predicted:
     spectrum: Tensor
     """Eigenvalues λ of their covariance, float64 [k]."""
     path: Path = LINEAR
+    within: float = 0.0
+    """The variance s² of every atom by itself, in each coordinate; 0 for points."""
 
     def information(self, t: Tensor) -> Tensor:
         """I_G at times t [T] in [0, 1), in nats; an upper bound on the true I."""
@@ -41,16 +46,17 @@ class Predicted:
 
     def at_ratio(self, ratio: Tensor) -> Tensor:
         """I_G where α/σ is `ratio` […]."""
-        return torch.log1p(ratio.square()[..., None] * self.spectrum).sum(-1) / 2
+        return torch.log1p(self._signal(ratio.square())).sum(-1) / 2
 
     def variance(self, t: Tensor) -> Tensor:
         """Σ λ / (1 + r²λ) [T]: tr Cov(data | x_t) of a Gaussian with this spectrum."""
-        snr = self._ratio(t).square()[:, None]
-        return (self.spectrum / (1 + snr * self.spectrum)).sum(1)
+        snr = self._ratio(t).square()
+        drowned = 1 + snr[:, None] * self.within
+        return (self.spectrum / (drowned**2 * (1 + self._signal(snr)))).sum(1)
 
     def own(self, t: Tensor) -> Tensor:
         """The expected weight of a pair's own atom at times t [T]."""
-        signal = self._ratio(t).square()[:, None] * self.spectrum
+        signal = self._signal(self._ratio(t).square())
         spread = (signal / (1 + signal)).sum(1).sqrt()
         nodes, weights = np.polynomial.hermite_e.hermegauss(64)
         drawn = self.information(t)[:, None] + spread[:, None] * torch.from_numpy(nodes)
@@ -99,6 +105,10 @@ class Predicted:
             for (count, scale), centre, collapse in zip(cells, centres, collapses, strict=True)
         ]
 
+    def _signal(self, snr: Tensor) -> Tensor:
+        """r²λ […, k] at r² […], less what the atoms' own variance drowns."""
+        return snr[..., None] * self.spectrum / (1 + snr[..., None] * self.within)
+
     def _ratio(self, t: Tensor) -> Tensor:
         c = self.path.coefficients(t)
         return c.alpha / c.sigma
@@ -110,11 +120,13 @@ def predict(
     dims: int | None = None,
     spectrum: Tensor | Sequence[float] | None = None,
     path: Path = LINEAR,
+    within: float = 0.0,
 ) -> Predicted:
     """The stages to expect of `points` points, from their spectrum or as `dims` unit Gaussians.
 
     Give exactly one of `dims` (isotropic, unit variance: the paper's Fig 3) and `spectrum`
-    (covariance eigenvalues, non-negative).
+    (covariance eigenvalues, non-negative). `within` is the variance of a point by itself, where
+    points are Gaussians; then this is an estimate, no bound, and a landmark of 1 is not reached.
     """
     if not points > 1:
         raise Mistake(f"there are no stages without at least 2 points, got {points:g}")
@@ -129,4 +141,6 @@ def predict(
         raise Mistake(f"dims counts dimensions and is at least 1, got {dims}")
     if not (values.isfinite().all() and (values >= 0).all() and values.sum() > 0):
         raise Mistake("a covariance spectrum is finite, non-negative and not all zero")
-    return Predicted(float(points), values, path)
+    if not 0 <= within < float("inf"):
+        raise Mistake(f"the variance within points is finite and not negative, got {within:g}")
+    return Predicted(float(points), values, path, within)

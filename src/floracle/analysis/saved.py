@@ -14,7 +14,7 @@ from floracle.run.results import Results, load_results
 from .curves import Curve, Estimate, Landmark
 from .groups import Group, Stages
 
-LANDMARKS = ("centre", "collapse", "end")
+LANDMARKS = ("centre", "collapse", "end", "separation")
 NUMBERS = (
     "label",
     "points",
@@ -25,6 +25,7 @@ NUMBERS = (
     "predicted_collapse",
     "unknown",
     "law_holds",
+    "classes_knowable",
 )
 
 

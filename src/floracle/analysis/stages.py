@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from floracle.core.paths import Path
 from floracle.core.seeds import generator, noise
-from floracle.core.source import NO_LABEL, Source, classes
+from floracle.core.source import NO_LABEL, Source, classes, mass
 from floracle.core.spectrum import spectra
+from floracle.oracle.gaussians import GaussianOracle
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.pairs import Pairs
 from floracle.run.errors import Mistake
@@ -35,6 +36,8 @@ from .held_out import held_out_curves
 from .law import area_under, times_for
 from .pooled import pooled
 from .prediction import Predicted, predict
+
+AnyOracle = Oracle | GaussianOracle
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,17 @@ class Plan:
     spectra: dict[int, Tensor]
     sizes: dict[int, float]
     """H(w) of every class in nats."""
+    within: dict[int, float] = field(default_factory=dict)
+    """The mean variance of atoms that are Gaussians themselves, by class."""
+
+    def predicted(self, path: Path, label: int) -> Predicted:
+        """The stages to expect of a class."""
+        values, points = self.spectra[label], math.exp(self.sizes[label])
+        return predict(points, spectrum=values, path=path, within=self.within.get(label, 0.0))
 
 
 def stages(
-    oracle: Oracle,
+    oracle: AnyOracle,
     *,
     times: int = 50,
     pairs: int = 512,
@@ -71,7 +81,7 @@ def stages(
 
 
 def planned(
-    oracle: Oracle,
+    oracle: AnyOracle,
     *,
     times: int = 50,
     pairs: int = 512,
@@ -89,47 +99,52 @@ def planned(
     if not chosen:
         raise Mistake("there are no stages to measure: every class has a single distinct point")
     found = spectra(oracle.data, chosen)
-    grid = times_for([_predicted(oracle.path, found[c], sizes[c]) for c in chosen], times)
-    return Plan(chosen, grid, pairs, seed, found, sizes)
+    within = _within(oracle, chosen)
+    plan = Plan(chosen, torch.empty(0), pairs, seed, found, sizes, within)
+    expected = [plan.predicted(oracle.path, label) for label in chosen]
+    return replace(plan, times=times_for(expected, times))
 
 
-def measured(oracle: Oracle, plan: Plan, label: int, *, held_out: Source | None = None) -> Group:
+def measured(
+    oracle: AnyOracle, plan: Plan, label: int, *, held_out: Source | None = None
+) -> Group:
     """The stages of one class."""
     atoms = oracle.data.atoms(label)
-    shape = oracle.data.shape
     rows = atoms.rows[
         torch.multinomial(
             atoms.weights, plan.pairs, replacement=True, generator=generator(_first(plan, label))
         )
     ]
-    first = _first(plan, label) + 1
-    drawn = noise(range(first, first + plan.pairs), shape)
-    found = oracle.pairs(rows, drawn, plan.times, label=label, mirrored=True)
+    found = _followed(oracle, plan, label, rows)
     variance = controlled(found.variance, found.lean)
+    within = 0.0 if found.within is None else found.within
     values = {
-        "gap": found.amplification.square() * variance,
+        "gap": found.amplification.square() * (variance + within),
         "top": found.top,
         "own": found.own,
         "entropy": found.entropy,
         "information": plan.sizes[label] - found.entropy,
         "concentration": found.concentration,
     }
+    of_classes = 0.0
+    if found.class_entropy is not None:
+        of_classes = class_knowable(oracle.data)
+        values["class_information"] = of_classes - found.class_entropy
     curves = {name: Curve.of(values[name]) for name in values}
     if held_out is not None:
-        curves |= held_out_curves(
-            oracle, held_out, plan.times, label, pairs=plan.pairs, seed=first
-        )
+        curves |= _held_out(oracle, plan, label, held_out)
     resamples = {
         name: resampled(values[name], _first(plan, label))
-        for name in ("information", "own", "top")
+        for name in ("information", "own", "top", "class_information")
+        if name in values
     }
-    predicted = _predicted(oracle.path, plan.spectra[label], plan.sizes[label])
+    predicted = plan.predicted(oracle.path, label)
     area = area_under(plan.times, variance, predicted)
     return Group(
         label=label,
         points=len(atoms.rows),
         pairs=plan.pairs,
-        share=_share(oracle.data, label),
+        share=mass(oracle.data, label),
         knowable=plan.sizes[label],
         curves=curves,
         predicted_centre=predicted.centre,
@@ -139,17 +154,35 @@ def measured(oracle: Oracle, plan: Plan, label: int, *, held_out: Source | None 
         unknown=float(curves["entropy"].mean[-1]),
         law_holds=law_holds(area, plan.sizes[label], float(curves["entropy"].mean[-1])),
         rivals=_rivals(found, rows),
+        classes_knowable=of_classes,
         resamples=resamples,
-        **landmarks(plan.times, curves, resamples, plan.sizes[label]),
+        **landmarks(plan.times, curves, resamples, knowable=plan.sizes[label], classes=of_classes),
     )
 
 
-def assembled(oracle: Oracle, plan: Plan, groups: Iterable[Group]) -> Stages:
+def _followed(oracle: AnyOracle, plan: Plan, label: int, rows: Tensor) -> Pairs:
+    """The posterior of these rows at all times, each with both signs of its noise."""
+    first, shape = _first(plan, label) + 1, oracle.data.shape
+    drawn = noise(range(first, first + plan.pairs), shape)
+    if isinstance(oracle, Oracle):
+        return oracle.pairs(rows, drawn, plan.times, label=label, mirrored=True)
+    inner = noise(range(first + plan.pairs, first + 2 * plan.pairs), shape)
+    return oracle.pairs(rows, drawn, plan.times, inner=inner, label=label, mirrored=True)
+
+
+def _held_out(oracle: AnyOracle, plan: Plan, label: int, held_out: Source) -> dict[str, Curve]:
+    if not isinstance(oracle, Oracle):
+        raise Mistake("held-out data is compared with points; open the data with moments='mean'")
+    seed = _first(plan, label) + 1
+    return held_out_curves(oracle, held_out, plan.times, label, pairs=plan.pairs, seed=seed)
+
+
+def assembled(oracle: AnyOracle, plan: Plan, groups: Iterable[Group]) -> Stages:
     """All classes together, with their average."""
     groups = list(groups)
     by_class = [group for group in groups if group.label >= 0]
     if len(by_class) > 1:
-        predicted = [_predicted(oracle.path, plan.spectra[g.label], g.knowable) for g in by_class]
+        predicted = [plan.predicted(oracle.path, group.label) for group in by_class]
         groups.insert(0, pooled(plan.times, by_class, predicted))
     names = getattr(oracle.data, "classes", ()) or ()
     return Stages(
@@ -168,8 +201,11 @@ def assembled(oracle: Oracle, plan: Plan, groups: Iterable[Group]) -> Stages:
     )
 
 
-def _predicted(path: Path, values: Tensor, size: float) -> Predicted:
-    return predict(math.exp(size), spectrum=values, path=path)
+def _within(oracle: AnyOracle, labels: Sequence[int]) -> dict[int, float]:
+    """The mean variance of Gaussian atoms by class; nothing where atoms are points."""
+    if isinstance(oracle, Oracle):
+        return {}
+    return {label: oracle.variance(label) for label in labels}
 
 
 def _rivals(pairs: Pairs, rows: Tensor, most: int = 20) -> tuple[tuple[int, int], ...]:
@@ -178,12 +214,16 @@ def _rivals(pairs: Pairs, rows: Tensor, most: int = 20) -> tuple[tuple[int, int]
     return tuple(sorted(found))[:most]
 
 
+def class_knowable(data: Source) -> float:
+    """H(class) in nats: what there is to know about which class a sample is of."""
+    atoms = data.atoms()
+    _, index = data.labels[atoms.rows].unique(return_inverse=True)
+    shares = torch.zeros(int(index.max()) + 1, dtype=torch.float64)
+    return float(torch.special.entr(shares.index_add_(0, index, atoms.weights)).sum())
+
+
 def _entropy(weights: Tensor) -> float:
     return float(-(weights * weights.log()).sum()) if len(weights) > 1 else 0.0
-
-
-def _share(data: Source, label: int) -> float:
-    return float((data.labels == label).double().mean()) if label >= 0 else 1.0
 
 
 def _first(plan: Plan, label: int) -> int:

@@ -17,6 +17,14 @@ from floracle.run.errors import Mistake, suggestion
 OK, BUG, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 
 VERBS = {
+    "inspect": (
+        "floracle.cli.inspect:inspect",
+        "Say what a data set is, its traps, and which flags to use.",
+        """Examples:
+  floracle inspect digits
+  floracle inspect latents/imagenet256 --json
+  floracle inspect latents.npy --labels labels.npy""",
+    ),
     "stages": (
         "floracle.cli.stages:stages",
         "Measure where navigation ends in a data set, and write a report.",
@@ -33,12 +41,42 @@ VERBS = {
   floracle predict --points 1281 --dims 4096
   floracle predict --points 50000 --spectrum eigenvalues.npy --what-if 1e4,1e5,1e6""",
     ),
+    "compare": (
+        "floracle.cli.compare:compare",
+        "Put the stages of several data sets or spaces on one page.",
+        """Examples:
+  floracle compare digits gaussian:1797x64
+  floracle compare latents-a.npy latents-b.npy --names vavae,sdvae --out vae
+  floracle compare runs/stages-plain runs/stages-flipped""",
+    ),
     "sample": (
         "floracle.cli.sample:sample",
         "Follow a field from noise to samples.",
         """Examples:
   floracle sample oracle digits --seeds 0:64 --labels 3
   floracle sample oracle pictures/ --grid 25 --shift .5 --solver heun --out samples""",
+    ),
+    "reproduce": (
+        "floracle.cli.reproduce:reproduce",
+        "Reproduce figures and tables of the paper.",
+        """Examples:
+  floracle reproduce
+  floracle reproduce figure-2a latents-a.npz latents-b.npz
+  floracle reproduce figure-3 --quick""",
+    ),
+    "convert-time": (
+        "floracle.cli.convert_time:convert_time",
+        "Say what a moment is called in other projects' clocks.",
+        """Examples:
+  floracle convert-time 0.34:1.02 --from edm
+  floracle convert-time 0.1 --shift 0.3 --steps 50""",
+    ),
+    "grid": (
+        "floracle.cli.grid:grid",
+        "Print the time grid that a project really follows.",
+        """Examples:
+  floracle grid sit --steps 250
+  floracle grid sd3 --steps 28 --shift 3 --json""",
     ),
     "report": (
         "floracle.cli.report:report",
@@ -85,7 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
-        resumes = "; the same command again goes on from here" if "stages" in arguments[:1] else ""
+        resumes = (
+            "; the same command again goes on from here"
+            if arguments[:1] in (["stages"], ["reproduce"])
+            else ""
+        )
         return _said(f"interrupted{resumes}", INTERRUPTED)
     except CycloptsError as error:
         return _said(_in_our_words(error, arguments), MISTAKE)

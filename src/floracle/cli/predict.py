@@ -6,8 +6,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .opening import Opening, show_remarks
+
 if TYPE_CHECKING:
     from floracle.analysis.prediction import Predicted
+
+OPENING = Opening()
 
 OWN = (0.01, 0.1, 0.5, 0.9, 0.99)
 """Own weights whose times are shown."""
@@ -22,11 +26,10 @@ def predict(
     points: float | None = None,
     dims: int | None = None,
     spectrum: Path | None = None,
-    labels: Path | None = None,
+    opening: Opening = OPENING,
     classes: str = "both",
     what_if: str | None = None,
     scales: str = SCALES,
-    normalize: str = "stored",
     memory: str | None = None,
 ) -> None:
     """Predict the stages from the number of points and their spectrum alone.
@@ -43,16 +46,14 @@ def predict(
         Dimensions of isotropic points with unit variance.
     spectrum
         A .npy or text file of covariance eigenvalues.
-    labels
-        A .npy file with a label for each point of the data.
+    opening
+        How data is read.
     classes
         each, whole, both, or labels like 0,3,5.
     what_if
         Numbers of points to ask about, like 1e4,1e5.
     scales
         Multiples of the dimensions to ask about.
-    normalize
-        stored or standard.
     memory
         How much may be used, like 4G; half of what is free by default.
     """
@@ -72,24 +73,24 @@ def predict(
         name = f"{points:,.0f} points"
         found = {name: predicted_for(points, dims=dims, spectrum=given)}
     else:
-        found = _of_data(str(data), labels, classes, normalize=normalize, memory=memory)
+        found = _of_data(str(data), opening, classes, memory)
     _show(found)
     _show_what_if(*_typical(found), asked, factors)
 
 
 def _of_data(
-    data: str, labels: Path | None, classes: str, *, normalize: str, memory: str | None
+    data: str, opening: Opening, classes: str, memory: str | None
 ) -> dict[str, Predicted]:
     """Predictions by class, the whole set last."""
     from floracle.analysis.prediction import predict as predicted_for
     from floracle.core.source import classes as labels_in
     from floracle.core.spectrum import spectra
-    from floracle.data.store import open_store
     from floracle.run.errors import Mistake
 
     from .options import classes_of
 
-    store = open_store(data, labels=labels, normalize=normalize, memory=memory)
+    store = opening.store(data, memory)
+    show_remarks(store)
     chosen = classes_of(classes, labels_in(store))
     sizes = {}
     for label in chosen:

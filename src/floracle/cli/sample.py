@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .opening import Layout, Moments, Opening, oracle_of, show_remarks
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -32,8 +34,10 @@ def sample(
     shift: float = 1.0,
     solver: str = "euler",
     data_labels: Path | None = None,
-    flips: bool = False,
+    flips: bool | None = None,
     normalize: str = "stored",
+    layout: Layout | None = None,
+    moments: Moments | None = None,
     out: Path | None = None,
     memory: str | None = None,
     device: str = "cpu",
@@ -64,7 +68,11 @@ def sample(
     flips
         Count the mirror of every picture as a point of its own.
     normalize
-        stored or standard.
+        stored, raw, standard, or a factor.
+    layout
+        Whose layout the data is, where the files cannot tell.
+    moments
+        What a stored mean and deviation become: a point, one draw, a Gaussian.
     out
         Folder for the samples; runs/sample-NAME by default.
     memory
@@ -74,7 +82,6 @@ def sample(
     """
     from floracle.core.nearest import nearest
     from floracle.core.source import classes as labels_in
-    from floracle.data.store import open_store
     from floracle.run.budget import chosen_device
     from floracle.run.errors import Mistake
     from floracle.run.results import answered
@@ -89,7 +96,9 @@ def sample(
     chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), named(solver)
     chosen_device(device)
     folder = check_writable(out or folder_for("sample", data))
-    store = open_store(data, labels=data_labels, flips=flips, normalize=normalize, memory=memory)
+    opening = Opening(data_labels, None, flips, normalize, layout, moments)
+    store = opening.store(data, memory)
+    show_remarks(store)
     given = labels_for(labels, len(chosen), labels_in(store))
     settings = {
         "field": field,
@@ -99,8 +108,7 @@ def sample(
         "grid": grid,
         "shift": shift,
         "solver": solver,
-        "flips": flips,
-        "normalize": normalize,
+        **opening.settings(),
     }
     if answered(folder, settings) is None:
         found = _followed(store, chosen, given, times, method, memory=memory, device=device)
@@ -123,11 +131,10 @@ def _followed(
     import torch
 
     from floracle.core.seeds import noise
-    from floracle.oracle.oracle import Oracle
     from floracle.run.progress import tracked
     from floracle.sampling.sample import sample as follow
 
-    oracle = Oracle(store, memory=memory, device=device)
+    oracle = oracle_of(store, "linear", memory=memory, device=device)
     starts = range(0, len(seeds), AT_ONCE)
     parts = []
     for start in tracked(starts, "samples", total=len(starts)):

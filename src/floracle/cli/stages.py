@@ -14,21 +14,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .opening import Opening, oracle_of, show_remarks
+
 if TYPE_CHECKING:
     from floracle.analysis.groups import Group, Stages
     from floracle.analysis.stages import Plan
     from floracle.data.store import Store
+    from floracle.oracle.gaussians import GaussianOracle
     from floracle.oracle.oracle import Oracle
+
+OPENING = Opening()
 
 
 def stages(
     data: str,
     /,
     *,
+    opening: Opening = OPENING,
     out: Path | None = None,
-    labels: Path | None = None,
-    flips: bool = False,
-    normalize: Literal["stored", "standard"] = "stored",
     classes: str = "both",
     pairs: int = 512,
     times: int = 50,
@@ -45,15 +48,12 @@ def stages(
     Parameters
     ----------
     data
-        Pictures in folders, .npy, .npz, .safetensors, idx, digits, or gaussian:POINTSxDIMS.
+        Pictures in folders, .npy, .npz, .safetensors, idx, latents of LightningDiT, REPA, EDM2,
+        MAR or fast-DiT, digits, or gaussian:POINTSxDIMS.
+    opening
+        How data is read.
     out
         Folder for the report and its numbers; runs/stages-NAME by default.
-    labels
-        A .npy file with a label for each point.
-    flips
-        Count the mirror of every picture as a point of its own.
-    normalize
-        As stored (bytes become -1 ... 1), or every channel with mean 0 and deviation 1.
     classes
         each, whole, both, or labels like 0,3,5.
     pairs
@@ -71,9 +71,7 @@ def stages(
     path
         The path from noise to data.
     """
-    from floracle.core.paths import PATHS
     from floracle.core.source import classes as labels_in
-    from floracle.oracle.oracle import Oracle
     from floracle.run.budget import chosen_device
     from floracle.run.errors import Mistake
 
@@ -85,7 +83,9 @@ def stages(
         raise Mistake(f"at least 2 --pairs and 8 --times are needed, got {pairs} and {times}")
     chosen_device(device)
     folder = check_writable(out or folder_for("stages", data))
-    store, other = _opened(data, held_out, labels, memory, flips=flips, normalize=normalize)
+    store = opening.store(data, memory)
+    show_remarks(store)
+    other = None if held_out is None else _held_out(held_out, store, opening, memory)
     chosen = classes_of(classes, labels_in(store))
     _check_held_out(store, other, chosen)
     settings = {
@@ -94,14 +94,12 @@ def stages(
         "classes": chosen,
         "seed": seed,
         "path": path,
-        "flips": flips,
-        "normalize": normalize,
+        **opening.settings(),
         "data": store.fingerprint,
         "held_out": other.fingerprint if other is not None else None,
     }
-    asked = {"--labels": labels, "--classes": classes, "--held-out": held_out, "--path": path}
-    if normalize != "stored":
-        asked["--normalize"] = normalize
+    asked = {"--classes": classes, "--held-out": held_out, "--path": path}
+    asked |= {"--pairs": pairs, "--times": times, "--seed": seed}
     facts = {
         "name": store.name,
         "layout": store.layout,
@@ -109,9 +107,11 @@ def stages(
         "points": len(store),
         "duplicates": store.duplicates,
         "held_out": _held_out_words(other),
-        "command": _command(data, asked, pairs=pairs, times=times, seed=seed, flips=flips),
+        "command": _command(data, opening, asked),
+        "remarks": list(store.remarks) or None,
+        "mirrored": store.flips,
     }
-    oracle = Oracle(store, path=PATHS[path], memory=memory, device=device)
+    oracle = oracle_of(store, path, memory=memory, device=device)
     _finish(Job(oracle, store, other, folder, settings, facts))
     _summarise(folder)
     say(f"report: {folder / 'report.html'}")
@@ -121,7 +121,7 @@ def stages(
 class Job:
     """What is measured, and where it goes."""
 
-    oracle: Oracle
+    oracle: Oracle | GaussianOracle
     store: Store
     held_out: Store | None
     folder: Path
@@ -181,7 +181,8 @@ def _plan(job: Job) -> Plan:
         )
         arrays = {f"spectrum/{label}": values for label, values in plan.spectra.items()}
         sizes = {str(label): size for label, size in plan.sizes.items()}
-        values = {"labels": list(plan.labels), "sizes": sizes}
+        within = {str(label): value for label, value in plan.within.items()}
+        values = {"labels": list(plan.labels), "sizes": sizes, "within": within}
         content = Results("plan", asked, values, {"times": plan.times, **arrays})
         save(content, job.parts / "plan")
         _spent(job, time.monotonic() - started)
@@ -193,6 +194,7 @@ def _plan(job: Job) -> Plan:
         seed=job.settings["seed"],
         spectra={int(k[9:]): v for k, v in saved.arrays.items() if k.startswith("spectrum/")},
         sizes={int(label): size for label, size in saved.values["sizes"].items()},
+        within={int(label): value for label, value in saved.values["within"].items()},
     )
 
 
@@ -240,23 +242,18 @@ def _spent(job: Job, seconds: float) -> None:
     write_json(job.folder / TIMING, {"seconds": round(total, 3)})
 
 
-def _opened(
-    data: str,
-    held_out: str | None,
-    labels: Path | None,
-    memory: str | None,
-    *,
-    flips: bool,
-    normalize: str,
-) -> tuple[Store, Store | None]:
-    """The data, and what was held out of it, normalized alike."""
+def _held_out(where: str, store: Store, opening: Opening, memory: str | None) -> Store:
+    """What was held out of the data, read and normalized alike."""
     from floracle.data.store import open_store
 
-    store = open_store(data, labels=labels, flips=flips, normalize=normalize, memory=memory)
-    if held_out is None:
-        return store, None
-    alike = store.normalizer if normalize == "standard" else "stored"
-    return store, open_store(held_out, flips=flips, normalize=alike, memory=memory)
+    return open_store(
+        where,
+        flips=opening.flips,
+        normalize=store.normalizer,
+        layout=opening.layout,
+        moments=opening.moments,
+        memory=memory,
+    )
 
 
 def _check_held_out(store: Store, other: Store | None, chosen: list[int]) -> None:
@@ -281,17 +278,13 @@ def _held_out_words(other: Store | None) -> str | None:
     return f"{other.name}, {len(other):,} points" if other is not None else None
 
 
-def _command(
-    data: str, asked: dict[str, Any], *, pairs: int, times: int, seed: int, flips: bool
-) -> str:
+def _command(data: str, opening: Opening, asked: dict[str, Any]) -> str:
     """What to type to measure the same again."""
-    words = ["floracle", "stages", data]
+    words = ["floracle", "stages", data, *opening.words()]
     usual = {"--classes": "both", "--path": "linear"}
     for option, value in asked.items():
         if value is not None and value != usual.get(option):
             words += [option, str(value)]
-    words += ["--flips"] if flips else []
-    words += ["--pairs", str(pairs), "--times", str(times), "--seed", str(seed)]
     return shlex.join(words)
 
 

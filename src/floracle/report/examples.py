@@ -15,12 +15,12 @@ from torch import Tensor
 
 from floracle.analysis.curves import Landmark
 from floracle.analysis.groups import Group, Stages
+from floracle.analysis.stages import AnyOracle
 from floracle.core.paths import Path as NoisePath
 from floracle.core.seeds import generator, noise
 from floracle.core.source import NO_LABEL
 from floracle.core.spectrum import spectrum
 from floracle.data.store import Store
-from floracle.oracle.oracle import Oracle
 from floracle.run.errors import Mistake
 from floracle.run.images import Display, display_for, reduced
 from floracle.run.results import Results
@@ -96,7 +96,7 @@ def examples_of(found: Results) -> Examples:
     return Examples(**values, **{name: found.arrays.get(name) for name in ARRAYS})  # pyright: ignore
 
 
-def examples(oracle: Oracle, stages: Stages, store: Store) -> Examples:
+def examples(oracle: AnyOracle, stages: Stages, store: Store) -> Examples:
     """Follow a few pairs of different classes through all times."""
     groups = _chosen(stages)
     seed = stages.settings["seed"]

@@ -19,7 +19,7 @@ from . import words
 from .comparisons import NAMED, measured
 from .examples import Examples
 from .plots import Drawing
-from .tables import advice, agreement, classes, what_if
+from .tables import advice, agreement, classes, pasted, what_if
 
 TILE = 32
 """Pixels a side at least, so that strips stay sharp when printed."""
@@ -33,12 +33,9 @@ def page(
     seconds: float | None = None,
 ) -> str:
     """The whole report as HTML."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    template = environment.from_string(
-        resources.files(__package__ or "").joinpath("page.html.j2").read_text(encoding="utf-8")
-    )
     shown = examples if examples is not None and examples.noisy is not None else None
-    return template.render(
+    return rendered(
+        "page.html.j2",
         headline=words.headline(stages),
         story=words.story(stages),
         cards=_cards(stages.main),
@@ -47,17 +44,36 @@ def page(
         law=_law(stages),
         agreement=agreement(stages),
         classes=classes(stages),
-        figures={
-            name: {"svg": Markup(drawing.inline()), "alt": drawing.alt}
-            for name, drawing in drawings.items()
-        },
+        figures=inlined(drawings),
         pictures=_pictures(stages, shown) if shown is not None else [],
         pictures_note=_pictures_note(stages),
         no_pictures=_no_pictures(stages),
         what_if=what_if(stages, examples),
         advice=advice(stages),
+        pasted=pasted(stages),
+        remarks=list(stages.provenance.get("remarks") or []),
         facts=_facts(stages, seconds),
     )
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page from its template; a name that is missing is an error, and all values are escaped."""
+
+    def text(name: str) -> str:
+        return resources.files(__package__ or "").joinpath(name).read_text(encoding="utf-8")
+
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FunctionLoader(text)
+    )
+    return environment.get_template(template).render(**values)
+
+
+def inlined(drawings: dict[str, Drawing]) -> dict[str, dict[str, str]]:
+    """Drawings as markup, described in words."""
+    return {
+        name: {"svg": Markup(drawing.inline()), "alt": drawing.alt}
+        for name, drawing in drawings.items()
+    }
 
 
 def _cards(main: Group) -> list[dict[str, Any]]:
@@ -195,7 +211,9 @@ def _facts(stages: Stages, seconds: float | None) -> dict[str, Any]:
         "points": f"{points:,} of shape {shape} ({stages.dims:,} dimensions)",
         "classes": ", ".join(stages.names[:NAMED]) + (" …" if len(stages.names) > NAMED else ""),
         "exact duplicates": _duplicates(merged) if merged is not None else "",
-        "flips": "yes, mirrors are points too" if settings.get("flips") else "no",
+        "flips": "yes, mirrors are points too" if known.get("mirrored") else "no",
+        "layout asked for": settings.get("layout") or "",
+        "moments": settings.get("moments") or "",
         "normalization": settings.get("normalize", ""),
         "held-out data": known.get("held_out", ""),
         "data fingerprint": settings.get("data", ""),

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from floracle.analysis.advice import advise
+from floracle.analysis.arguments import arguments
 from floracle.analysis.groups import POOLED, Group, Stages
 from floracle.analysis.prediction import predict
+from floracle.analysis.what_if import what_if as measured_what_if
 from floracle.core.paths import PATHS
 
 from . import words
@@ -181,7 +183,9 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
     found = predicted.what_if(points, SCALES)
     decimals = 3 if predicted.collapse >= 0.1 else 4
     cells = {(one["points"], one["scale"]): one for one in found}
-    head = ("N", *(f"{scale:g} × D = {scale * stages.dims:,.0f}" for scale in SCALES))
+    curve = _from_curve(stages, group, points)
+    sizes = (f"{scale:g} × D = {scale * stages.dims:,.0f}" for scale in SCALES)
+    head = ("N", *sizes, *(["D, from its curve"] if curve else []))
     rows = [
         Row(
             (
@@ -191,6 +195,7 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
                     f"{cells[n, scale]['collapse']:.{decimals}f}"
                     for scale in SCALES
                 ),
+                *curve.get(n, ()),
             ),
             strong=1 + SCALES.index(1.0) if n == count else None,
         )
@@ -200,6 +205,25 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
         "the whole set" if group.label < 0 else f"class {stages.name(group.label)}, a typical one,"
     )
     return {"of": of, "table": Table(head, rows, "centre · collapse")}
+
+
+def _from_curve(
+    stages: Stages, group: Group, points: Sequence[float]
+) -> dict[float, tuple[str, ...]]:
+    """Centre and collapse read off the measured information curve, where it has both."""
+    if group.centre.value is None or group.collapse.value is None:
+        return {}
+    found = measured_what_if(stages, points, label=group.label)
+    return {
+        one.points: (f"{words.time(one.centre)} · {words.time(one.collapse)}",) for one in found
+    }
+
+
+def pasted(stages: Stages) -> list[dict[str, str]]:
+    """The advice as each tool wants it: what to paste, and what it will not do there."""
+    return [
+        {"tool": one.tool, "text": one.text, "caveat": one.caveat} for one in arguments(stages)
+    ]
 
 
 def advice(stages: Stages) -> Table | None:

@@ -33,7 +33,7 @@ def draw(folder: str | Path) -> Path:
     stages = load(folder)
     if not isinstance(stages, Stages):
         raise Mistake(f"{folder} holds {stages.kind}, not stages; there is no report of it")
-    examples = _examples(folder / EXAMPLES)
+    examples = examples_in(folder / EXAMPLES)
     with _quiet_fonts():
         found = drawings(stages, examples)
         for name, drawing in found.items():
@@ -51,7 +51,8 @@ def seconds_taken(folder: Path) -> float | None:
     return float(read_json(path)["seconds"]) if path.exists() else None
 
 
-def _examples(folder: Path) -> Examples | None:
+def examples_in(folder: Path) -> Examples | None:
+    """The examples saved with stages, if there are any."""
     return examples_of(load_results(folder)) if (folder / "result.json").exists() else None
 
 

@@ -1,0 +1,107 @@
+"""Several data sets, or several spaces of one, beside each other: what parts their stages.
+
+The predicted collapse is where ½ Σ log(1 + r²λ) reaches H(w), r = α/σ. Between two sets its r
+changes by three factors that multiply to the whole, taken one after the other:
+
+    scale    the mean variance of a coordinate: r goes as one over its root, exactly
+    shape    dimensions and the form of the spectrum, at equal variance
+    points   the number of points, at the second set's spectrum
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from floracle.core.paths import PATHS
+
+from .groups import Group, Stages
+from .prediction import Predicted, predict
+
+
+class Factors(NamedTuple):
+    """By what each multiplies r at the predicted collapse, from the first set to another."""
+
+    scale: float
+    shape: float
+    points: float
+
+    @property
+    def whole(self) -> float:
+        """Their product."""
+        return self.scale * self.shape * self.points
+
+
+@dataclass(frozen=True)
+class Space:
+    """A data set as it stands in a comparison."""
+
+    name: str
+    stages: Stages
+    spectrum: Tensor | None
+    """Covariance eigenvalues, float64 [k], of the group `typical`."""
+    typical: int
+
+    @property
+    def main(self) -> Group:
+        """The group of the headline."""
+        return self.stages.main
+
+    @property
+    def variance(self) -> float | None:
+        """The mean variance of a coordinate."""
+        return None if self.spectrum is None else float(self.spectrum.sum()) / self.stages.dims
+
+    @property
+    def effective_dims(self) -> float | None:
+        """(Σλ)² / Σλ²: how many equal directions would spread the same."""
+        if self.spectrum is None:
+            return None
+        return float(self.spectrum.sum() ** 2 / self.spectrum.square().sum())
+
+    @property
+    def density(self) -> float:
+        """Nats to be learnt in each dimension before the collapse, H(w) / D."""
+        return self.main.knowable / self.stages.dims
+
+    def predicted(
+        self, *, variance: float | None = None, knowable: float | None = None
+    ) -> Predicted:
+        """The stages to expect, with another mean variance of a coordinate or another H(w)."""
+        assert self.spectrum is not None
+        size = self.stages.group(self.typical).knowable if knowable is None else knowable
+        scale = 1.0 if variance is None else variance / (self.variance or 1.0)
+        path = PATHS[self.stages.settings.get("path", "linear")]
+        return predict(math.exp(size), spectrum=self.spectrum * scale, path=path)
+
+    def unit_collapse(self) -> float | None:
+        """The predicted collapse if coordinates had unit variance on average."""
+        return None if self.spectrum is None else self.predicted(variance=1.0).collapse
+
+
+def factors(first: Space, other: Space) -> Factors | None:
+    """Why the predicted collapse of another space lies elsewhere; None without their spectra."""
+    if first.spectrum is None or other.spectrum is None:
+        return None
+    ours = first.stages.group(first.typical).knowable
+    variance = first.variance
+    steps = (
+        first.predicted(),
+        first.predicted(variance=other.variance),
+        other.predicted(knowable=ours),
+        other.predicted(),
+    )
+    assert variance is not None
+    ratios = [_ratio(step) for step in steps]
+    return Factors(*(after / before for before, after in pairwise(ratios)))
+
+
+def _ratio(predicted: Predicted) -> float:
+    """α/σ at the collapse."""
+    c = predicted.path.coefficients(torch.tensor([predicted.collapse]))
+    return float(c.alpha / c.sigma)

@@ -1,0 +1,137 @@
+"""`floracle compare`: the stages of several data sets, spaces or classes on one page."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Literal
+
+from .opening import Opening
+
+OPENING = Opening()
+
+
+def compare(
+    *data: str,
+    out: Path | None = None,
+    names: str | None = None,
+    opening: Opening = OPENING,
+    classes: str = "both",
+    pairs: int = 512,
+    times: int = 50,
+    seed: int = 0,
+    memory: str | None = None,
+    path: Literal["linear", "cosine", "trigonometric"] = "linear",
+) -> None:
+    """Measure several data sets, or take measured ones, and write one page that compares them.
+
+    A folder that floracle stages wrote is taken as it is: measure there what needs options of its
+    own (labels, flips, layouts). Everything else is measured first.
+
+    Parameters
+    ----------
+    data
+        Two to six data sets, or folders that floracle stages wrote.
+    opening
+        How data is read.
+    out
+        Folder for the page and its numbers; runs/compare-NAMES by default.
+    names
+        What to call them, with commas between.
+    classes
+        each, whole, both, or labels like 0,3,5.
+    pairs
+        Pairs of data and noise drawn for each class.
+    times
+        Times between noise and data.
+    seed
+        Where the random draws start.
+    memory
+        How much may be used, like 4G; half of what is free by default.
+    path
+        The path from noise to data.
+    """
+    from floracle.report.compare import COLOURS, space, write_comparison
+    from floracle.run.errors import Mistake
+
+    from .console import note, say, show_table
+    from .options import check_writable
+    from .stages import stages
+
+    if not 2 <= len(data) <= len(COLOURS):
+        raise Mistake(f"name 2 to {len(COLOURS)} data sets to compare, got {len(data)}")
+    called = _names(data, names)
+    folder = check_writable(out or Path("runs") / f"compare-{'-'.join(map(_plain, called))}")
+    folders = []
+    for where, name in zip(data, called, strict=True):
+        measured = _measured(where)
+        if measured is None:
+            note(f"measuring {name}")
+            measured = folder / _plain(name)
+            stages(
+                where,
+                opening=opening,
+                out=measured,
+                classes=classes,
+                pairs=pairs,
+                times=times,
+                seed=seed,
+                memory=memory,
+                path=path,
+            )
+        folders.append(measured)
+    spaces = [space(there, name) for there, name in zip(folders, called, strict=True)]
+    words = ["floracle", "compare", *data, *(["--names", names] if names else [])]
+    page = write_comparison(spaces, folder, command=shlex.join(words))
+    _summarise(spaces, say, show_table)
+    say(f"comparison: {page}")
+
+
+def _measured(where: str) -> Path | None:
+    """The folder of stages that `where` names, if it is one."""
+    return Path(where) if (Path(where) / "result.json").is_file() else None
+
+
+def _names(data: tuple[str, ...], names: str | None) -> list[str]:
+    """What to call each: as asked, or by the last part of its path, told apart by numbers."""
+    from floracle.run.errors import Mistake
+
+    if names is not None:
+        called = [name.strip() for name in names.split(",")]
+        if len(called) != len(data) or len(set(map(_plain, called))) < len(data) or "" in called:
+            raise Mistake(f"--names needs {len(data)} different names with commas between")
+        return called
+    short = [Path(where).name.removeprefix("stages-").split(".")[0] or where for where in data]
+    if len(set(map(_plain, short))) == len(short):
+        return short
+    return [f"{name} {i + 1}" for i, name in enumerate(short)]
+
+
+def _plain(name: str) -> str:
+    import re
+
+    return re.sub(r"[^0-9A-Za-z_-]+", "-", name).strip("-") or "data"
+
+
+def _summarise(spaces, say, show_table) -> None:  # noqa: ANN001
+    from floracle.report import words
+    from floracle.report.compare import differences, headline
+
+    rows = [
+        (
+            one.name,
+            f"{one.main.points:,}",
+            f"{one.stages.dims:,}",
+            words.time(one.main.centre.value),
+            words.time(one.main.collapse.value),
+            words.time(one.main.predicted_collapse),
+            words.time(one.main.end.value),
+            f"{one.density:.2g}",
+        )
+        for one in spaces
+    ]
+    head = ("", "points", "dims", "centre", "collapse", "(predicted)", "end", "nats a dimension")
+    show_table(head, rows)
+    say(headline(spaces))
+    for sentence in differences(spaces):
+        say(sentence)

@@ -1,0 +1,164 @@
+"""`floracle inspect`: what a data set is, its traps, what it costs, which flags to use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .opening import Opening
+
+if TYPE_CHECKING:
+    from floracle.analysis.inspection import Inspection
+    from floracle.data.store import Store
+
+OPENING = Opening()
+SHOWN = 12
+"""Classes and channels listed on the terminal at most."""
+
+
+def inspect(
+    data: str,
+    /,
+    *,
+    opening: Opening = OPENING,
+    memory: str | None = None,
+    json_: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Say what a data set is before anything is measured, and which flags to use.
+
+    Choices that a stages run would ask for are made provisionally here, and named.
+
+    Parameters
+    ----------
+    data
+        As for floracle stages.
+    opening
+        How data is read.
+    memory
+        How much may be used, like 4G; half of what is free by default.
+    json_
+        Print everything as JSON and nothing else.
+    out
+        A folder to keep it in, as JSON.
+    """
+    from floracle.analysis.inspection import inspect as described
+    from floracle.run.results import save
+
+    from .console import say
+    from .options import check_writable
+
+    folder = None if out is None else check_writable(out)
+    store, used, open_questions = _opened(data, opening, memory)
+    found = described(store, moments=used.moments or "samples", memory=memory)
+    if folder is not None:
+        save(found, folder)
+    if json_:
+        content = dict(found.to_results().values)
+        content |= {"flags": _flags(data, used), "to_choose": open_questions}
+        say(json.dumps(content, indent=1, sort_keys=True))
+        return
+    _show(found, data, used, open_questions)
+
+
+CHOICES: tuple[tuple[str, str, str], ...] = (
+    ("layout", "repa", "--layout repa or --layout edm2: the files of both look alike"),
+    (
+        "moments",
+        "mean",
+        "--moments mean, sample or gaussian: every sample is stored as a Gaussian",
+    ),
+    (
+        "flips",
+        "no",
+        "--flips or --no-flips: mirrors are stored, and double the set where they count",
+    ),
+)
+"""What opening may ask for, what is taken meanwhile, and how the question reads."""
+
+
+def _opened(data: str, opening: Opening, memory: str | None) -> tuple[Store, Opening, list[str]]:
+    """The data, the options it was opened with, and the questions left open."""
+    from floracle.run.errors import Mistake
+
+    left: list[str] = []
+    for _ in CHOICES:
+        try:
+            return opening.store(data, memory), opening, left
+        except Mistake as mistake:
+            asked = _asked_for(str(mistake), opening)
+            if asked is None:
+                raise
+            name, value, question = asked
+            opening = replace(opening, **{name: False if name == "flips" else value})
+            left.append(question)
+    return opening.store(data, memory), opening, left
+
+
+def _asked_for(words: str, opening: Opening) -> tuple[str, str, str] | None:
+    """The choice that a mistake asks for, if it asks for one that is not made yet."""
+    for choice in CHOICES:
+        if f"{choice[0]}=" in words and getattr(opening, choice[0]) is None:
+            return choice
+    return None
+
+
+def _flags(data: str, opening: Opening) -> str:
+    import shlex
+
+    return shlex.join(["floracle", "stages", data, *opening.words()])
+
+
+def _show(found: Inspection, data: str, used: Opening, open_questions: Sequence[str]) -> None:
+    from floracle.report import words
+
+    from .console import say, show_table
+
+    near = found.neighbourhood
+    rows = [
+        ("layout", found.layout),
+        ("points", f"{found.points:,} of shape {' × '.join(map(str, found.shape))}"),
+        ("stored", words.size(found.size)),
+        ("classes", _classes(found)),
+        ("points are", found.moments + (", mirrors among them" if found.flips else "")),
+        ("exact duplicates", f"{found.duplicates:,}" if found.duplicates else "none"),
+        ("near-duplicates", _near(near)),
+        ("a stages run", f"about {words.duration(found.cost.seconds)} on this machine,"
+                         f" {words.size(found.cost.memory)} at the peak"),
+        ("fingerprint", found.fingerprint),
+    ]  # fmt: skip
+    show_table(("", ""), rows, data)
+    channels = found.channels
+    listed = [
+        (str(i), *(f"{channels[name][i]:.4g}" for name in ("mean", "std", "low", "high")))
+        for i in range(min(len(channels["mean"]), SHOWN))
+    ]
+    show_table(("channel", "mean", "std", "lowest", "highest"), listed)
+    if len(channels["mean"]) > SHOWN:
+        say(f"… and {len(channels['mean']) - SHOWN} channels more (--json has them)")
+    for remark in found.remarks:
+        say(f"note: {remark}")
+    for question in open_questions:
+        say(f"choose {question}")
+    say(f"then: {_flags(data, used)}")
+
+
+def _classes(found: Inspection) -> str:
+    sizes = found.classes
+    if set(sizes) == {"none"}:
+        return "none"
+    few = ", ".join(f"{name} ({count:,})" for name, count in list(sizes.items())[:SHOWN])
+    return few + (f", … {len(sizes)} in all" if len(sizes) > SHOWN else "")
+
+
+def _near(near) -> str:  # noqa: ANN001
+    if not near.near:
+        return f"none among {near.sampled} rows looked at"
+    pairs = ", ".join(f"{a} and {b}" for a, b, _ in near.near[:4])
+    return (
+        f"{len(near.near)} of {near.sampled} rows looked at have a neighbour under a third of the"
+        f" usual distance: {pairs}" + (", …" if len(near.near) > 4 else "")
+    )

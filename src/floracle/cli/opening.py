@@ -1,0 +1,116 @@
+"""The options that say how data is to be read, the same for every verb."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from floracle.data.normalize import Normalizer
+    from floracle.data.store import Store
+    from floracle.oracle.gaussians import GaussianOracle
+    from floracle.oracle.oracle import Oracle
+
+Layout = Literal["lightningdit", "repa", "edm2", "mar", "fast-dit", "mean-std", "mean-logvar"]
+Moments = Literal["mean", "sample", "gaussian"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Opening:
+    """How data is read."""
+
+    labels: Annotated[Path | None, Parameter(help="A .npy file with a label for each point.")] = (
+        None
+    )
+    weights: Annotated[
+        Path | None, Parameter(help="A .npy file with a weight for each point.")
+    ] = None
+    flips: Annotated[
+        bool | None,
+        Parameter(
+            help="Count the mirror of every picture, or every stored mirrored latent, as a point"
+            " of its own.",
+            negative="--no-flips",
+        ),
+    ] = None
+    normalize: Annotated[
+        str,
+        Parameter(
+            help="stored (as its project feeds it: bytes become -1 ... 1), raw, standard (every"
+            " channel mean 0 and deviation 1), or a factor like 0.18215."
+        ),
+    ] = "stored"
+    layout: Annotated[
+        Layout | None, Parameter(help="Whose layout it is, where the files cannot tell.")
+    ] = None
+    moments: Annotated[
+        Moments | None,
+        Parameter(help="What a stored mean and deviation become: a point, one draw, a Gaussian."),
+    ] = None
+
+    def store(self, data: str, memory: str | None) -> Store:
+        """The data, opened."""
+        from floracle.data.store import open_store
+
+        return open_store(
+            data,
+            labels=self.labels,
+            weights=self.weights,
+            flips=self.flips,
+            normalize=self.normalizer(),
+            layout=self.layout,
+            moments=self.moments,
+            memory=memory,
+        )
+
+    def normalizer(self) -> str | float | Normalizer:
+        """What was asked for, a factor as a number."""
+        try:
+            return float(self.normalize)
+        except ValueError:
+            return self.normalize
+
+    def settings(self) -> dict[str, Any]:
+        """What belongs to the settings of a result; labels and weights are in the fingerprint."""
+        return {
+            "flips": self.flips,
+            "normalize": self.normalize,
+            "layout": self.layout,
+            "moments": self.moments,
+        }
+
+    def words(self) -> list[str]:
+        """The options as they are typed, those left alone left out."""
+        words: list[str] = []
+        for name in ("labels", "weights", "normalize", "layout", "moments"):
+            value = getattr(self, name)
+            if value is not None and value != getattr(Opening, name, None):
+                words += [f"--{name}", str(value)]
+        if self.flips is not None:
+            words += ["--flips" if self.flips else "--no-flips"]
+        return words
+
+
+def oracle_of(
+    store: Store, path: str, *, memory: str | None, device: str
+) -> Oracle | GaussianOracle:
+    """The oracle of points, or of Gaussians where the store has deviations."""
+    from floracle.core.paths import PATHS
+    from floracle.oracle.gaussians import GaussianOracle
+    from floracle.oracle.oracle import Oracle
+
+    if store.stds is not None:
+        return GaussianOracle(store, path=PATHS[path])
+    return Oracle(store, path=PATHS[path], memory=memory, device=device)
+
+
+def show_remarks(store: Store) -> None:
+    """What was noticed while the data was opened, on standard error."""
+    import sys
+
+    for remark in store.remarks:
+        sys.stderr.write(f"note: {' '.join(remark.split())}\n")

@@ -1,0 +1,106 @@
+"""`floracle reproduce`: figures and tables of the paper, on data anyone can name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from floracle.recipes.recipe import Recipe
+    from floracle.run.results import Results
+
+
+def reproduce(
+    item: str | None = None,
+    /,
+    *data: str,
+    out: Path | None = None,
+    quick: bool = False,
+    seed: int | None = None,
+) -> None:
+    """Compute a figure or table of the paper and draw it; without ITEM, list them.
+
+    The same command again goes on where it was stopped, or answers at once.
+
+    Parameters
+    ----------
+    item
+        What to reproduce, like figure-3.
+    data
+        Data for the items that measure some; several are drawn over each other.
+    out
+        Folder for drawings and numbers; runs/ITEM by default.
+    quick
+        A smaller computation that takes seconds.
+    seed
+        Where the random draws start.
+    """
+    from floracle.recipes.reproduce import drawn_in, recipe_for, reproduced
+
+    from .console import say
+    from .options import check_writable
+
+    if item is None:
+        return _list()
+    recipe = recipe_for(item)
+    settings = _settings(recipe, data, quick=quick, seed=seed)
+    folder = check_writable(out or _folder(item, data, quick=quick))
+    found = reproduced(recipe, folder, settings)
+    _show(recipe, found)
+    if settings == recipe.settings and recipe.expected:
+        missed = recipe.missed(found)
+        say(f"not as expected: {'; '.join(missed)}" if missed else "the numbers are as expected")
+    for path in drawn_in(recipe, folder):
+        say(str(path))
+    say(str(folder / "result.json"))
+    return None
+
+
+def _list() -> None:
+    from floracle.recipes.reproduce import RECIPES
+
+    from .console import say
+
+    for name, recipe in RECIPES.items():
+        say(f"{name:<12}{recipe.title}")
+
+
+def _settings(recipe: Recipe[Any], data: tuple[str, ...], *, quick: bool, seed: int | None) -> Any:
+    """The recipe's settings with what was asked for; refused where it has no such thing."""
+    from floracle.run.errors import Mistake
+
+    from .options import checked_seed
+
+    settings = recipe.quick if quick else recipe.settings
+    if data:
+        if not hasattr(settings, "data"):
+            raise Mistake(f"{recipe.name} takes no data; leave {' '.join(data)} out")
+        settings = replace(settings, data=data)
+    if seed is not None:
+        if not hasattr(settings, "seed"):
+            raise Mistake(f"{recipe.name} draws nothing at random; leave --seed out")
+        settings = replace(settings, seed=checked_seed(seed))
+    return settings
+
+
+def _folder(item: str, data: tuple[str, ...], *, quick: bool) -> Path:
+    """Where an item goes unless told otherwise: a folder for each data and preset."""
+    from .options import folder_for
+
+    names = [folder_for(item, where).name.removeprefix(f"{item}-") for where in data]
+    return Path("runs") / "-".join([item, *names, *(["quick"] if quick else [])])
+
+
+def _show(recipe: Recipe[Any], found: Results) -> None:
+    from .console import show_table
+
+    table = found.values["table"]
+    cells = [tuple(map(_cell, row)) for row in table["rows"]]
+    show_table(table["columns"], cells, recipe.title)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}".replace("-", "−") if isinstance(value, float) else str(value)

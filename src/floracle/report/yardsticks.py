@@ -1,0 +1,159 @@
+"""Figures beside the stages: yardstick fields, the speed of trajectories, bands of frequencies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from floracle.analysis.bands import HALF, Settled
+from floracle.analysis.curves import Curve, Landmark
+from floracle.analysis.groups import Group
+from floracle.analysis.trajectories import Followed
+from floracle.analysis.yardsticks import Distances
+
+from .placing import line_points, name_curves
+from .plots import (
+    BLUE,
+    INK,
+    ORANGE,
+    PAPER,
+    QUIET,
+    STYLE,
+    TEAL,
+    VIOLET,
+    Drawing,
+    axes,
+    band,
+    numbers,
+    shade_stages,
+    time_axis,
+)
+from .words import time
+
+COLOURS = (BLUE, ORANGE, TEAL, VIOLET, INK, QUIET)
+
+
+def yardsticks(distances: Distances, group: Group) -> Drawing:
+    """How far each field is from the oracle, as a share of the oracle's own size."""
+    with mpl.rc_context(STYLE):
+        figure, ax = _by_time(group)
+        curves = distances.relative
+        colours = _colours(len(curves))
+        lines = {}
+        for (name, curve), colour in zip(curves.items(), colours, strict=True):
+            band(ax, distances.times, curve, colour)
+            lower, upper = curve.mean - 2 * curve.error, curve.mean + 2 * curve.error
+            lines[name] = line_points(distances.times, lower, curve.mean, upper)
+        highest = max(float(curve.mean.max()) for curve in curves.values())
+        ax.set_ylim(-0.02 * highest, 1.15 * highest)
+        name_curves(ax, lines, colours, lines=np.array(_marks(group)))
+        ax.set_ylabel("squared distance / size of oracle")
+    nearest = distances.nearest()
+    return Drawing(
+        "yardsticks",
+        "Squared distance of yardstick fields from the oracle by time, relative to the oracle's"
+        f" squared norm; the nearest is {nearest[1]} early and {nearest[-1]} late",
+        figure,
+        _columns(distances.times, curves) | {"nearest": nearest},
+    )
+
+
+def speed(followed: Followed, group: Group) -> Drawing:
+    """How fast oracle trajectories move."""
+    with mpl.rc_context(STYLE):
+        figure, ax = _by_time(group)
+        curve = followed.curves["speed"]
+        band(ax, followed.times, curve, BLUE)
+        low, high = float(curve.mean.min()), float(curve.mean.max())
+        room = max(0.35 * (high - low), 0.02 * high)
+        ax.set_ylim(low - room, high + room)
+        ax.set_ylabel("velocity norm / √D")
+    straight = followed.straightness.value
+    return Drawing(
+        "speed",
+        f"Velocity norm along {len(followed.rows)} oracle trajectories by time;"
+        f" their energy is {straight:.3f} times that of straight lines",
+        figure,
+        _columns(followed.times, {"speed": curve}),
+    )
+
+
+def settling(settled: Settled, group: Group) -> Drawing:
+    """How much of each band of frequencies the prediction explains."""
+    with mpl.rc_context(STYLE):
+        figure, ax = _by_time(group)
+        curves = dict(zip(settled.bands.names, settled.explained, strict=True))
+        ax.axhline(HALF, color=QUIET, lw=0.8, ls=(0, (1, 2)))
+        for curve, colour in zip(curves.values(), _colours(len(curves)), strict=True):
+            band(ax, settled.times, curve, colour)
+        ax.set_ylim(-0.02, 1.04)
+        _name_halves(ax, curves, settled.half)
+        ax.set_ylabel("share of the band explained")
+    halves = ", ".join(
+        f"{name} at {mark}" for name, mark in zip(curves, settled.half, strict=True)
+    )
+    return Drawing(
+        "bands",
+        f"Share of each band of frequencies that the prediction explains by time; half: {halves}",
+        figure,
+        _columns(settled.times, curves),
+    )
+
+
+def _by_time(group: Group) -> tuple[Figure, Axes]:
+    figure, ax = axes()
+    time_axis(ax, group)
+    shade_stages(ax, group)
+    return figure, ax
+
+
+def _marks(group: Group) -> list[float]:
+    """The times of the lines that `shade_stages` draws."""
+    marks = (group.centre, group.collapse, group.end)
+    return [mark.value for mark in marks if mark.value is not None]
+
+
+def _name_halves(ax: Axes, names: Iterable[str], halves: Sequence[Landmark]) -> None:
+    """Where each band is half explained, with its name on the side that has room."""
+    ranked = sorted(
+        (mark.value, name, colour)
+        for name, mark, colour in zip(names, halves, _colours(len(halves)), strict=True)
+        if mark.value is not None
+    )
+    early = not ranked or _across(ax, ranked[-1][0]) < 0.55
+    side, first, lowest = ("left", 0.64, 0.42) if early else ("right", 0.36, 0.95)
+    lowest -= 0.085 * (len(ranked) - 1)
+    for i, (t, name, colour) in enumerate(ranked):  # earliest lowest: so no leaders cross
+        ax.plot([t], [HALF], "o", ms=5.5, mfc=colour, mec=PAPER, mew=0.8, zorder=4)
+        ax.annotate(
+            f"{name}, half at {time(t)}",
+            (t, HALF),
+            (first, lowest + 0.085 * i),
+            textcoords="axes fraction",
+            ha=side,
+            va="center",
+            color=colour,
+            fontsize=9,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkB": 3},
+        )
+
+
+def _across(ax: Axes, t: float) -> float:
+    """Where a time lies along the axis, as a share of its length."""
+    return float(ax.transAxes.inverted().transform(ax.transData.transform((t, HALF)))[0])
+
+
+def _colours(count: int) -> list[str]:
+    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+
+
+def _columns(times: object, curves: dict[str, Curve]) -> dict[str, list]:
+    columns: dict[str, list] = {"t": numbers(times).tolist()}
+    for name, curve in curves.items():
+        columns[name] = numbers(curve.mean).tolist()
+        columns[f"{name}_error"] = numbers(curve.error).tolist()
+    return columns
