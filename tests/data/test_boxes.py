@@ -101,6 +101,31 @@ def test_bombs(tmp_path):
     refused(path, "claims 1073741824 bytes in .*, which cannot be")
 
 
+def listed(count, *, long):
+    """An archive whose list names one member `count` times, by the letter of the format."""
+    first = b"PK\3\4" + struct.pack("<HHHHHIIIHH", 20, 0, 0, 0, 33, 0, 0, 0, 1, 0) + b"a"
+    entry = b"PK\1\2" + struct.pack(
+        "<HHHHHHIIIHHHHHII", *(20, 20, 0, 0, 0, 33), *(0,) * 3, 1, *(0,) * 6
+    )
+    entries = (entry + b"a") * count
+    end = struct.pack("<HHHHIIH", 0, 0, count % 2**16, count % 2**16, len(entries), len(first), 0)
+    content = first + entries
+    if long:
+        sizes = (44, 45, 45, 0, 0, count, count, len(entries), len(first))
+        record = b"PK\6\6" + struct.pack("<QHHIIQQQQ", *sizes)
+        content += record + b"PK\6\7" + struct.pack("<IQI", 0, len(content), 1)
+        end = struct.pack("<HHHHIIH", 0, 0, *(2**16 - 1,) * 2, *(2**32 - 1,) * 2, 0)
+    return content + b"PK\5\6" + end
+
+
+@pytest.mark.parametrize("long", [False, True])
+@pytest.mark.parametrize("name", ["a.zip", "a.npz"])
+def test_endless_lists_of_members(tmp_path, long, name):
+    (tmp_path / name).write_bytes(listed(60_000, long=long))
+    refused(tmp_path / name, "so many members", memory="64M")
+    refused(tmp_path / name, "'a' more than once", memory="4G")
+
+
 def test_members_that_share_bytes(tmp_path):
     path = write(tmp_path / "a.zip", ["0.png", "1.png"])
     content = bytearray(path.read_bytes())

@@ -1,3 +1,6 @@
+import re
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -240,3 +243,32 @@ def test_one_shard_alone_and_labels_and_weights_of_ones_own(tmp_path):
     assert mass(store, 1) == pytest.approx(110 / 210, rel=1e-12)
     with pytest.raises(Mistake, match="there are 20 points"):
         open_store(tmp_path, flips=True, labels=labels.repeat(2))
+
+
+@pytest.mark.parametrize(
+    ("storage", "offset", "opens"),
+    [
+        (b"K\x08", b"K\x00", True),
+        (b"K\x02", b"K\x00", False),
+        (b"K\x08", b"K\x01", False),
+        (b"J\xff\xff\xff\x7f", b"K\x00", True),  # more is claimed than there is, none of it used
+        (b"J\xff\xff\xff\x7f", b"J\x00\x00\x00\x40", False),
+        (b"J\xff\xff\xff\xff", b"K\x00", False),
+    ],
+)
+def test_statistics_that_claim_more_than_there_is(tmp_path, storage, offset, opens):
+    """A storage of so many numbers and a tensor that begins somewhere in it, checksums right."""
+    write(tmp_path, FOUR)
+    path = tmp_path / "latents_stats.pt"
+    with zipfile.ZipFile(path) as archive:
+        files = {member: archive.read(member) for member in archive.infolist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, content in files.items():
+            forged, count = re.subn(rb"K\x08(tq.Q)K\x00", storage + rb"\1" + offset, content)
+            assert count == 2 * member.filename.endswith("data.pkl")
+            archive.writestr(zipfile.ZipInfo(member.filename), forged)
+    if opens:
+        assert open_store(tmp_path, flips=False).normalizer.std.min() > 0
+        return
+    with pytest.raises(Mistake, match=r"latents_stats\.pt"):
+        open_store(tmp_path, flips=False)

@@ -58,6 +58,8 @@ class Inspection:
     layout: str
     points: int
     shape: tuple[int, ...]
+    dtype: str
+    """As stored."""
     classes: dict[str, int]
     """Rows by class name; those without a label under "none"."""
     channels: dict[str, list[float]]
@@ -87,6 +89,7 @@ def inspect(
         layout=store.layout,
         points=len(store),
         shape=store.shape,
+        dtype=str(store.dtype).removeprefix("torch."),
         classes=_class_sizes(store),
         channels={
             name: [float(value) for value in getattr(store.channels, name)]

@@ -118,19 +118,22 @@ def _show(found: Inspection, data: str, used: Opening, open_questions: Sequence[
     from .console import say, show_table
 
     near = found.neighbourhood
-    rows = [
-        ("layout", found.layout),
-        ("points", f"{found.points:,} of shape {' × '.join(map(str, found.shape))}"),
-        ("stored", words.size(found.size)),
-        ("classes", _classes(found)),
-        ("points are", found.moments + (", mirrors among them" if found.flips else "")),
-        ("exact duplicates", f"{found.duplicates:,}" if found.duplicates else "none"),
-        ("near-duplicates", _near(near)),
-        ("a stages run", f"about {words.duration(found.cost.seconds)} on this machine,"
-                         f" {words.size(found.cost.memory)} at the peak"),
-        ("fingerprint", found.fingerprint),
-    ]  # fmt: skip
-    show_table(("", ""), rows, data)
+    seconds = found.cost.seconds
+    taking = "seconds" if seconds < 5 else f"about {words.duration(seconds)}"
+    facts = {
+        "layout": found.layout,
+        "points": f"{found.points:,} of shape {' × '.join(map(str, found.shape))}",
+        "stored": f"{found.dtype}, {words.size(found.size)}",
+        "classes": _classes(found),
+        "points are": found.moments + (", mirrors among them" if found.flips else ""),
+        "exact duplicates": f"{found.duplicates:,}" if found.duplicates else "none",
+        "near-duplicates": _near(near),
+        "NaN or infinite": "none",
+        "a stages run": f"{taking} on this machine, {words.size(found.cost.memory)} at the peak",
+        "fingerprint": found.fingerprint,
+    }
+    for name, fact in facts.items():
+        say(f"{name:<18}{fact}")
     channels = found.channels
     listed = [
         (str(i), *(f"{channels[name][i]:.4g}" for name in ("mean", "std", "low", "high")))

@@ -22,7 +22,7 @@ from torch import Tensor
 from floracle.run.errors import Mistake
 
 from .arrays import header, mapped, numeric
-from .boxes import checked_members
+from .boxes import checked_members, open_archive
 from .content import Content, Foreign, Rows, as_points, readable, shared
 from .labels import checked
 from .tensorfile import read_header
@@ -36,7 +36,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 def open_npz(path: Path, budget: int) -> Content:
     """An .npz archive."""
-    with readable(path, "an .npz archive"), zipfile.ZipFile(path) as archive:
+    with readable(path, "an .npz archive"), open_archive(path, budget) as archive:
         names = checked_members(archive, path, budget)
         members = {name[:-4]: name for name in names if name.endswith(".npy")}
         shapes = {key: _shape(archive, name, path) for key, name in members.items()}

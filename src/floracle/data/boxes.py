@@ -7,6 +7,7 @@ compression reaches are refused; checksums are compared whenever a member is rea
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import zipfile
@@ -27,6 +28,11 @@ PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 MOST_RATIO = 1100  # deflate reaches 1032 : 1
 SLACK = 4096
 ENCRYPTED = 0x1
+LISTED = 16
+"""Bytes that Python keeps for each byte of the list of members."""
+LEAST_LIST = 2**24
+LONGEST_END = 2**16 + 22
+UNSAID = 2**32 - 1
 OUTSIDE = re.compile(r"[\\/]|[A-Za-z]:|(.*[\\/])?\.\.([\\/]|$)|.*[\\\0]")
 
 
@@ -102,8 +108,34 @@ def open_box(path: Path, budget: int) -> Box:
         return Folder(path, sorted(file.as_posix() for file in files))
     check_file(path)
     with readable(path, "a .zip archive"):
-        archive = zipfile.ZipFile(path)
+        archive = open_archive(path, budget)
         return Zipped(path, sorted(checked_members(archive, path, budget)), archive)
+
+
+def open_archive(path: Path, budget: int) -> zipfile.ZipFile:
+    """The archive, unless the mere list of its members takes more memory than there is."""
+    needed = LISTED * _list_size(path)
+    if needed > max(budget, LEAST_LIST):
+        raise Mistake(
+            f"{path} has so many members that their list takes {needed >> 20} MiB, more than the"
+            f" memory of {budget >> 20} MiB; unpack it into a folder or raise the memory"
+        )
+    return zipfile.ZipFile(path)
+
+
+def _list_size(path: Path) -> int:
+    """Bytes of the list of members, as the end of the archive declares it; 0 where it has none."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - LONGEST_END))
+        end = file.read()
+    place = end.rfind(b"PK\5\6")
+    long = end.rfind(b"PK\6\6", 0, max(place, 0))
+    short_size = int.from_bytes(end[place + 12 : place + 16], "little") if place >= 0 else 0
+    long_size = int.from_bytes(end[long + 40 : long + 48], "little") if long >= 0 else 0
+    if long >= 0 and short_size == UNSAID:
+        short_size = 0
+    return min(max(short_size, long_size), size)
 
 
 def checked_members(

@@ -27,6 +27,7 @@ class Gaussians:
 
     rows: Rows
     logarithmic: bool
+    name: str
     dtype: torch.dtype = torch.float32
 
     @property
@@ -42,7 +43,10 @@ class Gaussians:
         if self.logarithmic:
             second = (second.clamp(LOWEST, HIGHEST) * 0.5).exp()
         elif (second < 0).any():
-            raise Mistake("standard deviations are negative; say layout='mean-logvar' if they are")
+            raise Mistake(
+                f"{self.name} holds negative standard deviations; if they are log variances, say"
+                " layout='mean-logvar'"
+            )
         return torch.cat([mean, second], 1)
 
 
@@ -126,7 +130,7 @@ def reading(content: Content, asked: Asked, name: str) -> Reading:
     if meaning == "mean":
         means = Half(content.rows)
         return Reading(means, means)
-    gaussians = Gaussians(content.rows, content.moments == "logvar")
+    gaussians = Gaussians(content.rows, content.moments == "logvar", name)
     if meaning == "sample":
         draws = Draws(gaussians)
         return Reading(draws, draws)

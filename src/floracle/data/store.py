@@ -53,6 +53,8 @@ class Store:
     fingerprint: str
     size: int
     """Bytes of all points as stored (before conversion to float32)."""
+    dtype: torch.dtype
+    """Of the values as stored."""
     picture_range: tuple[float, float] | None
     """Values of points that mean black and white; None where points are not pictures."""
     resident: bool
@@ -159,6 +161,7 @@ def open_store(
         flips=bool(flips),
         fingerprint=_fingerprint(read, groups, digests, normalizer, flips=bool(flips)),
         size=prod(rows.shape) * rows.dtype.itemsize,
+        dtype=rows.dtype,
         picture_range=shown,
         resident=resident,
         ignored=content.ignored,

@@ -14,6 +14,7 @@ from floracle.run.errors import Mistake
 from .content import Content
 
 GAUSSIAN = re.compile(r"gaussian:(\d{1,12})x(\d{1,9})(?::(\d{1,18}))?")
+SCATTER, OFFSET = 0x9E3779B1, 0x7F4A7C15
 Spectrum = float | Sequence[float] | Tensor
 
 
@@ -44,7 +45,8 @@ def gaussian(points: int, dims: int, *, spectrum: Spectrum | None = None, seed: 
     """
     if points < 1 or dims < 1:
         raise Mistake(f"a cloud of {points} points in {dims} dimensions is empty")
-    drawn = torch.randn(points, dims, generator=generator(seed))
+    stream = generator((seed * SCATTER + OFFSET) % 2**32)  # never that of noise by sample number
+    drawn = torch.randn(points, dims, generator=stream)
     return drawn if spectrum is None else drawn.mul_(_variances(spectrum, dims).sqrt().float())
 
 
