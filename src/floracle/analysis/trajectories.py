@@ -106,6 +106,7 @@ def _measured(oracle: Oracle, moments: list[_Moment], end: Tensor) -> Followed:
     speeds = torch.stack([_norms(moment.velocity) for moment in moments], 1) / dims**0.5
     energy = (speeds.square() @ lengths) / 2
     straight = _norms(end - moments[0].x).square() / (2 * dims * lengths.sum())
+    straightness = torch.where(energy > 0, energy / straight, 1.0)  # what stands still is straight
     columns = {
         "speed": speeds,
         "top": torch.stack([moment.votes.top_weights[:, 0] for moment in moments], 1),
@@ -117,7 +118,7 @@ def _measured(oracle: Oracle, moments: list[_Moment], end: Tensor) -> Followed:
         times=torch.tensor([moment.t for moment in moments], dtype=torch.float64),
         curves={name: Curve.of(values) for name, values in columns.items()},
         energy=_estimate(energy),
-        straightness=_estimate(energy / straight),
+        straightness=_estimate(straightness),
         rows=rows,
         weights=last.top_weights[:, 0],
         misses=_norms(end - oracle.data.take(rows).double()) / dims**0.5,

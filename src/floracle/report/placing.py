@@ -1,7 +1,8 @@
 """Where the names of curves go: beside their own curve, away from all else that is drawn.
 
 Everything is measured in heights of the axes. A name is a box; of all places on a grid it takes
-the one that is farthest from other curves and nearest to its own, without touching it.
+the one farthest from other curves and nearest to its own, without touching it; it stands on the
+upright line of a landmark only where there is no better place.
 """
 
 from __future__ import annotations
@@ -12,32 +13,36 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from .plots import numbers, smooth
-
 Points = NDArray[np.float64]
 
-LETTER, LINE = 5.3, 11.0
+LETTER, LINE = 5.0, 11.0
 """The width of a letter and the height of a line of size 9, in points of 1/72 inch."""
+LONGEST = 50
+"""Letters beyond these are not made room for."""
 GAP, ENOUGH = 0.012, 0.06
 """The least room between a name and its curve, and the room beyond which more is no better."""
+CROSSED = 0.02
+"""What standing on an upright line costs, in room."""
 GRID = (81, 41)
 """Places across and up that are tried."""
 
 
 def name_curves(
-    ax: Axes, curves: Mapping[str, Sequence[Points]], colours: Sequence[str], *, lines: Points
+    ax: Axes, curves: Mapping[str, Points], colours: Sequence[str], *, lines: Points
 ) -> None:
-    """Name curves, each the points [n, 2] of one or several lines; keep off vertical `lines`.
+    """Name curves, each the points [n, 2] of its lines; best off the upright `lines`.
 
     Points and lines are in data coordinates; limits and scales of the axes must be set by now.
     """
-    drawn = {name: _placed(ax, np.concatenate(parts)) for name, parts in curves.items()}
+    drawn = {name: _placed(ax, points) for name, points in curves.items()}
     upright = [np.stack([np.full(50, x), np.linspace(*ax.get_ylim(), 50)], 1) for x in lines]
-    taken = [_placed(ax, line) for line in upright]
+    crossed = [_placed(ax, line) for line in upright]
+    taken: list[Points] = []
     for (name, own), colour in zip(drawn.items(), colours, strict=True):
         size = _size(ax, name)
         rivals = [points for other, points in drawn.items() if other != name]
-        centre = _best(own, [*rivals, *taken], size, wide=_shape(ax)[0] / _shape(ax)[1])
+        middles = _middles(size, _shape(ax)[0] / _shape(ax)[1])
+        centre = middles[_merit(middles, size, own, [*rivals, *taken], crossed).argmax()]
         taken.append(
             centre + size * np.array([[-0.5, 0], [-0.25, 0], [0, 0], [0.25, 0], [0.5, 0]])
         )
@@ -46,21 +51,29 @@ def name_curves(
         ax.text(*place, name, transform=ax.transAxes, **words)
 
 
-def line_points(times: object, *values: object) -> list[Points]:
-    """The points [n, 2] of lines through values at times, as `band` draws them."""
-    fine, *found = smooth(times, *(numbers(value) for value in values))
-    return [np.stack([fine, line], 1) for line in found]
-
-
-def _best(own: Points, others: Sequence[Points], size: Points, *, wide: float) -> Points:
-    """The middle [2] of the name's best place on axes `wide` heights wide."""
+def _middles(size: Points, wide: float) -> Points:
+    """Where the middle of a name of this size may be on axes `wide` heights wide: [m, 2]."""
     across, up = (np.linspace(0, end, count) for end, count in zip((wide, 1.0), GRID, strict=True))
     middles = np.stack(np.meshgrid(across, up), -1).reshape(-1, 2)
-    inside = (middles >= size / 2 + GAP) & (middles <= np.array([wide, 1.0]) - size / 2 - GAP)
-    middles = middles[inside.all(1)]
+    room = size / 2 + GAP
+    return middles[((middles >= room) & (middles <= np.array([wide, 1.0]) - room)).all(1)]
+
+
+def _merit(
+    middles: Points,
+    size: Points,
+    own: Points,
+    others: Sequence[Points],
+    crossed: Sequence[Points],
+) -> Points:
+    """How good each place [m] is: far from the others, near its own, best on no upright line."""
     away = _distances(middles, own, size)
-    rivals = np.min([_distances(middles, points, size) for points in others], 0, initial=ENOUGH)
-    return middles[np.where(away < GAP, -1.0, rivals - away).argmax()]
+    rivals = np.min([_distances(middles, points, size) for points in others], 0, initial=9.0)
+    doubtful = rivals < 2 * away
+    struck = np.any([_distances(middles, points, size) == 0 for points in crossed], 0)
+    return np.where(
+        away < GAP, -1.0, 2 * np.minimum(rivals, ENOUGH) - away - doubtful - CROSSED * struck
+    )
 
 
 def _distances(middles: Points, points: Points, size: Points) -> Points:
@@ -77,7 +90,7 @@ def _placed(ax: Axes, points: Points) -> Points:
 
 
 def _size(ax: Axes, name: str) -> Points:
-    return np.array([LETTER * len(name), LINE]) / _shape(ax)[1]
+    return np.array([LETTER * min(len(name), LONGEST), LINE]) / _shape(ax)[1]
 
 
 def _shape(ax: Axes) -> tuple[float, float]:

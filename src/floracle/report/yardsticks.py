@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from floracle.analysis.bands import HALF, Settled
 from floracle.analysis.curves import Curve, Landmark
@@ -15,7 +16,7 @@ from floracle.analysis.groups import Group
 from floracle.analysis.trajectories import Followed
 from floracle.analysis.yardsticks import Distances
 
-from .placing import line_points, name_curves
+from .placing import name_curves
 from .plots import (
     BLUE,
     INK,
@@ -30,11 +31,14 @@ from .plots import (
     band,
     numbers,
     shade_stages,
+    smooth,
     time_axis,
 )
 from .words import time
 
 COLOURS = (BLUE, ORANGE, TEAL, VIOLET, INK, QUIET)
+LEAST = 1e-5
+"""Relative distances below this are not told apart."""
 
 
 def yardsticks(distances: Distances, group: Group) -> Drawing:
@@ -42,15 +46,16 @@ def yardsticks(distances: Distances, group: Group) -> Drawing:
     with mpl.rc_context(STYLE):
         figure, ax = _by_time(group)
         curves = distances.relative
-        colours = _colours(len(curves))
-        lines = {}
-        for (name, curve), colour in zip(curves.items(), colours, strict=True):
-            band(ax, distances.times, curve, colour)
-            lower, upper = curve.mean - 2 * curve.error, curve.mean + 2 * curve.error
-            lines[name] = line_points(distances.times, lower, curve.mean, upper)
-        highest = max(float(curve.mean.max()) for curve in curves.values())
-        ax.set_ylim(-0.02 * highest, 1.15 * highest)
-        name_curves(ax, lines, colours, lines=np.array(_marks(group)))
+        ax.set_yscale("log")
+        ax.set_ylim(LEAST, 4)
+        drawn = {}
+        for (name, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
+            drawn[name] = _drawn_in_logs(ax, distances.times, curve, colour)
+        name_curves(ax, drawn, _colours(len(curves)), lines=np.array(_marks(group)))
+        ax.set_yticks(
+            [1e-5, 1e-4, 1e-3, 0.01, 0.1, 1], ["10⁻⁵", "10⁻⁴", "10⁻³", "0.01", "0.1", "1"]
+        )
+        ax.minorticks_off()
         ax.set_ylabel("squared distance / size of oracle")
     nearest = distances.nearest()
     return Drawing(
@@ -104,6 +109,22 @@ def settling(settled: Settled, group: Group) -> Drawing:
     )
 
 
+def _drawn_in_logs(ax: Axes, times: object, curve: Curve, colour: str) -> NDArray[np.float64]:
+    """A curve and two errors on either side, down to `LEAST`: the points [n, 2] of its lines."""
+    mean, error = numbers(curve.mean), np.nan_to_num(numbers(curve.error), posinf=0)
+    logs = [
+        np.log(np.maximum(values, LEAST / 3))
+        for values in (mean - 2 * error, mean, mean + 2 * error)
+    ]
+    fine, *lines = smooth(times, *logs)
+    low, middle, high = (np.exp(line) for line in lines)
+    ax.fill_between(fine, low, high, color=colour, alpha=0.22, lw=0)
+    ax.plot(fine, middle, color=colour)
+    ax.plot(numbers(times), np.maximum(mean, LEAST / 3), "o", ms=1.9, mew=0, color=colour)
+    seen = middle > LEAST
+    return np.concatenate([np.stack([fine, line], 1)[seen] for line in (low, middle, high)])
+
+
 def _by_time(group: Group) -> tuple[Figure, Axes]:
     figure, ax = axes()
     time_axis(ax, group)
@@ -125,7 +146,7 @@ def _name_halves(ax: Axes, names: Iterable[str], halves: Sequence[Landmark]) -> 
         if mark.value is not None
     )
     early = not ranked or _across(ax, ranked[-1][0]) < 0.55
-    side, first, lowest = ("left", 0.64, 0.42) if early else ("right", 0.36, 0.95)
+    side, first, lowest = ("left", 0.6, 0.42) if early else ("right", 0.4, 0.9)
     lowest -= 0.085 * (len(ranked) - 1)
     for i, (t, name, colour) in enumerate(ranked):  # earliest lowest: so no leaders cross
         ax.plot([t], [HALF], "o", ms=5.5, mfc=colour, mec=PAPER, mew=0.8, zorder=4)
@@ -138,7 +159,14 @@ def _name_halves(ax: Axes, names: Iterable[str], halves: Sequence[Landmark]) -> 
             va="center",
             color=colour,
             fontsize=9,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkB": 3},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "lw": 0.7,
+                "shrinkA": 0,
+                "shrinkB": 3,
+                "relpos": (float(side == "right"), 0.5),
+            },
         )
 
 
