@@ -37,6 +37,7 @@ def stages(
     times: int = 50,
     seed: int = 0,
     held_out: str | None = None,
+    deep: bool = False,
     memory: str | None = None,
     device: str = "cpu",
     path: Literal["linear", "cosine", "trigonometric"] = "linear",
@@ -64,6 +65,8 @@ def stages(
         Where the random draws start.
     held_out
         Data of the same kind that the training set does not hold.
+    deep
+        Look deeper: simple fields beside the oracle, trajectories, layout and detail.
     memory
         How much may be used, like 4G; half of what is free by default.
     device
@@ -112,7 +115,7 @@ def stages(
         "mirrored": store.flips,
     }
     oracle = oracle_of(store, path, memory=memory, device=device)
-    _finish(Job(oracle, store, other, folder, settings, facts))
+    _finish(Job(oracle, store, other, folder, settings, facts), deep=deep)
     _summarise(folder)
     say(f"report: {folder / 'report.html'}")
 
@@ -134,7 +137,7 @@ class Job:
         return self.folder / "parts"
 
 
-def _finish(job: Job) -> None:
+def _finish(job: Job, *, deep: bool) -> None:
     """Measure what is not there yet, and draw it."""
     from floracle.report.examples import examples
     from floracle.report.write import PAGE, draw, save_stages
@@ -144,11 +147,30 @@ def _finish(job: Job) -> None:
     if found is None:
         measured = _measured(job)
         save_stages(measured, examples(job.oracle, measured, job.store), job.folder)
-    if found is None or not (job.folder / PAGE).exists():
+    deeper = deep and _deeper(job)
+    if found is None or deeper or not (job.folder / PAGE).exists():
         draw(job.folder)
     shutil.rmtree(job.parts, ignore_errors=True)
     for left in job.folder.glob(".*.part"):  # of a run that was killed while it wrote
         left.unlink(missing_ok=True)
+
+
+def _deeper(job: Job) -> bool:
+    """Look deeper where that was not done yet; whether anything is new."""
+    from floracle.analysis.deep import look_deeper
+    from floracle.analysis.saved import stages_of_results
+    from floracle.oracle.oracle import Oracle
+    from floracle.report.write import DEEP
+    from floracle.run.errors import Mistake
+    from floracle.run.results import load_results, save
+
+    if (job.folder / DEEP / "result.json").exists():
+        return False
+    if not isinstance(job.oracle, Oracle):
+        raise Mistake("--deep compares fields of points; open the data with --moments mean")
+    stages = stages_of_results(load_results(job.folder))
+    save(look_deeper(job.oracle, stages, seed=job.settings["seed"]), job.folder / DEEP)
+    return True
 
 
 def _measured(job: Job) -> Stages:

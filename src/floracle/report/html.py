@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 from torch import Tensor
 
+from floracle.analysis.deep import Deep
 from floracle.analysis.groups import POOLED, Group, Stages
 from floracle.run.images import enlarged, png
 
@@ -29,6 +30,7 @@ def page(
     stages: Stages,
     drawings: dict[str, Drawing],
     examples: Examples | None,
+    deep: Deep | None = None,
     *,
     seconds: float | None = None,
 ) -> str:
@@ -51,6 +53,7 @@ def page(
         what_if=what_if(stages, examples),
         advice=advice(stages),
         pasted=pasted(stages),
+        deep=words.deep(deep) if deep is not None else [],
         remarks=list(stages.provenance.get("remarks") or []),
         facts=_facts(stages, seconds),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from floracle.analysis.curves import Landmark
+from floracle.analysis.deep import Deep
 from floracle.analysis.groups import END, POOLED, Group, Stages
 
 MEANINGS = {
@@ -60,7 +61,7 @@ def story(stages: Stages) -> list[str]:
             f" holds half of the weight."
         )
     told.append(_ending(main))
-    return told
+    return [*told, *filter(None, [separation(stages)])]
 
 
 def _ending(main: Group) -> str:
@@ -116,6 +117,38 @@ BROKEN = (
     " too coarse: measure again with more --times and --pairs before trusting the landmarks, and"
     " report it if it stays."
 )
+
+
+def deep(found: Deep) -> list[str]:
+    """What the deeper look shows, a sentence each."""
+    run = found.followed
+    told = [
+        f"{len(run.rows)} trajectories of the oracle from noise to data take"
+        f" {run.straightness.value:.3f} times the energy of straight lines and end on"
+        f" {len(set(run.rows.tolist()))} different training samples."
+    ]
+    if found.distances is not None:
+        near = found.distances.nearest()
+        changes = [i for i in range(len(near)) if i == 0 or near[i] != near[i - 1]]
+        spans = [f"{near[i]} from t = {time(float(found.distances.times[i]))}" for i in changes]
+        told.append(f"Closest to the oracle of these simple fields: {', '.join(spans[:6])}.")
+    if found.settled is not None:
+        halves = zip(found.settled.bands.names, found.settled.half, strict=True)
+        spans = [f"{name} at {time(mark.value)}" for name, mark in halves]
+        told.append(f"Half of each band of frequencies is explained: {', '.join(spans)}.")
+    return told
+
+
+def separation(stages: Stages) -> str:
+    """When the class is known, if that was measured."""
+    whole = [group for group in stages.groups if group.separation.value is not None]
+    if not whole:
+        return ""
+    mark, known = whole[0].separation, whole[0].classes_knowable
+    return (
+        f"The class is known before the sample: half of its {known:.2f} nats by"
+        f" t = {time(mark.value)} (95 % interval {interval(mark)})."
+    )
 
 
 def count(value: float) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from floracle.analysis.deep import Deep, deep_of
 from floracle.analysis.groups import Stages
 from floracle.analysis.saved import load
 from floracle.run.errors import Mistake
@@ -15,8 +16,10 @@ from floracle.run.results import load_results, save
 from .examples import Examples, examples_of
 from .figures import drawings
 from .html import page
+from .yardsticks import deep_drawings
 
 EXAMPLES = "examples"
+DEEP = "deep"
 TIMING = "timing.json"
 PAGE = "report.html"
 
@@ -33,14 +36,16 @@ def draw(folder: str | Path) -> Path:
     stages = load(folder)
     if not isinstance(stages, Stages):
         raise Mistake(f"{folder} holds {stages.kind}, not stages; there is no report of it")
-    examples = examples_in(folder / EXAMPLES)
+    examples, deep = examples_in(folder / EXAMPLES), _deep_in(folder / DEEP)
     with _quiet_fonts():
         found = drawings(stages, examples)
+        if deep is not None:
+            found |= deep_drawings(stages, deep)
         for name, drawing in found.items():
             write_bytes(folder / "figures" / f"{name}.png", drawing.png())
             write_text(folder / "figures" / f"{name}.svg", drawing.svg())
             write_text(folder / "figures" / f"{name}.csv", drawing.csv())
-        content = page(stages, found, examples, seconds=seconds_taken(folder))
+        content = page(stages, found, examples, deep, seconds=seconds_taken(folder))
     write_text(folder / PAGE, content)
     return folder / PAGE
 
@@ -54,6 +59,10 @@ def seconds_taken(folder: Path) -> float | None:
 def examples_in(folder: Path) -> Examples | None:
     """The examples saved with stages, if there are any."""
     return examples_of(load_results(folder)) if (folder / "result.json").exists() else None
+
+
+def _deep_in(folder: Path) -> Deep | None:
+    return deep_of(load_results(folder)) if (folder / "result.json").exists() else None
 
 
 @contextmanager

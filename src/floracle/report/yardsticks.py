@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from floracle.analysis.bands import HALF, Settled
 from floracle.analysis.curves import Curve, Landmark
-from floracle.analysis.groups import Group
+from floracle.analysis.deep import Deep
+from floracle.analysis.groups import Group, Stages
 from floracle.analysis.trajectories import Followed
 from floracle.analysis.yardsticks import Distances
 
@@ -107,6 +108,17 @@ def settling(settled: Settled, group: Group) -> Drawing:
         figure,
         _columns(settled.times, curves),
     )
+
+
+def deep_drawings(stages: Stages, deep: Deep) -> dict[str, Drawing]:
+    """All figures of a deeper look, by name."""
+    group = stages.group(deep.label)
+    found = [speed(deep.followed, group)]
+    if deep.distances is not None:
+        found.append(yardsticks(deep.distances, group))
+    if deep.settled is not None:
+        found.append(settling(deep.settled, group))
+    return {drawing.name: drawing for drawing in found}
 
 
 def _drawn_in_logs(ax: Axes, times: object, curve: Curve, colour: str) -> NDArray[np.float64]:

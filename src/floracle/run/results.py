@@ -65,7 +65,10 @@ def provenance(**more: Any) -> dict[str, Any]:
 def save(result: Saveable, folder: str | Path) -> Path:
     """Write a result into a folder; returns the folder."""
     folder, results = Path(folder), result.to_results()
-    arrays = {name: array.detach().contiguous().cpu() for name, array in results.arrays.items()}
+    arrays = {
+        name: array.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, array in results.arrays.items()
+    }
     content = save_tensors(arrays)
     write_bytes(folder / "arrays.safetensors", content)
     write_json(
