@@ -126,7 +126,8 @@ def _fields(oracle: Oracle, label: int) -> dict[str, VelocityField]:
     data, dims = oracle.data, torch.Size(oracle.data.shape).numel()
     fields: dict[str, VelocityField] = {}
     if dims <= LARGEST:
-        fields["one Gaussian"] = gaussian_field(data, path=oracle.path)
+        one = gaussian_field if label == NO_LABEL else class_gaussians
+        fields["one Gaussian"] = one(data, path=oracle.path)
         if label == NO_LABEL and len(classes(data)) > 1 and not (data.labels < 0).any():
             fields["a Gaussian per class"] = class_gaussians(data, path=oracle.path)
     pixels = dims // data.shape[0] if len(data.shape) == 3 else dims

@@ -1,0 +1,54 @@
+"""A deeper look: saved and read back whole, and drawn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import floracle
+from floracle.analysis.deep import deep_of, look_deeper
+from floracle.cli import main
+from floracle.run.results import load_results, save
+
+
+@pytest.fixture(scope="module")
+def looked():
+    data = floracle.open_store("digits")
+    oracle = floracle.Oracle(data)
+    return look_deeper(oracle, floracle.stages(oracle, pairs=32, classes=[3]))
+
+
+def test_it_has_the_fields_that_can_be_afforded(looked):
+    assert looked.label == 3
+    assert list(looked.distances.curves) == ["one Gaussian", "patches of 3", "patches of 7"]
+    early = looked.distances.relative["one Gaussian"].mean
+    assert early[0] < 0.05 < early[-1]
+    assert len(looked.followed.rows) == 32
+    assert (floracle.open_store("digits").labels[looked.followed.rows] == 3).all()
+
+
+def test_it_is_saved_and_read_back_whole(looked, tmp_path):
+    save(looked, tmp_path)
+    again = deep_of(load_results(tmp_path))
+    assert again.shape == (1, 8, 8)
+    assert list(again.distances.curves) == list(looked.distances.curves)
+    for name, curve in looked.distances.relative.items():
+        assert torch.equal(again.distances.relative[name].mean, curve.mean)
+    assert again.settled.half == looked.settled.half
+    assert torch.equal(again.followed.ends, looked.followed.ends)
+    assert again.followed.straightness == looked.followed.straightness
+
+
+@pytest.mark.slow
+def test_the_report_shows_it_and_a_second_call_adds_it(tmp_path, capsys):
+    out = str(tmp_path / "out")
+    asked = ["stages", "gaussian:60x8", "--pairs", "8", "--times", "12", "--out", out]
+    assert main(asked) == 0
+    assert "A deeper look" not in (tmp_path / "out" / "report.html").read_text()
+    assert main([*asked, "--deep"]) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "A deeper look" in page
+    assert "end on" in page
+    assert (tmp_path / "out" / "figures" / "yardsticks.csv").exists()
+    assert main(["report", out]) == 0
+    assert "A deeper look" in (tmp_path / "out" / "report.html").read_text()
