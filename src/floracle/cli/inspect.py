@@ -35,7 +35,7 @@ def inspect(
     Parameters
     ----------
     data
-        As for floracle stages.
+        Pictures, arrays, idx, latents of other projects, digits, or gaussian:POINTSxDIMS.
     opening
         How data is read.
     memory

@@ -49,8 +49,7 @@ def stages(
     Parameters
     ----------
     data
-        Pictures in folders, .npy, .npz, .safetensors, idx, latents of LightningDiT, REPA, EDM2,
-        MAR or fast-DiT, digits, or gaussian:POINTSxDIMS.
+        Pictures, arrays, idx, latents of other projects, digits, or gaussian:POINTSxDIMS.
     opening
         How data is read.
     out

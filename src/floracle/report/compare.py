@@ -279,7 +279,8 @@ def by_time(
         highest = max(highest, peak)
         low, high = (0.75, 0.3) if curve == "gap" else (0.3, 0.75)
         level = peak * (low + (high - low) * i / max(len(spaces) - 1, 1))
-        _named(ax, one, found.mean, level, i, falls=curve == "gap")
+        first = one is min(spaces, key=_place)
+        _named(ax, one, found.mean, level, COLOURS[i], first=first, falls=curve == "gap")
         columns["space"] += [one.name] * len(found.mean)
         columns["t"] += one.stages.times.tolist()
         columns[curve] += found.mean.tolist()
@@ -322,7 +323,7 @@ def spectra_drawing(spaces: Sequence[Space]) -> Drawing:
 
 def _shared_axis(ax: Axes, spaces: Sequence[Space]) -> None:
     """A time axis around the middle of all collapses, on navigation's ground."""
-    places = [one.main.collapse.value or one.main.predicted_collapse for one in spaces]
+    places = [_place(one) for one in spaces]
     middle = float(np.exp(np.mean(np.log(places))))
     time_axis(ax, replace(spaces[0].main, collapse=Landmark(middle)))
     ax.axvspan(0, 1, color=NAVIGATION, lw=0, zorder=0, alpha=0.45)
@@ -331,8 +332,17 @@ def _shared_axis(ax: Axes, spaces: Sequence[Space]) -> None:
             ax.axvline(one.main.end.value, color=COLOURS[i], lw=0.9, ls=(0, (4, 2)), zorder=1)
 
 
-def _named(ax: Axes, one: Space, mean: Any, level: float, i: int, *, falls: bool) -> None:
-    """The name of a space where its curve passes a level: last if it falls, first if it rises."""
+def _place(one: Space) -> float:
+    return one.main.collapse.value or one.main.predicted_collapse
+
+
+def _named(
+    ax: Axes, one: Space, mean: Any, level: float, colour: str, *, first: bool, falls: bool
+) -> None:
+    """The name of a space where its curve passes a level: last if it falls, first if it rises.
+
+    The first curve has its name on the left, the others theirs on the right: so none is between.
+    """
     x, y = smooth(one.stages.times, numbers(mean))
     passed = np.flatnonzero((y[:-1] - level) * (y[1:] - level) <= 0)
     if not len(passed):
@@ -341,10 +351,11 @@ def _named(ax: Axes, one: Space, mean: Any, level: float, i: int, *, falls: bool
     ax.annotate(
         one.name,
         (x[place], y[place]),
-        (7, 0),
+        (-7 if first else 7, 0),
         textcoords="offset points",
+        ha="right" if first else "left",
         va="center",
-        color=COLOURS[i],
+        color=colour,
         bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
     )
 
