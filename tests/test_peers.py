@@ -135,6 +135,7 @@ print(grown(lambda: (x[:, None] - 0.1 * points[None]).square().sum(2)))
 """
 
 
+@pytest.mark.slow
 def test_no_tensor_of_queries_times_points_times_dimensions():
     """closedformfm, stf: N × B × D numbers at once, here 500 MiB; measured in a fresh process."""
     command = [sys.executable, "-c", PEAK, str(Path(__file__).parent)]

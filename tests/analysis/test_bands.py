@@ -95,6 +95,7 @@ def test_white_pictures_settle_all_at_once(points_source):
     assert max(mark.low for mark in found.half) < min(mark.high for mark in found.half)
 
 
+@pytest.mark.slow
 def test_a_dense_cloud_settles_as_its_gaussian(points_source):
     """Before the collapse a band explains Σ λ r²λ/(1 + r²λ) of its Σ λ."""
     points = coloured(8_000, 4, 1.0)

@@ -77,6 +77,7 @@ def test_many_dimensions_need_only_the_inner_products(points_source):
         assert_close(field(x, t)[i].flatten(), expected, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_dense_cloud_is_its_gaussian(points_source):
     """The oracle of ever more points of one Gaussian nears the Gaussian field."""
     spread = torch.tensor([2.0, 0.5])

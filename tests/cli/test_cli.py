@@ -146,6 +146,7 @@ def test_without_permission_to_write_nothing_is_computed():
     assert found.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_same_command_answers_at_once_and_another_is_refused(classed, capsys, monkeypatch):
     assert main([*classed, "--out", "run"]) == 0
     assert capsys.readouterr().out.endswith("report: run/report.html\n")

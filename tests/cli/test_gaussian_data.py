@@ -19,6 +19,7 @@ def stored(tmp_path):
     return tmp_path / "moments.npy", means, stds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moments", ["mean", "sample", "gaussian"])
 def test_stages_of_moments(stored, tmp_path, capsys, moments):
     where, means, stds = stored

@@ -40,6 +40,7 @@ def test_inspect_finds_near_and_exact_duplicates(tmp_path, capsys):
     assert near == {frozenset((10, 20))}
 
 
+@pytest.mark.slow
 def test_inspect_names_the_choice_that_stages_would_ask_for(tmp_path, capsys):
     latents = torch.randn(40, 4, 2, 2)
     content = {
@@ -69,6 +70,7 @@ def test_inspect_names_rows_that_are_not_finite(tmp_path, capsys):
     assert "4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_compare_measures_and_says_why(tmp_path, capsys):
     out = str(tmp_path / "page")
     asked = ["compare", "gaussian:300x16", "gaussian:300x64", "--out", out, "--pairs", "32"]
@@ -87,6 +89,7 @@ def test_compare_measures_and_says_why(tmp_path, capsys):
     assert main(["compare", *again, "--out", str(tmp_path / "again")]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "told"),
     [

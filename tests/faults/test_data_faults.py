@@ -125,6 +125,7 @@ def test_any_bytes_open_or_are_refused(tmp_path, content, name):
     refused(tmp_path / name, name)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(header=st.text(max_size=80) | st.from_regex(r"\{'descr': .{0,60}\}", fullmatch=True))
 def test_any_npy_header_opens_or_is_refused(tmp_path, header):
@@ -364,6 +365,7 @@ def test_idx_of_another_kind(tmp_path):
     refused(path, path.name, "empty")
 
 
+@pytest.mark.slow
 def test_unreadable_by_permission():
     """Root may read everything, so the file is opened by a process that is nobody."""
     with tempfile.TemporaryDirectory() as folder:

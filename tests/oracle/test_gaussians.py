@@ -95,6 +95,7 @@ def test_one_gaussian_has_a_linear_field(clouds):
     assert_close(oracle(x, t), (guess - x) / (1 - a))
 
 
+@pytest.mark.slow
 def test_sampling_reproduces_the_gaussians(clouds):
     """The flow carries noise to the mixture itself: mean and deviation of each component."""
     means = torch.tensor([[-4.0, 0.0], [4.0, 1.0]])

@@ -225,6 +225,7 @@ def test_figure_3_is_as_expected():
 # ------------------------------------------------------------------ drawing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_drawing_needs_saved_numbers_alone(name, digits, clouds, tmp_path, monkeypatch):
     recipe = RECIPES[name]

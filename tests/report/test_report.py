@@ -15,6 +15,8 @@ from floracle.report.figures import drawings
 from floracle.report.html import page
 from floracle.report.write import draw, save_stages
 
+pytestmark = pytest.mark.slow  # they draw
+
 FACTS = {"name": "<b>data</b>", "layout": "array", "command": "floracle stages 'a & b'"}
 
 

@@ -20,6 +20,8 @@ from floracle.oracle.oracle import Oracle
 from floracle.report.yardsticks import settling, speed, yardsticks
 from floracle.sampling.grid import time_grid
 
+pytestmark = pytest.mark.slow  # they draw
+
 
 @pytest.fixture(scope="module")
 def measured(points_source):

@@ -72,6 +72,7 @@ def test_evaluations_are_counted_as_the_projects_count(count):
         assert preset_grid(name, count).evaluations == {"euler": count}
 
 
+@pytest.mark.slow
 @given(steps)
 def test_a_euler_step_of_a_preset_is_one_evaluation(count):
     for name in RECIPES:
