@@ -37,6 +37,21 @@ class Block(NamedTuple):
     """Points, float32 [n, D], flattened."""
 
 
+class Prepared(NamedTuple):
+    """What a source may know of a class beforehand, so that nobody has to read it for that."""
+
+    centre: Tensor
+    """The weighted mean of its atoms, float64 [D], rounded to float32's values."""
+    norms: Tensor
+    """‖x_i − centre‖² of every atom, float64 [n]."""
+    variance: float
+    """The total variance: of every dimension, summed."""
+    largest: float
+    """The largest norm ‖x_i‖ of an atom."""
+    spectrum: Tensor | None
+    """Eigenvalues of its covariance, float64, largest first; None where not taken."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """Where points come from."""
@@ -71,6 +86,12 @@ class Source(Protocol):
     def take(self, rows: Tensor) -> Tensor:
         """The points float32 [len(rows), *shape] of any rows, in the order asked."""
         ...
+
+
+def prepared(source: Source, label: int = NO_LABEL) -> Prepared | None:
+    """What the source knows of a class beforehand; None where it knows nothing."""
+    known = getattr(source, "prepared", None)
+    return known(label) if known is not None else None
 
 
 def classes(source: Source) -> list[int]:
