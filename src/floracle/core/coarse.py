@@ -4,8 +4,8 @@ With the centred point z_i = x_i − centre, orthonormal directions V and bands 
 
     ⟨y, z_i⟩ = ⟨V y, V z_i⟩ + Σ_b ⟨y_b, z_ib⟩,      |⟨y_b, z_ib⟩| ≤ ‖y_b‖ ‖z_ib‖,
 
-so a query that knows a point's first coordinates and the length of its rest in each band knows its
-logit to within a bound. Any orthonormal directions give valid bounds; leading ones give tight ones.
+so a query that knows a point's first coordinates and the length of its rest in each band knows
+its logit to within a bound. Any orthonormal directions are valid; leading ones give tight bounds.
 """
 
 from __future__ import annotations
