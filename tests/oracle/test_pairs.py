@@ -7,7 +7,6 @@ import torch
 from torch.testing import assert_close
 
 from floracle.core.paths import LINEAR, PATHS
-from floracle.oracle import pairs as module
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
 
@@ -128,29 +127,63 @@ def test_mirrored_pairs_average_both_signs(points_source, path):
     assert_close(found.amplification, c.d_alpha - c.alpha * c.d_sigma / c.sigma)
 
 
-def test_pieces_change_nothing(points_source, monkeypatch):
-    """A budget that holds one pair at a time gives the same curves."""
-    data = laid_out(points_source, "near 1e-4")
+CURVES = ("variance", "lean", "top", "own", "entropy", "concentration")
+
+
+def alike(found, expected):
+    for name in CURVES:
+        size = getattr(expected, name).abs().max()
+        assert_close(
+            getattr(found, name),
+            getattr(expected, name),
+            atol=1e-5 * size,
+            rtol=1e-4,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+    assert_close(found.rivals, expected.rivals)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("layout", ["near 1e-4", "weighted", "plain"])
+def test_pieces_change_nothing(points_source, monkeypatch, layout, mirrored):
+    """Blocks of seven atoms, one pair at a time, pairs in two parts: the same curves."""
+    data = laid_out(points_source, layout)
     rows, noise = drawn_pairs(data, -1)
-    whole = Oracle(data).pairs(rows, noise, TIMES)
-    monkeypatch.setattr(module, "TOGETHER", 1)
-    pieces = Oracle(data).pairs(rows, noise, TIMES)
-    parts = [
-        Oracle(data).pairs(rows[some], noise[some], TIMES)
-        for some in (slice(0, 5), slice(5, None))
-    ]
-    for found in (pieces, parts[0].joined(parts[1])):
-        for name in ("variance", "lean", "top", "own", "entropy", "concentration"):
-            expected = getattr(whole, name)
-            size = expected.abs().max()
-            assert_close(
-                getattr(found, name),
-                expected,
-                atol=1e-5 * size,
-                rtol=1e-4,
-                msg=lambda text, name=name: f"{name}: {text}",
-            )
-        assert_close(found.rivals, whole.rivals)
+
+    def curves(some=slice(None)):
+        return Oracle(data, memory=4000).pairs(rows[some], noise[some], TIMES, mirrored=mirrored)
+
+    whole = curves()
+    alike(curves(slice(0, 5)).joined(curves(slice(5, None))), whole)
+    monkeypatch.setattr("floracle.oracle.course.CACHED", 1)
+    alike(curves(), whole)
+    for name in ("FEWEST", "MOST"):
+        monkeypatch.setattr(f"floracle.oracle.pairs.{name}", 7)
+    alike(curves(), whole)
+    assert_close(curves().class_entropy, whole.class_entropy, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["near 1e-4", "weighted", "plain", "merged"])
+def test_what_is_left_behind_never_comes_back(points_source, monkeypatch, layout):
+    """Following every atom to the end gives what dropping lost ones gives, to rounding."""
+    data = laid_out(points_source, layout)
+    rows, noise = drawn_pairs(data, -1)
+    monkeypatch.setattr("floracle.oracle.course.CROWDED", 0)
+    eager = Oracle(data).pairs(rows, noise, TIMES, mirrored=True)
+    monkeypatch.setattr("floracle.oracle.course.CROWDED", 10**9)
+    complete = Oracle(data).pairs(rows, noise, TIMES, mirrored=True)
+    for name in (*CURVES, "class_entropy"):
+        assert_close(getattr(eager, name), getattr(complete, name), atol=1e-6, rtol=1e-6)
+
+
+def test_times_come_back_in_the_order_they_were_asked(points_source):
+    data = laid_out(points_source, "plain")
+    rows, noise = drawn_pairs(data, -1)
+    order = torch.randperm(len(TIMES), generator=torch.Generator().manual_seed(1))
+    asked, shuffled = (Oracle(data).pairs(rows, noise, at) for at in (TIMES, TIMES[order]))
+    for name in (*CURVES, "class_entropy"):
+        assert torch.equal(getattr(asked, name)[:, order], getattr(shuffled, name))
+    assert torch.equal(asked.amplification[order], shuffled.amplification)
 
 
 def test_a_single_atom_has_no_rival(points_source):

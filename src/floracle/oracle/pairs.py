@@ -10,11 +10,14 @@ so ⟨ε, x_j⟩ and ⟨x_o, x_j⟩ give the posterior at every t, and −ε cos
 
 because the own atom is itself a draw from the posterior: half the squared distance of two draws.
 Neighbours so close that float32 products cannot tell them apart are measured again in float64.
+Atoms are read block by block, once for all pairs; what each block adds merges (course.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -22,13 +25,13 @@ from torch import Tensor
 from floracle.core.paths import Path
 from floracle.core.source import NO_LABEL
 
-from .members import Members
-from .posterior import weights_of
+from .course import FOLLOWED, Course, Rows, course
+from .members import Members, Slab
 
-TOGETHER = 2**29
-"""Bytes of pairs followed at a time; more would only wait for memory."""
-DENSE_CLASSES = 64
-"""Up to so many classes their weights are summed by a dense product."""
+BLOCK = 2**22
+"""Products of pairs and atoms that are held at a time."""
+FEWEST, MOST = 256, 4096
+"""Atoms of a block at least and at most; float32 sums are taken within one."""
 CLOSE = 0.005
 """Atoms whose d_j is under this share of their squared norm are measured again in float64: from
 there on float32 would leave more than a thousandth of a nat in a logit that matters."""
@@ -85,55 +88,64 @@ def pair_curves(
 
     Mirrored pairs are averages of a pair and the same data with the opposite noise.
     """
-    own = positions(members, rows)
     c = path.coefficients(times)
-    ratio = c.alpha / c.sigma
-    amplification = c.d_alpha - c.alpha * c.d_sigma / c.sigma
-    each = 64 * len(members) + 40 * members.dims
-    shares = class_shares(members)
-    size = max(1, min(len(rows), min(budget // 2, TOGETHER) // each))
+    ratio, order = (c.alpha / c.sigma).sort()
+    known, of_atoms = _classes(members)
+    own = positions(members, rows)
+    kept = 8 * len(times) * (len(FOLLOWED) + 2 * known) * 3 + 24 * members.dims
+    size = max(1, min(len(rows), budget // 2 // kept))
     parts = []
     for start in range(0, len(rows), size):
         these = slice(start, start + size)
-        products = _products(members, own[these], noise[these].flatten(1))
-        curves = _curves(products, ratio, shares)
-        if mirrored:
-            opposite = replace(products, pull=-products.pull)
-            curves = (curves + _curves(opposite, ratio, shares)) / 2
-        parts.append((curves, products.rival.cpu()))
-    curves, rival = (torch.cat(column, -1) for column in zip(*parts, strict=True))
-    variance, lean, top, weight, entropy, concentration, *rest = curves.transpose(1, 2)
+        pairs = _Known.of(members, own[these], noise[these].flatten(1), of_atoms)
+        found = reduce(Course.merge, _courses(pairs, ratio, mirrored=mirrored, classes=known))
+        parts.append(found)
+    curves = [_averaged(_curves(part), mirrored)[:, :, order.argsort()] for part in parts]
+    rival = torch.cat([part.rival[: len(part.rival) // (1 + mirrored)] for part in parts]).cpu()
     return Pairs(
-        times=times.double(),
-        amplification=amplification,
-        variance=variance,
-        lean=lean,
-        top=top,
-        own=weight,
-        entropy=entropy,
-        concentration=concentration,
+        times.double(),
+        c.d_alpha - c.alpha * c.d_sigma / c.sigma,
+        *torch.cat(curves, 1).cpu()[:6],
         rivals=torch.where(rival < 0, rival, members.rows.cpu()[rival.clamp(min=0)]),
-        class_entropy=rest[0] if rest else None,
+        class_entropy=torch.cat(curves, 1)[6].cpu() if known else None,
     )
 
 
-def class_shares(members: Members) -> Tensor | None:
-    """1 where an atom belongs to a class, float32 [n, C], sparse where classes are many.
+def _courses(pairs: _Known, ratio: Tensor, *, mirrored: bool, classes: int) -> Iterator[Course]:
+    """What every block of atoms adds."""
+    size = min(max(BLOCK // len(pairs.own), FEWEST), MOST)
+    for slab in pairs.members.slabs(size):
+        rows, rival = _rows_of(pairs, slab)
+        yield course(rows, ratio, mirrored=mirrored, classes=classes, rival=rival)
+
+
+def _curves(found: Course) -> Tensor:
+    """Variance, lean, top, own, entropy, concentration, entropy of the class: [7, p, T]."""
+    mass = found.mass
+    own = (-found.peak).exp() / mass
+    entropy = (mass.log() - found.logits / mass).clamp(min=0)
+    curves = [found.half / mass, found.lean / mass, 1 / mass, own, entropy]
+    curves.append(found.squares / mass.square())
+    if found.classes is not None:
+        shares = found.classes / found.classes.sum(2, keepdim=True)
+        curves.append(torch.special.entr(shares).sum(2))
+    return torch.stack(curves)
+
+
+def _averaged(curves: Tensor, mirrored: bool) -> Tensor:
+    return curves.unflatten(1, (1 + mirrored, -1)).mean(1)
+
+
+def _classes(members: Members) -> tuple[int, Tensor | None]:
+    """How many classes there are, and that of every atom, counted from 0, int64 [n].
 
     None but for the whole set of labelled data. A point that several classes share counts as of
     the class of its first copy.
     """
     if members.label != NO_LABEL:
-        return None
-    labels = members.source.labels[members.rows.cpu()]
-    known, index = labels.unique(return_inverse=True)
-    if len(known) < 2:
-        return None
-    places = torch.stack([torch.arange(len(index)), index])
-    shares = torch.sparse_coo_tensor(
-        places, torch.ones(len(index)), (len(index), len(known)), check_invariants=False
-    ).to(members.rows.device)
-    return shares.to_dense() if len(known) <= DENSE_CLASSES else shares.t().coalesce()
+        return 0, None
+    known, index = members.source.labels[members.rows.cpu()].unique(return_inverse=True)
+    return (len(known), index.to(members.rows.device)) if len(known) > 1 else (0, None)
 
 
 def positions(members: Members, rows: Tensor) -> Tensor:
@@ -147,109 +159,81 @@ def positions(members: Members, rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Products:
-    """What the posterior of p pairs is made of; float32 [p, n] unless stated."""
+class _Known:
+    """Pairs whose own atom and noise are known, ready for a class."""
 
-    pull: Tensor
-    """⟨ε, x_j − x_o⟩."""
-    half: Tensor
-    """d_j = ½ ‖x_j − x_o‖²."""
-    log_weights: Tensor
-    """log w_j / w_o; [p, n], or [1, 1] zero where all weigh the same."""
-    lean: Tensor
-    """½ (‖x_j‖² − ‖x_o‖²) about the class mean; 0 for the own atom."""
+    members: Members
     own: Tensor
     """Where the own atom stands, int64 [p]."""
-    rival: Tensor
-    """Where the nearest other atom stands, int64 [p]."""
+    original: Tensor
+    """The own point, float64 [p, D]."""
+    noise: Tensor
+    """float64 [p, D]."""
+    both: Tensor
+    """The centred own points, then the noise: float32 [2p, D]."""
+    shift: Tensor
+    """What products with working points lack of those with centred ones, [2p]."""
+    begin: Tensor
+    """⟨ε, x_o − centre⟩, float64 [p]."""
+    classes: Tensor | None
+    """The class of every atom of the set, int64 [n]."""
+
+    @classmethod
+    def of(cls, members: Members, own: Tensor, noise: Tensor, classes: Tensor | None) -> _Known:
+        noise = noise.to(members.centre.device, torch.float64)
+        original = members.originals(own)
+        centred = original - members.centre
+        both = torch.cat([centred, noise]).float()
+        shift = both @ (members.offset - members.centre).float()
+        begin = (noise * centred).sum(1)
+        return cls(members, own, original, noise, both, shift, begin, classes)
 
 
-def _products(members: Members, own: Tensor, noise: Tensor) -> _Products:
-    device = members.centre.device
-    noise = noise.to(device, torch.float64)
-    original = members.originals(own)
-    centred = original - members.centre
-    shift = (members.offset - members.centre).float()
-    both = torch.cat([centred, noise]).float()
-    rows = [both @ slab.points.T for slab in members.slabs(4096)]
-    along, pull = (torch.cat(rows, 1) + (both @ shift)[:, None]).chunk(2)
-    half_norms = members.norms / 2
-    half = (half_norms[None] + half_norms[own][:, None] - along.double()).clamp_(min=0)
-    pull = pull.double() - (noise * centred).sum(1)[:, None]
-    _measure_close(members, own, original, noise, half, pull)
-    weights = members.log_weights
+def _rows_of(pairs: _Known, slab: Slab) -> tuple[Rows, tuple[Tensor, Tensor]]:
+    """What the logits over a block are made of; the nearest other atom, and how near."""
+    members, these = pairs.members, slice(slab.start, slab.start + len(slab.points))
+    products = torch.addmm(pairs.shift[:, None], pairs.both, slab.points.T)
+    along, pull = products.chunk(2)
+    norms, of_own = members.norms[these] / 2, members.norms[pairs.own] / 2
+    half = (norms[None] + of_own[:, None] - along.double()).clamp_(min=0)
+    pull = pull.double() - pairs.begin[:, None]
+    _measure_close(pairs, these, half, pull)
+    weights, local = members.log_weights, pairs.own - slab.start
+    inside = (local >= 0) & (local < len(slab.points))
     equal = bool((weights == weights[0]).all())
-    return _Products(
+    classes = None if pairs.classes is None else pairs.classes[these]
+    rows = Rows(
         pull.float(),
         half.float(),
-        torch.zeros(1, 1) if equal else (weights[None] - weights[own][:, None]).float(),
-        (half_norms[None] - half_norms[own][:, None]).float(),
-        own,
-        _nearest_other(half, own),
+        (norms[None] - of_own[:, None]).float(),
+        None if equal else (weights[None, these] - weights[pairs.own][:, None]).float(),
+        classes,
+        inside,
+        None if pairs.classes is None else torch.where(inside, pairs.classes[pairs.own], -1),
     )
+    return rows, _nearest_other(half, torch.where(inside, local, -1), slab.start)
 
 
-def _measure_close(
-    members: Members, own: Tensor, original: Tensor, noise: Tensor, half: Tensor, pull: Tensor
-) -> None:
+def _measure_close(pairs: _Known, these: slice, half: Tensor, pull: Tensor) -> None:
     """Write exact values into `half` and `pull` where atoms are too close for float32."""
-    norms = members.norms
-    close = half < CLOSE * torch.maximum(norms[None], norms[own][:, None])
-    places = torch.arange(len(own), device=own.device)
-    close[places, own] = False
-    for some in close.nonzero().split(max(1, 2**22 // members.dims)):
+    members = pairs.members
+    widest = torch.maximum(members.norms[None, these], members.norms[pairs.own][:, None])
+    for some in (half < CLOSE * widest).nonzero().split(max(1, 2**22 // members.dims)):
         pair, atom = some.unbind(1)
-        apart = members.originals(atom) - original[pair]
+        apart = members.originals(atom + these.start) - pairs.original[pair]
         half[pair, atom] = apart.square().sum(1) / 2
-        pull[pair, atom] = (apart * noise[pair]).sum(1)
-    half[places, own], pull[places, own] = 0, 0
+        pull[pair, atom] = (apart * pairs.noise[pair]).sum(1)
 
 
-def _nearest_other(half: Tensor, own: Tensor) -> Tensor:
-    """The nearest atom [p] that is not the own one; −1 where there is none."""
-    if half.shape[1] == 1:
-        return torch.full_like(own, -1)
-    two = half.topk(2, dim=1, largest=False).indices
-    return torch.where(two[:, 0] == own, two[:, 1], two[:, 0])
+def _nearest_other(half: Tensor, own: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """The smallest d_j [p] of an atom that is not the own one, and where it stands in its class.
 
-
-def _curves(products: _Products, ratio: Tensor, shares: Tensor | None) -> Tensor:
-    """Variance, lean, top, own, entropy, concentration: [6, T, p], in cache-sized pieces.
-
-    With the classes' `shares` of atoms the entropy of the class is the seventh.
+    Infinite and −1 where there is none; `own` is −1 where the own atom is elsewhere.
     """
-    pairs, atoms = products.pull.shape
-    size = max(1, 2**17 // atoms)
-    pieces = [
-        _piece(products, slice(start, min(start + size, pairs)), ratio, shares)
-        for start in range(0, pairs, size)
-    ]
-    return torch.cat(pieces, 2).double().cpu()
-
-
-def _piece(products: _Products, these: slice, ratio: Tensor, shares: Tensor | None) -> Tensor:
-    pull, half, lean = products.pull[these], products.half[these], products.lean[these]
-    equal = products.log_weights.shape[1] == 1
-    own = torch.arange(len(pull), device=pull.device), products.own[these]
-    logits, weights, curves = torch.empty_like(pull), torch.empty_like(pull), []
-    for r in ratio.tolist():
-        torch.mul(pull, r, out=logits).add_(half, alpha=-r * r)
-        if not equal:
-            logits.add_(products.log_weights[these])
-        own_logit, peak = logits[own], logits.amax(1)
-        weights_of(logits.sub_(peak[:, None]), out=weights)
-        mass = weights.sum(1)
-        sums = [torch.linalg.vecdot(weights, of) / mass for of in (half, lean, logits, weights)]
-        variance, leaning, mean_logit, squares = sums
-        own_weight = (own_logit - peak).exp() / mass
-        entropy = (mass.log() - mean_logit).clamp_(min=0)
-        of_class = [] if shares is None else [_class_entropy(weights, mass, shares)]
-        found = [variance, leaning, 1 / mass, own_weight, entropy, squares / mass]
-        curves.append(torch.stack([*found, *of_class]))
-    return torch.stack(curves, 1)
-
-
-def _class_entropy(weights: Tensor, mass: Tensor, shares: Tensor) -> Tensor:
-    """The entropy of which class it is, nats [p]."""
-    sums = (shares @ weights.T).T if shares.is_sparse else weights @ shares
-    return -torch.special.xlogy(sums / mass[:, None], sums / mass[:, None]).sum(1).clamp_(max=0)
+    two = half.topk(min(2, half.shape[1]), dim=1, largest=False)
+    last = two.indices.shape[1] - 1
+    place = torch.where(two.indices[:, 0] == own, last, 0)[:, None]
+    index = two.indices.gather(1, place)[:, 0]
+    alone = index == own
+    near = torch.where(alone, torch.inf, two.values.gather(1, place)[:, 0])
+    return near, torch.where(alone, -1, index + start)
