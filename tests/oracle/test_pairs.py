@@ -168,7 +168,7 @@ def test_what_is_left_behind_never_comes_back(points_source, monkeypatch, layout
     """Following every atom to the end gives what dropping lost ones gives, to rounding."""
     data = laid_out(points_source, layout)
     rows, noise = drawn_pairs(data, -1)
-    monkeypatch.setattr("floracle.oracle.course.CROWDED", 0)
+    monkeypatch.setattr("floracle.oracle.course.CROWDED", 1)
     eager = Oracle(data).pairs(rows, noise, TIMES, mirrored=True)
     monkeypatch.setattr("floracle.oracle.course.CROWDED", 10**9)
     complete = Oracle(data).pairs(rows, noise, TIMES, mirrored=True)

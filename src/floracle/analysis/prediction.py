@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -26,6 +27,10 @@ from torch import Tensor
 from floracle.core.fields import foreign_time
 from floracle.core.paths import LINEAR, Path
 from floracle.run.errors import Mistake
+
+FARTHEST = 40.0
+"""Log r beyond which nothing is looked for."""
+STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,31 @@ class Predicted:
         return float(self.times_of(torch.tensor([information], dtype=torch.float64))[0])
 
     def times_of(self, information: Tensor) -> Tensor:
-        """The times […] at which I_G reaches these many nats […]; bisection in log r."""
-        low, high = torch.full_like(information, -40.0), torch.full_like(information, 40.0)
+        """The times […] at which I_G reaches these many nats […]."""
+        found = self._bisected(information) if self.within else self._descended(information)
+        return self.times_at(torch.where(information > 0, found.exp(), 0.0))
+
+    def _descended(self, information: Tensor) -> Tensor:
+        """Log r […] where I_G is so large: it is convex there, so Newton's steps fall upon it."""
+        found = torch.full_like(information, FARTHEST)
+        for _ in range(STEPS):
+            signal = self._signal((2 * found).exp())
+            excess = torch.log1p(signal).sum(-1) / 2 - information
+            step = excess / (signal / (1 + signal)).sum(-1).clamp(min=1e-300)
+            found = (found - step).clamp(-FARTHEST, FARTHEST)
+            if (step.abs() <= 1e-15 * found.abs().clamp(min=1e-2)).all():
+                break
+        return found
+
+    def _bisected(self, information: Tensor) -> Tensor:
+        """The same where the variance within points lets I_G level off."""
+        low, high = (torch.full_like(information, end) for end in (-FARTHEST, FARTHEST))
         middle = (low + high) / 2
         for _ in range(64):
             early = self.at_ratio(middle.exp()) < information
             low, high = torch.where(early, middle, low), torch.where(early, high, middle)
             middle = (low + high) / 2
-        return self.times_at(torch.where(information > 0, middle.exp(), 0.0))
+        return middle
 
     def times_at(self, ratio: Tensor) -> Tensor:
         """The times [T] at which α/σ is `ratio` [T]."""
@@ -84,12 +106,18 @@ class Predicted:
     @property
     def centre(self) -> float:
         """Where half of log N is known."""
-        return self.time_of(math.log(self.points) / 2)
+        return self._landmarks[0]
 
     @property
     def collapse(self) -> float:
         """Where all of log N is known."""
-        return self.time_of(math.log(self.points))
+        return self._landmarks[1]
+
+    @cached_property
+    def _landmarks(self) -> tuple[float, float]:
+        known = math.log(self.points)
+        centre, collapse = self.times_of(torch.tensor([known / 2, known], dtype=torch.float64)).tolist()
+        return centre, collapse
 
     def what_if(self, points: Sequence[float], scales: Sequence[float]) -> list[dict[str, float]]:
         """Landmarks for other numbers of points and for `scales` times as many dimensions.

@@ -3,8 +3,8 @@
 Against a pair's own atom logits are l_j = log w_j / w_o + r p_j − r² d_j, where p_j is the pull of
 the noise and d_j half the squared distance. Divided by r, r p_j − r² d_j falls with r: once it is
 far below zero it never comes back. So an atom that has lost all weight against the own one has
-lost it at all later times, and only the others are followed on. When nothing but the own atom is
-left, all later times are known (the certificate: what is left out weighs at most n e^−43).
+lost it at all later times, and only the others are followed on, until the own atom is alone (the
+certificate: all that is left behind weighs at most n e^−43 of it).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from .posterior import NEGLIGIBLE, weights_of
 FOLLOWED = ("peak", "mass", "half", "lean", "logits", "squares")
 CACHED = 2**17
 """Weights followed together: they should stay in cache."""
-CROWDED = 16
-"""Atoms are looked through for lost ones when no pair spreads its weight on more than one in so
-many."""
+CROWDED = 2
+"""Atoms are chosen anew when no more than one in so many is alive."""
+LOST = 1e20
+"""Half a squared distance at which no atom has weight."""
 DENSE_CLASSES = 64
 """Up to so many classes their weights are summed by a product."""
 NOTHING = -1e30
@@ -90,10 +91,6 @@ class Rows:
     """log w_j / w_o; None where all weigh the same."""
     classes: Tensor | None
     """The class of every atom, int64 [n], counted from 0; [p, n] once atoms are left behind."""
-    own: Tensor
-    """Whether the own atom is among them, [p]."""
-    own_class: Tensor | None
-    """Its class, int64 [p]; −1 where it is not among them."""
 
     @property
     def atoms(self) -> int:
@@ -102,23 +99,14 @@ class Rows:
 
     def of(self, pairs: slice) -> Rows:
         """Some of the pairs."""
-        tables = ("pull", "half", "lean", "log_weights", "own", "own_class")
+        tables = ("pull", "half", "lean", "log_weights")
         return replace(self, **{name: _some(getattr(self, name), pairs) for name in tables})
 
     def mirrored(self) -> Rows:
         """The pairs, then the same pairs with the opposite noise."""
-        names = ("half", "lean", "log_weights", "own", "own_class")
+        names = ("half", "lean", "log_weights")
         twice = {name: _twice(getattr(self, name)) for name in names}
         return replace(self, pull=torch.cat([self.pull, -self.pull]), **twice)
-
-    def only(self, atoms: Tensor) -> Rows:
-        """Some atoms [p, k] of every pair."""
-        names = ("pull", "half", "lean", "log_weights")
-        kept = {name: _gathered(getattr(self, name), atoms) for name in names}
-        classes = self.classes
-        if classes is not None:
-            classes = classes.expand(len(atoms), -1).gather(1, atoms)
-        return replace(self, classes=classes, **kept)
 
 
 def course(
@@ -150,77 +138,75 @@ def _followed(rows: Rows, ratio: Tensor, classes: int) -> tuple[Tensor, Tensor |
     curves = torch.zeros(len(FOLLOWED), times, pairs, dtype=torch.float64, device=rows.pull.device)
     curves[0] = NOTHING
     found = curves.new_zeros(times, pairs, classes) if classes else None
-    crowded = False
-    for k, r in enumerate(ratio.tolist()):
-        logits = _logits(rows, r)
-        few = _survivors(rows, logits) if crowded else None
-        if few is not None:
-            if not few.shape[1]:
-                _close(rows, curves[:, k:], None if found is None else found[k:])
-                break
-            rows, logits = rows.only(few), logits.gather(1, few)
-        peak = logits.amax(1)
-        relative = logits.sub_(peak[:, None])
+    start = 0
+    while start < times and rows.atoms:
+        together = max(1, CACHED // rows.pull.numel())
+        these = slice(start, min(start + together, times))
+        logits = _logits(rows, ratio[these])
+        alive = _alive(rows, logits[-1])
+        peak = logits.amax(2)
+        relative = logits.sub_(peak[:, :, None])
         weights = weights_of(relative)
-        mass = weights.sum(1)
-        curves[:, k] = _sums(rows, weights, relative, torch.stack([peak, mass]))
+        curves[:, these] = _sums(rows, weights, relative, peak)
         if found is not None:
-            found[k] = _by_class(rows, weights, peak, classes)
-        crowded = float(mass.amax()) * CROWDED < rows.atoms
+            found[these] = _by_class(rows, weights, peak, classes)
+        rows = rows if alive is None else _packed(rows, alive)
+        start = these.stop
     return curves.transpose(1, 2), None if found is None else found.transpose(0, 1)
 
 
-def _logits(rows: Rows, r: float) -> Tensor:
-    logits = torch.mul(rows.pull, r).add_(rows.half, alpha=-r * r)
+def _logits(rows: Rows, ratio: Tensor) -> Tensor:
+    """[T, p, n]."""
+    r = ratio.to(rows.pull)[:, None, None]
+    logits = (rows.pull * r).addcmul_(rows.half, r * r, value=-1)
     return logits if rows.log_weights is None else logits.add_(rows.log_weights)
 
 
-def _survivors(rows: Rows, logits: Tensor) -> Tensor | None:
-    """The atoms [p, k] that may still matter, now or later; None where they are too many.
-
-    With k = 0 nothing but own atoms is left.
-    """
-    highest = logits
+def _alive(rows: Rows, logits: Tensor) -> Tensor | None:
+    """Which atoms [p, n] may still matter at later times; None where too many to choose."""
     if rows.log_weights is not None:  # what weights hold down may yet rise
-        highest = logits - rows.log_weights.clamp(max=0)
-    counts = (highest > NEGLIGIBLE).sum(1)
-    if not (counts - rows.own.long()).any():
-        return counts.new_empty(len(logits), 0)
-    keep = int(counts.amax())
-    return None if 2 * keep > rows.atoms else highest.topk(keep, dim=1).indices
+        logits = logits - rows.log_weights.clamp(max=0)
+    alive = logits > NEGLIGIBLE
+    return None if int(alive.sum()) * CROWDED > alive.numel() else alive
 
 
-def _close(rows: Rows, curves: Tensor, classes: Tensor | None) -> None:
-    """Write all later times: the own atom has all the weight, the others have none."""
-    own = rows.own.double()
-    peak = torch.where(rows.own, 0.0, NOTHING)
-    for name, value in (("mass", own), ("squares", own), ("peak", peak)):
-        curves[FOLLOWED.index(name)] = value
-    if classes is not None and rows.own_class is not None:
-        at = rows.own_class.clamp(min=0)[None, :, None].expand(len(classes), -1, 1)
-        classes.scatter_(2, at, own[None, :, None].expand(len(classes), -1, 1))
+def _packed(rows: Rows, alive: Tensor) -> Rows:
+    """The atoms that are alive, side by side; where a pair has fewer, lost ones fill its row."""
+    counts = alive.sum(1)
+    pair, atom = alive.nonzero().unbind(1)
+    place = torch.arange(len(pair), device=alive.device) - (counts.cumsum(0) - counts)[pair]
+
+    def chosen(table: Tensor | None, lost: float) -> Tensor | None:
+        if table is None:
+            return None
+        packed = table.new_full((len(counts), int(counts.max())), lost)
+        packed[pair, place] = table[pair, atom] if table.ndim == 2 else table[atom]
+        return packed
+
+    names = {"pull": 0.0, "half": LOST, "lean": 0.0, "log_weights": 0.0, "classes": 0}
+    return replace(rows, **{name: chosen(getattr(rows, name), to) for name, to in names.items()})
 
 
-def _sums(rows: Rows, weights: Tensor, relative: Tensor, first: Tensor) -> Tensor:
-    """All that is followed [6, p], given peak and mass."""
+def _sums(rows: Rows, weights: Tensor, relative: Tensor, peak: Tensor) -> Tensor:
+    """All that is followed, [6, T, p]; `weights` and `relative` are [T, p, n]."""
     of = (rows.half, rows.lean, relative, weights)
-    return torch.cat([first, torch.stack([torch.linalg.vecdot(weights, one) for one in of])])
+    sums = [torch.linalg.vecdot(weights, one) for one in of]
+    return torch.stack([peak, weights.sum(2), *sums])
 
 
 def _by_class(rows: Rows, weights: Tensor, peak: Tensor, classes: int) -> Tensor:
-    """The mass of every class [p, C], against the own atom; float64."""
+    """The mass of every class [T, p, C], against the own atom; float64."""
     assert rows.classes is not None
     first = int(rows.classes.min())
     wide = int(rows.classes.max()) - first + 1
-    local, sums = rows.classes - first, weights.new_zeros(len(weights), wide)
+    local, sums = rows.classes - first, weights.new_zeros(*peak.shape, wide)
     if local.ndim == 1 and wide <= DENSE_CLASSES:
         sums = weights @ torch.nn.functional.one_hot(local, wide).to(weights.dtype)
     else:
-        sums.scatter_add_(1, local.expand(weights.shape), weights)
-    found = torch.zeros(len(weights), classes, dtype=torch.float64, device=weights.device)
-    found[:, first : first + wide] = (
-        sums.double() * peak.double().clamp(max=HIGHEST).exp()[:, None]
-    )
+        sums.scatter_add_(2, local.expand(weights.shape), weights)
+    found = torch.zeros(*peak.shape, classes, dtype=torch.float64, device=weights.device)
+    scale = peak.double().clamp(max=HIGHEST).exp()[..., None]
+    found[..., first : first + wide] = sums.double() * scale
     return found
 
 
@@ -239,7 +225,3 @@ def _some(table: Tensor | None, pairs: slice) -> Tensor | None:
 
 def _twice(table: Tensor | None) -> Tensor | None:
     return None if table is None else torch.cat([table, table])
-
-
-def _gathered(table: Tensor | None, atoms: Tensor) -> Tensor | None:
-    return None if table is None else table.gather(1, atoms)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.source import Source
-from floracle.core.spectrum import PASS_BYTES, dimension, moments
+from floracle.core.source import Source, prepared
+from floracle.core.spectrum import PASS_BYTES, moments
 
 FAR = 4.0
 """How many times the spread the centre's squared norm may be before points are kept centred."""
@@ -107,21 +107,21 @@ class Members:
 
 
 def gather_members(source: Source, label: int, *, room: int, device: torch.device) -> Members:
-    """Read a class: its moments, its norms, and its points where they fit `room` bytes."""
-    atoms = source.atoms(label)
-    rows = max(1, PASS_BYTES // (8 * dimension(source)))
-    found = moments(source, label)
-    centre = found.mean.float().double()
-    wide = len(centre) >= NARROW
-    far = wide and bool(centre.square().sum() > FAR * found.variance.sum())
+    """Read a class: its moments, its norms, and its points where they fit `room` bytes.
+
+    Where the source knows moments and norms beforehand only the points are read.
+    """
+    atoms, known = source.atoms(label), prepared(source, label)
+    centre, variance = (known.centre, known.variance) if known else _centre(source, label)
+    far = len(centre) >= NARROW and bool(centre.square().sum() > FAR * variance)
     offset = centre if far else torch.zeros_like(centre)
     resident = len(atoms.rows) * len(centre) * 4 <= room
     points = _resident(source, label, offset, device) if resident else None
-    norms, lengths = [], []
-    for block in source.blocks(label, rows=rows):
-        original = block.points.double()
-        norms.append((original - centre).square().sum(1))
-        lengths.append((original - offset).square().sum(1).max())
+    if known:
+        norms = known.norms
+        largest = float(norms.max().sqrt()) if far else known.largest
+    else:
+        norms, largest = _lengths(source, label, centre, offset)
     return Members(
         source,
         label,
@@ -129,10 +129,26 @@ def gather_members(source: Source, label: int, *, room: int, device: torch.devic
         atoms.weights.log().to(device),
         centre.to(device),
         offset.to(device),
-        torch.cat(norms).to(device),
-        float(torch.stack(lengths).max().sqrt()),
+        norms.to(device),
+        largest,
         points,
     )
+
+
+def _centre(source: Source, label: int) -> tuple[Tensor, float]:
+    """The mean in float32's values, and the total variance."""
+    found = moments(source, label)
+    return found.mean.float().double(), float(found.variance.sum())
+
+
+def _lengths(source: Source, label: int, centre: Tensor, offset: Tensor) -> tuple[Tensor, float]:
+    """The squared distances from the centre, and the largest norm of a working point."""
+    norms, longest = [], []
+    for block in source.blocks(label, rows=max(1, PASS_BYTES // (8 * len(centre)))):
+        original = block.points.double()
+        norms.append((original - centre).square().sum(1))
+        longest.append((original - offset).square().sum(1).max())
+    return torch.cat(norms), float(torch.stack(longest).max().sqrt())
 
 
 def _resident(source: Source, label: int, offset: Tensor, device: torch.device) -> Tensor:

@@ -201,15 +201,12 @@ def _rows_of(pairs: _Known, slab: Slab) -> tuple[Rows, tuple[Tensor, Tensor]]:
     weights, local = members.log_weights, pairs.own - slab.start
     inside = (local >= 0) & (local < len(slab.points))
     equal = bool((weights == weights[0]).all())
-    classes = None if pairs.classes is None else pairs.classes[these]
     rows = Rows(
         pull.float(),
         half.float(),
         (norms[None] - of_own[:, None]).float(),
         None if equal else (weights[None, these] - weights[pairs.own][:, None]).float(),
-        classes,
-        inside,
-        None if pairs.classes is None else torch.where(inside, pairs.classes[pairs.own], -1),
+        None if pairs.classes is None else pairs.classes[these],
     )
     return rows, _nearest_other(half, torch.where(inside, local, -1), slab.start)
 
