@@ -90,7 +90,7 @@ def test_stages_survive_saving(stages, tmp_path):
                     assert torch.equal(ours[name].mean, theirs[name].mean)
                     assert torch.equal(ours[name].error, theirs[name].error)
             elif field.name == "resamples":
-                assert all(torch.allclose(ours[n], theirs[n], rtol=1e-6) for n in ours)
+                assert all(torch.allclose(ours[n], theirs[n], rtol=1e-6) for n in ours or ())
             elif isinstance(ours, torch.Tensor):
                 assert torch.equal(ours, theirs)
             else:

@@ -12,10 +12,12 @@ to t = .9999, ever wider in log r, for neighbours much closer than the spectrum 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from scipy.integrate import simpson
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .curves import Estimate, standard_error
 from .prediction import Predicted
@@ -30,14 +32,25 @@ LAST = 0.9999
 
 def times_for(predicted: list[Predicted], count: int) -> Tensor:
     """Times float64 [count] from 0 to .9999 that suit all of these classes."""
-    usual = min(predicted, key=lambda one: one.collapse)
-    stop = max(one.time_of(SPREAD * math.log(one.points)) for one in predicted)
+    collapses, stops = _reached(predicted, 1.0), _reached(predicted, SPREAD)
+    usual, stop = predicted[int(collapses.argmin())], float(stops.max())
     reach = usual.information(torch.tensor([min(stop, FARTHEST)], dtype=torch.float64))
     beyond = count // BEYOND
     inner = usual.times_of(torch.linspace(0, 1, count - beyond, dtype=torch.float64) * reach)
     first, last = _log_ratio(usual, inner[-1:]), _log_ratio(usual, torch.tensor([LAST]).double())
     along = torch.linspace(0, 1, beyond + 1, dtype=torch.float64)[1:]
     return torch.cat([inner, usual.times_at((first + (last - first) * along.square()).exp())])
+
+
+def _reached(predicted: list[Predicted], share: float) -> Tensor:
+    """The times [C] at which every class is predicted to carry so many times log N."""
+    asked = torch.tensor([share * math.log(one.points) for one in predicted], dtype=torch.float64)
+    if any(one.within for one in predicted):
+        return torch.cat(
+            [one.times_of(nats[None]) for one, nats in zip(predicted, asked, strict=True)]
+        )
+    spectra = pad_sequence([one.spectrum for one in predicted], batch_first=True)
+    return replace(predicted[0], spectrum=spectra).times_of(asked)
 
 
 def area_under(times: Tensor, variance: Tensor, predicted: Predicted) -> Estimate:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -9,8 +11,33 @@ from .curves import Curve, Estimate
 from .groups import POOLED, Group, landmarks, law_holds
 from .prediction import Predicted
 
+RESAMPLED = ("information", "own", "top")
+"""Curves whose crossings are landmarks."""
 
-def pooled(times: Tensor, groups: list[Group], predicted: list[Predicted]) -> Group:
+
+@dataclass(frozen=True)
+class Pool:
+    """The bootstrap means of classes by curve, each with its share, added up as they come.
+
+    Kept instead of every class's own: those of a thousand classes would fill the memory.
+    """
+
+    sums: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, group: Group) -> Pool:
+        """Of one group; of nothing where it is no class."""
+        known = group.resamples if group.label >= 0 else None
+        return cls({name: group.share * known[name] for name in RESAMPLED} if known else {})
+
+    def merge(self, other: Pool) -> Pool:
+        """Of the classes of both."""
+        if not (self.sums and other.sums):
+            return self if self.sums else other
+        return Pool({name: self.sums[name] + other.sums[name] for name in RESAMPLED})
+
+
+def pooled(times: Tensor, groups: list[Group], predicted: list[Predicted], pool: Pool) -> Group:
     """All classes as one; their errors are independent, so squares add."""
     shares = torch.tensor([group.share for group in groups], dtype=torch.float64)
     shares = shares / shares.sum()
@@ -27,15 +54,14 @@ def pooled(times: Tensor, groups: list[Group], predicted: list[Predicted]) -> Gr
         )
         for name in groups[0].curves
     }
-    resamples = {
-        name: torch.einsum("c,cbt->bt", shares, torch.stack([_resamples(g)[name] for g in groups]))
-        for name in ("information", "own", "top")
-    }
+    total = sum(group.share for group in groups)
+    resamples = {name: values / total for name, values in pool.sums.items()}
     knowable = average([group.knowable for group in groups])
     error = float((shares.square() @ _column([g.area.error for g in groups]).square()).sqrt())
     area = Estimate(average([group.area.value for group in groups]), error)
     unknown = average([group.unknown for group in groups])
     bound = shares @ torch.stack([group.predicted_information for group in groups])
+    centre, collapse = _times_of(predicted, shares, [knowable / 2, knowable])
     return Group(
         label=POOLED,
         points=sum(group.points for group in groups),
@@ -43,8 +69,8 @@ def pooled(times: Tensor, groups: list[Group], predicted: list[Predicted]) -> Gr
         share=1.0,
         knowable=knowable,
         curves=curves,
-        predicted_centre=_time_of(predicted, shares, knowable / 2),
-        predicted_collapse=_time_of(predicted, shares, knowable),
+        predicted_centre=centre,
+        predicted_collapse=collapse,
         predicted_information=bound,
         area=area,
         unknown=unknown,
@@ -56,19 +82,25 @@ def pooled(times: Tensor, groups: list[Group], predicted: list[Predicted]) -> Gr
     )
 
 
-def _time_of(predicted: list[Predicted], shares: Tensor, information: float) -> float:
-    """Where the average of I_G over classes reaches so many nats; by bisection in t."""
+def _times_of(predicted: list[Predicted], shares: Tensor, information: list[float]) -> list[float]:
+    """Where the average of I_G over classes reaches so many nats."""
+    asked = torch.tensor(information, dtype=torch.float64)
+    if any(one.within for one in predicted):
+        return [_bisected(predicted, shares, nats) for nats in information]
+    spectra = [one.spectrum for one in predicted]
+    counts = shares.repeat_interleave(torch.tensor([len(values) for values in spectra]))
+    together = replace(predicted[0], spectrum=torch.cat(spectra), counts=counts)
+    return together.times_of(asked).tolist()
+
+
+def _bisected(predicted: list[Predicted], shares: Tensor, information: float) -> float:
+    """The same by bisection in t, where the variance within points differs between classes."""
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = torch.tensor([(low + high) / 2], dtype=torch.float64)
         bound = shares @ torch.cat([one.information(middle) for one in predicted])
         low, high = (float(middle), high) if bound < information else (low, float(middle))
     return (low + high) / 2
-
-
-def _resamples(group: Group) -> dict[str, Tensor]:
-    assert group.resamples is not None
-    return group.resamples
 
 
 def _column(values: list[float]) -> Tensor:

@@ -44,6 +44,8 @@ class Predicted:
     path: Path = LINEAR
     within: float = 0.0
     """The variance s² of every atom by itself, in each coordinate; 0 for points."""
+    counts: Tensor | None = None
+    """How often each eigenvalue counts, float64 [k]; None for once."""
 
     def information(self, t: Tensor) -> Tensor:
         """I_G at times t [T] in [0, 1), in nats; an upper bound on the true I."""
@@ -51,7 +53,7 @@ class Predicted:
 
     def at_ratio(self, ratio: Tensor) -> Tensor:
         """I_G where α/σ is `ratio` […]."""
-        return torch.log1p(self._signal(ratio.square())).sum(-1) / 2
+        return self._summed(torch.log1p(self._signal(ratio.square()))) / 2
 
     def variance(self, t: Tensor) -> Tensor:
         """Σ λ / (1 + r²λ) [T]: tr Cov(data | x_t) of a Gaussian with this spectrum."""
@@ -82,8 +84,8 @@ class Predicted:
         found = torch.full_like(information, FARTHEST)
         for _ in range(STEPS):
             signal = self._signal((2 * found).exp())
-            excess = torch.log1p(signal).sum(-1) / 2 - information
-            step = excess / (signal / (1 + signal)).sum(-1).clamp(min=1e-300)
+            excess = self._summed(torch.log1p(signal)) / 2 - information
+            step = excess / self._summed(signal / (1 + signal)).clamp(min=1e-300)
             found = (found - step).clamp(-FARTHEST, FARTHEST)
             if (step.abs() <= 1e-15 * found.abs().clamp(min=1e-2)).all():
                 break
@@ -116,7 +118,9 @@ class Predicted:
     @cached_property
     def _landmarks(self) -> tuple[float, float]:
         known = math.log(self.points)
-        centre, collapse = self.times_of(torch.tensor([known / 2, known], dtype=torch.float64)).tolist()
+        centre, collapse = self.times_of(
+            torch.tensor([known / 2, known], dtype=torch.float64)
+        ).tolist()
         return centre, collapse
 
     def what_if(self, points: Sequence[float], scales: Sequence[float]) -> list[dict[str, float]]:
@@ -132,6 +136,10 @@ class Predicted:
             {"points": count, "scale": scale, "centre": centre, "collapse": collapse}
             for (count, scale), centre, collapse in zip(cells, centres, collapses, strict=True)
         ]
+
+    def _summed(self, values: Tensor) -> Tensor:
+        """Over eigenvalues [..., k]."""
+        return values.sum(-1) if self.counts is None else values @ self.counts
 
     def _signal(self, snr: Tensor) -> Tensor:
         """r²λ […, k] at r² […], less what the atoms' own variance drowns."""

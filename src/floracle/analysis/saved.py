@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from floracle.run.results import Results, load_results
 
 from .curves import Curve, Estimate, Landmark
 from .groups import Group, Stages
+from .pooled import Pool
 
 LANDMARKS = ("centre", "collapse", "end", "separation")
 NUMBERS = (
@@ -58,10 +60,7 @@ def stages_of_results(found: Results) -> Stages:
     try:
         return Stages(
             times=found.arrays["times"],
-            groups=tuple(
-                group_of(values, found.arrays, f"{values['label']}/")
-                for values in found.values["groups"]
-            ),
+            groups=tuple(_groups(found)),
             dims=found.values["dims"],
             names=tuple(found.values["names"]),
             settings=dict(found.settings),
@@ -69,6 +68,29 @@ def stages_of_results(found: Results) -> Stages:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise Mistake(f"the saved stages are damaged ({error}); compute them again") from error
+
+
+def part_of_groups(groups: Sequence[Group], pool: Pool, settings: Mapping[str, Any]) -> Results:
+    """Some classes and what they add to the pool, for a run that goes on later."""
+    arrays = {f"pool/{name}": values for name, values in pool.sums.items()}
+    for group in groups:
+        arrays |= group_arrays(group, f"{group.label}/")
+    return Results("part", settings, {"groups": [group_values(group) for group in groups]}, arrays)
+
+
+def groups_of_part(part: Results) -> tuple[list[Group], Pool]:
+    """What `part_of_groups` was given."""
+    sums = {name[5:]: values for name, values in part.arrays.items() if name.startswith("pool/")}
+    return _groups(part), Pool(sums)
+
+
+def _groups(found: Results) -> list[Group]:
+    """Groups whose arrays are named LABEL/curve."""
+    arrays: dict[str, dict[str, Tensor]] = {}
+    for name, values in found.arrays.items():
+        label, _, of = name.partition("/")
+        arrays.setdefault(label, {})[of] = values
+    return [group_of(each, arrays.get(str(each["label"]), {})) for each in found.values["groups"]]
 
 
 def group_values(group: Group) -> dict[str, Any]:

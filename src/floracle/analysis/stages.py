@@ -34,7 +34,7 @@ from .curves import Curve, controlled, resampled
 from .groups import END, Group, Stages, landmarks, law_holds
 from .held_out import held_out_curves
 from .law import area_under, times_for
-from .pooled import pooled
+from .pooled import Pool, pooled
 from .prediction import Predicted, predict
 
 AnyOracle = Oracle | GaussianOracle
@@ -76,8 +76,12 @@ def stages(
     whole set. `pairs` are drawn per class. Held-out points join the curves as `held_out_*`.
     """
     plan = planned(oracle, times=times, pairs=pairs, labels=classes, seed=seed)
-    groups = [measured(oracle, plan, label, held_out=held_out) for label in plan.labels]
-    return assembled(oracle, plan, groups)
+    pool, groups = Pool({}), []
+    for label in plan.labels:
+        group = measured(oracle, plan, label, held_out=held_out)
+        pool = pool.merge(Pool.of(group))
+        groups.append(replace(group, resamples=None))
+    return assembled(oracle, plan, groups, pool)
 
 
 def planned(
@@ -177,13 +181,13 @@ def _held_out(oracle: AnyOracle, plan: Plan, label: int, held_out: Source) -> di
     return held_out_curves(oracle, held_out, plan.times, label, pairs=plan.pairs, seed=seed)
 
 
-def assembled(oracle: AnyOracle, plan: Plan, groups: Iterable[Group]) -> Stages:
+def assembled(oracle: AnyOracle, plan: Plan, groups: Iterable[Group], pool: Pool) -> Stages:
     """All classes together, with their average."""
     groups = list(groups)
     by_class = [group for group in groups if group.label >= 0]
     if len(by_class) > 1:
         predicted = [plan.predicted(oracle.path, group.label) for group in by_class]
-        groups.insert(0, pooled(plan.times, by_class, predicted))
+        groups.insert(0, pooled(plan.times, by_class, predicted, pool))
     names = getattr(oracle.data, "classes", ()) or ()
     return Stages(
         times=plan.times,

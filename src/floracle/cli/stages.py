@@ -1,6 +1,6 @@
 """`floracle stages`: measure the two stages of a data set and write a report.
 
-Every class is kept in OUT/parts as soon as it is measured, so that the same command goes on where
+Classes are kept in OUT/parts as soon as they are measured, so that the same command goes on where
 it was stopped, to the same numbers bit for bit. With result.json in place it answers at once.
 """
 
@@ -18,12 +18,16 @@ from .opening import Opening, oracle_of, show_remarks
 
 if TYPE_CHECKING:
     from floracle.analysis.groups import Group, Stages
+    from floracle.analysis.pooled import Pool
     from floracle.analysis.stages import Plan
     from floracle.data.store import Store
     from floracle.oracle.gaussians import GaussianOracle
     from floracle.oracle.oracle import Oracle
+    from floracle.run.results import Results
 
 OPENING = Opening()
+PARTS = 64
+"""Into about so many parts a run is kept while it goes on."""
 
 
 def stages(
@@ -174,14 +178,22 @@ def _deeper(job: Job) -> bool:
 
 def _measured(job: Job) -> Stages:
     """All classes, those of an earlier run taken as they are."""
+    from floracle.analysis.pooled import Pool
     from floracle.analysis.stages import assembled
     from floracle.run.progress import tracked
 
     plan = _plan(job)
-    groups = list(tracked(_groups(job, plan), "classes", total=len(plan.labels)))
-    found = assembled(job.oracle, plan, groups)
+    groups, pool = [], Pool({})
+    for some, summed in tracked(_batches(job, plan), "classes", total=len(plan.labels), of=_count):
+        groups += some
+        pool = pool.merge(summed)
+    found = assembled(job.oracle, plan, groups, pool)
     facts = {key: value for key, value in job.facts.items() if value is not None}
     return replace(found, settings=job.settings, provenance={**found.provenance, **facts})
+
+
+def _count(batch: tuple[list[Group], Pool]) -> int:
+    return len(batch[0])
 
 
 def _plan(job: Job) -> Plan:
@@ -219,22 +231,35 @@ def _plan(job: Job) -> Plan:
     )
 
 
-def _groups(job: Job, plan: Plan) -> Iterator[Group]:
-    """Every class as it was saved, measured first where it was not."""
-    from floracle.analysis.saved import group_arrays, group_of, group_values
-    from floracle.analysis.stages import measured
-    from floracle.run.results import Results, load_results, save
+def _batches(job: Job, plan: Plan) -> Iterator[tuple[list[Group], Pool]]:
+    """Every class as it was saved, measured first where it was not; some classes to a part."""
+    from floracle.analysis.saved import groups_of_part
+    from floracle.run.results import load_results, save
 
-    for label in plan.labels:
-        saved = _part(job, str(label))
+    size = max(1, len(plan.labels) // PARTS)
+    for start in range(0, len(plan.labels), size):
+        labels = plan.labels[start : start + size]
+        name = str(labels[0]) if len(labels) == 1 else f"{labels[0]}-{labels[-1]}"
+        saved = _part(job, name)
         if saved is None:
             started = time.monotonic()
-            group = measured(job.oracle, plan, label, held_out=job.held_out)
-            content = Results("part", job.settings, group_values(group), group_arrays(group))
-            save(content, job.parts / str(label))
+            save(_measured_part(job, plan, labels), job.parts / name)
             _spent(job, time.monotonic() - started)
-            saved = load_results(job.parts / str(label))
-        yield group_of(dict(saved.values), saved.arrays)
+            saved = load_results(job.parts / name)
+        yield groups_of_part(saved)
+
+
+def _measured_part(job: Job, plan: Plan, labels: tuple[int, ...]) -> Results:
+    from floracle.analysis.pooled import Pool
+    from floracle.analysis.saved import part_of_groups
+    from floracle.analysis.stages import measured
+
+    groups, pool = [], Pool({})
+    for label in labels:
+        group = measured(job.oracle, plan, label, held_out=job.held_out)
+        pool = pool.merge(Pool.of(group))
+        groups.append(replace(group, resamples=None))
+    return part_of_groups(groups, pool, job.settings)
 
 
 def _part(job: Job, name: str):  # noqa: ANN202

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from floracle.analysis.pooled import Pool
 from floracle.analysis.saved import group_arrays, group_of, group_values
 from floracle.analysis.stages import Plan as StagesPlan
 from floracle.analysis.stages import assembled, measured, planned
@@ -128,11 +130,11 @@ def _assembled(
     plan = _plan_of(found[f"{i}/plan"], settings)
     parts = [found[f"{i}/{label}"] for label in plan.labels]
     groups = [group_of(dict(part.values), part.arrays) for part in parts]
-    stages = assembled(oracle, plan, groups)
-    main = replace(stages.main, resamples=None)
+    pool = reduce(Pool.merge, map(Pool.of, groups))
+    main = replace(assembled(oracle, plan, groups, pool).main, resamples=None)
     values = {
         "name": getattr(oracle.data, "name", "data"),
-        "dims": stages.dims,
+        "dims": torch.Size(oracle.data.shape).numel(),
         "classes": len(groups),
         "group": group_values(main),
     }

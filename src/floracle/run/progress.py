@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from rich.console import Console
@@ -11,8 +11,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 T = TypeVar("T")
 
 
-def tracked(items: Iterable[T], name: str, total: float, *, quiet: bool = False) -> Iterator[T]:
-    """Pass items on while a bar shows how many of `total` are done and the time left."""
+def tracked(
+    items: Iterable[T],
+    name: str,
+    total: float,
+    *,
+    of: Callable[[T], float] = lambda _: 1,
+    quiet: bool = False,
+) -> Iterator[T]:
+    """Pass items on while a bar shows how much of `total` is done and the time left.
+
+    `of` says how much an item is.
+    """
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),
@@ -27,4 +37,4 @@ def tracked(items: Iterable[T], name: str, total: float, *, quiet: bool = False)
         task = bar.add_task(name, total=total)
         for item in items:
             yield item
-            bar.advance(task)
+            bar.advance(task, of(item))
