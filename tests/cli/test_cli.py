@@ -135,7 +135,7 @@ def test_a_file_in_the_way_of_the_folder_is_a_mistake(capsys):
 @pytest.mark.slow
 def test_without_permission_to_write_nothing_is_computed():
     script = (  # everything is read before, since others may not read this installation
-        "import os, sys, floracle.cli.stages, floracle.oracle.oracle, floracle.data.store\n"
+        "import os, sys, floracle.cli.stages, floracle.analysis.kept, floracle.data.store\n"
         "from floracle.cli import main; os.setuid(65534)\n"
         f"sys.exit(main([*{SMALL}, '--out', '/usr/floracle-run']))"
     )
@@ -156,7 +156,7 @@ def test_the_same_command_answers_at_once_and_another_is_refused(classed, capsys
     def never(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("floracle.analysis.stages.measured", never)
+    monkeypatch.setattr("floracle.analysis.kept.measured", never)
     assert main([*classed, "--out", "run", "--memory", "1G"]) == 0
     assert main([*classed[:2], "--pairs=9", "--times=8", "--seed=4", "--out=run"]) == 2
     told = capsys.readouterr().err
@@ -174,10 +174,10 @@ def test_other_data_in_the_same_folder_is_refused(classed, capsys):
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_numbers(classed, capsys, monkeypatch):
-    from floracle.analysis import stages
+    from floracle.analysis import kept
 
     assert main([*classed, "--out", "whole"]) == 0
-    calls, measured = [], stages.measured
+    calls, measured = [], kept.measured
 
     def interrupted(oracle, plan, label, **options):
         calls.append(label)
@@ -185,7 +185,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(classed, capsys, monkeyp
             raise KeyboardInterrupt
         return measured(oracle, plan, label, **options)
 
-    monkeypatch.setattr(stages, "measured", interrupted)
+    monkeypatch.setattr(kept, "measured", interrupted)
     capsys.readouterr()
     assert main([*classed, "--out", "halves"]) == 130
     assert capsys.readouterr().err == (
@@ -217,7 +217,7 @@ def test_a_bug_is_one_line_unless_its_place_is_asked_for(capsys, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("floracle.analysis.stages.planned", broken)
+    monkeypatch.setattr("floracle.analysis.kept.planned", broken)
     assert main(SMALL) == 1
     told = capsys.readouterr().err
     assert "surprise" in told
@@ -231,7 +231,7 @@ def test_memory_that_runs_out_is_said_with_advice(capsys, monkeypatch):
     def large(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("floracle.analysis.stages.planned", large)
+    monkeypatch.setattr("floracle.analysis.kept.planned", large)
     assert main(SMALL) == 2
     assert "--memory" in capsys.readouterr().err
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,20 +10,16 @@ import torch
 
 from floracle.core.nearest import nearest
 from floracle.core.seeds import generator
-from floracle.core.source import NO_LABEL, classes
 from floracle.data.store import Store
-from floracle.run.budget import memory_budget
 from floracle.run.results import Results, provenance
+
+from .cost import Cost, cost
 
 SAMPLED = 256
 """Rows whose nearest neighbours are looked at."""
 NEAR = 1 / 3
 """A neighbour this much nearer than usual is a near-duplicate."""
 LISTED = 10
-PAIRS, TIMES = 512, 50
-"""What a stages run measures by default."""
-CALIBRATED = 768
-"""The size of the product that tells how fast this machine is."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +31,6 @@ class Neighbourhood:
     """The median distance to the nearest other atom."""
     near: tuple[tuple[int, int, float], ...]
     """Rows, their neighbours and distances, where these are under a third of the median."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What `floracle stages` would take with its defaults."""
-
-    seconds: float
-    memory: int
-    """Bytes at the peak, within the budget."""
-    operations: float
-    read: int
-    """Bytes of points that are read from their files."""
 
 
 @dataclass(frozen=True)
@@ -122,45 +105,6 @@ def neighbourhood(store: Store, *, sampled: int = SAMPLED, seed: int = 0) -> Nei
     near = (distances < NEAR * median).nonzero()[:, 0]
     pairs = [(int(rows[i]), int(neighbours[i]), float(distances[i])) for i in near]
     return Neighbourhood(len(rows), median, tuple(pairs))
-
-
-def cost(store: Store, *, memory: int | str | None = None) -> Cost:
-    """The time and memory of a stages run, from a product timed here and now."""
-    dims = torch.Size(store.shape).numel()
-    labels = [*classes(store), NO_LABEL] if len(classes(store)) > 1 else [NO_LABEL]
-    counts = [len(store.atoms(label).rows) for label in labels]
-    operations = sum(_operations(count, dims) for count in counts)
-    resident, budget = 4 * max(counts) * dims, memory_budget(memory)
-    peak = min(resident, budget // 2) + 8 * min(max(counts), dims) ** 2 + 2**28
-    passes = 1 if store.resident else 3 * len(labels)
-    return Cost(operations / _speed(), int(peak), operations, store.size * passes)
-
-
-def _operations(count: int, dims: int) -> float:
-    """Products of pairs and spectra, eigenvalues, and the curves at all times, in operations."""
-    small = min(count, dims)
-    products = 2.0 * (2 * PAIRS) * count * dims
-    spectra = 2.0 * count * dims * small + 4 / 3 * small**3 * SLOW
-    curves = 2 * PAIRS * TIMES * count * PER_WEIGHT
-    return products + spectra + curves
-
-
-SLOW = 6.0
-"""Eigenvalues run at about a sixth of the speed of products."""
-PER_WEIGHT = 60.0
-"""Following one weight at one time costs about as much as so many operations of a product."""
-
-
-def _speed() -> float:
-    """Operations a second of a float32 product on this machine."""
-    a = torch.ones(CALIBRATED, CALIBRATED)
-    product = torch.empty_like(a)
-    seconds = []
-    for _ in range(4):  # the first one warms up
-        started = time.perf_counter()
-        torch.mm(a, a, out=product)
-        seconds.append(time.perf_counter() - started)
-    return 2 * CALIBRATED**3 / max(min(seconds), 1e-9)
 
 
 def _class_sizes(store: Store) -> dict[str, int]:

@@ -7,9 +7,6 @@ it was stopped, to the same numbers bit for bit. With result.json in place it an
 from __future__ import annotations
 
 import shlex
-import shutil
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,17 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from .opening import Opening, oracle_of, show_remarks
 
 if TYPE_CHECKING:
-    from floracle.analysis.groups import Group, Stages
-    from floracle.analysis.pooled import Pool
-    from floracle.analysis.stages import Plan
+    from floracle.analysis.kept import Kept
     from floracle.data.store import Store
-    from floracle.oracle.gaussians import GaussianOracle
-    from floracle.oracle.oracle import Oracle
-    from floracle.run.results import Results
 
 OPENING = Opening()
-PARTS = 64
-"""Into about so many parts a run is kept while it goes on."""
 
 
 def stages(
@@ -42,6 +32,7 @@ def stages(
     seed: int = 0,
     held_out: str | None = None,
     deep: bool = False,
+    dry_run: bool = False,
     memory: str | None = None,
     device: str = "cpu",
     path: Literal["linear", "cosine", "trigonometric"] = "linear",
@@ -70,6 +61,8 @@ def stages(
         Data of the same kind that the training set does not hold.
     deep
         Look deeper: simple fields beside the oracle, trajectories, layout and detail.
+    dry_run
+        Say what it would take, and stop.
     memory
         How much may be used, like 4G; half of what is free by default.
     device
@@ -77,6 +70,7 @@ def stages(
     path
         The path from noise to data.
     """
+    from floracle.analysis.kept import Kept
     from floracle.core.source import classes as labels_in
     from floracle.run.budget import chosen_device
     from floracle.run.errors import Mistake
@@ -94,6 +88,9 @@ def stages(
     other = None if held_out is None else _held_out(held_out, store, opening, memory)
     chosen = classes_of(classes, labels_in(store))
     _check_held_out(store, other, chosen)
+    if dry_run:
+        _say_cost(store, chosen, pairs, times, memory)
+        return
     settings = {
         "times": times,
         "pairs": pairs,
@@ -118,26 +115,38 @@ def stages(
         "mirrored": store.flips,
     }
     oracle = oracle_of(store, path, memory=memory, device=device)
-    _finish(Job(oracle, store, other, folder, settings, facts), deep=deep)
+    kept = Kept(oracle, folder, settings, held_out=other)
+    _finish(Job(kept, store, facts), deep=deep)
     _summarise(folder)
     say(f"report: {folder / 'report.html'}")
 
 
+def _say_cost(store: Store, chosen: list[int], pairs: int, times: int, memory: str | None) -> None:
+    """What the run would take, on the terminal."""
+    from floracle.analysis.cost import cost
+    from floracle.report import words
+
+    from .console import say
+
+    found = cost(store, pairs=pairs, times=times, labels=chosen, memory=memory)
+    facts = {
+        "groups": f"{found.classes:,} of {len(store):,} points",
+        "reads": words.size(found.read) if found.read else "nothing more; the points are held",
+        "operations": f"{found.operations:.2g}",
+        "memory": f"{words.size(found.memory)} at the peak",
+        "time": f"about {words.duration(max(found.seconds, 1))} on this machine",
+    }
+    for name, fact in facts.items():
+        say(f"{name:<12}{fact}")
+
+
 @dataclass(frozen=True)
 class Job:
-    """What is measured, and where it goes."""
+    """What is measured, and what is said of it."""
 
-    oracle: Oracle | GaussianOracle
+    kept: Kept
     store: Store
-    held_out: Store | None
-    folder: Path
-    settings: dict[str, Any]
     facts: dict[str, Any]
-
-    @property
-    def parts(self) -> Path:
-        """Where finished classes wait for the others."""
-        return self.folder / "parts"
 
 
 def _finish(job: Job, *, deep: bool) -> None:
@@ -146,19 +155,20 @@ def _finish(job: Job, *, deep: bool) -> None:
     from floracle.report.write import PAGE, draw, save_stages
     from floracle.run.results import answered
 
-    found = answered(job.folder, job.settings)
+    kept, folder = job.kept, job.kept.folder
+    found = answered(folder, kept.settings)
     if found is None:
-        measured = _measured(job)
-        save_stages(measured, examples(job.oracle, measured, job.store), job.folder)
-    deeper = deep and _deeper(job)
-    if found is None or deeper or not (job.folder / PAGE).exists():
-        draw(job.folder)
-    shutil.rmtree(job.parts, ignore_errors=True)
-    for left in job.folder.glob(".*.part"):  # of a run that was killed while it wrote
-        left.unlink(missing_ok=True)
+        stages = kept.stages()
+        facts = {key: value for key, value in job.facts.items() if value is not None}
+        stages = replace(stages, provenance={**stages.provenance, **facts})
+        save_stages(stages, examples(kept.oracle, stages, job.store), folder)
+    deeper = deep and _deeper(kept)
+    if found is None or deeper or not (folder / PAGE).exists():
+        draw(folder)
+    kept.clear()
 
 
-def _deeper(job: Job) -> bool:
+def _deeper(kept: Kept) -> bool:
     """Look deeper where that was not done yet; whether anything is new."""
     from floracle.analysis.deep import look_deeper
     from floracle.analysis.saved import stages_of_results
@@ -167,125 +177,13 @@ def _deeper(job: Job) -> bool:
     from floracle.run.errors import Mistake
     from floracle.run.results import load_results, save
 
-    if (job.folder / DEEP / "result.json").exists():
+    if (kept.folder / DEEP / "result.json").exists():
         return False
-    if not isinstance(job.oracle, Oracle):
+    if not isinstance(kept.oracle, Oracle):
         raise Mistake("--deep compares fields of points; open the data with --moments mean")
-    stages = stages_of_results(load_results(job.folder))
-    save(look_deeper(job.oracle, stages, seed=job.settings["seed"]), job.folder / DEEP)
+    stages = stages_of_results(load_results(kept.folder))
+    save(look_deeper(kept.oracle, stages, seed=kept.settings["seed"]), kept.folder / DEEP)
     return True
-
-
-def _measured(job: Job) -> Stages:
-    """All classes, those of an earlier run taken as they are."""
-    from floracle.analysis.pooled import Pool
-    from floracle.analysis.stages import assembled
-    from floracle.run.progress import tracked
-
-    plan = _plan(job)
-    groups, pool = [], Pool({})
-    for some, summed in tracked(_batches(job, plan), "classes", total=len(plan.labels), of=_count):
-        groups += some
-        pool = pool.merge(summed)
-    found = assembled(job.oracle, plan, groups, pool)
-    facts = {key: value for key, value in job.facts.items() if value is not None}
-    return replace(found, settings=job.settings, provenance={**found.provenance, **facts})
-
-
-def _count(batch: tuple[list[Group], Pool]) -> int:
-    return len(batch[0])
-
-
-def _plan(job: Job) -> Plan:
-    """Classes, times and spectra: as saved, or made and saved."""
-    from floracle.analysis.stages import Plan, planned
-    from floracle.run.results import Results, save
-
-    saved = _part(job, "plan")
-    started = time.monotonic()
-    if saved is None:
-        asked = job.settings
-        plan = planned(
-            job.oracle,
-            times=asked["times"],
-            pairs=asked["pairs"],
-            labels=asked["classes"],
-            seed=asked["seed"],
-        )
-        arrays = {f"spectrum/{label}": values for label, values in plan.spectra.items()}
-        sizes = {str(label): size for label, size in plan.sizes.items()}
-        within = {str(label): value for label, value in plan.within.items()}
-        values = {"labels": list(plan.labels), "sizes": sizes, "within": within}
-        content = Results("plan", asked, values, {"times": plan.times, **arrays})
-        save(content, job.parts / "plan")
-        _spent(job, time.monotonic() - started)
-        return plan
-    return Plan(
-        labels=tuple(saved.values["labels"]),
-        times=saved.arrays["times"],
-        pairs=job.settings["pairs"],
-        seed=job.settings["seed"],
-        spectra={int(k[9:]): v for k, v in saved.arrays.items() if k.startswith("spectrum/")},
-        sizes={int(label): size for label, size in saved.values["sizes"].items()},
-        within={int(label): value for label, value in saved.values["within"].items()},
-    )
-
-
-def _batches(job: Job, plan: Plan) -> Iterator[tuple[list[Group], Pool]]:
-    """Every class as it was saved, measured first where it was not; some classes to a part."""
-    from floracle.analysis.saved import groups_of_part
-    from floracle.run.results import load_results, save
-
-    size = max(1, len(plan.labels) // PARTS)
-    for start in range(0, len(plan.labels), size):
-        labels = plan.labels[start : start + size]
-        name = str(labels[0]) if len(labels) == 1 else f"{labels[0]}-{labels[-1]}"
-        saved = _part(job, name)
-        if saved is None:
-            started = time.monotonic()
-            save(_measured_part(job, plan, labels), job.parts / name)
-            _spent(job, time.monotonic() - started)
-            saved = load_results(job.parts / name)
-        yield groups_of_part(saved)
-
-
-def _measured_part(job: Job, plan: Plan, labels: tuple[int, ...]) -> Results:
-    from floracle.analysis.pooled import Pool
-    from floracle.analysis.saved import part_of_groups
-    from floracle.analysis.stages import measured
-
-    groups, pool = [], Pool({})
-    for label in labels:
-        group = measured(job.oracle, plan, label, held_out=job.held_out)
-        pool = pool.merge(Pool.of(group))
-        groups.append(replace(group, resamples=None))
-    return part_of_groups(groups, pool, job.settings)
-
-
-def _part(job: Job, name: str):  # noqa: ANN202
-    """A finished part of an earlier run; one with other settings is a mistake."""
-    from floracle.run.errors import Mistake
-    from floracle.run.results import differences, load_results
-
-    if not (job.parts / name / "result.json").exists():
-        return None
-    found = load_results(job.parts / name)
-    unlike = differences(job.settings, found.settings)
-    if unlike:
-        raise Mistake(
-            f"{job.folder} holds an unfinished measurement with other settings"
-            f" ({'; '.join(unlike)}); choose another --out, or remove {job.parts}"
-        )
-    return found
-
-
-def _spent(job: Job, seconds: float) -> None:
-    """Add to the time taken, which is kept apart so that numbers do not depend on it."""
-    from floracle.report.write import TIMING, seconds_taken
-    from floracle.run.files import write_json
-
-    total = (seconds_taken(job.folder) or 0.0) + seconds
-    write_json(job.folder / TIMING, {"seconds": round(total, 3)})
 
 
 def _held_out(where: str, store: Store, opening: Opening, memory: str | None) -> Store:

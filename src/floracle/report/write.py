@@ -8,9 +8,10 @@ from pathlib import Path
 
 from floracle.analysis.deep import Deep, deep_of
 from floracle.analysis.groups import Stages
+from floracle.analysis.kept import seconds_taken
 from floracle.analysis.saved import load
 from floracle.run.errors import Mistake
-from floracle.run.files import read_json, write_bytes, write_text
+from floracle.run.files import write_bytes, write_text
 from floracle.run.results import load_results, save
 
 from .examples import Examples, examples_of
@@ -20,7 +21,6 @@ from .yardsticks import deep_drawings
 
 EXAMPLES = "examples"
 DEEP = "deep"
-TIMING = "timing.json"
 PAGE = "report.html"
 
 
@@ -48,12 +48,6 @@ def draw(folder: str | Path) -> Path:
         content = page(stages, found, examples, deep, seconds=seconds_taken(folder))
     write_text(folder / PAGE, content)
     return folder / PAGE
-
-
-def seconds_taken(folder: Path) -> float | None:
-    """How long the measurement took, kept apart from its numbers."""
-    path = folder / TIMING
-    return float(read_json(path)["seconds"]) if path.exists() else None
 
 
 def examples_in(folder: Path) -> Examples | None:
