@@ -200,9 +200,12 @@ def main() -> None:
 
 def whole(folder: Path, classes: int) -> None:
     measured: dict = {"classes": classes, "points": sum(class_sizes(classes)), "dims": DIMS}
-    if not (folder / "points.npy").exists() and not (folder / "store/manifest.json").exists():
+    if (
+        not (folder / "points.npy").exists()
+        and not (folder / "store/floracle/manifest.json").exists()
+    ):
         measured["making the points, seconds"] = timed(lambda: make(folder, classes))
-    if not (folder / "store/manifest.json").exists():
+    if not there:
         measured["packing"] = packed(folder)
     steps = ("floors", "stages, warm", "stages, cold", "scan, warm", "scan, cold")
     found = {name: run_step(name, folder, classes) for name in steps}

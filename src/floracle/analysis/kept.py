@@ -16,7 +16,10 @@ from typing import Any
 
 from floracle.core.source import Source
 from floracle.run.errors import Mistake
+from floracle.run.exchange import barrier, first_says
 from floracle.run.files import read_json, write_json
+from floracle.run.processes import ALONE
+from floracle.run.processes import Group as Processes
 from floracle.run.progress import tracked
 from floracle.run.results import Results, differences, load_results, save
 
@@ -39,6 +42,11 @@ class Kept:
     settings: Mapping[str, Any]
     """times, pairs, classes and seed, and whatever else makes it another measurement."""
     held_out: Source | None = None
+
+    @property
+    def group(self) -> Processes:
+        """The processes that measure together; the first of them writes, all of them read."""
+        return getattr(self.oracle, "group", None) or ALONE
 
     @property
     def parts(self) -> Path:
@@ -73,9 +81,7 @@ class Kept:
             labels=asked["classes"],
             seed=asked["seed"],
         )
-        save(_results_of(plan, self.settings), self.parts / "plan")
-        self._spent(time.monotonic() - started)
-        return plan
+        return _plan_of(self._saved(_results_of(plan, self.settings), "plan", started))
 
     def _batches(self, plan: Plan) -> Iterator[tuple[list[Group], Pool]]:
         """Every class as it was saved, measured first where it was not; some to a part."""
@@ -86,9 +92,7 @@ class Kept:
             saved = self._part(name)
             if saved is None:
                 started = time.monotonic()
-                save(self._measured(plan, labels), self.parts / name)
-                self._spent(time.monotonic() - started)
-                saved = load_results(self.parts / name)
+                saved = self._saved(self._measured(plan, labels), name, started)
             yield groups_of_part(saved)
 
     def _measured(self, plan: Plan, labels: tuple[int, ...]) -> Results:
@@ -101,7 +105,8 @@ class Kept:
 
     def _part(self, name: str) -> Results | None:
         """A finished part of an earlier run; one with other settings is a mistake."""
-        if not (self.parts / name / "result.json").exists():
+        there = (self.parts / name / "result.json").exists()
+        if not first_says(self.group, [there])[0]:
             return None
         found = load_results(self.parts / name)
         unlike = differences(self.settings, found.settings)
@@ -112,10 +117,17 @@ class Kept:
             )
         return found
 
-    def _spent(self, seconds: float) -> None:
-        """Add to the time taken, which is kept apart so that numbers do not depend on it."""
-        total = (seconds_taken(self.folder) or 0.0) + seconds
-        write_json(self.folder / TIMING, {"seconds": round(total, 3)})
+    def _saved(self, content: Results, name: str, started: float) -> Results:
+        """Written by the first process and read again by all, so that they go on alike.
+
+        The time taken is kept apart, so that numbers do not depend on it.
+        """
+        if self.group.first:
+            save(content, self.parts / name)
+            total = (seconds_taken(self.folder) or 0.0) + time.monotonic() - started
+            write_json(self.folder / TIMING, {"seconds": round(total, 3)})
+        barrier(self.group)
+        return load_results(self.parts / name)
 
 
 def seconds_taken(folder: Path) -> float | None:

@@ -1,7 +1,8 @@
 """The command line: verbs that are loaded when they are asked for.
 
 Importing this module, and `floracle --help`, import no torch. Every mistake of the user is one
-line on standard error and exit code 2; FLORACLE_DEBUG=1 shows the traceback as well.
+line on standard error and exit code 2; FLORACLE_DEBUG=1 shows the traceback as well. Under
+torchrun the processes say it once between them, and only the first prints.
 """
 
 from __future__ import annotations
@@ -12,9 +13,14 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Parameter
 
+from floracle.run.ending import Stopped, ended, gone, left_idle, quiet, told_to_end, whose
 from floracle.run.errors import Mistake, suggestion
+from floracle.run.exchange import Lost, barrier
+from floracle.run.processes import ALONE, Group, joined, launched
 
-OK, BUG, MISTAKE, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
+OK, BUG, MISTAKE, LOST, INTERRUPTED, BROKEN_PIPE, STOPPED = 0, 1, 2, 3, 130, 141, 143
+TOGETHER = ("sample", "stages")
+"""Verbs that several processes can work on."""
 
 VERBS = {
     "inspect": (
@@ -23,7 +29,16 @@ VERBS = {
         """Examples:
   floracle inspect digits
   floracle inspect latents/imagenet256 --json
+  floracle inspect packed/imagenet256 --verify
   floracle inspect latents.npy --labels labels.npy""",
+    ),
+    "pack": (
+        "floracle.cli.pack:pack",
+        "Rewrite data so that it opens at once, is read in order and can be checked.",
+        """Examples:
+  floracle pack latents/imagenet256 packed/imagenet256 --flips --dtype fp16
+  floracle pack latents.npy packed/latents --labels labels.npy --shard-bytes 512M
+  floracle pack pictures/ packed/pictures --no-spectra""",
     ),
     "stages": (
         "floracle.cli.stages:stages",
@@ -117,42 +132,76 @@ def build() -> App:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return _together(arguments) if launched() else _outcome(arguments)
+
+
+def _together(arguments: list[str]) -> int:
+    """Run the command line as one of several processes; all of them end alike."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # who has gone is said in our words
     try:
-        return _run(arguments)
+        with joined() as group, told_to_end():
+            code = _outcome(arguments, group)
+            if code != OK:
+                gone(group, code)
+    except Mistake as error:  # they did not find each other
+        return _said(str(error), MISTAKE)
+    return code
+
+
+def _outcome(arguments: list[str], group: Group = ALONE) -> int:
+    """Run a verb and say what went wrong; returns the exit code."""
+    try:
+        return _run(arguments, group)
     except BrokenPipeError:  # the reader has left; nothing more can be said to it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        return ended(group, BROKEN_PIPE)[1]
     except KeyboardInterrupt:
         resumes = (
             "; the same command again goes on from here"
             if arguments[:1] in (["stages"], ["reproduce"])
             else ""
         )
-        return _said(f"interrupted{resumes}", INTERRUPTED)
+        return _said(f"interrupted{resumes}", INTERRUPTED, group)
+    except Stopped:
+        words = f"told to end (SIGTERM): one of {group.size} processes has ended, or all were to"
+        return _said(words, STOPPED, group)
     except CycloptsError as error:
-        return _said(_in_our_words(error, arguments), MISTAKE)
+        return _said(_in_our_words(error, arguments), MISTAKE, group)
     except Mistake as error:
-        return _said(str(error), MISTAKE)
+        return _said(f"{error}{whose(group)}", MISTAKE, group)
+    except Lost as error:
+        return _said(str(error), LOST, group)
     except Exception as error:
         if _is_memory(error):
-            return _said("memory ran out; give a smaller --memory, or fewer --pairs", MISTAKE)
+            words = "memory ran out; give a smaller --memory, or fewer --pairs"
+            return _said(f"{words}{whose(group)}", MISTAKE, group)
         hint = "set FLORACLE_DEBUG=1 to see where, and please report it"
-        return _said(f"this is a bug: {type(error).__name__}: {error}; {hint}", BUG)
+        return _said(f"this is a bug: {type(error).__name__}: {error}; {hint}", BUG, group)
 
 
-def _run(arguments: list[str]) -> int:
-    build()(
-        arguments,
-        print_error=False,
-        exit_on_error=False,
-        result_action="return_value",
-    )
-    sys.stdout.flush()
+def _run(arguments: list[str], group: Group) -> int:
+    verb = next(iter(arguments), "")
+    if not group.alone and verb in VERBS and verb not in TOGETHER:
+        raise Mistake(f"{verb} is the work of one process; start it without torchrun")
+    with quiet(group):
+        if idle := left_idle(group):
+            sys.stderr.write(f"note: {idle}\n")
+        build()(
+            arguments,
+            print_error=False,
+            exit_on_error=False,
+            result_action="return_value",
+        )
+        sys.stdout.flush()
+    barrier(group)
     return OK
 
 
-def _said(words: str, code: int) -> int:
-    """One line on standard error; the traceback too where it was asked for."""
+def _said(words: str, code: int, group: Group = ALONE) -> int:
+    """One line on standard error, by one process; the traceback too where it was asked for."""
+    speaks, code = ended(group, code)
+    if not speaks:
+        return code
     if os.environ.get("FLORACLE_DEBUG") == "1":
         sys.excepthook(*sys.exc_info())  # pyright: ignore[reportArgumentType]
     sys.stderr.write(f"floracle: {' '.join(words.split())}\n")

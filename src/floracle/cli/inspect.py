@@ -24,6 +24,7 @@ def inspect(
     /,
     *,
     opening: Opening = OPENING,
+    verify: bool = False,
     memory: str | None = None,
     json_: bool = False,
     out: Path | None = None,
@@ -38,6 +39,8 @@ def inspect(
         Pictures, arrays, idx, latents of other projects, digits, or gaussian:POINTSxDIMS.
     opening
         How data is read.
+    verify
+        Read all of a packed store first, and check it against its checksums.
     memory
         How much may be used, like 4G; half of what is free by default.
     json_
@@ -52,6 +55,7 @@ def inspect(
     from .options import check_writable
 
     folder = None if out is None else check_writable(out)
+    checked = _verified(data) if verify else None
     store, used, open_questions = _opened(data, opening, memory)
     found = described(store, moments=used.moments or "samples", memory=memory)
     if folder is not None:
@@ -59,9 +63,21 @@ def inspect(
     if json_:
         content = dict(found.to_results().values)
         content |= {"flags": _flags(data, used), "to_choose": open_questions}
+        content |= {"verified": checked} if checked else {}
         say(json.dumps(content, indent=1, sort_keys=True))
         return
+    if checked:
+        say(f"{'verified':<18}{checked}")
     _show(found, data, used, open_questions)
+
+
+def _verified(data: str) -> str:
+    """Check a packed store; what was checked."""
+    from floracle.data.verify import verify
+    from floracle.report import words
+
+    manifest = verify(data)
+    return f"{len(manifest.sealed)} files, {words.size(manifest.size)}: all are as packed"
 
 
 CHOICES: tuple[tuple[str, str, str], ...] = (

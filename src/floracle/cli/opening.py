@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from floracle.data.store import Store
     from floracle.oracle.gaussians import GaussianOracle
     from floracle.oracle.oracle import Oracle
+    from floracle.run.processes import Group
 
 Layout = Literal["lightningdit", "repa", "edm2", "mar", "fast-dit", "mean-std", "mean-logvar"]
 Moments = Literal["mean", "sample", "gaussian"]
@@ -96,16 +97,23 @@ class Opening:
 
 
 def oracle_of(
-    store: Store, path: str, *, memory: str | None, device: str
+    store: Store, path: str, *, memory: str | None, device: str, group: Group | None = None
 ) -> Oracle | GaussianOracle:
-    """The oracle of points, or of Gaussians where the store has deviations."""
+    """The oracle of points, or of Gaussians where the store has deviations.
+
+    The processes of a group share the points.
+    """
     from floracle.core.paths import PATHS
     from floracle.oracle.gaussians import GaussianOracle
     from floracle.oracle.oracle import Oracle
+    from floracle.run.errors import Mistake
 
-    if store.stds is not None:
-        return GaussianOracle(store, path=PATHS[path])
-    return Oracle(store, path=PATHS[path], memory=memory, device=device)
+    together = None if group is None or group.alone else group
+    if store.stds is None:
+        return Oracle(store, path=PATHS[path], memory=memory, device=device, group=together)
+    if together:
+        raise Mistake("Gaussians are followed by one process; start it without torchrun")
+    return GaussianOracle(store, path=PATHS[path])
 
 
 def show_remarks(store: Store) -> None:

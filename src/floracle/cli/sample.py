@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from floracle.core.nearest import Neighbours
     from floracle.data.store import Store
+    from floracle.oracle.gaussians import GaussianOracle
+    from floracle.oracle.oracle import Oracle
+    from floracle.run.processes import Group
 
 AT_ONCE = 64
 COLUMNS = 8
@@ -45,7 +48,7 @@ def sample(
     """Follow a field from noise to samples, and say which training row each lands on.
 
     Writes samples.npz (arr_0 with the samples, labels, seeds, rows, distances) and, for pictures,
-    samples.png.
+    samples.png. Processes started by torchrun share the data.
 
     Parameters
     ----------
@@ -80,11 +83,10 @@ def sample(
     device
         cpu or cuda:0.
     """
-    from floracle.core.nearest import nearest
     from floracle.core.source import classes as labels_in
     from floracle.run.budget import chosen_device
     from floracle.run.errors import Mistake
-    from floracle.run.results import answered
+    from floracle.run.processes import current, own_device, own_memory
     from floracle.sampling.grid import time_grid
     from floracle.sampling.solvers import named
 
@@ -94,10 +96,12 @@ def sample(
     if field != "oracle":
         raise Mistake(f"field {field!r} is unknown; only 'oracle' can be followed so far")
     chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), named(solver)
-    chosen_device(device)
-    folder = check_writable(out or folder_for("sample", data))
+    group, folder = current(), out or folder_for("sample", data)
+    device = str(chosen_device(own_device(device, group)))
+    if group.first:
+        folder = check_writable(folder)
     opening = Opening(data_labels, None, flips, normalize, layout, moments)
-    store = opening.store(data, memory)
+    store = opening.store(data, own_memory(memory, group))
     show_remarks(store)
     given = labels_for(labels, len(chosen), labels_in(store))
     settings = {
@@ -110,22 +114,48 @@ def sample(
         "solver": solver,
         **opening.settings(),
     }
-    if answered(folder, settings) is None:
-        found = _followed(store, chosen, given, times, method, memory=memory, device=device)
-        _save(folder, store, settings, chosen, given, found, nearest(store, found))
-    _report(folder)
+    if not _answered(folder, settings, group):
+        oracle = oracle_of(store, "linear", memory=memory, device=device, group=group)
+        found = _followed(oracle, chosen, given, times, method)
+        near = _nearest(store, found, group)
+        if group.first:
+            _save(folder, store, settings, chosen, given, found, near)
+    if group.first:
+        _report(folder)
     say(f"samples: {folder / 'samples.npz'}")
 
 
+def _answered(folder: Path, settings: dict[str, Any], group: Group) -> bool:
+    """Whether the first process finds these samples in the folder; it alone looks."""
+    from floracle.run.exchange import first_says
+    from floracle.run.results import answered
+
+    there = group.first and answered(folder, settings) is not None
+    return bool(first_says(group, [there])[0])
+
+
+def _nearest(store: Store, found: Tensor, group: Group) -> Neighbours:
+    """The training row that each sample is nearest to; each process looks in its share."""
+    import torch
+
+    from floracle.core.nearest import Neighbours, nearest
+    from floracle.oracle.sharded import Share
+    from floracle.run.exchange import merged_over
+
+    if group.alone:
+        return nearest(store, found)
+    mine = Share(store, group)
+    none = torch.zeros(len(found), 0)
+    own = Neighbours(none.double(), none.long(), 1)
+    return merged_over(group, nearest(mine, found) if len(mine.atoms().rows) else own)
+
+
 def _followed(
-    store: Store,
+    oracle: Oracle | GaussianOracle,
     seeds: list[int],
     labels: list[int] | None,
     times: Tensor,
     solver: Any,
-    *,
-    memory: str | None,
-    device: str,
 ) -> Tensor:
     """The samples [b, *shape], some at a time; sample i depends on its own seed alone."""
     import torch
@@ -134,13 +164,12 @@ def _followed(
     from floracle.run.progress import tracked
     from floracle.sampling.sample import sample as follow
 
-    oracle = oracle_of(store, "linear", memory=memory, device=device)
     starts = range(0, len(seeds), AT_ONCE)
     parts = []
     for start in tracked(starts, "samples", total=len(starts)):
         some = slice(start, start + AT_ONCE)
         voting = None if labels is None else torch.tensor(labels[some])
-        drawn = noise(seeds[some], store.shape)
+        drawn = noise(seeds[some], oracle.data.shape)
         parts.append(follow(oracle, drawn, times, labels=voting, solver=solver))
     return torch.cat(parts)
 

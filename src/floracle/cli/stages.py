@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from .opening import Opening, oracle_of, show_remarks
 
 if TYPE_CHECKING:
+    from floracle.analysis.groups import Stages
     from floracle.analysis.kept import Kept
     from floracle.data.store import Store
 
@@ -74,6 +75,7 @@ def stages(
     from floracle.core.source import classes as labels_in
     from floracle.run.budget import chosen_device
     from floracle.run.errors import Mistake
+    from floracle.run.processes import current, own_device, own_memory
 
     from .console import say
     from .options import check_writable, checked_seed, classes_of, folder_for
@@ -81,9 +83,11 @@ def stages(
     checked_seed(seed)
     if pairs < 2 or times < 8:
         raise Mistake(f"at least 2 --pairs and 8 --times are needed, got {pairs} and {times}")
-    chosen_device(device)
-    folder = check_writable(out or folder_for("stages", data))
-    store = opening.store(data, memory)
+    group, folder = current(), out or folder_for("stages", data)
+    device = str(chosen_device(own_device(device, group)))
+    if group.first:
+        folder = check_writable(folder)
+    store = opening.store(data, own_memory(memory, group))
     show_remarks(store)
     other = None if held_out is None else _held_out(held_out, store, opening, memory)
     chosen = classes_of(classes, labels_in(store))
@@ -114,10 +118,11 @@ def stages(
         "remarks": list(store.remarks) or None,
         "mirrored": store.flips,
     }
-    oracle = oracle_of(store, path, memory=memory, device=device)
+    oracle = oracle_of(store, path, memory=memory, device=device, group=group)
     kept = Kept(oracle, folder, settings, held_out=other)
     _finish(Job(kept, store, facts), deep=deep)
-    _summarise(folder)
+    if group.first:
+        _summarise(folder)
     say(f"report: {folder / 'report.html'}")
 
 
@@ -150,20 +155,31 @@ class Job:
 
 
 def _finish(job: Job, *, deep: bool) -> None:
-    """Measure what is not there yet, and draw it."""
-    from floracle.report.examples import examples
-    from floracle.report.write import PAGE, draw, save_stages
+    """Measure what is not there yet, and draw it; the first process writes."""
+    from floracle.run.exchange import first_says
     from floracle.run.results import answered
 
-    kept, folder = job.kept, job.kept.folder
-    found = answered(folder, kept.settings)
-    if found is None:
-        stages = kept.stages()
+    kept = job.kept
+    there = kept.group.first and answered(kept.folder, kept.settings) is not None
+    stages = None if first_says(kept.group, [there])[0] else kept.stages()
+    if kept.group.first:
+        _write(job, stages, deep=deep)
+
+
+def _write(job: Job, stages: Stages | None, *, deep: bool) -> None:
+    """Save stages that are new, look deeper where that is asked, draw what has changed."""
+    from floracle.oracle.oracle import Oracle
+    from floracle.report.examples import examples
+    from floracle.report.write import PAGE, draw, save_stages
+
+    kept, folder, oracle = job.kept, job.kept.folder, job.kept.oracle
+    oracle = oracle.alone() if isinstance(oracle, Oracle) else oracle
+    if stages is not None:
         facts = {key: value for key, value in job.facts.items() if value is not None}
         stages = replace(stages, provenance={**stages.provenance, **facts})
-        save_stages(stages, examples(kept.oracle, stages, job.store), folder)
-    deeper = deep and _deeper(kept)
-    if found is None or deeper or not (folder / PAGE).exists():
+        save_stages(stages, examples(oracle, stages, job.store), folder)
+    deeper = deep and _deeper(replace(kept, oracle=oracle))
+    if stages is not None or deeper or not (folder / PAGE).exists():
         draw(folder)
     kept.clear()
 

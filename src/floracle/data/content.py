@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from torch import Tensor
 from floracle.run.errors import Mistake, suggestion
 
 from .normalize import Normalizer
+
+if TYPE_CHECKING:
+    from .packed import Packed
 
 Key = slice | Tensor
 
@@ -71,7 +74,11 @@ class Content:
     """The second half of the rows are the mirrors of the first."""
     padded: bool = False
     """Several processes wrote it, which repeat a few rows to have the same number each."""
+    weights: Tensor | None = None
+    """How much each row counts, float64 [N], mirrors left out."""
     remarks: tuple[str, ...] = ()
+    packed: Packed | None = None
+    """A packed store, which needs no look at its points to be opened as it is."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,13 +21,14 @@ from .fastdit import is_fastdit, open_fastdit
 from .idx import is_idx, open_idx, training_images
 from .lightningdit import is_lightningdit, open_lightningdit
 from .mar import is_mar, open_mar
+from .packed import is_packed, open_packed
 from .pictures import open_pictures
 from .synthetic import open_digits, open_gaussian
 
 KINDS = (
     ".npy, .npz, .safetensors, .zip, *images-idx3-ubyte, the same with .gz, folders of pictures,"
-    " of idx files or of the latents of LightningDiT, REPA, EDM2, MAR and fast-DiT, digits,"
-    " gaussian:POINTSxDIMS"
+    " of idx files or of the latents of LightningDiT, REPA, EDM2, MAR and fast-DiT, packed stores,"
+    " digits, gaussian:POINTSxDIMS"
 )
 FOREIGN: dict[str, Callable[[Path, Asked], Content]] = {
     "lightningdit": open_lightningdit,
@@ -37,6 +38,7 @@ FOREIGN: dict[str, Callable[[Path, Asked], Content]] = {
     "fast-dit": open_fastdit,
 }
 SIGNS = (
+    (is_packed, open_packed),
     (is_lightningdit, open_lightningdit),
     (is_edm, open_edm),
     (is_fastdit, open_fastdit),

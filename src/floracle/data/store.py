@@ -3,7 +3,8 @@
 Rows are numbered as the file or array numbers them; points are float32. Opening reads everything
 once, in blocks: what is not finite is named, duplicates are found, and the fingerprint is taken.
 Within half of the memory budget the points are held as float32 and blocks are views of them;
-beyond it they are converted block by block from the mapped file.
+beyond it they are converted block by block from the mapped file. A packed store knows all this
+beforehand and is opened without a look at its points.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.core.source import Atoms, Block
+from floracle.core.source import NO_LABEL, Atoms, Block, Prepared
 from floracle.run.budget import memory_budget
 from floracle.run.errors import Mistake
 from floracle.run.files import digest
@@ -28,10 +29,13 @@ from .asked import Asked
 from .atoms import Groups
 from .content import Content, Key, Rows
 from .labels import checked, class_names
-from .moments import Reading, reading
+from .moments import reading
 from .normalize import Normalizer, chosen
+from .packed import Packed
+from .packed_known import Known
+from .packed_rows import ahead
 from .places import find_content
-from .points import picture_range, points_of, stds_of, with_mirrors
+from .points import fits, picture_range, points_of, stds_of, with_mirrors
 from .remarks import Channels, channels, noticed
 from .scan import compact, first_equal, scan
 from .weights import checked_weights
@@ -62,6 +66,8 @@ class Store:
     ignored: int
     """Files of the folder that are no pictures."""
     groups: Groups
+    stored: Rows
+    """All points as they are stored, before the normalizer."""
     points: Rows
     """All points as float32, read by slice or by row numbers."""
     channels: Channels
@@ -72,6 +78,10 @@ class Store:
     """How much each row counts, float64 [N] of any scale; None where all count the same."""
     remarks: tuple[str, ...] = ()
     """What was noticed that may be a wrong reading, and what to say if it is."""
+    known: Known | None = None
+    """What a packed store knows of its classes."""
+    original: Tensor | None = None
+    """Of a packed store, the row that each row had in the data that was packed, int64 [N]."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,11 +99,18 @@ class Store:
         """The atoms of a class in order, at most `rows` at a time; views where they can be."""
         if rows < 1:
             raise Mistake(f"blocks need at least one row, got {rows}")
-        parts = zip(*(part.split(rows) for part in self.atoms(label)), strict=True)
-        return (
+        atoms = self.atoms(label)
+        parts = zip(*(part.split(rows) for part in atoms), strict=True)
+        blocks = (
             Block(some, weights, self.points[_slice(some)].reshape(len(some), -1))
             for some, weights in parts
         )
+        read = self.layout == "packed" and not self.resident and len(atoms.rows) > rows
+        return ahead(blocks) if read else blocks
+
+    def prepared(self, label: int = NO_LABEL) -> Prepared | None:
+        """What is known of a class without reading it; None where nothing is."""
+        return None if self.known is None else self.known.prepared(label)
 
     def take(self, rows: Tensor) -> Tensor:
         """The points float32 [len(rows), *shape] of any rows, in the order asked."""
@@ -137,8 +154,13 @@ def open_store(
     budget, how = memory_budget(memory) // 2, normalize if isinstance(normalize, str) else ""
     asked = Asked(budget, layout, moments, flips, stored=how == "stored")
     name, content = find_content(where, asked)
+    given = any(one is not None for one in (labels, weights, moments)) or how != "stored"
+    packed = content.packed
+    if packed is not None and not given and flips in (None, packed.manifest.flips):
+        return ready(packed, name, budget)
     read, classed = reading(content, asked, name), _labels(labels, content)
-    weighed = checked_weights(weights, len(classed))
+    weighed = checked_weights(weights, len(classed)) if weights is not None else content.weights
+    flips = content.flips if flips is None else flips
     found = scan(read.whole, name)
     digests, spread = found.digests, found.spread.of(slice(read.points.shape[1]))
     normalizer = chosen(normalize, spread, read.points.dtype, own=content.normalizer)
@@ -159,18 +181,50 @@ def open_store(
         classes=class_names(classed, content.classes),
         normalizer=normalizer,
         flips=bool(flips),
-        fingerprint=_fingerprint(read, groups, digests, normalizer, flips=bool(flips)),
+        fingerprint=fingerprint_of(
+            read.whole, digests, groups, normalizer, channels=rows.shape[1], flips=bool(flips)
+        ),
         size=prod(rows.shape) * rows.dtype.itemsize,
         dtype=rows.dtype,
         picture_range=shown,
         resident=resident,
         ignored=content.ignored,
         groups=groups,
+        stored=rows,
         points=points,
         channels=summary,
         stds=None if read.stds is None else stds_of(read.stds, normalizer, budget),
         weights=weighed,
         remarks=remarks,
+    )
+
+
+def ready(packed: Packed, name: str, budget: int) -> Store:
+    """A packed store as it is; nothing of its points is read."""
+    manifest, rows = packed.manifest, packed.stored
+    held = fits(rows, budget)
+    return Store(
+        name=name,
+        layout="packed",
+        shape=manifest.shape,
+        labels=packed.groups.labels,
+        classes=manifest.classes,
+        normalizer=packed.normalizer,
+        flips=manifest.flips,
+        fingerprint=manifest.fingerprint,
+        size=prod(rows.shape) * rows.dtype.itemsize,
+        dtype=rows.dtype,
+        picture_range=manifest.picture_range,
+        resident=held,
+        ignored=0,
+        groups=packed.groups,
+        stored=rows,
+        points=rows.as_points(packed.normalizer, hold=held),
+        channels=manifest.channels,
+        weights=packed.groups.weights,
+        remarks=packed.remarks,
+        known=packed.known,
+        original=packed.sources,
     )
 
 
@@ -183,12 +237,18 @@ def _labels(given: Any, content: Content) -> Tensor:
     return checked(given, count, "the labels given")
 
 
-def _fingerprint(
-    read: Reading, groups: Groups, digests: np.ndarray, normalizer: Normalizer, *, flips: bool
+def fingerprint_of(
+    whole: Rows,
+    digests: np.ndarray,
+    groups: Groups,
+    normalizer: Normalizer,
+    *,
+    channels: int,
+    flips: bool,
 ) -> str:
-    words = f"{list(read.whole.shape)} {compact(read.whole[:1]).dtype} flips={flips}"
-    normalization = normalizer.parts(read.points.shape[1])
-    parts = [digests.tobytes(), groups.labels.numpy().tobytes(), *normalization]
+    """A hash of points, labels, weights and normalization; `whole` are all rows as stored."""
+    words = f"{list(whole.shape)} {compact(whole[:1]).dtype} flips={flips}"
+    parts = [digests.tobytes(), groups.labels.numpy().tobytes(), *normalizer.parts(channels)]
     if groups.weights is not None:
         parts.append((groups.weights / groups.weights.max()).numpy().tobytes())
     return digest(words, *parts)

@@ -55,6 +55,19 @@ class Course:
     classes: Tensor | None = None
     """Of e^l by class, [p, T, C]."""
 
+    @classmethod
+    def empty(cls, pairs: int, times: int, classes: int, device: torch.device) -> Course:
+        """Over no atoms at all."""
+        zeros = torch.zeros(pairs, times, dtype=torch.float64, device=device)
+        sums = {name: zeros for name in FOLLOWED[1:]}
+        return cls(
+            zeros + NOTHING,
+            **sums,
+            nearest=zeros.new_full((pairs,), torch.inf),
+            rival=torch.full((pairs,), -1, device=device),
+            classes=zeros.new_zeros(pairs, times, classes) if classes else None,
+        )
+
     def merge(self, other: Course) -> Course:
         """The sums over both sets of atoms."""
         peak = torch.maximum(self.peak, other.peak)

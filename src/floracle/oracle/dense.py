@@ -20,6 +20,7 @@ from floracle.core.paths import Path
 
 from .members import Members, Slab
 from .posterior import NEGLIGIBLE, Sums, weights_of
+from .sharded import everywhere
 
 TOP = 32
 """How many leading atoms are kept for each query."""
@@ -76,7 +77,8 @@ def scan(
 ) -> Sums:
     """One pass over a class, with inner products in `dtype`; `keep` leaders are remembered.
 
-    Without a `dtype` products are in float32, or in float64 for points of few dimensions.
+    Without a `dtype` products are in float32, or in float64 for points of few dimensions. Where
+    several processes share the class all of them take part, and get the sums over all of it.
     """
     dtype = dtype or members.precision
     kernel = _kernel(members, asked, dtype, keep)
@@ -88,7 +90,7 @@ def scan(
         floor = peak if floor is None else torch.maximum(floor, peak)
         if len(parts) == TOGETHER:
             total, parts = [Sums.merged(total + parts, keep)], []
-    return Sums.merged(total + parts, keep)
+    return everywhere(members, total + parts, keep, batch=len(asked.x))
 
 
 def _kernel(members: Members, asked: Queries, dtype: torch.dtype, keep: int) -> _Kernel:

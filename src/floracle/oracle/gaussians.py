@@ -178,6 +178,8 @@ class GaussianOracle:
             entropy=(sums.mass.log() - sums.logits / sums.mass).clamp(min=0),
             concentration=(sums.squares / sums.mass**2).clamp(max=1),
             missing=torch.zeros_like(sums.mass),
+            error=torch.zeros_like(sums.mass),
+            touched=torch.full(sums.mass.shape, len(rows)),
         )
 
     def _summed(

@@ -14,16 +14,23 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from floracle.core.coarse import coarse_of
 from floracle.core.paths import LINEAR, Path, checked_times
 from floracle.core.source import NO_LABEL, Source, classes
 from floracle.run.budget import chosen_device, memory_budget
 from floracle.run.errors import Mistake
+from floracle.run.exchange import bytes_of, check_same, first_says
+from floracle.run.files import digest
+from floracle.run.processes import ALONE, Group
 
 from .dense import Queries, queries, scan
 from .members import Members, gather_members
 from .pairs import Pairs, pair_curves
 from .posterior import Posterior
+from .pruning import SMALLEST, prune
 from .rescoring import Resolved, resolve
+from .screen import Screen, screen_of
+from .sharded import gather_shared
 from .strangers import Strangers, stranger_curves
 
 TOP = 8
@@ -39,6 +46,9 @@ class Oracle:
     streamed. Labels choose the class each query is averaged over; −1 (or None) is the whole set.
     At a `temperature` other than 1 the weights are γ^(1/temperature), normalised: below 1 they
     sharpen towards the nearest sample, above 1 they spread. That is no training set's field.
+    With a `group` its processes share the points; each asks the same and gets the same answer.
+    A `tolerance` lets atoms be left out where the relative velocity error that this costs is
+    proven to be no more; where it cannot be proven, or would not pay, all of them are read.
     """
 
     data: Source
@@ -46,13 +56,22 @@ class Oracle:
     memory: int | str | None = None
     device: torch.device | str | None = None
     temperature: float = 1.0
+    group: Group | None = None
+    tolerance: float = 0.0
     _kept: OrderedDict[int, Members] = field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
+    )
+    _screens: dict[int, Screen] = field(
+        default_factory=dict, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
             raise Mistake(f"temperature must be positive and finite, got {self.temperature:g}")
+        if not 0 <= self.tolerance < 1:
+            raise Mistake(
+                f"tolerance is a relative velocity error in [0, 1), got {self.tolerance:g}"
+            )
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -100,6 +119,10 @@ class Oracle:
         """
         checked_times(times)
         self.check_untempered("a pair")
+        if not self._together.alone:
+            asked = {"rows": rows, "noise": noise, "times": times}
+            content = {name: _hash(values) for name, values in asked.items()}
+            check_same(self._together, {"data": digest(self.data.fingerprint), **content})
         return pair_curves(
             self.members(label),
             self.path,
@@ -117,6 +140,8 @@ class Oracle:
         """The posterior of pairs whose data [p, *shape] is outside the set, at all times [T]."""
         checked_times(times)
         self.check_untempered("a pair")
+        if not self._together.alone:
+            return self.alone().strangers(points, noise, times, label=label)
         return stranger_curves(self.members(label), self.path, points, noise, times)
 
     def members(self, label: int = NO_LABEL) -> Members:
@@ -129,15 +154,27 @@ class Oracle:
                 f"there is no class {label}; labels are {classes(self.data) or 'all −1'}"
             )
         budget = self._budget()
-        size = len(self.data.atoms(label).rows) * self._dims * 4
-        for other in [] if size > budget else list(self._kept):
-            if self._held() + size > budget:
-                del self._kept[other]
-        room = budget - self._held()
-        found = gather_members(self.data, label, room=room, device=chosen_device(self.device))
+        group, count = self._together, len(self.data.atoms(label).rows)
+        size = -(-count // group.size) * self._dims * 4
+        self._make_room(size, budget)
+        room, device = budget - self._held(), chosen_device(self.device)
+        if group.alone:
+            found = gather_members(self.data, label, room=room, device=device)
+        else:
+            found = gather_shared(self.data, label, group=group, room=room, device=device)
         tempered = replace(found, log_weights=found.log_weights / self.temperature)
         self._kept[label] = tempered
         return tempered
+
+    def alone(self) -> Oracle:
+        """The same oracle for this process alone, which then reads all points itself."""
+        if self._together.alone:
+            return self
+        return replace(self, group=None, memory=max(1, self._budget()))
+
+    @property
+    def _together(self) -> Group:
+        return self.group or ALONE
 
     @property
     def _dims(self) -> int:
@@ -149,15 +186,35 @@ class Oracle:
             raise Mistake(f"{what} is defined at temperature 1, not {self.temperature:g}")
 
     def _budget(self) -> int:
-        """Bytes for resident points; what is already held counts as free when none was named."""
-        return memory_budget(self.memory) + (self._held() if self.memory is None else 0)
+        """Bytes for resident points; what is already held counts as free when none was named.
+
+        The processes of one machine divide its memory.
+        """
+        budget = memory_budget(self.memory) // self._together.local
+        return budget + (self._held() if self.memory is None else 0)
 
     def _held(self) -> int:
         return sum(m.points.nbytes for m in self._kept.values() if m.points is not None)
 
+    def _make_room(self, size: int, budget: int) -> None:
+        """Let go of what was asked longest ago until `size` bytes fit; every process of the same.
+
+        What does not fit at all displaces nothing.
+        """
+        held, dropped = self._held(), 0
+        for members in self._kept.values():
+            if size > budget or held + size <= budget:
+                break
+            held -= members.points.nbytes if members.points is not None else 0
+            dropped += 1
+        dropped = first_says(self._together, [dropped])[0]
+        for label in list(self._kept)[:dropped]:
+            del self._kept[label]
+
     def _resolved(self, x: Tensor, t: Tensor, labels: Tensor | None, top: int = TOP):  # noqa: ANN202
         """Queries by class: their places, atoms, themselves, and their resolved sums."""
         _check(self.data, x, t, labels)
+        self._check_same(x, t, labels)
         flat = x.flatten(1).to(chosen_device(self.device))
         t = checked_times(t).to(flat.device)
         if labels is None:
@@ -167,8 +224,44 @@ class Oracle:
             members = self.members(label)
             at = flat[places], t[places], self.path
             asked = queries(members, *at, temperature=self.temperature)
-            sums = scan(members, asked, keep=max(top, 32))
-            yield places, members, asked, resolve(members, asked, sums)
+            left = torch.arange(len(places), device=flat.device)
+            if self._prunes(members):
+                pruned = prune(self._screen(members), asked, tolerance=self.tolerance, keep=top)
+                here, left = pruned.places, pruned.left
+                found = Resolved(pruned.sums, pruned.mean, pruned.touched, pruned)
+                if len(here):
+                    yield places[here.to(places.device)], members, asked.of(here), found
+            if len(left) or not len(places):
+                rest = asked.of(left)
+                sums = scan(members, rest, keep=max(top, 32))
+                yield places[left.to(places.device)], members, rest, resolve(members, rest, sums)
+
+    def _prunes(self, members: Members) -> bool:
+        """Whether atoms may be left out: asked for, of a class at hand, by one process."""
+        possible = self._together.alone and self.temperature == 1 and members.points is not None
+        return self.tolerance > 0 and possible and len(members) >= SMALLEST
+
+    def _screen(self, members: Members) -> Screen:
+        """The coarse view of a class, made at its first query."""
+        found = self._screens.get(members.label)
+        if found is None or found.members is not members:
+            found = screen_of(members, coarse_of(self.data, members.label))
+            self._screens[members.label] = found
+        return found
+
+    def _check_same(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
+        """Refuse processes that ask for different things, or of different data."""
+        if self._together.alone:
+            return
+        oracle = f"{self.path.name} {self.temperature}"
+        content = {
+            "data": digest(self.data.fingerprint),
+            "settings of the oracle": digest(oracle),
+            "samples x": _hash(x),
+            "times t": _hash(t),
+            "labels": _hash(torch.full((len(x),), NO_LABEL) if labels is None else labels),
+        }
+        check_same(self._together, content)
 
     def _posterior(
         self, members: Members, asked: Queries, resolved: Resolved, top: int
@@ -179,6 +272,8 @@ class Oracle:
         width = 2 * asked.sigma**2 * self.temperature
         nearest = members.log_weights[leaders] - apart.square().sum(1) / width
         leading = sums.top_logits[:, :top] - sums.peak[:, None]
+        proof, nothing = resolved.pruned, torch.zeros(len(leaders), dtype=torch.float64)
+        every = torch.full((len(leaders),), len(members))
         return Posterior(
             mean=resolved.mean.reshape(-1, *self.data.shape).cpu(),
             log_mass=(nearest + below + sums.mass.log()).cpu(),
@@ -186,8 +281,14 @@ class Oracle:
             top_rows=members.rows[sums.top[:, :top]].cpu(),
             entropy=(sums.mass.log() - sums.logits / sums.mass).clamp(min=0).cpu(),
             concentration=(sums.squares / sums.mass**2).clamp(max=1).cpu(),
-            missing=torch.zeros_like(sums.mass).cpu(),
+            missing=nothing if proof is None else proof.missing.cpu(),
+            error=nothing if proof is None else proof.error.cpu(),
+            touched=every if proof is None else proof.touched.cpu(),
         )
+
+
+def _hash(values: Tensor) -> str:
+    return digest(f"{values.dtype} {list(values.shape)}", bytes_of(values).numpy().data)
 
 
 def _check(data: Source, x: Tensor, t: Tensor, labels: Tensor | None) -> None:

@@ -27,6 +27,7 @@ from floracle.core.source import NO_LABEL
 
 from .course import FOLLOWED, Course, Rows, course
 from .members import Members, Slab
+from .sharded import together
 
 BLOCK = 2**22
 """Products of pairs and atoms that are held at a time."""
@@ -86,20 +87,22 @@ def pair_curves(
 ) -> Pairs:
     """The curves of pairs (rows [p], noise [p, *shape]) at times [T], within `budget` bytes.
 
-    Mirrored pairs are averages of a pair and the same data with the opposite noise.
+    Mirrored pairs are averages of a pair and the same data with the opposite noise. Where several
+    processes share the class, all of them take part.
     """
     c = path.coefficients(times)
     ratio, order = (c.alpha / c.sigma).sort()
     known, of_atoms = _classes(members)
     own = positions(members, rows)
     kept = 8 * len(times) * (len(FOLLOWED) + 2 * known) * 3 + 24 * members.dims
-    size = max(1, min(len(rows), budget // 2 // kept))
+    size = together(members, max(1, min(len(rows), budget // 2 // kept)))
     parts = []
     for start in range(0, len(rows), size):
         these = slice(start, start + size)
         pairs = _Known.of(members, own[these], noise[these].flatten(1), of_atoms)
-        found = reduce(Course.merge, _courses(pairs, ratio, mirrored=mirrored, classes=known))
-        parts.append(found)
+        nothing = Course.empty(len(pairs.own) * (1 + mirrored), len(times), known, own.device)
+        courses = _courses(pairs, ratio, mirrored=mirrored, classes=known)
+        parts.append(together(members, reduce(Course.merge, courses, nothing)))
     curves = [_averaged(_curves(part), mirrored)[:, :, order.argsort()] for part in parts]
     rival = torch.cat([part.rival[: len(part.rival) // (1 + mirrored)] for part in parts]).cpu()
     return Pairs(

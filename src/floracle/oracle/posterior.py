@@ -95,6 +95,11 @@ class Posterior:
     """Σ γ², [b]; its inverse is the effective number of votes."""
     missing: Tensor
     """A proven upper bound on the mass not looked at, [b]; 0 where all atoms were read."""
+    error: Tensor
+    """A proven upper bound on the relative velocity error of leaving atoms out, rounding included,
+    [b]; 0 where all atoms were read, which is exact to the contract's 1e-5."""
+    touched: Tensor
+    """How many atoms were looked at in full, int64 [b]."""
     failure: float = 0.0
     """The probability with which `missing` may not hold; 0 for a proof."""
 
@@ -114,6 +119,6 @@ class Posterior:
 
         fields = ("mean", "log_mass", "top_weights", "top_rows", "entropy", "concentration")
         return Posterior(
-            **{name: column(name) for name in (*fields, "missing")},
+            **{name: column(name) for name in (*fields, "missing", "error", "touched")},
             failure=max(part.failure for part in parts),
         )

@@ -20,6 +20,7 @@ points seen from the leader.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from torch import Tensor
 from .dense import Queries, scan
 from .members import Members
 from .posterior import Sums
+
+if TYPE_CHECKING:
+    from .pruning import Pruned
 
 TRIGGER = 8e-6
 """Predicted relative velocity error above which float64 takes over; the contract is 1e-5."""
@@ -55,6 +59,8 @@ class Resolved:
     """[b, D]."""
     rescored: Tensor
     """How many atoms were rescored for each query, int64 [b]; the class size for a full rescan."""
+    pruned: Pruned | None = None
+    """The proof, where atoms were left out."""
 
 
 def resolve(members: Members, asked: Queries, sums: Sums) -> Resolved:

@@ -1,0 +1,193 @@
+"""What processes tell each other: tensors, summaries, decisions, and whether they agree.
+
+Everything is gathered by everyone and merged in the order of ranks, so that results are the same
+to the last bit on every process. It travels by gloo through the memory of the host, from GPUs
+as well: it is little, several processes may share a GPU, and gloo says at once when a peer has
+died. Nothing here imports torch before it is needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from functools import reduce
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import Mistake
+from .processes import ALONE, SILENCE, Group
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+S = TypeVar("S", bound=Any)
+
+SLOT = 1024
+"""Bytes that travel in one exchange; what is longer takes a second."""
+
+
+class Lost(RuntimeError):
+    """Another process of the group has ended, keeps silent, or does something else."""
+
+
+def gathered(
+    tensors: Sequence[Tensor], group: Group = ALONE, *, what: str = "tensors"
+) -> list[list[Tensor]]:
+    """The tensors of every process, by rank, on the CPU; shapes may differ, numbers may not.
+
+    All processes take part, each with the same `what`.
+    """
+    if group.alone:
+        return [list(tensors)]
+    content = _packed(tensors, what)
+    found = [_unpacked(part) for part in _exchanged(content, group)]
+    others = {told for told, _ in found}
+    if len(others) > 1:
+        raise Lost(
+            f"the processes no longer do the same ({' and '.join(sorted(others))} at a time);"
+            " they must run the same program on the same data, on machines of one kind"
+        )
+    return [parts for _, parts in found]
+
+
+def parts_over(group: Group, summary: S, *, what: str | None = None) -> list[S]:
+    """A summary, a dataclass of tensors, of every process, by rank; on this one's device.
+
+    What is not a tensor is taken to be the same everywhere.
+    """
+    if group.alone:
+        return [summary]
+    from torch import Tensor
+
+    held = {one.name: getattr(summary, one.name) for one in fields(summary)}
+    own = {name: value for name, value in held.items() if isinstance(value, Tensor)}
+    every = gathered(list(own.values()), group, what=what or type(summary).__name__)
+    places = [value.device for value in own.values()]
+
+    def summary_of(parts: list[Tensor]) -> S:
+        there = (part.to(place) for part, place in zip(parts, places, strict=True))
+        return replace(summary, **dict(zip(own, there, strict=True)))
+
+    return [summary_of(parts) for parts in every]
+
+
+def merged_over(group: Group, summary: S) -> S:
+    """The summaries of all processes, merged in the order of ranks: the same on every one.
+
+    A process that has read nothing brings an empty summary.
+    """
+    return reduce(lambda total, part: total.merge(part), parts_over(group, summary))
+
+
+def first_says(group: Group, values: Sequence[int]) -> list[int]:
+    """What the first process says, whatever the others thought: decisions that must agree."""
+    if group.alone:
+        return list(values)
+    import torch
+
+    told = torch.tensor(list(values), dtype=torch.int64)
+    return gathered([told], group, what="a decision")[0][0].tolist()
+
+
+def check_same(group: Group, content: dict[str, str]) -> None:
+    """Compare hashes among processes; where one differs, say which and for whom."""
+    if group.alone:
+        return
+    import torch
+
+    names = list(content)
+    told = torch.tensor(list("".join(content.values()).encode()), dtype=torch.uint8)
+    every = [bytes(part[0].tolist()) for part in gathered([told], group, what="a comparison")]
+    width = len(every[0]) // len(names)
+    for rank, other in enumerate(every):
+        for i, name in enumerate(names):
+            if other[i * width : (i + 1) * width] != every[0][i * width : (i + 1) * width]:
+                raise Mistake(
+                    f"process {rank} has other {name} than process 0; every process of a group"
+                    " must ask the same of the same data, each gets the whole answer"
+                )
+
+
+def bytes_of(values: Tensor) -> Tensor:
+    """What a tensor holds, as bytes uint8 [n] on the CPU."""
+    import torch
+
+    flat = torch.empty(values.numel(), dtype=values.dtype)
+    return flat.copy_(values.detach().reshape(-1)).view(torch.uint8)
+
+
+def barrier(group: Group) -> None:
+    """Wait until every process is here, for days if need be: one of them may be drawing."""
+    if not group.alone:
+        import torch
+
+        _exchanged(torch.zeros(0, dtype=torch.uint8), group, "patient")
+
+
+def _exchanged(content: Tensor, group: Group, link: str = "prompt") -> list[Tensor]:
+    """The bytes of every process, by rank: at once where all are short."""
+    import torch
+
+    length, room = content.numel(), SLOT - 8
+    slot = torch.zeros(SLOT, dtype=torch.uint8)
+    slot[:8] = torch.tensor([length]).view(torch.uint8)
+    slot[8 : 8 + min(length, room)] = content[:room]
+    slots = _all(slot, group, link)
+    lengths = [int(one[:8].clone().view(torch.int64)) for one in slots]
+    if max(lengths) <= room:
+        return [one[8 : 8 + size] for one, size in zip(slots, lengths, strict=True)]
+    body = torch.zeros(max(lengths), dtype=torch.uint8)
+    body[:length] = content
+    bodies = _all(body, group, link)
+    return [one[:size] for one, size in zip(bodies, lengths, strict=True)]
+
+
+def _all(content: Tensor, group: Group, link: str) -> list[Tensor]:
+    import torch
+    import torch.distributed as dist
+
+    found = [torch.empty_like(content) for _ in range(group.size)]
+    try:
+        dist.all_gather(found, content, group=group.links[link])
+    except (RuntimeError, ValueError) as error:
+        raise Lost(_lost(error, group)) from error
+    return found
+
+
+def _lost(error: Exception, group: Group) -> str:
+    if "timed out" in str(error).lower():
+        return (
+            f"process {group.rank} of {group.size} waited in vain for another one;"
+            f" if it was only slow, give a larger {SILENCE} (seconds)"
+        )
+    return (
+        f"another of the {group.size} processes has ended (killed, or out of memory?); process"
+        f" {group.rank} cannot go on without it; start all of them again"
+    )
+
+
+def _packed(tensors: Sequence[Tensor], what: str) -> Tensor:
+    """Tensors as bytes: the length of the header, the header, the values."""
+    import torch
+
+    kinds = [(str(one.dtype).removeprefix("torch."), list(one.shape)) for one in tensors]
+    header = json.dumps([what, kinds]).encode()
+    told = torch.frombuffer(
+        bytearray(len(header).to_bytes(8, "little") + header), dtype=torch.uint8
+    )
+    return torch.cat([told, *map(bytes_of, tensors)])
+
+
+def _unpacked(content: Tensor) -> tuple[str, list[Tensor]]:
+    import torch
+
+    start = 8 + int.from_bytes(bytes(content[:8].tolist()), "little")
+    what, kinds = json.loads(bytes(content[8:start].tolist()))
+    tensors = []
+    for name, shape in kinds:
+        dtype: torch.dtype = getattr(torch, name)
+        stop = start + torch.Size(shape).numel() * dtype.itemsize
+        tensors.append(content[start:stop].clone().view(dtype).reshape(shape))
+        start = stop
+    return what, tensors

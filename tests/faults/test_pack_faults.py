@@ -1,0 +1,292 @@
+"""Packing that is killed, disks that fill, runs that go on: always the same bytes in the end."""
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from floracle.data import packed_files
+from floracle.data.pack import pack
+from floracle.data.store import open_store
+from floracle.data.verify import verify
+from floracle.run.errors import Mistake
+
+RECORD = "floracle/verified.json"
+"""Holds times and numbers of files, which differ between any two runs."""
+SHARDS = [f"latents_rank00_shard{number:03d}.safetensors" for number in range(3)]
+
+
+def images(folder, count=24):
+    folder.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    points = rng.integers(0, 256, (count, 3, 4, 4), np.uint8).transpose(0, 2, 3, 1)
+    points[5] = points[2]
+    np.save(folder / "points.npy", points)
+    np.save(folder / "labels.npy", np.arange(count) * 5 % 3)
+    return folder / "points.npy"
+
+
+def packed(folder, count=24):
+    """A small store of three shards with mirrors, duplicates and statistics."""
+    where = images(folder / "data", count)
+    pack(where, folder / "packed", flips=True, shard_bytes=900, quiet=True)
+    return folder / "packed"
+
+
+def contents(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    assert found.pop(RECORD)
+    return found
+
+
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from floracle.data import packed_files
+from floracle.data.pack import pack
+import floracle.data.verify, floracle.data.idx, safetensors, torch
+
+where, folder = sys.argv[1], Path(sys.argv[2])
+every, offset = int(sys.argv[3]), int(sys.argv[4])
+
+
+def contents(place):
+    files = (path for path in sorted(place.rglob("*")) if path.is_file())
+    found = {str(path.relative_to(place)): path.read_bytes() for path in files}
+    assert found.pop("floracle/verified.json", None), place
+    return found
+
+
+def dying(moment):
+    '''Count everything that changes the disk, and end at the moment given.'''
+    done = [0]
+
+    def watched(run, halfway=None):
+        def counted(*given, **named):
+            for part in ("before", "halfway", "after"):
+                if part == "halfway" and halfway is None:
+                    result = run(*given, **named)
+                    continue
+                if done[0] == moment:
+                    if part == "halfway":
+                        halfway(*given)
+                    os._exit(9)
+                done[0] += 1
+                if part == "halfway":
+                    result = run(*given, **named)
+            return result
+        return counted
+
+    def half(file, content):
+        file.write(content[: len(content) // 2])
+
+    def half_bytes(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+
+    def half_tree(path):
+        os.unlink(sorted(path.iterdir())[0])
+
+    remove = shutil.rmtree
+    tree = watched(lambda path: remove(path, ignore_errors=True), half_tree)
+    shutil.rmtree = lambda path, **_: tree(path)
+    os.fsync, os.replace = watched(os.fsync), watched(os.replace)
+    Path.replace, Path.unlink = watched(Path.replace), watched(Path.unlink)
+    Path.mkdir, Path.write_bytes = watched(Path.mkdir), watched(Path.write_bytes, half_bytes)
+    packed_files.append = watched(packed_files.append, half)
+    return done
+
+
+def run(out, *moments):
+    '''Pack in processes that die at the given moments, then in one that does not.'''
+    for moment in (*moments, None):
+        child = os.fork()
+        if child == 0:
+            done = dying(moment)
+            try:
+                pack(where, out, flips=True, shard_bytes=900, quiet=True)
+                print(done[0], file=open(folder / "count", "w"))
+            except BaseException as error:
+                print(repr(error), file=sys.stderr)
+                os._exit(1)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code == (0 if moment is None else 9) or (moment is not None and code == 0), code
+
+
+run(folder / "whole")
+total, expected = int((folder / "count").read_text()), contents(folder / "whole")
+for moment in range(offset, total, every):
+    out = folder / f"moment-{moment}"
+    again = [(moment * 7919) % total] if moment % 5 == 0 else []
+    run(out, moment, *again)
+    found = contents(out)
+    assert found.keys() == expected.keys(), (moment, found.keys() ^ expected.keys())
+    assert all(found[name] == expected[name] for name in expected), moment
+    shutil.rmtree(out)
+print(total)
+"""
+
+
+def died(tmp_path, every, offset):
+    command = [sys.executable, "-c", KILLED, str(images(tmp_path / "data")), str(tmp_path)]
+    ended = subprocess.run(
+        [*command, str(every), str(offset)], capture_output=True, text=True, timeout=280
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return int(ended.stdout)
+
+
+def test_a_run_that_dies_between_any_two_steps_goes_on(tmp_path):
+    assert died(tmp_path, 24, 5) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", range(4))
+def test_a_run_that_dies_at_every_write_sync_and_rename_goes_on(tmp_path, offset):
+    assert died(tmp_path, 4, offset) > 100
+
+
+def command(folder, out):
+    where = folder / "data" / "points.npy"
+    verb = ["-m", "floracle", "pack", str(where), str(out), "--flips", "--shard-bytes", "900"]
+    return [sys.executable, *verb]
+
+
+def killed_once(arguments, out, delay):
+    """Run until the folder appears and a moment longer, then kill; whether it was still there."""
+    running = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    until = time.monotonic() + 60
+    while not (out / "floracle").exists() and running.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.002)
+    time.sleep(delay)
+    running.send_signal(signal.SIGKILL)
+    running.communicate()
+    return running.returncode == -signal.SIGKILL
+
+
+def kill_and_resume(folder, kills, seed):
+    """Kill real runs again and again; how many kills there were before the store was finished."""
+    whole, out, drawn = packed(folder, 400), folder / "killed", random.Random(seed)
+    lasts = 0.4 + 0.02 * len(list(whole.glob("*.safetensors")))
+    hits = 0
+    for _ in range(kills):
+        hits += killed_once(command(folder, out), out, drawn.random() * lasts)
+        if (out / "floracle/manifest.json").exists():
+            finish(folder, out, whole)
+            shutil.rmtree(out)
+    finish(folder, out, whole)
+    return hits
+
+
+def finish(folder, out, whole):
+    ended = subprocess.run(command(folder, out), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert contents(out) == contents(whole)
+    verify(out, quiet=True)
+
+
+def test_killed_runs_go_on_to_the_same_bytes(tmp_path):
+    assert kill_and_resume(tmp_path, 2, seed=1) >= 1
+
+
+@pytest.mark.slow
+def test_runs_killed_at_twenty_random_moments_go_on_to_the_same_bytes(tmp_path):
+    assert kill_and_resume(tmp_path, 20, seed=2) >= 10
+
+
+@pytest.mark.parametrize("moment", [0, 3, 9, 20, 26])
+def test_a_full_disk_is_one_mistake_and_loses_nothing(tmp_path, monkeypatch, moment):
+    whole, append, done = packed(tmp_path), packed_files.append, [0]
+
+    def full(file, content):
+        done[0] += 1
+        if done[0] > moment:
+            file.write(content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(file, content)
+
+    def again():
+        pack(tmp_path / "data/points.npy", tmp_path / "out", flips=True, shard_bytes=900)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(packed_files, "append", full)
+        with pytest.raises(Mistake, match=r"out failed: no space left .* goes on from there"):
+            again()
+    with pytest.raises(Mistake, match="packing was not finished"):
+        open_store(tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("*.part"))
+    again()
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+def interrupted(folder, monkeypatch, after):
+    """A store whose packing ended after some shards."""
+    from floracle.data import pack as module
+
+    where, write, done = images(folder / "data"), module.write_shard, [0]
+
+    def ends(*given):
+        done[0] += 1
+        if done[0] > after:
+            raise KeyboardInterrupt
+        return write(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_shard", ends)
+        with pytest.raises(KeyboardInterrupt):
+            pack(where, folder / "out", flips=True, shard_bytes=900)
+    return where, folder / "out"
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+
+
+HARM = {"flip": flip, "cut": lambda path: os.truncate(path, 99), "remove": lambda p: p.unlink()}
+
+
+@pytest.mark.parametrize("harm", [*HARM, "forget"])
+def test_finished_shards_are_kept_unless_they_were_harmed(tmp_path, monkeypatch, harm):
+    whole = packed(tmp_path)
+    where, out = interrupted(tmp_path, monkeypatch, 2)
+    times = {name: (out / name).stat().st_mtime_ns for name in SHARDS[:2]}
+    if harm == "forget":
+        (out / "floracle/unfinished/shard-00000.tensors").unlink()
+    else:
+        HARM[harm](out / SHARDS[0])
+    pack(where, out, flips=True, shard_bytes=900)
+    assert contents(out) == contents(whole)
+    assert (out / SHARDS[1]).stat().st_mtime_ns == times[SHARDS[1]]
+    assert (out / SHARDS[0]).stat().st_mtime_ns != times[SHARDS[0]]
+
+
+def test_an_unfinished_store_goes_on_with_its_own_settings_only(tmp_path, monkeypatch):
+    where, out = interrupted(tmp_path, monkeypatch, 1)
+    with pytest.raises(Mistake, match=r"spectra: True there, False asked"):
+        pack(where, out, flips=True, shard_bytes=900, spectra=False)
+    with pytest.raises(Mistake, match=r"flips: True there, False asked"):
+        pack(where, out, flips=False, shard_bytes=900)
+    np.save(where, np.zeros((24, 4, 4, 3), np.uint8))
+    with pytest.raises(Mistake, match=r"data: '\w+' there"):
+        pack(where, out, flips=True, shard_bytes=900)
+
+
+def test_two_runs_at_a_time_are_one_too_many(tmp_path):
+    from floracle.data.packed_place import locked
+
+    where = images(tmp_path / "data")
+    with locked(tmp_path / "out"), pytest.raises(Mistake, match="another run is packing"):
+        pack(where, tmp_path / "out", flips=True)
+    pack(where, tmp_path / "out", flips=True)

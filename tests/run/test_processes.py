@@ -1,0 +1,266 @@
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from floracle.run import ending, exchange, processes
+from floracle.run.errors import Mistake
+from floracle.run.exchange import Lost, check_same, first_says, gathered, merged_over, parts_over
+from floracle.run.processes import ALONE, Group, joined, launched, share
+from many import Started, in_threads
+
+
+@dataclass(frozen=True)
+class Words:
+    """A summary whose merging shows its order."""
+
+    letters: torch.Tensor
+    scale: float
+
+    def merge(self, other):
+        return Words(torch.cat([self.letters, other.letters]), self.scale)
+
+
+def each_rank(size):
+    return [Group(rank, size) for rank in range(size)]
+
+
+# alone -----------------------------------------------------------------------------------------
+
+
+def test_alone_nothing_changes_and_no_torch_is_imported():
+    script = (
+        "import sys\nfrom floracle.run import ending, exchange, processes as p\n"
+        "with p.joined() as group: assert group is p.ALONE is p.current()\n"
+        "assert p.share(7) == slice(0, 7) and exchange.first_says(group, [3]) == [3]\n"
+        "exchange.barrier(group); exchange.check_same(group, {'x': 'y'})\n"
+        "assert ending.ended(group, 2) == (True, 2) and 'torch' not in sys.modules"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+
+
+def test_alone_a_summary_is_its_own_merge():
+    words = Words(torch.arange(3), 2.0)
+    assert merged_over(ALONE, words) is words
+    assert parts_over(ALONE, words) == [words]
+    (parts,) = gathered([words.letters])
+    assert parts[0] is words.letters
+
+
+def test_one_of_several_is_known_by_all_that_torchrun_says(monkeypatch):
+    told = dict(zip(processes.LAUNCHED, ("0", "2", "127.0.0.1", "29500"), strict=True))
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert launched()
+    for name in told:
+        with monkeypatch.context() as without:
+            without.delenv(name)
+            assert not launched()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert not launched()
+
+
+@given(count=st.integers(0, 10_000), size=st.integers(1, 64))
+def test_shares_are_contiguous_balanced_and_cover_everything(count, size):
+    shares = [share(count, group) for group in each_rank(size)]
+    assert [shares[0].start, shares[-1].stop] == [0, count]
+    assert all(one.stop == two.start for one, two in pairwise(shares))
+    lengths = [one.stop - one.start for one in shares]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_memory_and_devices_are_divided_by_machine(monkeypatch):
+    group = Group(5, 8, place=1, local=4)
+    assert processes.own_memory("4G", group) == str(2**30)
+    assert processes.own_memory("4G", ALONE) == "4G"
+    assert 0 < int(processes.own_memory(None, group)) < 2**50
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert processes.own_device("cuda", group) == "cuda:1"
+    assert processes.own_device("cuda", Group(6, 8, place=2, local=4)) == "cuda:0"
+    assert processes.own_device("cuda:3", group) == "cuda:3"
+    assert processes.own_device("cpu", group) == "cpu"
+
+
+def test_idle_cores_are_mentioned_once(monkeypatch):
+    monkeypatch.setattr(ending, "cores", lambda: 16)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    words = ending.left_idle(Group(0, 2, 0, 2))
+    assert words is not None
+    assert "OMP_NUM_THREADS=8" in words
+    assert ending.left_idle(Group(1, 2, 1, 2)) is None
+    assert ending.left_idle(Group(0, 16, 0, 16)) is None
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert ending.left_idle(Group(0, 2, 0, 2)) is None
+
+
+@pytest.mark.parametrize("seconds", ["soon", "-1", "0", "nan", "inf"])
+def test_a_timeout_that_is_none_is_refused(seconds, monkeypatch):
+    monkeypatch.setenv(processes.SILENCE, seconds)
+    with pytest.raises(Mistake, match="FLORACLE_TIMEOUT"):
+        processes.silence()
+
+
+# together --------------------------------------------------------------------------------------
+
+KINDS = (torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float32, torch.float64)
+
+
+def test_tensors_of_any_kind_and_shape_reach_everyone(monkeypatch):
+    def drawn(rank):
+        shapes = [(), (rank, 3), (0,), (2, 1, rank + 1)] + [(400 * rank,)] * 2
+        seeded = torch.Generator().manual_seed(rank)
+        return [
+            torch.randint(2, shape, generator=seeded).to(dtype).mT
+            if len(shape) > 1
+            else torch.randint(2, shape, generator=seeded).to(dtype)
+            for shape, dtype in zip(shapes, KINDS, strict=True)
+        ]
+
+    for parts in in_threads(3, lambda group: gathered(drawn(group.rank), group), monkeypatch):
+        for rank, part in enumerate(parts):
+            for one, other in zip(part, drawn(rank), strict=True):
+                assert one.dtype == other.dtype
+                assert torch.equal(one, other)
+
+
+def test_not_a_number_and_minus_zero_travel_bit_for_bit(monkeypatch):
+    odd = torch.tensor([float("nan"), -0.0, float("-inf"), 5e-324], dtype=torch.float64)
+    for parts in in_threads(2, lambda group: gathered([odd], group), monkeypatch):
+        for (part,) in parts:
+            assert torch.equal(part.view(torch.int64), odd.view(torch.int64))
+
+
+def test_summaries_merge_in_the_order_of_ranks(monkeypatch):
+    def work(group):
+        return merged_over(group, Words(torch.full((group.rank,), group.rank), 0.5))
+
+    for words in in_threads(4, work, monkeypatch):
+        assert words.letters.tolist() == [1, 2, 2, 3, 3, 3]
+        assert words.scale == 0.5
+
+
+def test_the_first_decides(monkeypatch):
+    found = in_threads(3, lambda group: first_says(group, [group.rank, 7]), monkeypatch)
+    assert found == [[0, 7]] * 3
+
+
+def test_what_differs_is_named_with_its_process(monkeypatch):
+    def work(group):
+        check_same(group, {"data": "aa", "times t": "cc"})
+        check_same(group, {"data": "aa", "times t": "bb" if group.rank == 2 else "cc"})
+
+    with pytest.raises(Mistake, match="process 2 has other times t than process 0"):
+        in_threads(3, work, monkeypatch)
+
+
+def test_processes_that_go_separate_ways_are_told(monkeypatch):
+    def work(group):
+        gathered([torch.ones(3)], group, what="sums" if group.rank else "norms")
+
+    with pytest.raises(Lost, match="norms and sums"):
+        in_threads(2, work, monkeypatch)
+
+
+def test_a_link_that_breaks_is_one_clear_error(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("[pair.cc:553] Connection closed by peer [127.0.0.1]:1717")
+
+    def late(*_, **__):
+        raise RuntimeError("[unbound_buffer.cc:81] Timed out waiting 300000ms for recv operation")
+
+    group = Group(1, 4, links={"prompt": None, "patient": None})  # pyright: ignore
+    monkeypatch.setattr(torch.distributed, "all_gather", broken)
+    with pytest.raises(Lost, match="another of the 4 processes has ended"):
+        gathered([torch.ones(1)], group)
+    monkeypatch.setattr(torch.distributed, "all_gather", late)
+    with pytest.raises(Lost, match="FLORACLE_TIMEOUT"):
+        exchange.barrier(group)
+
+
+# real processes --------------------------------------------------------------------------------
+
+REAL = """
+import os, sys, torch
+from floracle.core.spectrum import Moments
+from floracle.run.exchange import barrier, first_says, gathered, merged_over
+from floracle.run.processes import current, joined
+
+with joined() as group:
+    with joined() as again:
+        assert again is group is current() and not group.alone
+    assert torch.get_num_threads() == 1
+    drawn = torch.randn(group.rank, 5, generator=torch.Generator().manual_seed(group.rank))
+    parts = [part[0] for part in gathered([drawn], group)]
+    assert [len(part) for part in parts] == list(range(group.size))
+    assert torch.equal(parts[group.rank], drawn)
+    many = gathered([torch.arange(100_000) + group.rank], group)
+    assert [int(part[0][-1]) for part in many] == [99_999 + rank for rank in range(group.size)]
+    ones = torch.ones(2, dtype=torch.float64)
+    own = Moments(torch.tensor(1.0).double(), ones * group.rank, ones)
+    found = merged_over(group, own)
+    sys.stdout.write(found.mean.numpy().tobytes().hex() + " " + str(found.mean[0].item()))
+    assert first_says(group, [group.rank + 4]) == [4]
+    barrier(group)
+assert current().alone and not torch.distributed.is_initialized()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_real_processes_meet_and_hold_the_same(size, tmp_path):
+    codes, outs, errs = Started(size, ["-c", REAL], where=tmp_path).ended()
+    assert codes == [0] * size, errs
+    assert len(set(outs)) == 1
+    assert float(outs[0].split()[1]) == pytest.approx((size - 1) / 2, rel=1e-15)
+
+
+SILENT = """
+import sys, time, torch
+from floracle.run.exchange import Lost, gathered
+from floracle.run.processes import joined
+with joined() as group:
+    gathered([torch.ones(1)], group)
+    if group.rank:
+        time.sleep(30)
+    start = time.monotonic()
+    try:
+        gathered([torch.ones(1)], group)
+    except Lost as error:
+        sys.stdout.write(f"{time.monotonic() - start:.1f} {error}")
+"""
+
+
+@pytest.mark.slow
+def test_silence_ends_after_the_timeout(tmp_path):
+    started = Started(2, ["-c", SILENT], where=tmp_path, FLORACLE_TIMEOUT="2")
+    out, _ = started.processes[0].communicate(timeout=60)
+    started.kill(1)
+    started.processes[1].communicate()
+    seconds, words = out.split(" ", 1)
+    assert 1 < float(seconds) < 10
+    assert "FLORACLE_TIMEOUT" in words
+
+
+@pytest.mark.slow
+def test_death_is_noticed_at_once(tmp_path):
+    dies = SILENT.replace("time.sleep(30)", "os.kill(os.getpid(), 9)").replace("sys", "os, sys", 1)
+    _, outs, _ = Started(2, ["-c", dies], where=tmp_path).ended()
+    seconds, words = outs[0].split(" ", 1)
+    assert float(seconds) < 10
+    assert "has ended" in words
+
+
+@pytest.mark.slow
+def test_who_waits_in_vain_for_the_others_is_told_how_to_work_alone(tmp_path, monkeypatch):
+    for name, value in zip(processes.LAUNCHED, ("1", "2", "127.0.0.1", "9"), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Mistake, match="unset WORLD_SIZE"), joined(timeout=1):
+        pass
+    assert os.environ["RANK"] == "1"
