@@ -200,10 +200,8 @@ def main() -> None:
 
 def whole(folder: Path, classes: int) -> None:
     measured: dict = {"classes": classes, "points": sum(class_sizes(classes)), "dims": DIMS}
-    if (
-        not (folder / "points.npy").exists()
-        and not (folder / "store/floracle/manifest.json").exists()
-    ):
+    there = (folder / "store/floracle/manifest.json").exists()
+    if not there and not (folder / "points.npy").exists():
         measured["making the points, seconds"] = timed(lambda: make(folder, classes))
     if not there:
         measured["packing"] = packed(folder)
