@@ -93,7 +93,10 @@ class Course:
 
 @dataclass(frozen=True)
 class Rows:
-    """What the logits of p pairs are made of, over n atoms; float32 [p, n] unless stated."""
+    """What the logits of p pairs are made of, over n atoms; [p, n] unless stated.
+
+    float32, or float64 for points of few dimensions.
+    """
 
     pull: Tensor
     """⟨ε, x_j − x_o⟩."""

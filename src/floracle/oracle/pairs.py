@@ -117,7 +117,8 @@ def pair_curves(
 def _courses(pairs: _Known, ratio: Tensor, *, mirrored: bool, classes: int) -> Iterator[Course]:
     """What every block of atoms adds."""
     size = min(max(BLOCK // len(pairs.own), FEWEST), MOST)
-    for slab in pairs.members.slabs(size):
+    wide = pairs.members.precision == torch.float64
+    for slab in pairs.members.slabs(size, wide=wide):
         rows, rival = _rows_of(pairs, slab)
         yield course(rows, ratio, mirrored=mirrored, classes=classes, rival=rival)
 
@@ -173,7 +174,7 @@ class _Known:
     noise: Tensor
     """float64 [p, D]."""
     both: Tensor
-    """The centred own points, then the noise: float32 [2p, D]."""
+    """The centred own points, then the noise, in the type of products: [2p, D]."""
     shift: Tensor
     """What products with working points lack of those with centred ones, [2p]."""
     begin: Tensor
@@ -186,8 +187,8 @@ class _Known:
         noise = noise.to(members.centre.device, torch.float64)
         original = members.originals(own)
         centred = original - members.centre
-        both = torch.cat([centred, noise]).float()
-        shift = both @ (members.offset - members.centre).float()
+        both = torch.cat([centred, noise]).to(members.precision)
+        shift = both @ (members.offset - members.centre).to(both)
         begin = (noise * centred).sum(1)
         return cls(members, own, original, noise, both, shift, begin, classes)
 
@@ -195,7 +196,7 @@ class _Known:
 def _rows_of(pairs: _Known, slab: Slab) -> tuple[Rows, tuple[Tensor, Tensor]]:
     """What the logits over a block are made of; the nearest other atom, and how near."""
     members, these = pairs.members, slice(slab.start, slab.start + len(slab.points))
-    products = torch.addmm(pairs.shift[:, None], pairs.both, slab.points.T)
+    products = torch.addmm(pairs.shift[:, None], pairs.both, slab.points.T.to(pairs.both))
     along, pull = products.chunk(2)
     norms, of_own = members.norms[these] / 2, members.norms[pairs.own] / 2
     half = (norms[None] + of_own[:, None] - along.double()).clamp_(min=0)
@@ -204,11 +205,12 @@ def _rows_of(pairs: _Known, slab: Slab) -> tuple[Rows, tuple[Tensor, Tensor]]:
     weights, local = members.log_weights, pairs.own - slab.start
     inside = (local >= 0) & (local < len(slab.points))
     equal = bool((weights == weights[0]).all())
+    kind = members.precision
     rows = Rows(
-        pull.float(),
-        half.float(),
-        (norms[None] - of_own[:, None]).float(),
-        None if equal else (weights[None, these] - weights[pairs.own][:, None]).float(),
+        pull.to(kind),
+        half.to(kind),
+        (norms[None] - of_own[:, None]).to(kind),
+        None if equal else (weights[None, these] - weights[pairs.own][:, None]).to(kind),
         None if pairs.classes is None else pairs.classes[these],
     )
     return rows, _nearest_other(half, torch.where(inside, local, -1), slab.start)
