@@ -91,3 +91,19 @@ def test_a_control_narrows_and_does_not_shift():
     assert (narrowed.std(0) < 0.2).all()
     assert (narrowed.mean(0) - 1).abs().max() < 0.01
     assert_close(controlled(values, torch.zeros_like(values)), values)
+
+
+@pytest.mark.parametrize("pairs", [16, 64, 128])
+def test_a_control_leaves_the_mean_where_it_was(pairs):
+    """Values bend with the control, so that a slope learnt from the pair itself would be biased."""
+    control = torch.randn(20_000, pairs, 1).double()
+    values = control.square() + control  # of mean 1
+    means = torch.stack([controlled(*one).mean() for one in zip(values, control, strict=True)])
+    assert abs(means.mean() - 1) <= 4 * means.std() / len(means) ** 0.5
+
+
+def test_a_control_follows_skewed_values_without_leaning():
+    control = torch.randn(4000, 64, 1).double()
+    values = (control * 1.5).exp()  # its mean depends on how far the control reached
+    means = torch.stack([controlled(*one).mean() for one in zip(values, control, strict=True)])
+    assert abs(means.mean() - torch.tensor(1.125).exp()) <= 4 * means.std() / len(means) ** 0.5

@@ -15,6 +15,8 @@ from floracle.core.seeds import generator
 
 RESAMPLES = 400
 COVERED = 0.95
+ENOUGH = 64
+"""Pairs from which a control is worth more than the noise of its slope."""
 
 
 class Estimate(NamedTuple):
@@ -61,9 +63,18 @@ def standard_error(values: Tensor) -> Tensor:
 
 
 def controlled(values: Tensor, control: Tensor) -> Tensor:
-    """Values of pairs [p, T] less the multiple of a zero-mean control that narrows them most."""
-    apart = control - control.mean(0)
-    slope = (apart * (values - values.mean(0))).mean(0) / apart.square().mean(0).clamp(min=1e-30)
+    """Values of pairs [p, T] less the multiple of a zero-mean control that narrows them most.
+
+    Every pair takes its multiple from the others: its own would bend the mean towards what was
+    drawn. Fewer than `ENOUGH` pairs know it too badly and are left as they are.
+    """
+    pairs = len(values)
+    if pairs < ENOUGH:
+        return values
+    apart, spread = control - control.mean(0), values - values.mean(0)
+    without = pairs / (pairs - 1)
+    both, own = apart * spread, apart.square()
+    slope = (both.sum(0) - without * both) / (own.sum(0) - without * own).clamp(min=1e-30)
     return values - slope * control
 
 
