@@ -95,7 +95,7 @@ def test_a_control_narrows_and_does_not_shift():
 
 @pytest.mark.parametrize("pairs", [16, 64, 128])
 def test_a_control_leaves_the_mean_where_it_was(pairs):
-    """Values bend with the control, so that a slope learnt from the pair itself would be biased."""
+    """Values bend with the control: a slope learnt from the pair itself would be biased."""
     control = torch.randn(20_000, pairs, 1).double()
     values = control.square() + control  # of mean 1
     means = torch.stack([controlled(*one).mean() for one in zip(values, control, strict=True)])

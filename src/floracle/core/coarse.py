@@ -163,6 +163,7 @@ def leading_directions(centred: Tensor, count: int, *, seed: int = 0) -> Tensor:
     Halko, Martinsson, Tropp 2011, Algorithm 4.4; orthonormal whatever the points are.
     """
     drawn = torch.Generator().manual_seed(seed)
+    centred = centred / 2.0 ** centred.abs().max().frexp().exponent  # products stay in float32
     basis = torch.randn(centred.shape[1], count, generator=drawn)
     for _ in range(SWEEPS):
         basis = torch.linalg.qr(centred.T @ (centred @ basis)).Q

@@ -25,6 +25,8 @@ SINGLE, DOUBLE = 2.0**-24, 2.0**-53
 """Unit roundoffs."""
 HALF, HALF_STEP = 2.0**-11, 2.0**-25
 """That of float16, and half the step between its smallest numbers."""
+UNSEEN = 2.0**-58
+"""More than the length of 1024 numbers whose squares vanish in float32."""
 ROWS = 8192
 """Atoms whose half-precision coordinates are widened together."""
 TOGETHER = 2**19
@@ -201,7 +203,7 @@ def _lengths(coordinates: Tensor) -> Tensor:
     total = torch.zeros(len(coordinates), device=coordinates.device)
     for column in coordinates.split(64, 1):
         total += column.float().square().sum(1)
-    return total.sqrt() * (1 + 1e-4)
+    return total.sqrt() * (1 + 1e-4) + UNSEEN
 
 
 def _rounded(coordinates: Tensor, lengths: Tensor) -> Tensor:

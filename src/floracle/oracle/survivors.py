@@ -25,7 +25,7 @@ from .dense import Queries
 from .levels import DOUBLE, SINGLE, TOGETHER, View, gamma
 from .members import Members
 from .posterior import Sums
-from .screen import Screen
+from .screen import MARGIN, Screen
 
 COORDINATES = 2**20
 """Numbers of points that are evaluated together in float64."""
@@ -121,7 +121,8 @@ def exact(
     mean = about.mean(pairs, weighed)
     logits, wrong = _leader_logits(screen, view, about)
     left = len(screen.members) - pairs.counts(len(leaders))
-    ratio = left * (cut - (logits - wrong + best - weighed.error)).exp() / weighed.mass
+    short = cut - (logits - wrong + best - weighed.error)
+    ratio = MARGIN * left * short.exp() / weighed.mass
     missing = torch.where(left > 0, ratio / (1 + ratio), 0.0).nan_to_num(nan=1.0)
     lost, rounded = _velocity_errors(screen, asked, view, weighed, missing)
     size = torch.linalg.vector_norm(asked.velocity(mean), dim=1)
