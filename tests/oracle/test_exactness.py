@@ -260,3 +260,44 @@ def test_forward_path_in_navigation_is_not_rescored(points_source):
     oracle, x = Oracle(points_source(points)), placed(points, "path", t)
     asked = queries(oracle.members(), x, t, LINEAR)
     assert not resolve(oracle.members(), asked, scan(oracle.members(), asked)).rescored.any()
+
+
+def test_leaders_put_right_within_the_sums_are_enough(points_source):
+    """At the collapse many atoms compete, but the few that weigh much are those that are kept."""
+    spectrum = (1 + torch.arange(4096)).float() ** -1
+    points = torch.randn(3000, 4096) * (spectrum / spectrum.mean()).sqrt()
+    oracle, t = Oracle(points_source(points)), torch.linspace(0.06, 0.09, 32).double()
+    x = placed(points, "path", t)
+    asked = queries(oracle.members(), x, t, LINEAR)
+    sums = scan(oracle.members(), asked)
+    resolved = resolve(oracle.members(), asked, sums)
+    mended = resolved.rescored == sums.top.shape[1]
+    assert mended.sum() >= 3
+    raw = sums.points / sums.mass[:, None] + oracle.members().offset
+    off, before = (errors(asked.velocity(mean), points, x, t) for mean in (resolved.mean, raw))
+    assert (off <= 1).all()
+    assert off[mended].max() < before[mended].max() / 2
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_stretches_where_nothing_competes_can_be_left_out(points_source, layout, monkeypatch):
+    """Scanning again wherever an atom competed gives what scanning everything again gives."""
+    monkeypatch.setattr("floracle.oracle.dense.block_rows", lambda *_: 16)
+    monkeypatch.setattr("floracle.oracle.rescoring._mended", _unsettled)
+    points = cloud(230, 96, layout=layout)
+    oracle = Oracle(points_source(points))
+    for kind in QUERIES:
+        x = placed(points, kind, TIMES)
+        asked = queries(oracle.members(), x, TIMES, LINEAR)
+        passed: list = []
+        sums = scan(oracle.members(), asked, keep=2, passed=passed)
+        assert len(passed) == 15
+        off = errors(
+            asked.velocity(resolve(oracle.members(), asked, sums, passed).mean), points, x, TIMES
+        )
+        assert (off <= 1).all()
+
+
+def _unsettled(members, asked, sums):
+    mean = sums.points / sums.mass[:, None] + members.offset
+    return sums, mean, torch.zeros(len(mean), dtype=torch.bool)

@@ -223,7 +223,7 @@ def test_posteriors_are_those_of_one_process(points_source, layout, monkeypatch)
 def test_what_is_scanned_again_is_scanned_by_all(points_source, offset, monkeypatch):
     """A crowd larger than the leaders that are kept: float64, and then about a leader."""
     data = points_source(cloud(120, 96, layout="ball", offset=offset))
-    x = placed(data.points, "two")
+    x, naturally = placed(data.points, "two"), 32
     whole, asked_about = Oracle(data).members(), []
 
     def about(members, position, plain=SharedMembers.about):
@@ -240,11 +240,13 @@ def test_what_is_scanned_again_is_scanned_by_all(points_source, offset, monkeypa
 
     truth = reference(data.points, x, TIMES).velocity
     monkeypatch.setattr(SharedMembers, "about", about)
-    for _ in range(2):
+    for most in (naturally, len(whole)):
         velocity, rescored = same(in_threads(3, work, monkeypatch))
-        assert (rescored == len(whole)).any()
+        assert rescored.max() >= most
         assert apart(velocity, truth, data, -1, x).max() <= 1e-5
-        monkeypatch.setattr(rescoring, "predicted_error", lambda _, asked, *__: asked.gain + 1)
+        monkeypatch.setattr(
+            rescoring, "predicted_error", lambda _, asked, *__, **___: asked.gain + 1
+        )
     assert sorted(asked_about) == sorted([0, 1, 2] * (len(asked_about) // 3))
     assert len(asked_about) >= 3
 

@@ -9,6 +9,7 @@ element by element: the same stored value gives the same point in every block an
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import isfinite
 
 import torch
@@ -41,7 +42,7 @@ class Normalizer:
         if not (self.std > 0).all():
             raise Mistake("std must be positive in every channel")
 
-    @property
+    @cached_property
     def changes(self) -> bool:
         """Whether points differ from what is stored."""
         return bool((self.mean != 0).any() or (self.std != 1).any())

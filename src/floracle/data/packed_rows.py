@@ -8,6 +8,7 @@ a shard is kept as float32 once rows of it were read in order.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -78,7 +79,19 @@ class PackedRows:
         if len(runs) == 1 and runs[0].piece in self._held:
             number, first, count = runs[0]
             return self._held[number][first : first + count]
+        if ordered and runs:
+            self._announce(key.indices(len(self))[1], sum(run.length for run in runs))
         return self._read(runs)
+
+    def _announce(self, start: int, length: int) -> None:
+        """Have the system fetch what a reader in order asks for next, while this is worked on."""
+        rows = np.arange(start, min(start + length, len(self)))
+        width = prod(self.shape[1:]) * self.stored.itemsize
+        for run in self._runs(rows):
+            piece = self.pieces[run.piece]
+            with piece.path.open("rb", buffering=0) as file:
+                begin = piece.begin + run.first * width
+                os.posix_fadvise(file.fileno(), begin, run.length * width, os.POSIX_FADV_WILLNEED)
 
     def as_points(self, normalizer: Normalizer, *, hold: bool) -> PackedRows:
         """The same rows, float32 and normalized."""

@@ -33,7 +33,6 @@ from .moments import reading
 from .normalize import Normalizer, chosen
 from .packed import Packed
 from .packed_known import Known
-from .packed_rows import ahead
 from .places import find_content
 from .points import fits, picture_range, points_of, stds_of, with_mirrors
 from .remarks import Channels, channels, noticed
@@ -101,12 +100,10 @@ class Store:
             raise Mistake(f"blocks need at least one row, got {rows}")
         atoms = self.atoms(label)
         parts = zip(*(part.split(rows) for part in atoms), strict=True)
-        blocks = (
+        return (
             Block(some, weights, self.points[_slice(some)].reshape(len(some), -1))
             for some, weights in parts
         )
-        read = self.layout == "packed" and not self.resident and len(atoms.rows) > rows
-        return ahead(blocks) if read else blocks
 
     def prepared(self, label: int = NO_LABEL) -> Prepared | None:
         """What is known of a class without reading it; None where nothing is."""

@@ -11,14 +11,16 @@ its last bit are left out of the second product: past the end of navigation, nea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from floracle.core.paths import Path
 
-from .members import Members, Slab
+from .members import Members, Slab, Stretch
 from .posterior import NEGLIGIBLE, Sums, weights_of
 from .sharded import everywhere
 
@@ -72,21 +74,37 @@ def queries(
     return Queries(x, x - c.alpha[:, None] * members.centre, *c, gain)
 
 
+class Passed(NamedTuple):
+    """A stretch that a scan has read, and the largest logit that each query found there, [b]."""
+
+    stretch: Stretch
+    peak: Tensor
+
+
 def scan(
-    members: Members, asked: Queries, *, dtype: torch.dtype | None = None, keep: int = TOP
+    members: Members,
+    asked: Queries,
+    *,
+    dtype: torch.dtype | None = None,
+    keep: int = TOP,
+    passed: list[Passed] | None = None,
+    within: Sequence[Stretch] | None = None,
 ) -> Sums:
     """One pass over a class, with inner products in `dtype`; `keep` leaders are remembered.
 
     Without a `dtype` products are in float32, or in float64 for points of few dimensions. Where
     several processes share the class all of them take part, and get the sums over all of it.
+    What was read joins `passed`; with `within`, no more than those stretches are.
     """
     dtype = dtype or members.precision
     kernel = _kernel(members, asked, dtype, keep)
     total, parts, floor = [], [], None
     rows = block_rows(len(asked.x), members.dims, dtype)
-    for slab in members.slabs(rows, wide=dtype == torch.float64):
+    for slab in members.slabs(rows, wide=dtype == torch.float64, within=within):
         parts.append(kernel.sums(slab, floor))
         peak = parts[-1].peak
+        if passed is not None:
+            passed.append(Passed(Stretch(slab.start, slab.start + len(slab.points)), peak))
         floor = peak if floor is None else torch.maximum(floor, peak)
         if len(parts) == TOGETHER:
             total, parts = [Sums.merged(total + parts, keep)], []

@@ -8,7 +8,7 @@ would show; then the working copy is x_i − offset.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -31,6 +31,20 @@ class Slab(NamedTuple):
     start: int
     points: Tensor
     """Working points, float32 [n, D]."""
+
+
+class Stretch(NamedTuple):
+    """Consecutive atoms of a class: from the position `start` up to `stop`."""
+
+    start: int
+    stop: int
+
+
+def divided(stretches: Sequence[Stretch], rows: int) -> Iterator[Stretch]:
+    """The same atoms in pieces of at most `rows`."""
+    for start, stop in stretches:
+        for begin in range(start, stop, rows):
+            yield Stretch(begin, min(begin + rows, stop))
 
 
 @dataclass(frozen=True)
@@ -84,17 +98,30 @@ class Members:
         """The same class with the original points, streamed: centred ones carry rounding."""
         return replace(self, offset=torch.zeros_like(self.offset), points=None)
 
-    def slabs(self, rows: int, *, wide: bool = False) -> Iterator[Slab]:
-        """The working points in order, at most `rows` at a time; shifted in float64 if `wide`."""
-        if self.points is not None:
-            for start in range(0, len(self), rows):
-                yield Slab(start, self.points[start : start + rows])
+    def slabs(
+        self, rows: int, *, wide: bool = False, within: Sequence[Stretch] | None = None
+    ) -> Iterator[Slab]:
+        """The working points in order, at most `rows` at a time; shifted in float64 if `wide`.
+
+        With `within` only those of some stretches.
+        """
+        if self.points is None and within is None:
+            start = 0
+            for block in self.source.blocks(self.label, rows=rows):
+                yield Slab(start, self._shifted(block.points, wide))
+                start += len(block.points)
             return
-        start, offset = 0, self.offset if wide else self.offset.float()
-        for block in self.source.blocks(self.label, rows=rows):
-            points = block.points.to(self.centre.device)
-            yield Slab(start, points if self.exact else points - offset)
-            start += len(points)
+        for start, stop in divided([Stretch(0, len(self))] if within is None else within, rows):
+            if self.points is not None:
+                yield Slab(start, self.points[start:stop])
+            else:
+                points = self.source.take(self.rows[start:stop].cpu()).flatten(1)
+                yield Slab(start, self._shifted(points, wide))
+
+    def _shifted(self, points: Tensor, wide: bool) -> Tensor:
+        """Original points as working ones."""
+        points = points.to(self.centre.device)
+        return points if self.exact else points - (self.offset if wide else self.offset.float())
 
     def originals(self, positions: Tensor) -> Tensor:
         """Original points in float64 [*positions, D]."""

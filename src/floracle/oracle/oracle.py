@@ -23,7 +23,7 @@ from floracle.run.exchange import bytes_of, check_same, first_says
 from floracle.run.files import digest
 from floracle.run.processes import ALONE, Group
 
-from .dense import Queries, queries, scan
+from .dense import Passed, Queries, queries, scan
 from .members import Members, gather_members
 from .pairs import Pairs, pair_curves
 from .posterior import Posterior
@@ -233,8 +233,10 @@ class Oracle:
                     yield places[here.to(places.device)], members, asked.of(here), found
             if len(left) or not len(places):
                 rest = asked.of(left)
-                sums = scan(members, rest, keep=max(top, 32))
-                yield places[left.to(places.device)], members, rest, resolve(members, rest, sums)
+                passed: list[Passed] = []
+                sums = scan(members, rest, keep=max(top, 32), passed=passed)
+                resolved = resolve(members, rest, sums, passed)
+                yield places[left.to(places.device)], members, rest, resolved
 
     def _prunes(self, members: Members) -> bool:
         """Whether atoms may be left out: asked for, of a class at hand, by one process."""

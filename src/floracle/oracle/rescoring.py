@@ -12,21 +12,23 @@ leading atoms are rescored against the leader L,
 
     l_i − l_L = (α/σ²) ⟨x − α (x_i + x_L)/2, x_i − x_L⟩ + log w_i / w_L,
 
-which loses nothing to cancellation. Where more atoms compete than are kept, the whole class is
-scanned again in float64 for those queries; and where that leaves doubt as well, once more with all
-points seen from the leader.
+which loses nothing to cancellation. Where more atoms compete than are kept, the logits of those
+kept are put right within the sums: the others err as before, but none of them weighs much. Where
+that leaves doubt, those queries are scanned for again in float64, wherever in the class an atom
+competed; and where even that does, once more through all of it, with points seen from the leader.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .dense import Queries, scan
-from .members import Members
+from .dense import Passed, Queries, scan
+from .members import Members, Stretch
 from .posterior import Sums
 
 if TYPE_CHECKING:
@@ -63,13 +65,16 @@ class Resolved:
     """The proof, where atoms were left out."""
 
 
-def resolve(members: Members, asked: Queries, sums: Sums) -> Resolved:
-    """Mend the queries that float32 leaves in doubt."""
+def resolve(
+    members: Members, asked: Queries, sums: Sums, passed: Sequence[Passed] | None = None
+) -> Resolved:
+    """Mend the queries that float32 leaves in doubt; `passed` is where the scan has been."""
     mean = sums.points / sums.mass[:, None] + members.offset
     size = asked.velocity(mean).norm(dim=1).clamp(min=1e-30)
     rounding = torch.finfo(members.precision).eps
     error = typical_error(members, asked, mean, rounding)
-    rivals = competing(members, asked, sums, size, error)
+    cut = hopeless(members, asked, size, error)
+    rivals = (sums.top_logits >= (sums.top_logits[:, 0] - cut)[:, None]).sum(1)
     predicted = predicted_error(members, asked, sums, mean, rounding)
     doubtful = predicted > TRIGGER
     unsure = ((predicted > CROWDED) & ~doubtful & (rivals > 1)).nonzero()[:, 0]
@@ -80,38 +85,60 @@ def resolve(members: Members, asked: Queries, sums: Sums) -> Resolved:
         doubtful &= rivals > 1  # alone, the leader is the mean to the last bit
     complete = (rivals < sums.top.shape[1]) | (sums.top.shape[1] == len(members))
     rescored = torch.zeros_like(rivals)
-    for chosen, mended_by in (
-        (doubtful & complete, _rescore_leaders),
-        (doubtful & ~complete, _rescan),
-    ):
-        if chosen.any():
-            places = chosen.nonzero()[:, 0]
-            rescored[places] = rivals[places] if mended_by is _rescore_leaders else len(members)
-            kept = int(rivals[places].max())
-            new, mean[places] = mended_by(members, asked.of(places), _of(sums, places), kept)
-            sums = _put(sums, places, new)
+    few, many = (chosen.nonzero()[:, 0] for chosen in (doubtful & complete, doubtful & ~complete))
+    if len(few):
+        kept = int(rivals[few].max())
+        new, mean[few] = _rescore_leaders(members, asked.of(few), _of(sums, few), kept)
+        sums, rescored[few] = _put(sums, few, new), rivals[few]
+    if len(many):
+        new, mean[many], settled = _mended(members, asked.of(many), _of(sums, many))
+        sums, rescored[many] = _put(sums, many, new), sums.top.shape[1]
+        many = many[~settled]
+    if len(many):
+        within = None if passed is None else _competed(passed, (sums.peak - cut)[many], many)
+        new, mean[many] = _rescan(members, asked.of(many), _of(sums, many), within)
+        sums, rescored[many] = _put(sums, many, new), len(members)
     return Resolved(sums, mean, rescored)
 
 
-def competing(members: Members, asked: Queries, sums: Sums, size: Tensor, error: Tensor) -> Tensor:
-    """How many of the kept leaders can matter to each query, rounding included; int64 [b]."""
+def hopeless(members: Members, asked: Queries, size: Tensor, error: Tensor) -> Tensor:
+    """How far below the peak logits cannot matter to a query, rounding included; nats, [b]."""
     widest = 2 * members.norms.max().sqrt()
     worth = (asked.amplification * widest / size).clamp(min=1)
-    cut = (len(members) * worth / LEFT_OUT).log() + 2 * SAFETY * error
-    return (sums.top_logits >= (sums.top_logits[:, 0] - cut)[:, None]).sum(1)
+    return (len(members) * worth / LEFT_OUT).log() + 2 * SAFETY * error
+
+
+def _competed(passed: Sequence[Passed], floor: Tensor, places: Tensor) -> list[Stretch]:
+    """The stretches where some atom came above the floor [p] of the query at its place [p]."""
+    peaks = torch.stack([one.peak[places] for one in passed])
+    high = (peaks >= floor).any(1).tolist()
+    return [one.stretch for one, here in zip(passed, high, strict=True) if here]
 
 
 def predicted_error(
-    members: Members, asked: Queries, sums: Sums, mean: Tensor, rounding: float
+    members: Members,
+    asked: Queries,
+    sums: Sums,
+    mean: Tensor,
+    rounding: float,
+    *,
+    heaviest: Tensor | None = None,
+    shared: Tensor | float = 0.0,
 ) -> Tensor:
-    """The velocity error, relative to its norm, that products so rounded may have left; [b]."""
+    """The velocity error, relative to its norm, that products so rounded may have left; [b].
+
+    `heaviest` is the largest weight of an atom whose logit is so rounded, by default of any;
+    `shared` is how much of the spread a part of the atoms may be off together.
+    """
     size = asked.velocity(mean).norm(dim=1).clamp(min=1e-30)
     error = typical_error(members, asked, mean, rounding)
     top = (sums.top_logits[:, 0] - sums.peak).exp() / sums.mass
     around = spread(members, sums, mean, rounding)
     working = (mean - members.offset).norm(dim=1)
     averaged = (around + working.square()).sqrt()
-    from_logits = torch.expm1(error.clamp(max=50)) * (top * around).sqrt()
+    concerned = top if heaviest is None else heaviest
+    from_logits = torch.expm1(error.clamp(max=50)) * (concerned * around).sqrt()
+    from_logits += shared * around.sqrt()
     from_mean = rounding * (working + AVERAGING * (1 - top).clamp(min=0) * averaged)
     return asked.amplification * (from_logits + from_mean) / size
 
@@ -142,14 +169,80 @@ def typical_error(members: Members, asked: Queries, mean: Tensor, rounding: floa
 def _rescore_leaders(
     members: Members, asked: Queries, sums: Sums, kept: int
 ) -> tuple[Sums, Tensor]:
-    size = max(1, AT_ONCE // (kept * members.dims))
     pieces = [
         _rescored(members, asked.of(places), _of(sums, places), kept)
-        for places in torch.arange(len(asked.x), device=asked.x.device).split(size)
+        for places in _some(members, asked, kept)
     ]
     names, (parts, means) = sums.__dataclass_fields__, zip(*pieces, strict=True)
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
     return Sums(**joined), torch.cat(means)
+
+
+def _some(members: Members, asked: Queries, leaders: int) -> tuple[Tensor, ...]:
+    """Places of queries whose leaders are looked at together."""
+    size = max(1, AT_ONCE // (leaders * members.dims))
+    return torch.arange(len(asked.x), device=asked.x.device).split(size)
+
+
+def _mended(members: Members, asked: Queries, sums: Sums) -> tuple[Sums, Tensor, Tensor]:
+    """The sums with the logits of all kept leaders put right; the means; whether that settles it.
+
+    Rounding moves the mean by about e √(γ_max · tr Cov) of the atoms it concerns: here of those
+    that are not kept, which weigh no more than the last leader. What the leaders erred by on
+    average, the others may still err by: that moves both parts against each other.
+    """
+    top, points = sums.top, torch.empty_like(sums.points)
+    logits = torch.empty_like(sums.top_logits)
+    for places in _some(members, asked, top.shape[1]):
+        leaders, some = members.originals(top[places]), asked.of(places)
+        along = ((leaders - members.centre) @ some.centred[:, :, None])[:, :, 0]
+        logits[places] = along * some.gain[:, None] + _heights(members, some, top[places])
+        moved = _weights(logits[places], sums.peak[places])
+        moved -= _weights(sums.top_logits[places], sums.peak[places])
+        points[places] = sums.points[places]
+        points[places] += (moved[:, None] @ (leaders - members.offset))[:, 0]
+    together = (logits - sums.top_logits).mean(1).abs()
+    sums, rounding = _moved(members, sums, logits, points), torch.finfo(members.precision).eps
+    mean = sums.points / sums.mass[:, None] + members.offset
+    weights = _weights(sums.top_logits, sums.peak) / sums.mass[:, None]
+    held = weights.sum(1).clamp(max=1)
+    left = predicted_error(
+        *(members, asked, sums, mean, rounding),
+        heaviest=weights[:, -1],
+        shared=together * (held * (1 - held)).sqrt(),
+    )
+    fine = torch.finfo(torch.float64).eps
+    left += predicted_error(members, asked, sums, mean, fine)
+    close = crowded(members, sums, spread(members, sums, mean, rounding))
+    return sums, mean, (left <= TRIGGER) & ~close
+
+
+def _heights(members: Members, asked: Queries, positions: Tensor) -> Tensor:
+    """What logits have beside inner products: −(α²/2σ²) ‖x_i − m‖² + log w_i; [b, k]."""
+    half = (asked.gain * asked.alpha / 2)[:, None]
+    return members.log_weights[positions] - half * members.norms[positions]
+
+
+def _weights(logits: Tensor, peak: Tensor) -> Tensor:
+    return (logits - peak[:, None]).exp()
+
+
+def _moved(members: Members, sums: Sums, logits: Tensor, points: Tensor) -> Sums:
+    """The sums with other logits of the kept leaders, and the sums of points that they give."""
+    pairs = [(values, _weights(values, sums.peak)) for values in (sums.top_logits, logits)]
+    (before, old), (after, new) = pairs
+    apart = [values - sums.peak[:, None] for values in (before, after)]
+    best = logits.sort(dim=1, descending=True)
+    return replace(
+        sums,
+        mass=sums.mass + (new - old).sum(1),
+        points=points,
+        logits=sums.logits + (new * apart[1] - old * apart[0]).sum(1),
+        squares=sums.squares + (new.square() - old.square()).sum(1),
+        norms=sums.norms + ((new - old) * members.norms[sums.top]).sum(1),
+        top_logits=best.values,
+        top=sums.top.gather(1, best.indices),
+    )
 
 
 def _rescored(members: Members, asked: Queries, sums: Sums, kept: int) -> tuple[Sums, Tensor]:
@@ -190,18 +283,20 @@ def _leader_logit(
 ) -> Tensor:
     places = torch.arange(len(best), device=best.device)
     leader, position = points[places, best] - members.centre, top[places, best]
-    half = asked.gain * asked.alpha / 2
     along = asked.gain * (asked.centred * leader).sum(1)
-    return along - half * members.norms[position] + members.log_weights[position]
+    return along + _heights(members, asked, position[:, None])[:, 0]
 
 
 def _led(kept: Tensor, leaders: Tensor) -> Tensor:
     return torch.cat([leaders, kept[:, leaders.shape[1] :]], 1)
 
 
-def _rescan(members: Members, asked: Queries, sums: Sums, _: int) -> tuple[Sums, Tensor]:
+def _rescan(
+    members: Members, asked: Queries, sums: Sums, within: Sequence[Stretch] | None
+) -> tuple[Sums, Tensor]:
     original = members if members.exact else members.unshifted()
-    again = scan(original, asked, dtype=torch.float64, keep=sums.top.shape[1])
+    keep = sums.top.shape[1]
+    again = scan(original, asked, dtype=torch.float64, keep=keep, within=within)
     mean = again.points / again.mass[:, None]
     rounding = torch.finfo(torch.float64).eps
     doubtful = predicted_error(original, asked, again, mean, rounding) > TRIGGER

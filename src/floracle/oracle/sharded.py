@@ -21,7 +21,7 @@ from floracle.core.spectrum import PASS_BYTES, dimension, moments
 from floracle.run.exchange import first_says, gathered, merged_over, parts_over
 from floracle.run.processes import Group, share
 
-from .members import FAR, NARROW, Members, Slab
+from .members import FAR, NARROW, Members, Slab, Stretch, divided
 from .posterior import Sums
 
 S = TypeVar("S", bound=Any)
@@ -95,17 +95,21 @@ class SharedMembers(Members):
         norms = _joined(torch.cat([leader.new_zeros(0), *own]), self.group)
         return replace(seen, norms=norms, largest=float(norms.max().sqrt()))
 
-    def slabs(self, rows: int, *, wide: bool = False) -> Iterator[Slab]:
-        """The working points of the share in order, at most `rows` at a time."""
-        offset = self.offset if wide else self.offset.float()
-        for start in range(self.part.start, self.part.stop, rows):
-            stop = min(start + rows, self.part.stop)
+    def slabs(
+        self, rows: int, *, wide: bool = False, within: Sequence[Stretch] | None = None
+    ) -> Iterator[Slab]:
+        """The working points of the share in order, at most `rows` at a time.
+
+        With `within` only those of some stretches, which lie in the share.
+        """
+        whole = Stretch(self.part.start, self.part.stop)
+        for start, stop in divided([whole] if within is None else within, rows):
             if self.points is not None:
                 begin = self.part.start
                 yield Slab(start, self.points[start - begin : stop - begin])
                 continue
-            points = _read(self.source, self.rows[start:stop], self.centre.device)
-            yield Slab(start, points if self.exact else points - offset)
+            points = self.source.take(self.rows[start:stop].cpu()).flatten(1)
+            yield Slab(start, self._shifted(points, wide))
 
     def originals(self, positions: Tensor) -> Tensor:
         """Original points in float64 [*positions, D], whosever share they lie in."""
