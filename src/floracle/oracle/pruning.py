@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,10 +31,6 @@ SMALLEST = 512
 BOUNDS = 2**23
 """Bounds (atoms × queries) that are held together, for at least `TOGETHER` queries."""
 TOGETHER = 16
-SCAN, PASS, PAIR, PAIR_COLUMN, PAIR_WIDE = 1.4, 30.0, 1250.0, 21.0, 100.0
-"""Costs, in those of one column of one atom in a product for one query: of the dense scan by
-dimension, of a pass over bounds, of a pair and each of its columns in float32, in float64
-(measured: benchmarks/pruned.py)."""
 ALONE = 12.0
 """How much more a column costs for a single query, which waits for memory."""
 WORTHWHILE = 0.8
@@ -44,6 +41,28 @@ FEW = 256
 """Pairs that skip the remaining levels."""
 LOWERED = 2.0
 """By how much more than needed a failing cut is lowered, in nats."""
+
+
+class Costs(NamedTuple):
+    """What things take, in units of one column of one atom in a product for one query."""
+
+    scan: float
+    """The dense scan, by dimension."""
+    over: float
+    """A pass over bounds, by atom and query."""
+    pair: float
+    column: float
+    """A pair that is looked at in float32, and each of its columns."""
+    wide: float
+    """Each column in float64."""
+
+
+USUAL = Costs(1.4, 30.0, 1250.0, 21.0, 100.0)
+WIDE_PRODUCTS = Costs(1.6, 30.0, 2500.0, 85.0, 550.0)
+"""Products gain more from wide vectors than what waits for memory."""
+COSTS = WIDE_PRODUCTS if torch.backends.cpu.get_cpu_capability() == "AVX512" else USUAL
+"""Of this machine, by what its processor can do: a timing would make results depend on chance
+(measured: benchmarks/pruned.py)."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +170,8 @@ def planned(hunt: _Hunt) -> Tensor:
     """The level each query starts at, −1 where a scan is cheaper; int64 [b]."""
     levels, members = hunt.screen.levels, hunt.screen.members
     slower = max(1.0, ALONE / len(hunt.floor))
-    scan = SCAN * members.dims * slower * WORTHWHILE
-    costs = [slower * (level.columns + 8) + PASS for level in levels]
+    scan = COSTS.scan * members.dims * slower * WORTHWHILE
+    costs = [slower * (level.columns + 8) + COSTS.over for level in levels]
     following = [_pair(level.columns) for level in levels[1:]] + [_pair(members.dims)]
     after = _share(hunt, levels[0]) * following[0]
     if (after < CHEAP * costs[0]).all() and costs[0] * (1 + CHEAP) < scan:
@@ -163,12 +182,30 @@ def planned(hunt: _Hunt) -> Tensor:
         totals.append(after + costs[k])
         if (after > scan).all():  # what survives this level survives those before it
             break
-    best = torch.stack(totals).min(0)
-    return torch.where(best.values < scan, len(levels) - 1 - best.indices, -1)
+    level, worth = _common(torch.stack(totals), scan, ALONE * (slower == 1))
+    return torch.where(worth, len(levels) - 1 - level, -1)
+
+
+def _common(costs: Tensor, scan: float, alone: float) -> tuple[int, Tensor]:
+    """The level [k, b] at which all that are worth it start, and which queries [b] these are.
+
+    One for all, since each passes over every atom. A scan costs `scan` for each query and as much
+    as that of `alone` more, however few they are: the last ones go with the rest, or all do.
+    """
+    worth = costs.amin(0) < scan
+    if not worth.any():
+        return 0, worth
+    level = int(costs[:, worth].mean(1).argmin())
+    worth = costs[level] < scan
+    left = scan * (int((~worth).sum()) + alone)
+    if float(costs[level, ~worth].sum()) < left:
+        return level, torch.ones_like(worth)
+    taken = float(costs[level, worth].sum()) + left / WORTHWHILE
+    return level, worth & (taken < scan * (len(worth) + alone))
 
 
 def _pair(columns: int) -> float:
-    return PAIR + PAIR_COLUMN * columns
+    return COSTS.pair + COSTS.column * columns
 
 
 def _share(hunt: _Hunt, level: Level) -> Tensor:
@@ -191,12 +228,12 @@ def _through(hunt: _Hunt, first: int, keep: int) -> tuple[Tensor, Found, Tensor]
         products = level.pairs(level.coefficients(hunt.view), pairs.atoms, pairs.asked)
         pairs = pairs.of(products >= level.thresholds(hunt.view, hunt.cut)[pairs.asked])
     pairs = _affordable(hunt, pairs, kept, _pair(hunt.screen.members.dims))
-    touched = hunt.touched + pairs.counts(len(kept))
+    touched = (hunt.touched + pairs.counts(len(kept))).clamp(max=len(hunt.screen.members))
     logits, error = single(hunt.screen, hunt.view, pairs)
     best, leaders = best_of(pairs, logits, len(kept))
     hunt = replace(hunt, floor=torch.maximum(hunt.floor, best - error))
     pairs = pairs.of(logits + error[pairs.asked] >= hunt.cut[pairs.asked])
-    pairs = _affordable(hunt, pairs, kept, PAIR_WIDE * hunt.screen.members.dims)
+    pairs = _affordable(hunt, pairs, kept, COSTS.wide * hunt.screen.members.dims)
     chosen = kept.nonzero()[:, 0]
     number = kept.long().cumsum(0) - 1
     pairs = Pairs(pairs.atoms, number[pairs.asked])
@@ -224,7 +261,7 @@ def _affordable(hunt: _Hunt, pairs: Pairs, kept: Tensor, cost: float) -> Pairs:
     """Pairs of queries that do not have so many that a scan is cheaper; others are given up."""
     members, counts = hunt.screen.members, pairs.counts(len(kept))
     slower = max(1.0, ALONE / len(kept))
-    scan = SCAN * members.dims * slower * len(members)
+    scan = COSTS.scan * members.dims * slower * len(members)
     kept &= (counts * cost < scan) & (counts > 0)
     return pairs if kept.all() else pairs.of(kept[pairs.asked])
 
