@@ -35,6 +35,8 @@ ALONE = 12.0
 """How much more a column costs for a single query, which waits for memory."""
 WORTHWHILE = 0.8
 """Share of a scan's cost that pruning may be expected to take."""
+PARTLY = 0.5
+"""The same where some queries are scanned for all the same: more of them will turn out so."""
 CHEAP = 3.0
 """Cost of what follows a level, relative to its own, below which no other is considered."""
 FEW = 256
@@ -201,7 +203,7 @@ def _common(costs: Tensor, scan: float, alone: float) -> tuple[int, Tensor]:
     if float(costs[level, ~worth].sum()) < left:
         return level, torch.ones_like(worth)
     taken = float(costs[level, worth].sum()) + left / WORTHWHILE
-    return level, worth & (taken < scan * (len(worth) + alone))
+    return level, worth & (taken < PARTLY * scan / WORTHWHILE * (len(worth) + alone))
 
 
 def _pair(columns: int) -> float:
@@ -260,9 +262,12 @@ def _survivors(hunt: _Hunt, level: Level) -> Pairs:
 def _affordable(hunt: _Hunt, pairs: Pairs, kept: Tensor, cost: float) -> Pairs:
     """Pairs of queries that do not have so many that a scan is cheaper; others are given up."""
     members, counts = hunt.screen.members, pairs.counts(len(kept))
-    slower = max(1.0, ALONE / len(kept))
-    scan = COSTS.scan * members.dims * slower * len(members)
-    kept &= (counts * cost < scan) & (counts > 0)
+    alone = max(1.0, ALONE / len(kept))
+    scan = COSTS.scan * members.dims * alone * len(members)
+    many = counts * cost >= scan
+    if float(counts[many].sum()) * cost < scan * (int(many.sum()) + ALONE * (alone == 1)):
+        many = torch.zeros_like(many)
+    kept &= ~many & (counts > 0)
     return pairs if kept.all() else pairs.of(kept[pairs.asked])
 
 
