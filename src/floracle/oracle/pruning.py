@@ -39,6 +39,8 @@ PARTLY = 0.5
 """The same where some queries are scanned for all the same: more of them will turn out so."""
 CHEAP = 3.0
 """Cost of what follows a level, relative to its own, below which no other is considered."""
+PROBES = 8
+"""Queries that are tried before the whole of a batch is prepared."""
 FEW = 256
 """Pairs that skip the remaining levels."""
 LOWERED = 2.0
@@ -120,12 +122,21 @@ def prune(screen: Screen, asked: Queries, *, tolerance: float, keep: int) -> Pru
     """
     count, places = len(screen.members), torch.arange(len(asked.x), device=asked.x.device)
     found: list[tuple[Tensor, Found, Tensor]] = []
-    if count >= SMALLEST and tolerance > 0:
+    if count >= SMALLEST and tolerance > 0 and _promising(screen, asked, tolerance):
         for some in places.split(max(TOGETHER, BOUNDS // count)):
             hunt = _begun(screen, asked.of(some), tolerance)
             for here, proven, touched in _settled(hunt, tolerance, keep):
                 found.append((some[here], proven, touched))
     return _joined(screen, found, places, keep)
+
+
+def _promising(screen: Screen, asked: Queries, tolerance: float) -> bool:
+    """Whether any of a few queries of a large batch, late ones among them, would be pruned."""
+    batch = len(asked.x)
+    if batch < 4 * PROBES:
+        return True
+    some = asked.gain.argsort()[torch.linspace(0, batch - 1, PROBES).long()]
+    return bool((planned(_begun(screen, asked.of(some), tolerance)) >= 0).any())
 
 
 def _settled(hunt: _Hunt, tolerance: float, keep: int) -> Iterator[tuple[Tensor, Found, Tensor]]:
