@@ -17,9 +17,9 @@ from torch import Tensor
 from .posterior import NEGLIGIBLE, weights_of
 
 FOLLOWED = ("peak", "mass", "half", "lean", "logits", "squares")
-CACHED = 2**17
+CACHED = 2**18
 """Weights followed together: they should stay in cache."""
-CROWDED = 2
+CROWDED = 3
 """Atoms are chosen anew when no more than one in so many is alive."""
 LOST = 1e20
 """Half a squared distance at which no atom has weight."""

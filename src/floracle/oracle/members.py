@@ -17,6 +17,7 @@ from torch import Tensor
 
 from floracle.core.source import Source, prepared
 from floracle.core.spectrum import PASS_BYTES, moments
+from floracle.run.budget import moved
 
 FAR = 4.0
 """How many times the spread the centre's squared norm may be before points are kept centred."""
@@ -120,7 +121,7 @@ class Members:
 
     def _shifted(self, points: Tensor, wide: bool) -> Tensor:
         """Original points as working ones."""
-        points = points.to(self.centre.device)
+        points = moved(points, self.centre.device)
         return points if self.exact else points - (self.offset if wide else self.offset.float())
 
     def originals(self, positions: Tensor) -> Tensor:
@@ -180,5 +181,5 @@ def _lengths(source: Source, label: int, centre: Tensor, offset: Tensor) -> tupl
 
 def _resident(source: Source, label: int, offset: Tensor, device: torch.device) -> Tensor:
     count = len(source.atoms(label).rows)
-    points = next(iter(source.blocks(label, rows=count))).points.to(device)
+    points = moved(next(iter(source.blocks(label, rows=count))).points, device)
     return points - offset.to(device, torch.float32) if offset.any() else points.contiguous()

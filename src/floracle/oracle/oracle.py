@@ -190,7 +190,8 @@ class Oracle:
 
         The processes of one machine divide its memory.
         """
-        budget = memory_budget(self.memory) // self._together.local
+        device = chosen_device(self.device)
+        budget = memory_budget(self.memory, device) // self._together.local
         return budget + (self._held() if self.memory is None else 0)
 
     def _held(self) -> int:

@@ -13,10 +13,11 @@ SHARE = 0.5
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
-def memory_budget(asked: int | str | None = None) -> int:
-    """Bytes that may be held: what was asked for ("4G", 2**30), or half of what is free."""
+def memory_budget(asked: int | str | None = None, device: torch.device | None = None) -> int:
+    """Bytes that may be held: what was asked for ("4G", 2**30), or half of what is free there."""
     if asked is None:
-        return int(SHARE * free_memory())
+        cuda = device is not None and device.type == "cuda"
+        return int(SHARE * (torch.cuda.mem_get_info(device)[0] if cuda else free_memory()))
     if isinstance(asked, str):
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", asked.lower())
         if not found:
@@ -47,3 +48,10 @@ def chosen_device(asked: str | torch.device | None = None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise Mistake(f"device {asked!r} was asked for, but torch sees no CUDA device here")
     return device
+
+
+def moved(points: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Points on a device; to a GPU through pinned memory, so that the next are read meanwhile."""
+    if device.type != "cuda" or points.is_cuda:
+        return points.to(device)
+    return points.pin_memory().to(device, non_blocking=True)
