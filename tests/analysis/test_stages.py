@@ -198,3 +198,20 @@ def test_landmark_intervals_cover_the_truth(points_source):
             mark = getattr(found, name)
             held[name] += mark.low <= getattr(truth, name).value <= mark.high
     assert min(held.values()) >= 16, held
+
+
+def test_noise_of_many_pairs_keeps_to_the_memory(points_source, monkeypatch):
+    """Pairs that do not fit together are followed some at a time, with the same noise each."""
+    data, asked = points_source(torch.randn(40, 96)), []
+    pairs = floracle.Oracle.pairs
+
+    def counted(oracle, rows, *more, **options):
+        asked.append(len(rows))
+        return pairs(oracle, rows, *more, **options)
+
+    whole = floracle.stages(floracle.Oracle(data), times=12, pairs=50)
+    monkeypatch.setattr(floracle.Oracle, "pairs", counted)
+    some = floracle.stages(floracle.Oracle(data, memory=4 * 24 * 96 * 16), times=12, pairs=50)
+    assert asked == [16, 16, 16, 2]
+    for name, curve in whole.curves.items():
+        torch.testing.assert_close(some.curves[name].mean, curve.mean, rtol=1e-6, atol=1e-7)

@@ -17,6 +17,8 @@ from floracle.data.store import Store
 from floracle.oracle.posterior import weights_of
 from floracle.run.budget import memory_budget
 
+from .stages import NOISE
+
 PAIRS, TIMES = 512, 50
 """What a stages run measures by default."""
 PRODUCT = 768
@@ -29,6 +31,8 @@ EIGENVALUES = 8.0
 """Operations on n³ of an eigendecomposition, as slow as they are beside a product's."""
 EACH = 0.008
 """Seconds of bookkeeping a class."""
+LONG_ENOUGH = 0.1
+"""Seconds that are spent on measuring each speed."""
 BASE = 3 * 2**27
 """Bytes of the program itself."""
 
@@ -80,7 +84,7 @@ def cost(
     seconds += sum(one.weights for one in work) / _weight_speed() + values / _conversion_speed()
     largest = max(one.points for one in work)
     held = 4 * len(store) * dims if store.resident else min(4 * largest * dims, budget // 2)
-    curves = 2 * pairs * times * 8 * 10 + 24 * pairs * dims
+    curves = 2 * pairs * times * 8 * 10 + min(NOISE * pairs * dims, budget // 4)
     small = max((min(one.points, dims) for one in work if one.spectra), default=0)
     peak = BASE + held + curves + 24 * small**2
     return Cost(seconds, int(peak), operations, 0 if store.resident else read, len(labels))
@@ -128,9 +132,9 @@ def _weight_speed() -> float:
 
 
 def _fastest(run: Callable[[], object]) -> float:
-    """The shortest of a few runs, in seconds; the first one warms up."""
-    seconds = []
-    for _ in range(4):
+    """The shortest of several runs, in seconds; on a busy machine most of them are disturbed."""
+    seconds: list[float] = []
+    while len(seconds) < 4 or (sum(seconds) < LONG_ENOUGH and len(seconds) < 50):
         started = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - started)

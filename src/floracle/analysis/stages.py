@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -27,7 +28,9 @@ from floracle.core.spectrum import spectra
 from floracle.oracle.gaussians import GaussianOracle
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.pairs import Pairs
+from floracle.run.budget import memory_budget
 from floracle.run.errors import Mistake
+from floracle.run.exchange import first_says
 from floracle.run.results import provenance
 
 from .curves import Curve, controlled, resampled
@@ -38,6 +41,8 @@ from .pooled import Pool, pooled
 from .prediction import Predicted, predict
 
 AnyOracle = Oracle | GaussianOracle
+NOISE = 24
+"""Bytes that a pair takes for every dimension: its noise, and what is made of it."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +171,27 @@ def measured(
 
 def _followed(oracle: AnyOracle, plan: Plan, label: int, rows: Tensor) -> Pairs:
     """The posterior of these rows at all times, each with both signs of its noise."""
-    first, shape = _first(plan, label) + 1, oracle.data.shape
-    drawn = noise(range(first, first + plan.pairs), shape)
-    if isinstance(oracle, Oracle):
-        return oracle.pairs(rows, drawn, plan.times, label=label, mirrored=True)
-    inner = noise(range(first + plan.pairs, first + 2 * plan.pairs), shape)
-    return oracle.pairs(rows, drawn, plan.times, inner=inner, label=label, mirrored=True)
+    size, parts = together(oracle, plan.pairs), []
+    for start in range(0, plan.pairs, size):
+        first = _first(plan, label) + 1 + start
+        some = rows[start : start + size]
+        drawn = noise(range(first, first + len(some)), oracle.data.shape)
+        if isinstance(oracle, Oracle):
+            found = oracle.pairs(some, drawn, plan.times, label=label, mirrored=True)
+        else:
+            seeds = range(first + plan.pairs, first + plan.pairs + len(some))
+            inner = noise(seeds, oracle.data.shape)
+            found = oracle.pairs(some, drawn, plan.times, inner=inner, label=label, mirrored=True)
+        parts.append(found)
+    return reduce(Pairs.joined, parts)
+
+
+def together(oracle: AnyOracle, pairs: int) -> int:
+    """How many pairs are followed at a time: their noise takes a quarter of the memory at most."""
+    known = oracle if isinstance(oracle, Oracle) else None
+    room = memory_budget(known.memory if known else None) // 4
+    size = max(1, min(pairs, room // (NOISE * torch.Size(oracle.data.shape).numel())))
+    return first_says(known.group, [size])[0] if known and known.group else size
 
 
 def _held_out(oracle: AnyOracle, plan: Plan, label: int, held_out: Source) -> dict[str, Curve]:
