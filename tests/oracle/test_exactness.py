@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from floracle.core.paths import LINEAR, PATHS
 from floracle.oracle import dense
-from floracle.oracle.dense import queries, scan
+from floracle.oracle.dense import Passed, queries, scan
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
 from floracle.oracle.rescoring import TRIGGER, resolve
@@ -289,9 +289,9 @@ def test_stretches_where_nothing_competes_can_be_left_out(points_source, layout,
     for kind in QUERIES:
         x = placed(points, kind, TIMES)
         asked = queries(oracle.members(), x, TIMES, LINEAR)
-        passed: list = []
+        passed = Passed.ready(oracle.members(), asked)
         sums = scan(oracle.members(), asked, keep=2, passed=passed)
-        assert len(passed) == 15
+        assert len(passed.stretches) == 15
         off = errors(
             asked.velocity(resolve(oracle.members(), asked, sums, passed).mean), points, x, TIMES
         )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,11 +73,29 @@ def queries(
     return Queries(x, x - c.alpha[:, None] * members.centre, *c, gain)
 
 
-class Passed(NamedTuple):
-    """A stretch that a scan has read, and the largest logit that each query found there, [b]."""
+@dataclass(frozen=True)
+class Passed:
+    """Where a scan has been, and the largest logit that each query found there."""
 
-    stretch: Stretch
-    peak: Tensor
+    stretches: list[Stretch]
+    peaks: Tensor
+    """float64 [most, b]; one tensor, since many small ones would leave holes in the heap."""
+
+    @classmethod
+    def ready(cls, members: Members, asked: Queries) -> Passed:
+        """Room for a scan of a class that has yet to come."""
+        rows = block_rows(len(asked.x), members.dims, members.precision)
+        return cls([], asked.gain.new_empty(-(-len(members) // rows), len(asked.x)))
+
+    def note(self, slab: Slab, peak: Tensor) -> None:
+        """Remember a block and the largest logits [b] in it."""
+        self.peaks[len(self.stretches)] = peak
+        self.stretches.append(Stretch(slab.start, slab.start + len(slab.points)))
+
+    def where(self, floor: Tensor, places: Tensor) -> list[Stretch]:
+        """The stretches where some atom came above the floor [p] of the query at its place [p]."""
+        high = (self.peaks[: len(self.stretches), places] >= floor).any(1).tolist()
+        return [one for one, here in zip(self.stretches, high, strict=True) if here]
 
 
 def scan(
@@ -87,7 +104,7 @@ def scan(
     *,
     dtype: torch.dtype | None = None,
     keep: int = TOP,
-    passed: list[Passed] | None = None,
+    passed: Passed | None = None,
     within: Sequence[Stretch] | None = None,
 ) -> Sums:
     """One pass over a class, with inner products in `dtype`; `keep` leaders are remembered.
@@ -104,7 +121,7 @@ def scan(
         parts.append(kernel.sums(slab, floor))
         peak = parts[-1].peak
         if passed is not None:
-            passed.append(Passed(Stretch(slab.start, slab.start + len(slab.points)), peak))
+            passed.note(slab, peak)
         floor = peak if floor is None else torch.maximum(floor, peak)
         if len(parts) == TOGETHER:
             total, parts = [Sums.merged(total + parts, keep)], []

@@ -234,7 +234,7 @@ class Oracle:
                     yield places[here.to(places.device)], members, asked.of(here), found
             if len(left) or not len(places):
                 rest = asked.of(left)
-                passed: list[Passed] = []
+                passed = Passed.ready(members, rest)
                 sums = scan(members, rest, keep=max(top, 32), passed=passed)
                 resolved = resolve(members, rest, sums, passed)
                 yield places[left.to(places.device)], members, rest, resolved

@@ -66,7 +66,7 @@ class Resolved:
 
 
 def resolve(
-    members: Members, asked: Queries, sums: Sums, passed: Sequence[Passed] | None = None
+    members: Members, asked: Queries, sums: Sums, passed: Passed | None = None
 ) -> Resolved:
     """Mend the queries that float32 leaves in doubt; `passed` is where the scan has been."""
     mean = sums.points / sums.mass[:, None] + members.offset
@@ -95,7 +95,7 @@ def resolve(
         sums, rescored[many] = _put(sums, many, new), sums.top.shape[1]
         many = many[~settled]
     if len(many):
-        within = None if passed is None else _competed(passed, (sums.peak - cut)[many], many)
+        within = None if passed is None else passed.where((sums.peak - cut)[many], many)
         new, mean[many] = _rescan(members, asked.of(many), _of(sums, many), within)
         sums, rescored[many] = _put(sums, many, new), len(members)
     return Resolved(sums, mean, rescored)
@@ -106,13 +106,6 @@ def hopeless(members: Members, asked: Queries, size: Tensor, error: Tensor) -> T
     widest = 2 * members.norms.max().sqrt()
     worth = (asked.amplification * widest / size).clamp(min=1)
     return (len(members) * worth / LEFT_OUT).log() + 2 * SAFETY * error
-
-
-def _competed(passed: Sequence[Passed], floor: Tensor, places: Tensor) -> list[Stretch]:
-    """The stretches where some atom came above the floor [p] of the query at its place [p]."""
-    peaks = torch.stack([one.peak[places] for one in passed])
-    high = (peaks >= floor).any(1).tolist()
-    return [one.stretch for one, here in zip(passed, high, strict=True) if here]
 
 
 def predicted_error(
