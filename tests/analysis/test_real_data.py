@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import floracle
@@ -70,3 +71,27 @@ def test_predictions_hold_on_idx_files(shared, name):
         # the Gaussian bound: information cannot outrun it, so the centre cannot come earlier
         assert group.centre.high is not None
         assert group.predicted_centre <= group.centre.high
+
+
+@pytest.mark.slow
+def test_an_aligned_space_collapses_behind_its_prediction_and_a_plain_one_on_it(shared):
+    """The numbers of docs/spaces.md."""
+    known = {
+        "f16d32": (0.390, 0.499, 0.502, 0.654, 12.4),
+        "f16d32_vfdinov2": (0.393, 0.512, 0.495, 0.669, 16.4),
+    }
+    behind = {}
+    for name, (centre, collapse, predicted, end, directions) in known.items():
+        store = floracle.open_store(shared / f"data/vavae_tokens/{name}.safetensors")
+        found = floracle.stages(floracle.Oracle(store)).main
+        assert found.centre.value == pytest.approx(centre, abs=0.002)
+        assert found.collapse.value == pytest.approx(collapse, abs=0.002)
+        assert found.predicted_collapse == pytest.approx(predicted, abs=0.001)
+        assert found.end.value == pytest.approx(end, abs=0.005)
+        points = store.take(torch.arange(len(store))).double()
+        spread = torch.linalg.eigvalsh(points.T.cov(correction=0))
+        assert float(spread.sum() ** 2 / spread.square().sum()) == pytest.approx(
+            directions, abs=0.06
+        )
+        behind[name] = found.collapse.low / found.predicted_collapse - 1
+    assert behind["f16d32"] < 0 < 0.02 < behind["f16d32_vfdinov2"]

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from floracle.cli import main
+from floracle.cli.console import as_typed
 
 
 def test_inspect_says_what_the_digits_are(capsys):
@@ -56,10 +57,15 @@ def test_inspect_names_the_choice_that_stages_would_ask_for(tmp_path, capsys):
     assert "choose --flips or --no-flips" in told
     assert "lightningdit" in told
     assert main(["stages", str(tmp_path)]) == 2
-    assert "flips" in capsys.readouterr().err
+    assert "say --flips for those 2N points, or --no-flips for N" in capsys.readouterr().err
     out = str(tmp_path / "out")
     assert main(["stages", str(tmp_path), "--flips", "--pairs", "8", "--out", out]) == 0
     assert "80" in capsys.readouterr().out
+
+
+def test_words_of_strangers_stay_in_their_line():
+    told = as_typed("a\n b \x1b[2Jc; say layout='mean-std', normalize=0.18215 or flips=False")
+    assert told == "a b ?[2Jc; say --layout mean-std, --normalize 0.18215 or --no-flips"
 
 
 def test_inspect_names_rows_that_are_not_finite(tmp_path, capsys):
@@ -78,6 +84,7 @@ def test_compare_measures_and_says_why(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "large collapses earlier than small because its spectrum has more directions" in told
     page = (tmp_path / "page" / "compare.html").read_text()
+    assert "--names small,large --pairs 32" in page
     assert "http" not in page.replace("http://www.w3.org", "")
     found = json.loads((tmp_path / "page" / "comparison.json").read_text())
     assert found[1]["factors"]["shape"] < 0.7

@@ -55,6 +55,20 @@ def test_names_that_lead_out(tmp_path, name):
     refused(write(tmp_path / "a.zip", ["a/0.png", name]), "leads out of the archive")
 
 
+@pytest.mark.parametrize("name", ["0\n.png", "a/\x1b[2J.png", "\x7f.png", "0\x9b1m.png"])
+def test_names_that_would_move_the_cursor(tmp_path, name):
+    path = write(tmp_path / "a.zip", ["0.png", name])
+    refused(path, "control characters")
+    with pytest.raises(Mistake) as caught:
+        open_store(path)
+    assert str(caught.value).isprintable()
+
+
+def test_names_of_any_language_are_fine(tmp_path):
+    names = ["é.png", "图.png", "at 5\u202fPM.png"]
+    assert len(open_store(write(tmp_path / "a.zip", names))) == 3
+
+
 def test_names_that_only_look_so_are_fine(tmp_path):
     assert len(open_store(write(tmp_path / "a.zip", ["..a.png", "b..png", "c...png"]))) == 3
 

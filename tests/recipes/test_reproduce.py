@@ -7,13 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from floracle.cli import reproduce as verb
+from floracle.cli.opening import Opening
 from floracle.data.store import open_store
 from floracle.recipes import table_2
-from floracle.recipes.recipe import Plan, Recipe
+from floracle.recipes.recipe import Plan, Recipe, rows_of
 from floracle.recipes.reproduce import RECIPES, drawn_in, recipe_for, redrawn, reproduced
 from floracle.run.errors import Mistake
 from floracle.run.results import Results, load_results, save
@@ -169,3 +171,25 @@ def test_results_of_other_kinds_are_not_drawn():
     with pytest.raises(Mistake, match="no recipe for 'stages'"):
         redrawn("other")
     assert recipe_for("figure-3") is RECIPES["figure-3"]
+
+
+@pytest.mark.slow
+def test_how_data_is_read_reaches_the_computation():
+    """Pictures and their mirrors are 2N points, and another folder than the pictures alone."""
+    verb.reproduce("figure-2b", "digits", quick=True, out=Path("plain"))
+    flips = Opening(flips=True)
+    verb.reproduce("figure-2b", "digits", opening=flips, quick=True, out=Path("both"))
+    plain, both = (rows_of(load_results(name))[0] for name in ("plain", "both"))
+    assert both["N per class"] == pytest.approx(2 * plain["N per class"], abs=0.1)
+    assert both["collapse"] > plain["collapse"]
+    with pytest.raises(Mistake, match="other settings"):
+        verb.reproduce("figure-2b", "digits", opening=flips, quick=True, out=Path("plain"))
+    with pytest.raises(Mistake, match="figure-3 takes no data; leave --flips out"):
+        verb.reproduce("figure-3", opening=flips)
+
+
+def test_gaussians_are_no_points_of_figure_2(tmp_path):
+    np.save("moments.npy", np.ones((6, 4), np.float32))
+    clouds = Opening(layout="mean-std", moments="gaussian")
+    with pytest.raises(Mistake, match="figure-2a is of points"):
+        verb.reproduce("figure-2a", "moments.npy", opening=clouds)

@@ -18,6 +18,8 @@ from floracle.run.errors import Mistake, suggestion
 from floracle.run.exchange import Lost, barrier
 from floracle.run.processes import ALONE, Group, joined, launched
 
+from .console import as_typed
+
 OK, BUG, MISTAKE, LOST, INTERRUPTED, BROKEN_PIPE, STOPPED = 0, 1, 2, 3, 130, 141, 143
 TOGETHER = ("sample", "stages")
 """Verbs that several processes can work on."""
@@ -39,6 +41,14 @@ VERBS = {
   floracle pack latents/imagenet256 packed/imagenet256 --flips --dtype fp16
   floracle pack latents.npy packed/latents --labels labels.npy --shard-bytes 512M
   floracle pack pictures/ packed/pictures --no-spectra""",
+    ),
+    "encode": (
+        "floracle.cli.encode:encode",
+        "Encode pictures as latents, in the layout that LightningDiT trains from.",
+        """Examples:
+  floracle encode pictures/ latents/ --autoencoder weights/taef2
+  floracle encode imagenet/train latents/ --autoencoder vavae.pt --moments sample --flips
+  floracle encode pictures/ latents/ --autoencoder sd3/vae --device cuda --batch 64""",
     ),
     "stages": (
         "floracle.cli.stages:stages",
@@ -204,7 +214,7 @@ def _said(words: str, code: int, group: Group = ALONE) -> int:
         return code
     if os.environ.get("FLORACLE_DEBUG") == "1":
         sys.excepthook(*sys.exc_info())  # pyright: ignore[reportArgumentType]
-    sys.stderr.write(f"floracle: {' '.join(words.split())}\n")
+    sys.stderr.write(f"floracle: {as_typed(words)}\n")
     return code
 
 

@@ -82,9 +82,24 @@ def compare(
         folders.append(measured)
     spaces = [space(there, name) for there, name in zip(folders, called, strict=True)]
     words = ["floracle", "compare", *data, *(["--names", names] if names else [])]
+    chosen = {"classes": classes, "pairs": pairs, "times": times, "seed": seed, "path": path}
+    words += [*opening.words(), *_changed(**chosen)]
     page = write_comparison(spaces, folder, command=shlex.join(words))
     _summarise(spaces, say, show_table)
     say(f"comparison: {page}")
+
+
+def _changed(**options: str | int) -> list[str]:
+    """The options as they are typed, those left alone left out."""
+    from inspect import signature
+
+    usual = signature(compare).parameters
+    return [
+        word
+        for name, value in options.items()
+        if value != usual[name].default
+        for word in (f"--{name}", str(value))
+    ]
 
 
 def _measured(where: str) -> Path | None:

@@ -1,9 +1,23 @@
-"""Tables on the terminal."""
+"""Words and tables on the terminal."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Sequence
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+SAID = re.compile(r"\b(layout|moments|normalize)=('?)([\w.-]+)\2")
+
+
+def as_typed(words: str) -> str:
+    """What the library says, in one line and with options as they are typed.
+
+    Files of strangers name their parts as they like; nothing of that may move the cursor.
+    """
+    line = CONTROL.sub("?", " ".join(words.split()))
+    line = line.replace("flips=True", "--flips").replace("flips=False", "--no-flips")
+    return SAID.sub(r"--\1 \3", line)
 
 
 def show_table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:

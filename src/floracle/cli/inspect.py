@@ -81,16 +81,22 @@ def _verified(data: str) -> str:
 
 
 CHOICES: tuple[tuple[str, str, str], ...] = (
-    ("layout", "repa", "--layout repa or --layout edm2: the files of both look alike"),
+    (
+        "layout",
+        "repa",
+        "--layout repa or --layout edm2: the files of both look alike; repa is taken meanwhile",
+    ),
     (
         "moments",
         "mean",
-        "--moments mean, sample or gaussian: every sample is stored as a Gaussian",
+        "--moments mean, sample or gaussian: every sample is stored as a Gaussian; its mean is"
+        " taken meanwhile",
     ),
     (
         "flips",
         "no",
-        "--flips or --no-flips: mirrors are stored, and double the set where they count",
+        "--flips or --no-flips: mirrors are stored, and double the set where they count; none are"
+        " taken meanwhile",
     ),
 )
 """What opening may ask for, what is taken meanwhile, and how the question reads."""
@@ -131,7 +137,7 @@ def _flags(data: str, opening: Opening) -> str:
 def _show(found: Inspection, data: str, used: Opening, open_questions: Sequence[str]) -> None:
     from floracle.report import words
 
-    from .console import say, show_table
+    from .console import as_typed, say, show_table
 
     near = found.neighbourhood
     seconds = found.cost.seconds
@@ -159,7 +165,7 @@ def _show(found: Inspection, data: str, used: Opening, open_questions: Sequence[
     if len(channels["mean"]) > SHOWN:
         say(f"… and {len(channels['mean']) - SHOWN} channels more (--json has them)")
     for remark in found.remarks:
-        say(f"note: {remark}")
+        say(f"note: {as_typed(remark)}")
     for question in open_questions:
         say(f"choose {question}")
     say(f"then: {_flags(data, used)}")

@@ -57,16 +57,18 @@ class Opening:
         """The data, opened."""
         from floracle.data.store import open_store
 
-        return open_store(
-            data,
-            labels=self.labels,
-            weights=self.weights,
-            flips=self.flips,
-            normalize=self.normalizer(),
-            layout=self.layout,
-            moments=self.moments,
-            memory=memory,
-        )
+        return open_store(data, memory=memory, **self.arguments())
+
+    def arguments(self) -> dict[str, Any]:
+        """What `open_store` is to be told."""
+        return {
+            "labels": self.labels,
+            "weights": self.weights,
+            "flips": self.flips,
+            "normalize": self.normalizer(),
+            "layout": self.layout,
+            "moments": self.moments,
+        }
 
     def normalizer(self) -> str | float | Normalizer:
         """What was asked for, a factor as a number."""
@@ -120,5 +122,7 @@ def show_remarks(store: Store) -> None:
     """What was noticed while the data was opened, on standard error."""
     import sys
 
+    from .console import as_typed
+
     for remark in store.remarks:
-        sys.stderr.write(f"note: {' '.join(remark.split())}\n")
+        sys.stderr.write(f"note: {as_typed(remark)}\n")

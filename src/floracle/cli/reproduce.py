@@ -6,15 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .opening import Opening
+
 if TYPE_CHECKING:
     from floracle.recipes.recipe import Recipe
     from floracle.run.results import Results
+
+OPENING = Opening()
 
 
 def reproduce(
     item: str | None = None,
     /,
     *data: str,
+    opening: Opening = OPENING,
     out: Path | None = None,
     quick: bool = False,
     seed: int | None = None,
@@ -29,6 +34,8 @@ def reproduce(
         What to reproduce, like figure-3.
     data
         Data for the items that measure some; several are drawn over each other.
+    opening
+        How data is read, all of it alike.
     out
         Folder for drawings and numbers; runs/ITEM by default.
     quick
@@ -44,7 +51,7 @@ def reproduce(
     if item is None:
         return _list()
     recipe = recipe_for(item)
-    settings = _settings(recipe, data, quick=quick, seed=seed)
+    settings = _settings(recipe, data, opening, quick=quick, seed=seed)
     folder = check_writable(out or _folder(item, data, quick=quick))
     found = reproduced(recipe, folder, settings)
     _show(recipe, found)
@@ -66,16 +73,21 @@ def _list() -> None:
         say(f"{name:<12}{recipe.title}")
 
 
-def _settings(recipe: Recipe[Any], data: tuple[str, ...], *, quick: bool, seed: int | None) -> Any:
+def _settings(
+    recipe: Recipe[Any], data: tuple[str, ...], opening: Opening, *, quick: bool, seed: int | None
+) -> Any:
     """The recipe's settings with what was asked for; refused where it has no such thing."""
     from floracle.run.errors import Mistake
 
     from .options import checked_seed
 
     settings = recipe.quick if quick else recipe.settings
+    given = [*data, *opening.words()]
+    if given and not hasattr(settings, "data"):
+        raise Mistake(f"{recipe.name} takes no data; leave {' '.join(given)} out")
+    if opening != OPENING:
+        settings = replace(settings, opening=opening.arguments())
     if data:
-        if not hasattr(settings, "data"):
-            raise Mistake(f"{recipe.name} takes no data; leave {' '.join(data)} out")
         settings = replace(settings, data=data)
     if seed is not None:
         if not hasattr(settings, "seed"):

@@ -21,7 +21,7 @@ import numpy as np
 
 from floracle.run.errors import Mistake
 
-from .content import check_file, readable
+from .content import CONTROL, check_file, readable
 from .folders import below
 
 PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
@@ -162,6 +162,8 @@ def _flaw(member: zipfile.ZipInfo, budget: int) -> str | None:
     """Why a member cannot be trusted."""
     if OUTSIDE.match(member.filename):
         return "leads out of the archive; such names are never opened"
+    if CONTROL.search(member.filename):
+        return "is a name with control characters in it; write the archive again"
     if stat.S_ISLNK(member.external_attr >> 16):
         return "is a link; archives with links are not opened"
     if member.flag_bits & ENCRYPTED:

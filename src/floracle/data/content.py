@@ -7,6 +7,7 @@ Pictures are [channels, height, width] from here on, whatever their container sa
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ READ = (
     *(torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
 )
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Characters that would move the cursor of whoever reads a name."""
 COMPACT = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -218,4 +221,5 @@ def readable(path: Path | str, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise Mistake(f"{path} cannot be read as {kind}: {reason[:200]}") from error
+        told = CONTROL.sub("?", reason[:200])
+        raise Mistake(f"{path} cannot be read as {kind}: {told}") from error

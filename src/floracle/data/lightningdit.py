@@ -13,6 +13,7 @@ import re
 import zipfile
 from itertools import groupby
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor
@@ -142,12 +143,20 @@ def read_stats(folder: Path, channels: int) -> Normalizer:
             " normalize='raw' or a number such as 0.18215"
         )
     with readable(path, "statistics"):
-        found = torch.load(_trusted(path), weights_only=True, map_location="cpu", mmap=True)
+        found = _loaded(path)
         if not isinstance(found, dict) or not {"mean", "std"} <= set(found):
             raise Mistake(f"{path} is no dictionary of mean and std")
         return Normalizer(
             *(_statistic(found[key], key, channels, path) for key in ("mean", "std"))
         )
+
+
+def _loaded(path: Path) -> object:
+    """The content of the file; torch's own words of what is no tensor advise to run it."""
+    try:
+        return torch.load(_trusted(path), weights_only=True, map_location="cpu", mmap=True)
+    except UnpicklingError as error:
+        raise Mistake(f"{path} holds more than tensors, and code is never loaded") from error
 
 
 def _trusted(path: Path) -> str:

@@ -58,7 +58,7 @@ class Line:
 def draw_gap(results: Results) -> list[Drawing]:
     """Figure 2a."""
     lines = _lines(results, "gap", per_dimension=True)
-    ax, figure = _ground(lines, low=True)
+    ax, figure = _ground(lines, low=len(lines) == 1)
     for line, level in zip(lines, _levels(len(lines)), strict=True):
         falls = int(line.mean.argmax())
         name = line.name if len(lines) > 1 else f"gap, {line.name}"
@@ -108,11 +108,11 @@ def _ground(lines: list[Line], *, low: bool) -> tuple[Axes, Any]:
     ax.annotate(
         "paper's latents ≈ 0.1",
         (PAPER_ENDS, 0.03 if low else 0.97),
-        (-3, 0),
+        (3 if len(lines) > 1 else -3, 0),
         xycoords=("data", "axes fraction"),
         textcoords="offset points",
         rotation=90,
-        ha="right",
+        ha="left" if len(lines) > 1 else "right",
         va="bottom" if low else "top",
         fontsize=8,
         color=QUIET,

@@ -30,6 +30,8 @@ from .palette import COOL, WARM, ramp
 from .recipe import rows_of
 
 Cell = tuple[int, int]
+NAME_WIDTH = 0.09
+"""What the name of a dimension is wide, as a span of t."""
 ROWS = (
     ("top", "mean top-1 weight"),
     ("own", "mean own weight"),
@@ -120,16 +122,18 @@ def _name_curves(ax: Axes, names: list[str], colours: list[str]) -> None:
 
 def _name_peaks(ax: Axes, results: Results, cells: list[Cell], colours: list[str]) -> None:
     """The dimension above each deviation, and room for it."""
-    highest = 0.0
+    highest, right = 0.0, 2.0
     for i, (cell, colour) in enumerate(zip(cells, colours, strict=True)):
         curve = _curve(results, cell, "deviation")
         upper = numbers(curve.mean + 2 * curve.error)
         peak = int(upper.argmax())
         highest = max(highest, float(upper[peak]))
+        at = float(_array(results, cell, "t")[peak])
+        apart, right = right - at > NAME_WIDTH, at
         ax.annotate(
             f"D = {cell[0]:,}" if i == 0 else f"{cell[0]:,}",
-            (_array(results, cell, "t")[peak], upper[peak]),
-            (0, 3),
+            (at, upper[peak]),
+            (0, 3 if apart else 14),
             textcoords="offset points",
             ha="center",
             color=colour,
