@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from .analysis.advice import Advice, advise
     from .analysis.arguments import Arguments, arguments
     from .analysis.compare import Space
+    from .analysis.errors import OracleLoss, oracle_loss
     from .analysis.groups import Stages
     from .analysis.inspection import Inspection, inspect
+    from .analysis.landing import Landing, landing
     from .analysis.prediction import Predicted, predict
     from .analysis.saved import load
     from .analysis.stages import stages
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from .core.source import Source
     from .data.normalize import Normalizer
     from .data.store import Store, open_store
+    from .models.autoencoder import load_autoencoder
+    from .models.zoo import load_model
     from .oracle.gaussians import GaussianOracle
     from .oracle.mixture import Mixture, mixture
     from .oracle.oracle import Oracle
@@ -46,8 +50,10 @@ _HOMES = {
     "analysis.advice": ("Advice", "advise"),
     "analysis.arguments": ("Arguments", "arguments"),
     "analysis.compare": ("Space",),
+    "analysis.errors": ("OracleLoss", "oracle_loss"),
     "analysis.groups": ("Stages",),
     "analysis.inspection": ("Inspection", "inspect"),
+    "analysis.landing": ("Landing", "landing"),
     "analysis.prediction": ("Predicted", "predict"),
     "analysis.saved": ("load",),
     "analysis.stages": ("stages",),
@@ -60,6 +66,8 @@ _HOMES = {
     "core.source": ("Source",),
     "data.normalize": ("Normalizer",),
     "data.store": ("Store", "open_store"),
+    "models.autoencoder": ("load_autoencoder",),
+    "models.zoo": ("load_model",),
     "oracle.gaussians": ("GaussianOracle",),
     "oracle.mixture": ("Mixture", "mixture"),
     "oracle.oracle": ("Oracle",),
@@ -83,10 +91,12 @@ __all__ = [
     "Clock",
     "GaussianOracle",
     "Inspection",
+    "Landing",
     "Mistake",
     "Mixture",
     "Normalizer",
     "Oracle",
+    "OracleLoss",
     "Pairs",
     "Path",
     "Posterior",
@@ -106,11 +116,15 @@ __all__ = [
     "cut",
     "guided",
     "inspect",
+    "landing",
     "load",
+    "load_autoencoder",
+    "load_model",
     "mixture",
     "nearest",
     "noise",
     "open_store",
+    "oracle_loss",
     "predict",
     "preset_grid",
     "sample",

@@ -11,6 +11,7 @@ from .opening import Layout, Moments, Opening, oracle_of, show_remarks
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from floracle.core.fields import VelocityField
     from floracle.core.nearest import Neighbours
     from floracle.data.store import Store
     from floracle.oracle.gaussians import GaussianOracle
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from floracle.run.processes import Group
 
 AT_ONCE = 64
+ORACLE = "oracle"
 COLUMNS = 8
 DRAWN = 64
 """Samples in the picture at most."""
@@ -36,6 +38,9 @@ def sample(
     grid: int = 50,
     shift: float = 1.0,
     solver: str = "euler",
+    then: str | None = None,
+    at: float | None = None,
+    convention: str | None = None,
     data_labels: Path | None = None,
     flips: bool | None = None,
     normalize: str = "stored",
@@ -45,7 +50,7 @@ def sample(
     memory: str | None = None,
     device: str = "cpu",
 ) -> None:
-    """Follow a field from noise to samples, and say which training row each lands on.
+    """Follow a field from noise to samples, and say which training row each is nearest to.
 
     Writes samples.npz (arr_0 with the samples, labels, seeds, rows, distances) and, for pictures,
     samples.png. Processes started by torchrun share the data.
@@ -53,7 +58,8 @@ def sample(
     Parameters
     ----------
     field
-        "oracle": the training set's own field.
+        "oracle", the training set's own field, or a network: a run, a checkpoint, a folder of
+        diffusers, module:function or file.py:function; see docs/how-to/models.md.
     data
         The training set; see floracle stages --help.
     seeds
@@ -66,6 +72,12 @@ def sample(
         Below 1 spends more steps near the noise, above 1 near the data.
     solver
         euler, midpoint, heun, and what else floracle knows.
+    then
+        A second field, followed from the time --at on; named as the first is.
+    at
+        Where the second field takes over; it becomes a point of the grid.
+    convention
+        How networks are to be read: a project's name, or words like predicts=data,null=10.
     data_labels
         A .npy file with a label for each training point.
     flips
@@ -85,7 +97,6 @@ def sample(
     """
     from floracle.core.source import classes as labels_in
     from floracle.run.budget import chosen_device
-    from floracle.run.errors import Mistake
     from floracle.run.processes import current, own_device, own_memory
     from floracle.sampling.grid import time_grid
     from floracle.sampling.solvers import named
@@ -93,8 +104,7 @@ def sample(
     from .console import say
     from .options import check_writable, folder_for, labels_for, seeds_of
 
-    if field != "oracle":
-        raise Mistake(f"field {field!r} is unknown; only 'oracle' can be followed so far")
+    _check_fields(field, then, at, convention)
     chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), named(solver)
     group, folder = current(), out or folder_for("sample", data)
     device = str(chosen_device(own_device(device, group)))
@@ -112,11 +122,13 @@ def sample(
         "grid": grid,
         "shift": shift,
         "solver": solver,
+        **_second(then, at, convention),
         **opening.settings(),
     }
     if not _answered(folder, settings, group):
         oracle = oracle_of(store, "linear", memory=memory, device=device, group=group)
-        found = _followed(oracle, chosen, given, times, method)
+        fields = [_field(name, oracle, convention, device) for name in (field, then) if name]
+        found = _followed(fields, at, store.shape, chosen, given, times=times, solver=method)
         near = _nearest(store, found, group)
         if group.first:
             _save(folder, store, settings, chosen, given, found, near)
@@ -150,10 +162,48 @@ def _nearest(store: Store, found: Tensor, group: Group) -> Neighbours:
     return merged_over(group, nearest(mine, found) if len(mine.atoms().rows) else own)
 
 
+def _check_fields(field: str, then: str | None, at: float | None, convention: str | None) -> None:
+    """Refuse options that do not go together."""
+    from floracle.run.errors import Mistake
+
+    if (then is None) != (at is None):
+        raise Mistake("--then names the second field and --at its first time; give both or none")
+    if at is not None and not 0 < at < 1:
+        raise Mistake(f"--at lies between noise (0) and data (1), got {at:g}")
+    if convention is not None and {field, then or field} == {ORACLE}:
+        raise Mistake("--convention says how a network is read, but only the oracle is followed")
+
+
+def _second(then: str | None, at: float | None, convention: str | None) -> dict[str, Any]:
+    """The settings of what was asked for beyond one field."""
+    asked = {"then": then, "at": at, "convention": convention}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _field(
+    name: str, oracle: Oracle | GaussianOracle, convention: str | None, device: str
+) -> VelocityField:
+    """A field by its name: the oracle, or a network with what was assumed of it said."""
+    if name == ORACLE:
+        return oracle
+    import sys
+
+    from floracle.models.zoo import load_model
+
+    from .console import as_typed
+
+    found = load_model(name, convention=convention, device=device)
+    sys.stderr.write(f"note: {as_typed(f'{found.name}: {found.assumed}')}\n")
+    return found
+
+
 def _followed(
-    oracle: Oracle | GaussianOracle,
+    fields: list[VelocityField],
+    at: float | None,
+    shape: tuple[int, ...],
     seeds: list[int],
     labels: list[int] | None,
+    *,
     times: Tensor,
     solver: Any,
 ) -> Tensor:
@@ -162,15 +212,19 @@ def _followed(
 
     from floracle.core.seeds import noise
     from floracle.run.progress import tracked
+    from floracle.sampling.grid import cut
     from floracle.sampling.sample import sample as follow
 
     starts = range(0, len(seeds), AT_ONCE)
+    pieces = [times] if at is None else cut(times, at)
     parts = []
     for start in tracked(starts, "samples", total=len(starts)):
         some = slice(start, start + AT_ONCE)
         voting = None if labels is None else torch.tensor(labels[some])
-        drawn = noise(seeds[some], oracle.data.shape)
-        parts.append(follow(oracle, drawn, times, labels=voting, solver=solver))
+        x = noise(seeds[some], shape)
+        for field, piece in zip(fields, pieces, strict=True):
+            x = follow(field, x, piece, labels=voting, solver=solver)
+        parts.append(x)
     return torch.cat(parts)
 
 

@@ -1,0 +1,104 @@
+"""`floracle encode`: pictures as latents, in the layout that LightningDiT trains from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from floracle.data.encode_place import Encoded
+
+Moments = Literal["mean", "sample"]
+Stored = Literal["fp32", "fp16", "bf16"]
+
+
+def encode(
+    images: str,
+    out: Path,
+    /,
+    *,
+    autoencoder: Path,
+    labels: Path | None = None,
+    flips: Annotated[bool, Parameter(negative="--no-flips")] = False,
+    moments: Moments = "mean",
+    dtype: Stored = "fp32",
+    seed: int = 0,
+    batch: int = 16,
+    shard_images: int = 1000,
+    device: str = "cpu",
+    memory: str | None = None,
+) -> None:
+    """Encode pictures as latents, in the layout that LightningDiT trains from.
+
+    The same command again goes on where it ended, to the same bytes, or answers at once.
+
+    Parameters
+    ----------
+    images
+        Folders of pictures, arrays of them, idx, archives: whatever opens as pictures.
+    out
+        A new folder for the latents.
+    autoencoder
+        The folder of TAEF2, of AutoencoderKL or AutoencoderTiny of diffusers or of a pipeline, or
+        a checkpoint of VA-VAE or of latent diffusion's kind.
+    labels
+        A .npy file with a label for each picture.
+    flips
+        Store the latent of every mirrored picture too: latents cannot be mirrored themselves.
+    moments
+        What becomes of the Gaussian that a picture is encoded as: its mean, or one draw.
+    dtype
+        What is stored.
+    seed
+        The draw of picture i comes from seed + i.
+    batch
+        Pictures that are encoded together.
+    shard_images
+        Pictures in one file, which is what a killed run can lose.
+    device
+        Where the autoencoder runs, like cuda:0.
+    memory
+        How much the pictures may use, like 4G; half of what is free by default.
+    """
+    from floracle.data.encode import encode as encoded
+    from floracle.models.autoencoder import load_autoencoder
+
+    network = load_autoencoder(autoencoder, device=device)
+    found = encoded(
+        images,
+        out,
+        network,
+        labels=labels,
+        flips=flips,
+        moments=moments,
+        dtype=dtype,
+        seed=seed,
+        batch=batch,
+        shard_images=shard_images,
+        memory=memory,
+    )
+    _show(found, network.name, network.assumed, out)
+
+
+def _show(found: Encoded, name: str, assumed: str, out: Path) -> None:
+    import shlex
+
+    from floracle.report import words
+
+    from .console import as_typed, say
+
+    again = ", and as many of their mirrors" if found.settings["flips"] else ""
+    facts = {
+        "latents": f"{found.images:,} of shape {' × '.join(map(str, found.shape))}{again}",
+        "autoencoder": f"{name} ({assumed})",
+        "mean by channel": f"{min(found.mean):.3f} … {max(found.mean):.3f}",
+        "std by channel": f"{min(found.std):.3f} … {max(found.std):.3f}",
+        "stored": words.size(sum(file.size for file in found.files)),
+        "fingerprint": found.fingerprint,
+    }
+    for label, fact in facts.items():
+        say(f"{label:<18}{as_typed(fact)}")
+    flips = ["--flips"] if found.settings["flips"] else []
+    say(f"then: {shlex.join(['floracle', 'stages', str(out), *flips])}")

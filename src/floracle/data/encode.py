@@ -1,0 +1,179 @@
+"""Encoding: pictures as latents, in the layout that LightningDiT trains from.
+
+Any autoencoder does that says how it encodes. What is written depends on the pictures, on the
+autoencoder and on the settings alone: latent i, where it is drawn, comes from seed + i, batches
+begin where their shard does, and a run that was killed and went on has the same bytes as one that
+was not. The statistics are those of everything that is stored, mirrors among it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from floracle.run.errors import Mistake, suggestion
+from floracle.run.files import digest, write_bytes, write_json
+from floracle.run.images import quantised
+from floracle.version import VERSION
+
+from .encode_place import (
+    SOURCE,
+    Encoded,
+    answered,
+    begin,
+    check_place,
+    tidy,
+    write_manifest,
+    writing,
+)
+from .encode_shards import DTYPES, Autoencoder, Work, Written, finished_shard, write_shard
+from .lightningdit import STATS
+from .packed_files import Sealed, sha256_of
+from .packed_place import check_room, locked, source_stamp
+from .spread import Spread
+from .store import Store, open_store
+
+MOMENTS = ("mean", "sample")
+LEAST_STD = 1e-6
+"""A channel that does not vary is divided by this at least."""
+
+
+def encode(
+    where: str | Path | Tensor | np.ndarray,
+    out: str | Path,
+    autoencoder: Autoencoder,
+    *,
+    labels: Any = None,
+    flips: bool = False,
+    moments: Literal["mean", "sample"] = "mean",
+    dtype: str = "fp32",
+    seed: int = 0,
+    batch: int = 16,
+    shard_images: int = 1000,
+    memory: int | str | None = None,
+    quiet: bool = False,
+) -> Encoded:
+    """Encode pictures into the folder `out`; the same call again goes on, or answers at once.
+
+    A latent is the autoencoder's `mean`, or one draw ("sample") from its Gaussian, image i's from
+    seed + i. `flips` stores the latent of every mirrored picture as well. `batch` pictures are
+    encoded together, and a file holds `shard_images`, which is what a killed run can lose.
+    """
+    folder = Path(out).expanduser()
+    chosen = {"flips": flips, "moments": moments, "dtype": dtype, "batch": batch}
+    settings = _settings(autoencoder, {**chosen, "seed": seed, "shard_images": shard_images})
+    check_place(folder, where)
+    source = source_stamp(where, labels)
+    if done := answered(folder, settings, source):
+        return done
+    store = open_store(where, labels=labels, flips=False if flips else None, memory=memory)
+    shape = latent_shape(store, autoencoder)
+    settings["images"] = store.fingerprint
+    if done := answered(folder, settings, source):
+        return done
+    _check_seed(seed, len(store))
+    kind = DTYPES[dtype]
+    work = Work(store, autoencoder, shape, flips, moments, kind, seed, batch, shard_images)
+    check_room(folder, work.size)
+    with writing(folder), locked(folder):
+        begin(folder, settings)
+        return _encoded(folder, work, settings, source, quiet=quiet)
+
+
+def decoded(autoencoder: Autoencoder, store: Store, rows: Tensor) -> Tensor:
+    """Rows of an encoded store as pictures: bytes [b, 3, H, W]."""
+    latents = store.normalizer.invert(store.take(rows))
+    return quantised(autoencoder.decode(latents).float().cpu())
+
+
+def latent_shape(store: Store, autoencoder: Autoencoder) -> tuple[int, ...]:
+    """The shape of one latent; refuses what the autoencoder cannot encode."""
+    if store.picture_range != (-1.0, 1.0) or len(store.shape) != 3:
+        raise Mistake(f"{store.name} holds no pictures, but points {list(store.shape)}")
+    channels, *sides = store.shape
+    if channels not in (1, 3):
+        raise Mistake(f"{store.name} holds pictures of {channels} channels; RGB or grey belong")
+    factor = autoencoder.downsampling
+    if any(side % factor for side in sides):
+        raise Mistake(
+            f"{store.name} holds pictures of {sides[0]} × {sides[1]}, and {autoencoder.name}"
+            f" needs edges that are multiples of {factor}; crop or resize them"
+        )
+    return (autoencoder.channels, *(side // factor for side in sides))
+
+
+def _settings(autoencoder: Autoencoder, chosen: dict[str, Any]) -> dict[str, Any]:
+    """All that the outcome depends on, but for the pictures."""
+    for name, known in (("moments", MOMENTS), ("dtype", tuple(DTYPES))):
+        if chosen[name] not in known:
+            raise Mistake(
+                f"there is no {name} {chosen[name]!r}; {suggestion(chosen[name], known)}"
+            )
+    for name in ("batch", "shard_images"):
+        if chosen[name] < 1:
+            raise Mistake(f"--{name.replace('_', '-')} is at least 1, got {chosen[name]}")
+    if chosen["moments"] == "sample" and not autoencoder.gaussian:
+        raise Mistake(
+            f"{autoencoder.name} has one latent for a picture, and no deviation to draw with;"
+            " leave --moments out"
+        )
+    if chosen["moments"] == "mean":
+        chosen = {**chosen, "seed": None}
+    made_by = {f"autoencoder {name}": value for name, value in autoencoder.settings.items()}
+    return {"verb": "encode", **made_by, **chosen}
+
+
+def _check_seed(seed: int, count: int) -> None:
+    if not 0 <= seed <= 2**32 - count:
+        raise Mistake(f"--seed lies in 0 … {2**32 - count} for {count} pictures, got {seed}")
+
+
+def _encoded(
+    folder: Path, work: Work, settings: dict[str, Any], source: str | None, *, quiet: bool
+) -> Encoded:
+    """Write everything that is missing, the manifest last."""
+    written = [
+        finished_shard(folder, work, number) or write_shard(folder, work, number, quiet=quiet)
+        for number in range(len(work.shards))
+    ]
+    spread = reduce(Spread.merge, (one.spread for one in written))
+    std = spread.std.clamp(min=LEAST_STD)
+    stats = _write_stats(folder, spread.mean, std)
+    encoded = Encoded(
+        settings=settings,
+        images=len(work.store),
+        shape=work.shape,
+        classes=work.store.classes,
+        mean=tuple(spread.mean.tolist()),
+        std=tuple(std.tolist()),
+        fingerprint=_fingerprint(written),
+        files=(*(one.shard for one in written), stats),
+        made={"floracle": VERSION, "torch": torch.__version__},
+    )
+    write_json(folder / SOURCE, {"source": source})
+    write_manifest(folder, encoded)
+    tidy(folder)
+    return encoded
+
+
+def _write_stats(folder: Path, mean: Tensor, std: Tensor) -> Sealed:
+    """Mean and std as LightningDiT keeps them, [1, C, 1, 1] each."""
+    stats = {
+        name: value.float().reshape(1, -1, 1, 1).clone()
+        for name, value in (("mean", mean), ("std", std))
+    }
+    content = io.BytesIO()
+    torch.save(stats, content)
+    write_bytes(folder / STATS, content.getvalue())
+    return Sealed(STATS, len(content.getvalue()), sha256_of(folder / STATS))
+
+
+def _fingerprint(written: Sequence[Written]) -> str:
+    return digest(*(one.shard.sha256 for one in written))

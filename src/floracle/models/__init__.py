@@ -1,0 +1,1 @@
+"""Networks that become velocity fields: the LightningDiT family and other people's checkpoints."""

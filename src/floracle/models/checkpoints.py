@@ -1,0 +1,161 @@
+"""Foreign checkpoints, read without running anything that is in them.
+
+A .pt file is a zip archive with a pickle in it, and a pickle is a program. Only tensors and plain
+values are let through, and `argparse.Namespace`, in which SiT and REPA keep their arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from floracle.run.errors import Mistake, suggestion
+
+ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
+WEIGHTS = ("ema", "model", "state_dict", "model_state_dict")
+"""Where training code keeps weights, the most wanted first."""
+PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put in front of names."""
+POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The weights of one network, and what its file says about it."""
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    which: str
+    """The name of these weights in the file; empty where it holds nothing else."""
+    config: Mapping[str, Any]
+    """LightningDiT's settings, sections of a YAML file; empty where there are none."""
+    arguments: Mapping[str, Any]
+    """The command line of SiT or REPA; empty where there is none."""
+
+
+def open_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
+    """The weights asked for, by default the averaged ones (`ema`) where there are any."""
+    if path.suffix == ".safetensors":
+        content: Any = read_safetensors(path)
+    elif path.suffix in ENDINGS:
+        content = read_pickle(path)
+    else:
+        known = ", ".join((".safetensors", *ENDINGS))
+        raise Mistake(f"{path} is not a checkpoint by its ending; known are {known}")
+    if not isinstance(content, Mapping) or not content:
+        raise Mistake(
+            f"{path} holds a {type(content).__name__}; a checkpoint is a table of tensors"
+        )
+    which, tensors = chosen(content, weights, path)
+    config, arguments = content.get("config"), content.get("args")
+    return Checkpoint(
+        path,
+        plain_names(tensors),
+        which,
+        config if isinstance(config, Mapping) else {},
+        vars(arguments) if isinstance(arguments, argparse.Namespace) else {},
+    )
+
+
+def chosen(
+    content: Mapping[str, Any], weights: str | None, path: Path
+) -> tuple[str, Mapping[str, Tensor]]:
+    """Name and tensors of the weights that were asked for."""
+    if tensors_only(content):
+        if weights is not None:
+            raise Mistake(f"{path} holds one network only; ask for it without weights={weights!r}")
+        return "", content
+    there = [name for name in content if tensors_only(content[name])]
+    wanted = [weights] if weights is not None else [name for name in WEIGHTS if name in there]
+    if not wanted:
+        raise Mistake(
+            f"{path} holds {', '.join(map(str, content))}, but no weights that are known"
+        )
+    if wanted[0] not in there:
+        raise Mistake(f"{path} has no weights {weights!r}; {suggestion(wanted[0], there)}")
+    return wanted[0], content[wanted[0]]
+
+
+def tensors_only(content: object) -> bool:
+    """Whether this is a table of tensors and nothing else."""
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(value, Tensor) for value in content.values())
+    )
+
+
+def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, without what wrappers put in front of their names."""
+    found = {}
+    for name, tensor in tensors.items():
+        while name.startswith(PREFIXES):
+            name = name.partition(".")[2]
+        found[name] = tensor
+    return found
+
+
+def read_pickle(path: Path) -> Any:
+    """What a .pt file holds, mapped from the disk, if it is tensors and plain values."""
+    check_whole(path)
+    archive = zipfile.is_zipfile(path)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except pickle.UnpicklingError as error:
+        raise Mistake(_refusal(path, str(error))) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise Mistake(
+            f"{path} is damaged ({_first_line(error)}); fetch or save it again"
+        ) from error
+
+
+def check_whole(path: Path) -> None:
+    """Refuse files that are not there, empty, stand-ins, or cut off."""
+    if not path.is_file():
+        raise Mistake(f"there is no file {path}")
+    with path.open("rb") as file:
+        start = file.read(len(POINTER))
+    if start == POINTER:
+        raise Mistake(f"{path} is a pointer of Git LFS, not the weights; run git lfs pull")
+    size = path.stat().st_size
+    if not size or (start.startswith(b"PK") and not zipfile.is_zipfile(path)):
+        raise Mistake(f"{path} is incomplete: it ends after {size:,} bytes; fetch it again")
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, mapped from the disk."""
+    check_whole(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise Mistake(
+            f"{path} is incomplete or not a safetensors file ({_first_line(error)}): it ends after"
+            f" {path.stat().st_size:,} bytes; fetch it again"
+        ) from error
+
+
+def _refusal(path: Path, said: str) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", said)
+    if found is None:
+        return f"{path} is not a file of torch.save; name a .pt, .pth or .safetensors checkpoint"
+    return (
+        f"{path} holds pickled code ({found[1]}), which could do anything once loaded, so it is"
+        f" refused. Where you trust it, load it in the project it came from and save its tensors"
+        f" alone: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else "no reason given"

@@ -1,0 +1,88 @@
+"""One network in one file: tensors as safetensors, and in their header, as JSON, what they are.
+
+One file is whole or not there, so weights and description never part. Other programs read it as
+any safetensors file; the tensors have the names of the reference implementation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from floracle.run.errors import Mistake
+from floracle.run.files import written_aside
+from floracle.run.results import provenance
+
+from .checkpoints import check_whole, read_safetensors
+from .convention import Convention, convention_of
+from .lightningdit import Architecture, LightningDiT
+from .tensors import filled
+
+FORMAT = 1
+NAME = "network.safetensors"
+"""What the file is called in a run's folder."""
+KEY = "floracle"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as it was written: itself, how it is read, and where it came from."""
+
+    network: LightningDiT
+    convention: Convention
+    made: Mapping[str, Any]
+
+
+def write_network(
+    path: Path, network: LightningDiT, *, convention: Convention | None = None, **made: Any
+) -> Path:
+    """Write one network, whole or not at all; `made` says where it came from (JSON values)."""
+    convention = convention or Convention(null=network.null)
+    described = {
+        "format": FORMAT,
+        "plan": network.plan.settings(),
+        "convention": convention.settings(),
+        "made": provenance(**made),
+    }
+    text = json.dumps(described, sort_keys=True, allow_nan=False)
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
+    }
+    with written_aside(path) as aside:
+        save_file(tensors, aside, metadata={KEY: text, "format": "pt"})
+    return path
+
+
+def description(path: Path) -> Mapping[str, Any] | None:
+    """What a file says about its network; None where it is not one of ours."""
+    check_whole(path)
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(KEY)
+        found = None if text is None else json.loads(text)
+    except (SafetensorError, OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return None  # reading the tensors says what is wrong
+    return found if isinstance(found, Mapping) else None
+
+
+def read_network(path: Path) -> Network:
+    """The network that `write_network` wrote, ready to be asked."""
+    tensors, found = read_safetensors(path), description(path)
+    if found is None:
+        raise Mistake(f"{path} is not a network that floracle wrote; load_model reads others")
+    if found.get("format") != FORMAT:
+        raise Mistake(
+            f"{path} is a network of format {found.get('format')}, this version reads {FORMAT}"
+        )
+    try:
+        plan = Architecture(**found["plan"])
+        convention = convention_of(found["convention"])
+    except (KeyError, TypeError) as error:
+        raise Mistake(f"the header of {path} is damaged ({error}); write it again") from error
+    return Network(filled(plan, tensors, path), convention, found.get("made", {}))

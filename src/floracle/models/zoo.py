@@ -1,0 +1,169 @@
+"""`load_model`: whatever people have, as a velocity field.
+
+runs/xl, network.safetensors       a network that floracle wrote
+0400000.pt, model.safetensors      a checkpoint of LightningDiT, SiT or REPA
+flux/, flux/transformer/           a folder of diffusers
+my_code:network, my.py:network     a function that makes a network, with its convention
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from floracle.run.budget import chosen_device
+from floracle.run.errors import Mistake
+
+from . import diffusers
+from .checkpoints import ENDINGS, open_checkpoint
+from .convention import Convention, convention_of
+from .factory import is_factory, made_by
+from .families import recognized, title
+from .field import ModelField, model_field
+from .lightningdit import LightningDiT
+from .tensors import filled
+from .weights import NAME, description, read_network
+
+Asked = Convention | Mapping[str, Any] | str
+
+
+def load_model(
+    where: str | Path,
+    *,
+    convention: Asked | None = None,
+    weights: str | None = None,
+    heads: int | None = None,
+    embeddings: Mapping[str, Tensor] | str | Path | None = None,
+    guidance: float = diffusers.GUIDANCE,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> ModelField:
+    """A network as a velocity field, its clock, sign, prediction and null label translated.
+
+    `convention` says how it is read: a project's name ("repa"), words ("predicts=data,clock=1:0"),
+    a mapping or a Convention; checkpoints know theirs, a function of your own does not. Of a
+    checkpoint's `weights` the averaged ones ("ema") are taken; `heads` is needed for tensors of an
+    unknown size. `embeddings` are the text for SD3 and Flux, and `guidance` is what Flux embeds.
+    What was assumed is in the field's `assumed`; `check_convention` puts it to the test.
+    """
+    place, asked = chosen_device(device), None if convention is None else convention_of(convention)
+    path = Path(where).expanduser()
+    if path.is_dir() and not (path / NAME).is_file() and diffusers.is_diffusers(path):
+        _refuse("a folder of diffusers", weights=weights, heads=heads)
+        return _diffusers(path, asked, embeddings, guidance=guidance, device=place, dtype=dtype)
+    if isinstance(where, str) and is_factory(where) and not path.exists():
+        _refuse("a function", weights=weights, heads=heads, embeddings=embeddings)
+        return _factory(where, asked, place, dtype)
+    file = _file(path)
+    if file.suffix == ".safetensors" and description(file) is not None:
+        _refuse("a run of floracle", weights=weights, heads=heads, embeddings=embeddings)
+        return _own(file, asked, place, dtype)
+    _refuse("a checkpoint", embeddings=embeddings)
+    found = recognized(open_checkpoint(file, weights), asked, heads)
+    network = filled(found.plan, found.tensors, file)
+    return _transformer(network, found.convention, found.name, found.assumed, place, dtype)
+
+
+def _refuse(kind: str, **given: object) -> None:
+    """Options that mean nothing for what was named are a mistake, not ignored."""
+    for name, value in given.items():
+        if value is not None:
+            raise Mistake(f"{name}= means nothing for {kind}; leave it out")
+
+
+def _file(path: Path) -> Path:
+    """The file that holds the network; folders have to be a run's."""
+    if not path.is_dir():
+        if not path.exists():
+            raise Mistake(
+                f"there is no {path}; name a checkpoint, a run's folder, a folder of diffusers, or"
+                f" module:function"
+            )
+        return path
+    if (path / NAME).is_file():
+        return path / NAME
+    there = [
+        file.name for file in sorted(path.iterdir()) if file.suffix in (".safetensors", *ENDINGS)
+    ]
+    hint = f"name one of its checkpoints: {', '.join(there[:5])}" if there else "nor a checkpoint"
+    raise Mistake(f"{path} is neither a run (no {NAME}) nor a folder of diffusers; {hint}")
+
+
+def _transformer(
+    network: LightningDiT,
+    convention: Convention,
+    name: str,
+    assumed: list[str],
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> ModelField:
+    """One of our networks as a field, moved to where it is asked for."""
+    plan, network = network.plan, network.to(device, dtype)
+    return model_field(
+        network,
+        convention,
+        name=name,
+        assumed=assumed,
+        device=device,
+        dtype=network.x_embedder.proj.weight.dtype,
+        shape=plan.shape,
+        classes=plan.classes,
+    )
+
+
+def _own(
+    file: Path, asked: Convention | None, device: torch.device, dtype: torch.dtype | None
+) -> ModelField:
+    written = read_network(file)
+    name = title("floracle", written.network.plan)
+    said = [f"as floracle {written.made.get('floracle', '?')} wrote it", str(file)]
+    convention = _with_null(asked or written.convention, written.network.null)
+    return _transformer(written.network, convention, name, said, device, dtype)
+
+
+def _factory(
+    where: str, asked: Convention | None, device: torch.device, dtype: torch.dtype | None
+) -> ModelField:
+    if asked is None:
+        raise Mistake(
+            f"nobody but you knows what {where} predicts; give convention=, a project's name or"
+            f" words like 'predicts=velocity,clock=0:1,null=10'"
+        )
+    made = made_by(where)
+    if isinstance(made, torch.nn.Module):
+        made = made.to(device, dtype)
+    said = ["the convention as declared", where]
+    return model_field(made, asked, name=where, assumed=said, device=device, dtype=dtype)
+
+
+def _diffusers(
+    folder: Path,
+    asked: Convention | None,
+    embeddings: Mapping[str, Tensor] | str | Path | None,
+    *,
+    guidance: float,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> ModelField:
+    found = diffusers.loaded(folder, embeddings, guidance=guidance, device=device, dtype=dtype)
+    return model_field(
+        found.network,
+        _with_null(asked or found.convention, found.convention.null),
+        name=found.name,
+        assumed=found.assumed,
+        device=device,
+        dtype=found.dtype,
+        shape=found.shape,
+        any_size=True,
+        classes=found.network.prompts.count,
+    )
+
+
+def _with_null(convention: Convention, null: int | None) -> Convention:
+    """The same with a null label, where it names none itself."""
+    return convention if convention.null is not None else replace(convention, null=null)

@@ -1,0 +1,216 @@
+"""The self-test: on a real network of somebody else, on closed forms, on what cannot be told."""
+
+import mnist_network
+import pytest
+import torch
+
+import floracle
+from floracle.core.clock import OURS, Clock
+from floracle.core.fields import as_field
+from floracle.models.check import check_convention
+from floracle.models.convention import Convention, convention_of
+from floracle.models.readings import Retimed
+from floracle.run.errors import Mistake
+
+S, TIMESTEP = Clock(noise=1, data=0), Clock(noise=1000, data=0)
+
+
+@pytest.fixture(scope="module")
+def digits(shared):
+    """The first test pictures of MNIST in [0, 1], the space of the network."""
+    store = floracle.open_store(str(shared / "data" / "mnist"), normalize="raw")
+    pictures = store.take(torch.arange(600))
+    return (pictures - pictures.min()) / (pictures.max() - pictures.min())
+
+
+@pytest.fixture(scope="module")
+def networks(shared):
+    """The MNIST network in the words of several projects."""
+    predictor = mnist_network.network().eval().requires_grad_(False)
+
+    def velocity(x, t, labels):
+        t = t.clamp(max=0.999)
+        return (predictor(x, t, labels) - x) / (1 - t[:, None, None, None])
+
+    def repa(x, s, labels):
+        return -velocity(x, 1 - s, labels)
+
+    def sd3(x, timestep, labels):
+        return repa(x, timestep / 1000, labels)
+
+    return {"data": predictor, "velocity": velocity, "repa": repa, "sd3": sd3}
+
+
+DECLARED = [
+    ("data", "predicts=data", "as declared"),
+    ("data", "predicts=data,clock=1:0", "flipped in time"),
+    ("data", "predicts=data,clock=0:1000", "wrong time scale"),
+    ("data", "predicts=data,sign=-1", "wrong sign"),
+    ("data", "predicts=velocity", "wrong prediction"),
+    ("velocity", "sit", "as declared"),
+    ("velocity", "repa", "flipped in time"),
+    ("velocity", "sign=-1", "wrong sign"),
+    ("velocity", "clock=0:1000", "wrong time scale"),
+    ("velocity", "sd3", "wrong time scale"),
+    ("velocity", "jit", "wrong prediction"),
+    ("repa", "repa", "as declared"),
+    ("repa", "sit", "flipped in time"),
+    ("repa", "sd3", "wrong time scale"),
+    ("sd3", "sd3", "as declared"),
+    ("sd3", "repa", "wrong time scale"),
+    ("sd3", "sit", "wrong time scale"),
+]
+
+
+@pytest.mark.parametrize(("network", "words", "answer"), DECLARED)
+def test_a_real_network_is_read_rightly_with_data(networks, digits, network, words, answer):
+    field = convention_of(f"{words},null=10").field(networks[network])
+    verdict = check_convention(field, digits)
+    assert verdict.answer == answer
+    assert min(verdict.losses.values()) == pytest.approx(0.137, abs=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "words", "answer"), DECLARED)
+def test_a_real_network_is_read_rightly_without_data(networks, network, words, answer):
+    field = convention_of(f"{words},null=10").field(networks[network])
+    assert check_convention(field, shape=(1, 28, 28), pairs=24).answer == answer
+
+
+def test_the_advice_is_the_declaration_that_passes(networks, digits):
+    wrong = convention_of("clock=0:1000,null=10").field(networks["repa"])
+    verdict = check_convention(wrong, digits)
+    assert verdict.answer == "wrong time scale"
+    assert "Declare clock=1:0." in verdict.text
+    right = convention_of("clock=1:0,null=10").field(networks["repa"])
+    assert check_convention(right, digits).as_declared
+
+
+@pytest.fixture(scope="module")
+def world(points_source):
+    """Points of a curve, and their oracle."""
+    generator = torch.Generator().manual_seed(5)
+    angles = 6 * torch.rand(200, generator=generator)
+    waves = torch.arange(1, 17) / 5
+    source = points_source(1 + torch.sin(angles[:, None] * waves))
+    return source, floracle.Oracle(source)
+
+
+def foreign(oracle, clock=OURS, sign=1):
+    """The oracle as a network of another clock, whose velocity runs along it."""
+
+    def model(x, time):
+        direction = sign if clock.forward else -sign
+        t = clock.time(time.double()).clamp(0, 0.999)
+        return direction * oracle(x, t)
+
+    return model
+
+
+clocks = pytest.mark.parametrize("clock", [OURS, S, TIMESTEP, Clock(0, 1000)], ids=str)
+
+
+@clocks
+@pytest.mark.parametrize("data", [True, False])
+def test_the_oracle_passes_in_every_clock(world, clock, data):
+    source, oracle = world
+    field = as_field(foreign(oracle, clock), clock=clock)
+    given = {"data": source} if data else {"shape": source.shape}
+    assert check_convention(field, **given).as_declared
+
+
+@clocks
+def test_the_oracle_fails_in_the_opposite_clock(world, clock):
+    source, oracle = world
+    field = as_field(foreign(oracle, clock), clock=Clock(noise=clock.data, data=clock.noise))
+    assert check_convention(field, source).answer == "flipped in time"
+    assert check_convention(field, shape=source.shape).answer == "flipped in time"
+
+
+@clocks
+def test_the_oracle_fails_with_its_sign_turned(world, clock):
+    source, oracle = world
+    field = as_field(foreign(oracle, clock, sign=-1), clock=clock)
+    assert check_convention(field, source).answer == "wrong sign"
+    assert check_convention(field, shape=source.shape).answer == "wrong sign"
+
+
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ((lambda t: t, 1), "as declared"),
+        ((lambda t: t, -1), "wrong sign"),
+        ((lambda t: 1 - t, -1), "flipped in time"),
+        ((lambda t: 1 - t, 1), "flipped in time"),
+        ((lambda t: (1000 * t).clamp(max=0.999), 1), "wrong time scale"),
+    ],
+)
+def test_fields_that_are_no_translation_are_judged_too(world, change, answer):
+    source, oracle = world
+    time, sign = change
+    field = Retimed(lambda x, t, labels: oracle(x, t.clamp(max=0.999)), time, sign)
+    assert check_convention(field, source).answer == answer
+
+
+def test_an_untrained_network_is_not_judged(world):
+    source, _ = world
+    weight = torch.randn(16, 16) / 4
+
+    def untrained(x, t):
+        return x @ weight * (1 + t[:, None])
+
+    for given in ({"data": source}, {"shape": source.shape}):
+        verdict = check_convention(as_field(untrained), **given)
+        assert verdict.answer == "cannot say"
+        assert not verdict.as_declared
+
+
+def test_zero_is_not_judged(world):
+    source, _ = world
+    for given in ({"data": source}, {"shape": source.shape}):
+        verdict = check_convention(as_field(lambda x, t: torch.zeros_like(x)), **given)
+        assert verdict.answer == "cannot say"
+
+
+def test_noise_as_data_has_no_direction():
+    """Between two unit Gaussians the field is its own reverse: (2t − 1) x / (t² + (1 − t)²)."""
+
+    def gaussian(x, t):
+        t = t[:, None].to(x)
+        return (2 * t - 1) * x / (t**2 + (1 - t) ** 2)
+
+    verdict = check_convention(as_field(gaussian), torch.randn(500, 64))
+    assert verdict.answer == "cannot say"
+    assert "predict alike" in verdict.text
+
+
+def test_data_of_another_kind_is_not_taken_for_a_wrong_sign(networks):
+    """A network of digits, asked about noise of deviation 3."""
+    field = convention_of("predicts=data,null=10").field(networks["data"])
+    verdict = check_convention(field, 3 * torch.randn(200, 1, 28, 28))
+    assert verdict.answer in ("as declared", "cannot say")
+
+
+def test_without_data_a_shape_is_needed():
+    with pytest.raises(Mistake, match="shape="):
+        check_convention(as_field(lambda x, t: x))
+
+
+def test_the_same_seed_gives_the_same_verdict(world):
+    source, oracle = world
+    first, again = (check_convention(oracle, source, seed=3) for _ in range(2))
+    assert first == again
+    assert first.as_declared
+
+
+def test_what_has_no_velocity_at_an_end_is_told_by_data(world):
+    """The velocity of a noise predictor is 0 / 0 at t = 0, where data is not needed otherwise."""
+    source, oracle = world
+
+    def predictor(x, t):
+        t = t.double().clamp(0.01, 0.99)
+        return (x - t[:, None] * oracle(x, t)).to(x)
+
+    field = Convention(predicts="noise").field(predictor)
+    assert check_convention(field, source).as_declared
+    assert check_convention(field, shape=source.shape).answer in ("cannot say", "as declared")

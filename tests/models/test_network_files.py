@@ -1,0 +1,111 @@
+"""One network in one file: what was written is read, bit for bit, or refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from checkpoint_files import MODERN, PLAIN, SIGMA, network
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from floracle.core.clock import Clock
+from floracle.models.convention import Convention
+from floracle.models.weights import NAME, read_network, write_network
+from floracle.models.zoo import load_model
+from floracle.run.errors import Mistake
+
+PLANS = [MODERN, PLAIN, SIGMA, replace(MODERN, qk_norm=True, shift=False, null=False)]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=["modern", "plain", "sigma", "other"])
+def test_what_was_written_is_read_bit_for_bit(tmp_path, plan):
+    made = network(plan)
+    found = read_network(write_network(tmp_path / NAME, made, images=512))
+    assert found.network.plan == plan
+    assert found.convention == Convention(null=made.null)
+    assert found.made["images"] == 512
+    for name, values in made.state_dict().items():
+        assert torch.equal(found.network.state_dict()[name], values)
+
+
+def test_a_run_is_loaded_by_its_folder_or_file(tmp_path):
+    made = network(MODERN)
+    write_network(tmp_path / "run" / NAME, made)
+    x, t, labels = torch.randn(2, 4, 8, 8), torch.tensor([0.2, 0.7]), torch.tensor([3, -1])
+    expected = made(x, t, torch.tensor([3, 5]))
+    for where in (tmp_path / "run", tmp_path / "run" / NAME, str(tmp_path / "run")):
+        assert torch.equal(load_model(where)(x, t, labels), expected)
+
+
+def test_its_convention_travels_with_it(tmp_path):
+    made, convention = network(MODERN), Convention("data", Clock(noise=1, data=0), null=5)
+    write_network(tmp_path / NAME, made, convention=convention)
+    x, t = torch.randn(2, 4, 8, 8), torch.tensor([0.25, 0.5], dtype=torch.float64)
+    data = made(x, 1 - t.float(), torch.tensor([5, 5]))
+    velocity = load_model(tmp_path)(x, t)
+    torch.testing.assert_close(velocity, (data - x) / (1 - t.float())[:, None, None, None])
+
+
+def test_other_programs_can_read_the_tensors(tmp_path):
+    made = network(MODERN)
+    path = write_network(tmp_path / NAME, made)
+    found = load_file(path)
+    assert set(found) == set(made.state_dict())
+    with safe_open(path, "pt") as file:
+        assert json.loads(file.metadata()["floracle"])["plan"]["width"] == 128
+
+
+def test_a_write_that_fails_leaves_the_old_network(tmp_path, monkeypatch):
+    path = write_network(tmp_path / NAME, network(MODERN))
+    before = path.read_bytes()
+
+    def broken(tensors, where, metadata):
+        where.write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("floracle.models.weights.save_file", broken)
+    with pytest.raises(OSError, match="no space"):
+        write_network(path, network(MODERN, seed=1))
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == [NAME]
+
+
+def rewritten(path, change):
+    """The same file with another description."""
+    with safe_open(path, "pt") as file:
+        said = json.loads(file.metadata()["floracle"])
+    change(said)
+    save_file(load_file(path), path, metadata={"floracle": json.dumps(said)})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda said: said.update(format=99), "format 99"),
+        (lambda said: said.pop("plan"), "is damaged"),
+        (lambda said: said["plan"].update(width=64), "this architecture has"),
+        (lambda said: said["plan"].update(colour="red"), "is damaged"),
+        (lambda said: said["convention"].update(predicts="fun"), "cannot predict 'fun'"),
+    ],
+)
+def test_a_damaged_description_is_named(tmp_path, change, words):
+    path = write_network(tmp_path / NAME, network(MODERN))
+    rewritten(path, change)
+    with pytest.raises(Mistake, match=words):
+        load_model(path)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.9999])
+def test_a_truncated_network_is_named(tmp_path, share):
+    path = write_network(tmp_path / NAME, network(MODERN))
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    for where in (path, tmp_path):
+        with pytest.raises(Mistake, match="incomplete"):
+            load_model(where)
+
+
+def test_a_foreign_file_is_not_read_as_ours(tmp_path):
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(Mistake, match="not a network that floracle wrote"):
+        read_network(tmp_path / "a.safetensors")
