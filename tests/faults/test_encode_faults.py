@@ -1,0 +1,232 @@
+"""Encoding that is killed, disks that fill, runs that go on: always the same bytes in the end."""
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from floracle.data import packed_files
+from floracle.data.encode import encode
+from floracle.data.store import open_store
+from floracle.run.errors import Mistake
+
+HOW = {"flips": True, "moments": "sample", "batch": 2, "shard_images": 3, "quiet": True}
+SHARDS = [f"latents_rank00_shard{number:03d}.safetensors" for number in range(3)]
+
+
+@dataclass(frozen=True)
+class Squares:
+    """What 2 × 2 squares hold, and a deviation."""
+
+    name: str = "squares"
+    channels: int = 12
+    downsampling: int = 2
+    gaussian: bool = True
+
+    @property
+    def settings(self):
+        return {"name": self.name}
+
+    def encode(self, images):
+        mean = torch.nn.functional.pixel_unshuffle(images, 2)
+        return mean, torch.full_like(mean, 0.1)
+
+    def decode(self, latents):
+        return torch.nn.functional.pixel_shuffle(latents, 2)
+
+
+def images(folder):
+    folder.mkdir(exist_ok=True)
+    points = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 3), np.uint8)
+    np.save(folder / "points.npy", points)
+    np.save(folder / "labels.npy", np.arange(8) % 3)
+    return folder / "points.npy"
+
+
+def contents(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_encode_faults import HOW, Squares, contents
+from floracle.data import packed_files
+from floracle.data.encode import encode
+import floracle.data.idx
+
+where, folder, every = sys.argv[1], Path(sys.argv[2]), int(sys.argv[4])
+
+
+def dying(moment):
+    '''Count everything that changes the disk, and end before or after the moment given.'''
+    done = [0]
+
+    def watched(run, halfway=None):
+        def counted(*given, **named):
+            if done[0] == moment:
+                if halfway:
+                    halfway(*given)
+                os._exit(9)
+            result = run(*given, **named)
+            if done[0] + 1 == moment:
+                os._exit(9)
+            done[0] += 2
+            return result
+        return counted
+
+    os.fsync = watched(os.fsync)
+    Path.replace, Path.unlink = watched(Path.replace), watched(Path.unlink)
+    Path.mkdir = watched(Path.mkdir)
+    append = packed_files.append
+    packed_files.append = watched(append, lambda file, part: file.write(part[: len(part) // 2]))
+    return done
+
+
+def run(out, *moments):
+    for moment in (*moments, None):
+        child = os.fork()
+        if child == 0:
+            done = dying(moment)
+            try:
+                encode(where, out, Squares(), **HOW)
+                print(done[0], file=open(folder / "count", "w"))
+            except BaseException as error:
+                print(repr(error), file=sys.stderr)
+                os._exit(1)
+            os._exit(0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code == (0 if moment is None else 9) or (moment is not None and code == 0), code
+
+
+run(folder / "whole")
+total, expected = int((folder / "count").read_text()), contents(folder / "whole")
+for moment in range(0, total, every):
+    out = folder / f"moment-{moment}"
+    run(out, moment, *([(moment * 7919) % total] if moment % 5 == 0 else []))
+    assert contents(out) == expected, moment
+    shutil.rmtree(out)
+print(total)
+"""
+
+
+def died(tmp_path, every):
+    here = os.path.dirname(__file__)
+    command = [sys.executable, "-c", KILLED, str(images(tmp_path / "data")), str(tmp_path), here]
+    ended = subprocess.run([*command, str(every)], capture_output=True, text=True, timeout=280)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return int(ended.stdout)
+
+
+def test_a_run_that_dies_between_any_two_steps_goes_on_to_the_same_bytes(tmp_path):
+    assert died(tmp_path, 29) > 80
+
+
+@pytest.mark.slow
+def test_a_run_that_dies_at_every_write_sync_and_rename_goes_on_to_the_same_bytes(tmp_path):
+    assert died(tmp_path, 1) > 80
+
+
+@pytest.mark.parametrize("moment", [0, 3, 8])
+def test_a_full_disk_is_one_mistake_and_loses_nothing(tmp_path, monkeypatch, moment):
+    where, out = images(tmp_path / "data"), tmp_path / "out"
+    encode(where, tmp_path / "whole", Squares(), **HOW)
+    append, done = packed_files.append, [0]
+
+    def full(file, content):
+        done[0] += 1
+        if done[0] > moment:
+            file.write(content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(file, content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(packed_files, "append", full)
+        with pytest.raises(Mistake, match=r"out failed: no space left .* goes on from there"):
+            encode(where, out, Squares(), **HOW)
+    with pytest.raises(Mistake, match="was not finished"):
+        open_store(out, flips=True)
+    assert not list(out.rglob("*.part"))
+    encode(where, out, Squares(), **HOW)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def interrupted(folder, monkeypatch, after):
+    """A store whose encoding ended after some shards."""
+    from floracle.data import encode as module
+
+    where, write, done = images(folder / "data"), module.write_shard, [0]
+
+    def ends(*given, **named):
+        done[0] += 1
+        if done[0] > after:
+            raise KeyboardInterrupt
+        return write(*given, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_shard", ends)
+        with pytest.raises(KeyboardInterrupt):
+            encode(where, folder / "out", Squares(), **HOW)
+    return where, folder / "out"
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(content)
+
+
+HARM = {
+    "flip": flip,
+    "cut": lambda path: os.truncate(path, 99),
+    "remove": lambda path: path.unlink(),
+    "forget": lambda path: (path.parent / "floracle/unfinished/encoded-00000.json").unlink(),
+    "garble": lambda path: (path.parent / "floracle/unfinished/encoded-00000.json").write_text(
+        "x"
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_finished_shards_are_kept_unless_they_were_harmed(tmp_path, monkeypatch, harm):
+    where, out = interrupted(tmp_path, monkeypatch, 2)
+    encode(where, tmp_path / "whole", Squares(), **HOW)
+    times = {name: (out / name).stat().st_mtime_ns for name in SHARDS[:2]}
+    HARM[harm](out / SHARDS[0])
+    encode(where, out, Squares(), **HOW)
+    assert contents(out) == contents(tmp_path / "whole")
+    assert (out / SHARDS[1]).stat().st_mtime_ns == times[SHARDS[1]]
+    assert (out / SHARDS[0]).stat().st_mtime_ns != times[SHARDS[0]]
+
+
+def test_an_unfinished_store_goes_on_with_its_own_settings_only(tmp_path, monkeypatch):
+    where, out = interrupted(tmp_path, monkeypatch, 1)
+    with pytest.raises(Mistake, match=r"seed: 0 there, 1 asked"):
+        encode(where, out, Squares(), **HOW, seed=1)
+    np.save(where, np.zeros((8, 4, 4, 3), np.uint8))
+    with pytest.raises(Mistake, match=r"images: '\w+' there"):
+        encode(where, out, Squares(), **HOW)
+
+
+def test_a_finished_store_whose_file_was_cut_is_named(tmp_path):
+    where, out = images(tmp_path / "data"), tmp_path / "out"
+    encode(where, out, Squares(), **HOW)
+    os.truncate(out / SHARDS[1], 99)
+    with pytest.raises(Mistake, match=r"shard001\S+ is cut short: 99 bytes"):
+        encode(where, out, Squares(), **HOW)
+
+
+def test_two_runs_at_a_time_are_one_too_many(tmp_path):
+    from floracle.data.packed_place import locked
+
+    where = images(tmp_path / "data")
+    with locked(tmp_path / "out"), pytest.raises(Mistake, match="another run"):
+        encode(where, tmp_path / "out", Squares(), **HOW)
+    encode(where, tmp_path / "out", Squares(), **HOW)
