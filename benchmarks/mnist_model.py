@@ -1,0 +1,222 @@
+"""What the oracle says about a real model: somebody else's flow model of MNIST.
+
+    python benchmarks/mnist_model.py [PART …]      # losses, switch, landing, draw
+
+Reads FLORACLE_SHARED (default ../shared). Every part is kept in results/mnist_model.json once
+measured; `draw` makes docs/images/mnist-*.png from there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from matplotlib import rc_context
+
+import floracle
+from floracle.analysis.gaussians import class_gaussians
+from floracle.analysis.landing import mixed, switched
+from floracle.report import plots
+from floracle.run.images import enlarged, png, quantised, tiles
+from measure import RESULTS, report
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("FLORACLE_SHARED", ROOT.parent / "shared"))
+MNIST, IMAGES = SHARED / "data" / "mnist", ROOT / "docs" / "images"
+MODEL = str(ROOT / "tests" / "models" / "mnist_network.py") + ":network"
+TIMES = torch.tensor([0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9], dtype=torch.float64)
+PAIRS, TRAJECTORIES = 64, 16
+TAUS = [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0]
+DIGITS = torch.arange(10)
+
+
+def opened(which: str):
+    """The training or the test pictures in the model's own space, [0, 1]."""
+    kept = "train" if which == "train" else "t10k"
+    where = MNIST / f"{kept}-images-idx3-ubyte.gz"
+    return floracle.open_store(str(where), normalize=1 / 255)
+
+
+def model():
+    return floracle.load_model(MODEL, convention="predicts=data,null=10")
+
+
+def rounded(values) -> list[float]:
+    return [float(f"{value:.4g}") for value in values]
+
+
+def losses() -> dict:
+    """Both losses on the path and on the model's own trajectories, all digits together."""
+    data, test = opened("train"), opened("test")
+    oracle, known = floracle.Oracle(data), {"times": TIMES, "classes": range(10), "seed": 0}
+    gaussians = {"class Gaussians": class_gaussians(data)}
+    path = floracle.oracle_loss(
+        model(), oracle, pairs=PAIRS, held_out=test, yardsticks=gaussians, **known
+    )
+    own = floracle.oracle_loss(model(), oracle, pairs=TRAJECTORIES, along="own", **known)
+    whole, followed = path.whole(), own.whole()["oracle"]
+    found = {"times": rounded(TIMES), "pairs a digit": PAIRS, "own a digit": TRAJECTORIES}
+    for name, curve in {**whole, "own": followed}.items():
+        found[name] = {"mean": rounded(curve.mean), "error": rounded(curve.error)}
+    names = {name for group in path.groups for name in group.closest}
+    found["closest"] = {
+        name: [sum(group.closest[k] == name for group in path.groups) for k in range(len(TIMES))]
+        for name in sorted(names)
+    }
+    found["digits that are sure"] = [
+        sum(group.sure[k] for group in path.groups) for k in range(len(TIMES))
+    ]
+    return found
+
+
+def switch() -> dict:
+    """Fig 5: oracle to τ, the model after, 8 seeds of every digit; beside it test pictures."""
+    data, test = opened("train"), opened("test")
+    labels = DIGITS.repeat(8)
+    oracle = floracle.Oracle(data)
+    found = switched(model(), oracle, taus=TAUS, seeds=range(80), labels=labels)
+    copies, low, high = found.copied()
+    ratio = []
+    for digit in range(10):
+        some = test.take(test.atoms(digit).rows[:8])
+        near = floracle.nearest(data, some, 2, label=digit).distances
+        ratio.append(torch.cat([near[:, :1] / 28, near[:, :1] / near[:, 1:]], 1))
+    apart, quotient = torch.cat(ratio).mean(0).tolist()
+    curve, own = found.distance(), found.from_own()
+    return {
+        "taus": TAUS,
+        "samples": 80,
+        "nearest": {"mean": rounded(curve.mean), "error": rounded(curve.error)},
+        "from the oracle's end": {"mean": rounded(own.mean), "error": rounded(own.error)},
+        "first over second": rounded((found.first / found.second).mean(0)),
+        "on the oracle's own row": rounded((found.rows == found.own[:, None]).double().mean(0)),
+        "copied": {"share": rounded(copies), "low": rounded(low), "high": rounded(high)},
+        "test pictures": {"nearest": apart, "first over second": quotient},
+    }
+
+
+def landings() -> dict:
+    """FACTS 3.11: model to τ, the exact oracle after; 400 seeds of one digit."""
+    oracle, field, found = floracle.Oracle(opened("train")), model(), {}
+    for name, first, tau in (
+        ("oracle", oracle, 0.2),
+        ("model", field, 0.1),
+        ("model", field, 0.3),
+    ):
+        test = floracle.landing(first, oracle, tau=tau, seeds=range(400), labels=3)
+        values = test.to_results().values
+        found[f"{name} to {tau:g}"] = {
+            "verdict": test.verdict,
+            "said": str(test),
+            "fit": values["fit"],
+            "diversity": values["diversity"],
+        }
+    return {"digit": 3, "seeds": 400, "tests": found}
+
+
+def draw() -> None:
+    """The pictures of the page, from what was measured."""
+    kept = json.loads((RESULTS / "mnist_model.json").read_text())
+    IMAGES.mkdir(exist_ok=True)
+    drawn = {"losses": drawn_losses(kept["losses"]), "switch": drawn_switch(kept)}
+    for name, drawing in drawn.items():
+        (IMAGES / f"mnist-{name}.png").write_bytes(drawing.png())
+    (IMAGES / "mnist-samples.png").write_bytes(samples())
+
+
+def curve_of(kept: dict):
+    return plots.numbers(kept["mean"]), plots.numbers(kept["error"])
+
+
+def lines(ax, times, kept: dict, drawn: tuple) -> None:
+    """Curves with two errors on either side, each named at one of its points."""
+    for name, words, colour, place, (across, above, side) in drawn:
+        mean, error = curve_of(kept[name])
+        ax.fill_between(times, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.22, lw=0)
+        ax.plot(times, mean, "-o", ms=2.4, mew=0, color=colour)
+        shift = {"xytext": (across, above), "textcoords": "offset points", "ha": side}
+        ax.annotate(words, (times[place], mean[place]), color=colour, **shift)
+
+
+def drawn_losses(kept: dict):
+    times = kept["times"]
+    with rc_context(plots.STYLE):
+        figure, ax = plots.axes()
+        lines(
+            ax,
+            times,
+            kept,
+            (
+                ("conditional", "", plots.BLUE, 0, (0, 0, "left")),
+                ("held_out", "training and unseen pictures", plots.TEAL, 0, (0, 22, "left")),
+                ("oracle", "from the oracle", plots.ORANGE, 5, (8, -12, "left")),
+                ("own", "the same on its own trajectories", plots.VIOLET, 6, (-14, 12, "right")),
+            ),
+        )
+        ax.set_yscale("log")
+        ax.set_xlabel("t, from noise to data")
+        ax.set_ylabel("squared error a pixel")
+    return plots.Drawing("mnist-losses", "Losses of the model by time", figure, {})
+
+
+def drawn_switch(kept: dict):
+    switched_at = kept["switch"]
+    with rc_context(plots.STYLE):
+        figure, ax = plots.axes()
+        level = switched_at["test pictures"]["nearest"]
+        ax.axhline(level, color=plots.QUIET, lw=0.8, ls=":")
+        ax.annotate("unseen test pictures", (0.99, level), (0, 4), textcoords="offset points",
+                    ha="right", color=plots.QUIET)  # fmt: skip
+        lines(
+            ax,
+            switched_at["taus"],
+            switched_at,
+            (
+                ("nearest", "to the nearest training picture", plots.BLUE, 0, (0, -24, "left")),
+                (
+                    "from the oracle's end",
+                    "to the oracle's own end",
+                    plots.ORANGE,
+                    7,
+                    (10, 8, "left"),
+                ),
+            ),
+        )
+        ax.set_ylim(0)
+        ax.set_xlabel("τ, where the model takes over from the oracle")
+        ax.set_ylabel("distance a pixel (root mean square)")
+    return plots.Drawing("mnist-switch", "Where samples end by switching time", figure, {})
+
+
+def samples() -> bytes:
+    """One seed a column: the oracle until τ, then the model; τ grows from row to row."""
+    oracle, field, grid = floracle.Oracle(opened("train")), model(), floracle.time_grid(50)
+    x, taus = floracle.noise(range(10), (1, 28, 28)), (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
+    rows = [mixed(oracle, field, x, grid, at=tau, labels=DIGITS) for tau in taus]
+    pictures = 255 - quantised(torch.cat(rows), 0.0, 1.0)
+    return png(tiles(enlarged(pictures, 56), 10))
+
+
+PARTS = {"losses": losses, "switch": switch, "landing": landings}
+
+
+def main() -> None:
+    torch.set_grad_enabled(False)
+    path = RESULTS / "mnist_model.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    for name in sys.argv[1:] or [*PARTS, "draw"]:
+        if name == "draw":
+            draw()
+            continue
+        started = time.perf_counter()
+        kept[name] = PARTS[name]()
+        kept[name]["seconds"] = round(time.perf_counter() - started, 1)
+        report("mnist_model", {key: value for key, value in kept.items() if key != "machine"})
+
+
+if __name__ == "__main__":
+    main()

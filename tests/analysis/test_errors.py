@@ -1,0 +1,226 @@
+"""Losses of fields whose distance from the oracle is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import floracle
+from floracle.analysis.errors import OracleLoss, oracle_loss
+from floracle.analysis.gaussians import gaussian_field
+from floracle.core.paths import COSINE, LINEAR
+from floracle.oracle.reference import reference
+
+TIMES = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def shifted_by(oracle, size):
+    """The oracle and a constant: its oracle loss is `size`² at all times."""
+    return lambda x, t, labels=None: oracle(x, t, labels) + size
+
+
+def still(x, t, labels=None):
+    """A field that ignores the data."""
+    return torch.zeros_like(x)
+
+
+@pytest.fixture
+def oracle(points_source):
+    return floracle.Oracle(points_source(normal(40, 6), torch.arange(40) % 2))
+
+
+@pytest.mark.parametrize("path", [LINEAR, COSINE], ids=["linear", "cosine"])
+def test_the_oracle_has_no_oracle_loss_and_its_conditional_loss_is_the_gap(points_source, path):
+    oracle = floracle.Oracle(points_source(normal(40, 6)), path=path)
+    loss = oracle_loss(oracle, oracle, times=TIMES, pairs=64).groups[0]
+    for name in ("oracle", "less_gap", "disagreement"):
+        assert (loss.curves[name].mean == 0).all()
+    assert_close(loss.curves["conditional"].mean, loss.curves["gap"].mean)
+    assert loss.curves["gap"].mean[0] > 0.5
+    assert loss.closest == ("oracle",) * len(TIMES)
+
+
+def test_a_constant_beside_the_oracle_is_its_square(oracle):
+    loss = oracle_loss(shifted_by(oracle, 0.3), oracle, times=TIMES, pairs=512).groups[0]
+    assert_close(loss.curves["oracle"].mean, torch.full((5,), 0.09).double(), atol=1e-6, rtol=0)
+    apart = loss.curves["disagreement"]
+    assert (apart.mean.abs() < 4 * apart.error + 1e-12).all()
+    assert apart.error[1] > 0
+
+
+@pytest.mark.slow
+def test_both_ways_to_the_oracle_loss_agree_as_often_as_their_errors_say(oracle):
+    """Over 200 seeds the interval of the disagreement holds 0 in 95 % of them."""
+    held = torch.zeros(2)
+    for seed in range(200):
+        asked = {"times": TIMES[1:3], "pairs": 64, "seed": seed}
+        loss = oracle_loss(shifted_by(oracle, 0.5), oracle, **asked).groups[0]
+        low, high = loss.interval("disagreement")
+        held += ((low <= 0) & (high >= 0)).float()
+    assert (held / 200 - 0.95).abs().max() < 4 * (0.95 * 0.05 / 200) ** 0.5
+
+
+def test_the_gap_is_that_of_the_dense_formula(points_source):
+    """Against posterior averages in float64: E‖u* − c‖² is A² E tr Cov / D."""
+    points = normal(12, 4)
+    times = torch.tensor([0.1, 0.3], dtype=torch.float64)
+    oracle = floracle.Oracle(points_source(points))
+    loss = oracle_loss(still, oracle, times=times, pairs=4000).groups[0]
+    for k, t in enumerate(times):
+        data = points[torch.arange(6000) % 12].double()
+        x = t * data + (1 - t) * normal(6000, 4, seed=3).double()
+        truth = reference(points, x, t.expand(6000))
+        squares = truth.posterior @ points.double().square().sum(1)
+        spread = (squares - truth.mean.square().sum(1)) / (1 - t) ** 2 / 4
+        error = (loss.curves["gap"].error[k] ** 2 + spread.var() / 6000).sqrt()
+        assert abs(loss.curves["gap"].mean[k] - spread.mean()) < 4 * error
+
+
+@pytest.mark.slow
+def test_a_field_that_ignores_data_does_as_well_on_held_out_points(points_source):
+    """The interval of the difference holds 0 in 95 % of 200 draws of both sets."""
+    held = 0
+    for seed in range(200):
+        points = normal(800, 3, seed=seed)
+        data, others = points_source(points[:400]), points_source(points[400:])
+        asked = {"times": TIMES[2:4], "pairs": 32, "held_out": others, "seed": seed}
+        low, high = (
+            oracle_loss(still, floracle.Oracle(data), **asked).groups[0].interval("difference")
+        )
+        held += int(low[0] <= 0 <= high[0])
+    assert abs(held / 200 - 0.95) < 4 * (0.95 * 0.05 / 200) ** 0.5 + 0.01
+
+
+def test_held_out_data_that_is_the_training_set_is_no_worse(oracle):
+    asked = {"times": TIMES, "pairs": 256, "held_out": oracle.data}
+    loss = oracle_loss(oracle, oracle, **asked).groups[0]
+    assert not loss.memorizes().any()
+    assert (loss.curves["difference"].mean != 0).any()  # drawn on its own
+
+
+def test_the_oracle_memorizes(points_source, oracle):
+    asked = {"times": TIMES, "pairs": 256, "held_out": points_source(normal(40, 6, seed=1))}
+    loss = oracle_loss(oracle, oracle, **asked).groups[0]
+    assert loss.memorizes()[1:].all()
+    assert (loss.curves["difference"].mean.diff() > 0).all()
+    difference = loss.curves["held_out"].mean - loss.curves["conditional"].mean
+    assert_close(loss.curves["difference"].mean, difference)
+
+
+def test_held_out_pairs_have_the_noise_of_the_training_pairs(points_source):
+    """With points at zero c is the noise's opposite, so both losses are the same number."""
+    data = points_source(torch.cat([torch.zeros(1, 5), torch.zeros(1, 5)]))
+    asked = {"times": TIMES, "pairs": 8, "held_out": points_source(torch.zeros(3, 5))}
+    loss = oracle_loss(still, floracle.Oracle(data), **asked).groups[0]
+    assert (loss.curves["difference"].mean == 0).all()
+    assert (loss.curves["conditional"].mean > 0).all()
+
+
+def test_a_field_follows_the_yardstick_that_it_is(oracle):
+    gaussian = floracle.as_field(still)
+    near = {"still": still, "other": shifted_by(oracle, 2.0)}
+    loss = oracle_loss(gaussian, oracle, times=TIMES, pairs=64, yardsticks=near).groups[0]
+    assert loss.closest == ("still",) * 5
+    assert loss.sure == (True,) * 5
+    tied = {"still": still, "again": still}
+    assert oracle_loss(still, oracle, times=TIMES, pairs=64, yardsticks=tied).groups[0].sure == (
+        (False,) * 5
+    )
+
+
+def test_own_trajectories_are_the_fields_own(points_source):
+    """Along x' = −x the states are known: Euler gives x (1 − h)^k."""
+    points = normal(30, 4)
+    oracle, times = floracle.Oracle(points_source(points)), TIMES[1:4]
+    decay = lambda x, t, labels=None: -x  # noqa: E731
+    loss = oracle_loss(decay, oracle, times=times, pairs=32, along="own", steps=10).groups[0]
+    start = floracle.noise(range(first_seed(), first_seed() + 32), (4,)).double()
+    for k, t in enumerate(times):
+        x = start * 0.9 ** round(float(t) * 10)
+        truth = reference(points, x, t.expand(32)).velocity
+        assert loss.curves["oracle"].mean[k] == pytest.approx(
+            float((-x - truth).square().mean()), rel=1e-4
+        )
+    assert set(loss.curves) == {"oracle"}
+
+
+def test_at_noise_every_yardstick_with_the_right_mean_is_the_oracle(oracle):
+    """They differ there by rounding, which is not to decide."""
+    asked = {"times": TIMES[:2], "yardsticks": {"gaussian": gaussian_field(oracle.data)}}
+    loss = oracle_loss(shifted_by(oracle, 0.3), oracle, **asked).groups[0]
+    assert loss.closest[1] == "oracle"
+    assert loss.sure == (False, True)
+
+
+def first_seed():
+    from floracle.analysis.errors import _first_seed
+
+    return _first_seed(0, -1)
+
+
+def test_the_oracle_along_its_own_trajectories_has_no_loss_either(oracle):
+    asked = {"times": TIMES, "pairs": 8, "along": "own", "classes": [0, 1]}
+    for loss in oracle_loss(oracle, oracle, **asked).groups:
+        assert (loss.curves["oracle"].mean < 1e-12).all()
+
+
+def test_classes_ask_for_themselves_and_are_averaged_by_their_share(points_source):
+    labels = torch.tensor([0] * 30 + [1] * 10)
+    oracle = floracle.Oracle(points_source(normal(40, 6), labels))
+    seen = []
+
+    def watched(x, t, labels):
+        seen.append(set(labels.tolist()))
+        return oracle(x, t, labels) + labels.reshape(-1, 1).float()
+
+    found = oracle_loss(watched, oracle, times=TIMES[:2], pairs=16, classes=[0, 1])
+    assert seen == [{0}, {0}, {1}, {1}]
+    assert [group.share for group in found.groups] == [0.75, 0.25]
+    assert_close(found.whole()["oracle"].mean, torch.full((2,), 0.25).double(), atol=1e-6, rtol=0)
+    errors = torch.stack([group.curves["gap"].error for group in found.groups])
+    expected = (errors * torch.tensor([[0.75], [0.25]])).norm(dim=0)
+    assert_close(found.whole()["gap"].error, expected)
+
+
+def test_losses_are_saved_and_come_back(points_source, oracle, tmp_path):
+    asked = {"times": TIMES, "pairs": 16, "held_out": points_source(normal(9, 6))}
+    found = oracle_loss(still, oracle, yardsticks={"none": still}, **asked)
+    floracle.save(found, tmp_path / "loss")
+    again = OracleLoss.of_results(floracle.load(tmp_path / "loss"))
+    assert torch.equal(again.times, found.times)
+    for ours, theirs in zip(found.groups, again.groups, strict=True):
+        assert (ours.label, ours.share, ours.closest, ours.sure) == (
+            theirs.label,
+            theirs.share,
+            theirs.closest,
+            theirs.sure,
+        )
+        for name, curve in ours.curves.items():
+            assert torch.equal(curve.mean, theirs.curves[name].mean)
+            assert torch.equal(curve.error, theirs.curves[name].error)
+    assert again.settings["held_out"] == asked["held_out"].fingerprint
+
+
+def test_mistakes(points_source, oracle):
+    known = {"times": TIMES, "pairs": 8}
+    for change, words in (
+        ({"times": torch.tensor([0.5, 1.0])}, "fields end at t = 1"),
+        ({"pairs": 1}, "at least 2 pairs"),
+        ({"classes": [7]}, "no class 7"),
+        ({"held_out": points_source(normal(5, 7))}, r"shape \(7,\)"),
+        ({"held_out": points_source(normal(5, 6), torch.zeros(5)), "classes": [1]}, "held-out"),
+        ({"held_out": oracle.data, "along": "own"}, "hold nothing out"),
+        ({"along": "owm"}, "did you mean 'own'"),
+        ({"yardsticks": {"oracle": still}}, "already"),
+    ):
+        with pytest.raises(floracle.Mistake, match=words):
+            oracle_loss(still, oracle, **{**known, **change})
+    with pytest.raises(floracle.Mistake, match=r"\[8, 3\]"):
+        oracle_loss(lambda x, t, labels: x[:, :3], oracle, **known)
+    with pytest.raises(floracle.Mistake, match="held_out="):
+        oracle_loss(still, oracle, **known).groups[0].memorizes()

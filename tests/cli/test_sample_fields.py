@@ -1,0 +1,102 @@
+"""Fields other than the oracle, and two fields on one grid, as they are typed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import floracle
+from floracle.cli import main
+
+NETWORKS = '''
+import torch
+
+
+class Pull(torch.nn.Module):
+    """Predicts the point (2, 2, 2), or minus it for label 1."""
+
+    def forward(self, x, t, labels):
+        sign = torch.where(labels == 1, -1.0, 1.0).to(x.dtype)
+        return 2 * sign[:, None] * torch.ones_like(x)
+
+
+def pull():
+    return Pull()
+'''
+AS_TYPED = ("--convention", "predicts=data,null=5")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    points = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32)
+    np.save(tmp_path / "points.npy", points)
+    np.save(tmp_path / "labels.npy", np.arange(30) % 2)
+    (tmp_path / "networks.py").write_text(NETWORKS)
+    return tmp_path
+
+
+def typed(folder, *words, out="out"):
+    """The exit code of `floracle sample` with these words, and the samples."""
+    where = folder / out
+    code = main(["sample", *map(str, words), "--seeds", "0:6", "--out", str(where)])
+    return code, torch.tensor(np.load(where / "samples.npz")["arr_0"]) if code == 0 else None
+
+
+def test_a_network_is_followed_by_its_name(folder, capsys):
+    field = f"{folder / 'networks.py'}:pull"
+    code, found = typed(folder, field, folder / "points.npy", *AS_TYPED)
+    assert code == 0
+    assert (found - 2).abs().max() < 1e-5
+    told = capsys.readouterr()
+    assert "predicts the data" in told.err  # what was assumed of it
+    assert "0 of 6 samples landed" in told.out
+    labelled = ("--data-labels", folder / "labels.npy", "--labels", "0,1")
+    code, found = typed(folder, field, folder / "points.npy", *AS_TYPED, *labelled, out="two")
+    assert (found[0::2] - 2).abs().max() < 1e-5
+    assert (found[1::2] + 2).abs().max() < 1e-5
+
+
+def test_two_fields_are_two_samplings_on_one_grid(folder, capsys):
+    field, data = f"{folder / 'networks.py'}:pull", folder / "points.npy"
+    oracle = floracle.Oracle(floracle.open_store(str(data)))
+    model = floracle.load_model(field, convention=AS_TYPED[1])
+    early, late = floracle.cut(floracle.time_grid(20), at=0.33)
+    for k, (first, then) in enumerate(((("oracle", field)), (field, "oracle"))):
+        words = (first, data, "--then", then, "--at", 0.33, "--grid", 20, *AS_TYPED)
+        code, found = typed(folder, *words, out=str(k))
+        assert code == 0
+        fields = {"oracle": oracle, field: model}
+        x = floracle.sample(fields[first], floracle.noise(range(6), (3,)), early)
+        assert torch.equal(found, floracle.sample(fields[then], x, late))
+        landed = floracle.load(folder / str(k)).arrays["landed"]
+        assert landed.all() == (then == "oracle")
+
+
+def test_the_same_again_answers_and_another_time_does_not(folder, capsys):
+    field, data = f"{folder / 'networks.py'}:pull", folder / "points.npy"
+    words = ("oracle", data, "--then", field, *AS_TYPED)
+    code, once = typed(folder, *words, "--at", 0.5)
+    again = typed(folder, *words, "--at", 0.5)
+    assert code == again[0] == 0
+    assert torch.equal(once, again[1])
+    assert typed(folder, *words, "--at", 0.25)[0] == 2
+    assert "at: 0.5 there, 0.25 asked" in capsys.readouterr().err
+
+
+def test_mistakes(folder, capsys):
+    field, data = f"{folder / 'networks.py'}:pull", folder / "points.npy"
+    for words, told in (
+        ((field, data), "convention="),
+        (("oracle", data, *AS_TYPED), "only the oracle"),
+        (("oracle", data, "--then", "oracle"), "both or none"),
+        (("oracle", data, "--at", 0.5), "both or none"),
+        (("oracle", data, "--then", "oracle", "--at", 1.0), "between noise"),
+        (("orcale", data), "there is no orcale"),
+        (("oracle", data, "--then", field, "--at", 0.5, "--convention", "sitt"), "'sit'"),
+    ):
+        assert typed(folder, *words)[0] == 2
+        said = capsys.readouterr().err
+        assert told in said
+        assert "Traceback" not in said
+        assert not (folder / "out").exists()

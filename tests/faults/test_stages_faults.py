@@ -1,0 +1,184 @@
+"""Stages that are killed and go on: the same bytes in the end, whatever the moment."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from floracle.core.seeds import generator
+from floracle.data.pack import pack
+
+TAKEN = {"timing.json", "report.html"}
+"""Hold how long it took, which differs between any two runs."""
+
+
+def packed(folder, classes, each, dims):
+    """A packed store of classes, some points of which are duplicates."""
+    points = torch.randn(classes * each, dims, generator=generator(3))
+    points[5] = points[5 + classes]
+    labels = torch.arange(len(points)) % classes
+    pack(points, folder / "packed", labels=labels, shard_bytes=4096 * dims, quiet=True)
+    return folder / "packed"
+
+
+def contents(folder):
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    found = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    assert found.keys() >= {"result.json", "arrays.safetensors", *TAKEN}
+    return {name: content for name, content in found.items() if name not in TAKEN}
+
+
+KILLED = """
+import os, shutil, sys, tempfile
+from pathlib import Path
+from floracle.cli import main
+import floracle.analysis.kept, floracle.cli.stages, floracle.report.write as write
+import floracle.data.packed, safetensors, torch
+from floracle.run.files import write_text
+
+data, folder, every, offset = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+write.draw = lambda place: write_text(place / write.PAGE, "drawing takes longer than all else")
+
+
+def contents(place):
+    files = (path for path in sorted(place.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(place)): path.read_bytes()
+        for path in files
+        if path.name != "timing.json"
+    }
+
+
+def dying(moment):
+    '''Count everything that changes the disk, and end at the moment given.'''
+    done = [0]
+
+    def passed(last=None):
+        if done[0] == moment:
+            if last is not None:
+                last()
+            os._exit(9)
+        done[0] += 1
+
+    def watched(run, halfway=None):
+        def counted(*given, **named):
+            passed()
+            if halfway is not None:
+                passed(lambda: halfway(*given))
+            result = run(*given, **named)
+            passed()
+            return result
+        return counted
+
+    def half(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+
+    def half_tree(path):
+        for file in [file for file in sorted(Path(path).rglob("*")) if file.is_file()][::2]:
+            os.unlink(file)
+
+    remove = shutil.rmtree
+    tree = watched(lambda path: remove(path, ignore_errors=True), half_tree)
+    shutil.rmtree = lambda path, **_: tree(path)
+    os.fsync, tempfile.mkstemp = watched(os.fsync), watched(tempfile.mkstemp)
+    Path.write_bytes = watched(Path.write_bytes, half)
+    for name in ("replace", "unlink", "mkdir", "chmod"):
+        setattr(Path, name, watched(getattr(Path, name)))
+    return done
+
+
+def run(out, *moments):
+    '''Measure in processes that die at the given moments, then in one that does not.'''
+    for moment in (*moments, None):
+        child = os.fork()
+        if child == 0:
+            sys.stdout = open(os.devnull, "w")
+            done = dying(moment)
+            code = main(["stages", data, "--pairs", "4", "--times", "8", "--out", str(out)])
+            (folder / "count").open("w").write(str(done[0]))
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code == 0 or (code == 9 and moment is not None), (moment, code)
+
+
+run(folder / "whole")
+total, expected = int((folder / "count").read_text()), contents(folder / "whole")
+assert "result.json" in expected and not any(name.startswith("parts") for name in expected)
+for moment in range(offset, total, every):
+    out = folder / f"moment-{moment}"
+    run(out, moment, *([moment * 7919 % total] if moment % 3 == 0 else []))
+    found = contents(out)
+    assert found.keys() == expected.keys(), (moment, found.keys() ^ expected.keys())
+    assert all(found[name] == expected[name] for name in expected), moment
+    shutil.rmtree(out)
+print(total)
+"""
+
+
+def died(folder, every, offset):
+    data = packed(folder, 2, 12, 6)
+    command = [sys.executable, "-c", KILLED, str(data), str(folder), str(every), str(offset)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return int(ended.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", range(4))
+def test_a_run_that_dies_at_every_write_sync_and_rename_goes_on(tmp_path, offset):
+    assert died(tmp_path, 4, offset) > 150
+
+
+def command(data, out):
+    verb = [sys.executable, "-m", "floracle", "stages", str(data), "--pairs", "16"]
+    return [*verb, "--times", "24", "--out", str(out)]
+
+
+def started(data, out, boots=0.0):
+    """A real run that has begun to measure: its folder has appeared, or it had time to start."""
+    resumed, begin = (out / "parts").exists(), time.monotonic()
+    running = subprocess.Popen(
+        command(data, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while running.poll() is None and time.monotonic() < begin + (boots if resumed else 90):
+        if not resumed and (out / "parts").exists():
+            break
+        time.sleep(0.002)
+    return running
+
+
+def finish(data, out, expected):
+    ended = subprocess.run(command(data, out), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert contents(out) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [5, 6], ids=["ten moments", "ten others"])
+def test_a_long_run_killed_at_twenty_random_moments_goes_on_to_the_same_bytes(tmp_path, seed):
+    data, out, drawn = packed(tmp_path, 24, 50, 192), tmp_path / "killed", random.Random(seed)
+    begin = time.monotonic()
+    begun = started(data, tmp_path / "whole")
+    boots = time.monotonic() - begin
+    while not (tmp_path / "whole/result.json").exists():
+        assert begun.poll() is None
+        time.sleep(0.002)
+    lasts = time.monotonic() - begin - boots
+    assert begun.wait(120) == 0
+    expected, kept = contents(tmp_path / "whole"), set()
+    for _ in range(10):
+        running = started(data, out, boots)
+        time.sleep(lasts * drawn.random() / 2)  # so that several kills fall into one measurement
+        running.kill()
+        running.wait()
+        kept.add(len(list(out.glob("parts/*/result.json"))))
+        if (out / "result.json").exists():
+            finish(data, out, expected)
+            shutil.rmtree(out)
+    finish(data, out, expected)
+    assert len(kept) >= 4, f"all kills came after {kept} parts"
