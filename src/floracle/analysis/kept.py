@@ -17,7 +17,7 @@ from typing import Any
 from floracle.core.source import Source
 from floracle.run.errors import Mistake
 from floracle.run.exchange import barrier, first_says
-from floracle.run.files import read_json, write_json
+from floracle.run.files import read_json, sweep, write_json
 from floracle.run.processes import ALONE
 from floracle.run.processes import Group as Processes
 from floracle.run.progress import tracked
@@ -65,8 +65,7 @@ class Kept:
     def clear(self) -> None:
         """Remove what only an unfinished run needs."""
         shutil.rmtree(self.parts, ignore_errors=True)
-        for left in self.folder.glob(".*.part"):  # of a run that was killed while it wrote
-            left.unlink(missing_ok=True)
+        sweep(self.folder)
 
     def _plan(self) -> Plan:
         """Classes, times and spectra: as saved, or made and saved."""

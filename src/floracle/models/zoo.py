@@ -81,8 +81,8 @@ def _file(path: Path) -> Path:
     if not path.is_dir():
         if not path.exists():
             raise Mistake(
-                f"there is no {path}; name a checkpoint, a run's folder, a folder of diffusers, or"
-                f" module:function"
+                f"there is no {str(path)!r}; name a checkpoint, a run's folder, a folder of"
+                f" diffusers, or module:function"
             )
         return path
     if (path / NAME).is_file():

@@ -16,7 +16,7 @@ import matplotlib as mpl
 
 from floracle.report.plots import STYLE, Drawing
 from floracle.run.errors import Mistake, suggestion
-from floracle.run.files import write_bytes, write_text
+from floracle.run.files import sweep, write_bytes, write_text
 from floracle.run.progress import tracked
 from floracle.run.results import Results, answered, differences, load_results, save
 
@@ -49,8 +49,7 @@ def reproduced(recipe: Recipe[Any], folder: Path, settings: Any = None) -> Resul
     if not all(path.exists() for path in drawn_in(recipe, folder)):
         redrawn(folder)
     shutil.rmtree(folder / "parts", ignore_errors=True)
-    for left in folder.rglob(".*.part"):  # of a run that was killed while it wrote
-        left.unlink(missing_ok=True)
+    sweep(folder)
     return load_results(folder)
 
 

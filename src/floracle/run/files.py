@@ -48,6 +48,12 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
+def sweep(folder: Path) -> None:
+    """Remove what runs that were killed while they wrote have left in and below a folder."""
+    for left in folder.rglob(".*.part"):
+        left.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file, naming it where it is broken."""
     try:
