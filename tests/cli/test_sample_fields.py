@@ -92,7 +92,7 @@ def test_mistakes(folder, capsys):
         (("oracle", data, "--then", "oracle"), "both or none"),
         (("oracle", data, "--at", 0.5), "both or none"),
         (("oracle", data, "--then", "oracle", "--at", 1.0), "between noise"),
-        (("orcale", data), "there is no orcale"),
+        (("orcale", data), "there is no 'orcale'"),
         (("oracle", data, "--then", field, "--at", 0.5, "--convention", "sitt"), "'sit'"),
     ):
         assert typed(folder, *words)[0] == 2

@@ -165,3 +165,15 @@ def test_lengths_whose_squares_vanish_are_still_bounds(points_source, size):
     for row in range(64):
         weights[row, seen[x[row].numpy().tobytes()]] = 0
     assert (weights.sum(1) <= found.missing).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("power", "t"), [(0.0, 0.05), (0.5, 0.05)])
+def test_what_is_handed_back_keeps_the_contract(power, t):
+    """Near the data u* is short, and thousands of others share what the leader leaves."""
+    points, t = certificates.decaying(20_000, 1024, power=power), torch.full((100,), t).double()
+    data = open_store(points)
+    x = queries_of(points, "near data", t, generator(11))
+    truth = evaluated(points, data.atoms().weights.log(), x, t)
+    columns = examined(Oracle(data), points, truth, x, t)
+    assert (columns["error"] <= 1e-5 + columns["floor"]).all()

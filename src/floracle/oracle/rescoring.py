@@ -132,7 +132,8 @@ def predicted_error(
     concerned = top if heaviest is None else heaviest
     from_logits = torch.expm1(error.clamp(max=50)) * (concerned * around).sqrt()
     from_logits += shared * around.sqrt()
-    from_mean = rounding * (working + AVERAGING * (1 - top).clamp(min=0) * averaged)
+    others = (1 - top).clamp(min=0) if heaviest is None else torch.ones_like(top)
+    from_mean = rounding * (working + AVERAGING * others * averaged)
     return asked.amplification * (from_logits + from_mean) / size
 
 
