@@ -168,7 +168,7 @@ def test_lengths_whose_squares_vanish_are_still_bounds(points_source, size):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("power", "t"), [(0.0, 0.05), (0.5, 0.05)])
+@pytest.mark.parametrize(("power", "t"), [(0.0, 0.05), (0.5, 0.05), (2.0, 0.15), (2.0, 0.25)])
 def test_what_is_handed_back_keeps_the_contract(power, t):
     """Near the data u* is short, and thousands of others share what the leader leaves."""
     points, t = certificates.decaying(20_000, 1024, power=power), torch.full((100,), t).double()
