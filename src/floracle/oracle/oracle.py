@@ -27,7 +27,7 @@ from .dense import Passed, Queries, queries, scan
 from .members import Members, gather_members
 from .pairs import Pairs, pair_curves
 from .posterior import Posterior
-from .pruning import SMALLEST, prune
+from .pruning import possible, prune
 from .rescoring import Resolved, resolve
 from .screen import Screen, screen_of
 from .sharded import gather_shared
@@ -226,7 +226,7 @@ class Oracle:
             at = flat[places], t[places], self.path
             asked = queries(members, *at, temperature=self.temperature)
             left = torch.arange(len(places), device=flat.device)
-            if self._prunes(members):
+            if self._prunes(members, len(places)):
                 pruned = prune(self._screen(members), asked, tolerance=self.tolerance, keep=top)
                 here, left = pruned.places, pruned.left
                 found = Resolved(pruned.sums, pruned.mean, pruned.touched, pruned)
@@ -239,10 +239,10 @@ class Oracle:
                 resolved = resolve(members, rest, sums, passed)
                 yield places[left.to(places.device)], members, rest, resolved
 
-    def _prunes(self, members: Members) -> bool:
+    def _prunes(self, members: Members, queries: int) -> bool:
         """Whether atoms may be left out: asked for, of a class at hand, by one process."""
-        possible = self._together.alone and self.temperature == 1 and members.points is not None
-        return self.tolerance > 0 and possible and len(members) >= SMALLEST
+        asked = self.tolerance > 0 and self._together.alone and self.temperature == 1
+        return asked and possible(members, queries)
 
     def _screen(self, members: Members) -> Screen:
         """The coarse view of a class, made at its first query."""

@@ -22,12 +22,16 @@ from torch import Tensor
 
 from .dense import Queries
 from .levels import Level, View
+from .members import Members
 from .posterior import Sums
 from .screen import BLOCK, Screen, blocked, in_blocks
 from .survivors import Found, Pairs, best_of, exact, single, working
 
 SMALLEST = 512
 """Atoms below which a scan is as quick."""
+LAUNCHES = 2.5e11
+"""The same on a GPU, in atoms × dimensions × queries: what it multiplies while the many small
+kernels of pruning are launched (measured: benchmarks/gpu.py)."""
 BOUNDS = 2**23
 """Bounds (atoms × queries) that are held together, for at least `TOGETHER` queries."""
 TOGETHER = 16
@@ -112,6 +116,14 @@ class _Hunt:
             return self
         rest = (self.floor[chosen], self.margin[chosen], self.touched[chosen])
         return _Hunt(self.screen, self.asked.of(chosen), self.view.of(chosen), *rest)
+
+
+def possible(members: Members, queries: int) -> bool:
+    """Whether leaving atoms out could pay at all for so many queries of a class."""
+    if members.points is None or len(members) < SMALLEST:
+        return False
+    on_gpu = members.centre.is_cuda
+    return not on_gpu or queries * len(members) * members.dims >= LAUNCHES
 
 
 def prune(screen: Screen, asked: Queries, *, tolerance: float, keep: int) -> Pruned:
