@@ -52,7 +52,9 @@ class Queries:
         return self.d_alpha - self.alpha * self.d_sigma / self.sigma
 
     def of(self, chosen: Tensor) -> Queries:
-        """Some of the queries."""
+        """Some of the queries, in their order."""
+        if len(chosen) == len(self.x):
+            return self
         return Queries(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
     def velocity(self, mean: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ HALF, HALF_STEP = 2.0**-11, 2.0**-25
 """That of float16, and half the step between its smallest numbers."""
 UNSEEN = 2.0**-58
 """More than the length of 1024 numbers whose squares vanish in float32."""
+OVERFLOW = 1e38
+"""Sums of products that may grow larger are no use in float32."""
 ROWS = 8192
 """Atoms whose half-precision coordinates are widened together."""
 TOGETHER = 2**19
@@ -132,7 +134,8 @@ class Level:
         off = view.skew + view.rate * self.width**0.5
         terms = view.gain * along * self.longest + self._further(view).abs() @ self.largest
         cross = off * self.longest + along * self.rounded
-        return gamma(self.columns + 6, SINGLE) * terms + view.gain * cross + view.slip
+        found = gamma(self.columns + 6, SINGLE) * terms + view.gain * cross + view.slip
+        return torch.where(terms < OVERFLOW, found, torch.inf)
 
     def thresholds(self, view: View, cut: Tensor) -> Tensor:
         """Products below these belong to logits below `cut` [b]; float32, rounded down."""

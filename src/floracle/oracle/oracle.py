@@ -32,6 +32,7 @@ from .rescoring import Resolved, resolve
 from .screen import Screen, screen_of
 from .sharded import gather_shared
 from .strangers import Strangers, stranger_curves
+from .whole import quick
 
 TOP = 8
 """How many leading atoms a posterior reports."""
@@ -195,7 +196,13 @@ class Oracle:
         return budget + (self._held() if self.memory is None else 0)
 
     def _held(self) -> int:
-        return sum(m.points.nbytes for m in self._kept.values() if m.points is not None)
+        return sum(self._size(label) for label in self._kept)
+
+    def _size(self, label: int) -> int:
+        """Bytes that a class at hand takes."""
+        members, screen = self._kept[label], self._screens.get(label)
+        points = 0 if members.points is None else members.points.nbytes
+        return points + (screen.held if screen is not None and screen.members is members else 0)
 
     def _make_room(self, size: int, budget: int) -> None:
         """Let go of what was asked longest ago until `size` bytes fit; every process of the same.
@@ -203,14 +210,15 @@ class Oracle:
         What does not fit at all displaces nothing.
         """
         held, dropped = self._held(), 0
-        for members in self._kept.values():
+        for label in self._kept:
             if size > budget or held + size <= budget:
                 break
-            held -= members.points.nbytes if members.points is not None else 0
+            held -= self._size(label)
             dropped += 1
         dropped = first_says(self._together, [dropped])[0]
         for label in list(self._kept)[:dropped]:
             del self._kept[label]
+            self._screens.pop(label, None)
 
     def _resolved(self, x: Tensor, t: Tensor, labels: Tensor | None, top: int = TOP):  # noqa: ANN202
         """Queries by class: their places, atoms, themselves, and their resolved sums."""
@@ -248,7 +256,9 @@ class Oracle:
         """The coarse view of a class, made at its first query."""
         found = self._screens.get(members.label)
         if found is None or found.members is not members:
-            found = screen_of(members, coarse_of(self.data, members.label))
+            size = len(members) * members.dims * 2
+            fits = quick() and not members.centre.is_cuda and self._held() + size <= self._budget()
+            found = screen_of(members, coarse_of(self.data, members.label), whole=fits)
             self._screens[members.label] = found
         return found
 

@@ -26,6 +26,7 @@ from .members import Members
 from .posterior import Sums
 from .screen import BLOCK, Screen, blocked, in_blocks
 from .survivors import Found, Pairs, best_of, exact, single, working
+from .whole import Whole
 
 SMALLEST = 512
 """Atoms below which a scan is as quick."""
@@ -63,6 +64,8 @@ class Costs(NamedTuple):
     """A pair that is looked at in float32, and each of its columns."""
     wide: float
     """Each column in float64."""
+    whole: float = 0.22
+    """The product over all coordinates in bfloat16, where processors are quick at it."""
 
 
 USUAL = Costs(1.4, 30.0, 1250.0, 21.0, 100.0)
@@ -192,7 +195,7 @@ def _speed(screen: Screen, asked: Queries, leaders: Tensor) -> Tensor:
 
 
 def planned(hunt: _Hunt) -> Tensor:
-    """The level each query starts at, −1 where a scan is cheaper; int64 [b]."""
+    """Which of the screen's starts each query takes, −1 where a scan is cheaper; int64 [b]."""
     levels, members = hunt.screen.levels, hunt.screen.members
     slower = max(1.0, ALONE / len(hunt.floor))
     scan = COSTS.scan * members.dims * slower * WORTHWHILE
@@ -201,14 +204,18 @@ def planned(hunt: _Hunt) -> Tensor:
     after = _share(hunt, levels[0]) * following[0]
     if (after < CHEAP * costs[0]).all() and costs[0] * (1 + CHEAP) < scan:
         return torch.zeros_like(hunt.touched)
-    after, totals = torch.zeros_like(hunt.floor), []
+    after, totals, last = torch.zeros_like(hunt.floor), [], len(levels) - 1
+    if (whole := hunt.screen.whole) is not None:
+        cost = slower * (COSTS.whole * members.dims + 8) + COSTS.over
+        totals.append(cost + _share(hunt, whole) * following[-1])
+        last += 1
     for k in reversed(range(len(levels))):
         after = after + _share(hunt, levels[k]) * following[k]
         totals.append(after + costs[k])
         if (after > scan).all():  # what survives this level survives those before it
             break
     level, worth = _common(torch.stack(totals), scan, ALONE * (slower == 1))
-    return torch.where(worth, len(levels) - 1 - level, -1)
+    return torch.where(worth, last - level, -1)
 
 
 def _common(costs: Tensor, scan: float, alone: float) -> tuple[int, Tensor]:
@@ -233,7 +240,7 @@ def _pair(columns: int) -> float:
     return COSTS.pair + COSTS.column * columns
 
 
-def _share(hunt: _Hunt, level: Level) -> Tensor:
+def _share(hunt: _Hunt, level: Level | Whole) -> Tensor:
     """The estimated share of atoms that survive a level, [b]; 1 where it cannot be used."""
     coefficients = level.coefficients(hunt.view)
     thresholds = level.thresholds(hunt.view, hunt.cut)
@@ -244,7 +251,7 @@ def _share(hunt: _Hunt, level: Level) -> Tensor:
 
 def _through(hunt: _Hunt, first: int, keep: int) -> tuple[Tensor, Found, Tensor]:
     """Queries through the levels from the `first` on: those not given up, and what was found."""
-    pairs = _survivors(hunt, hunt.screen.levels[first])
+    pairs = _survivors(hunt, hunt.screen.starts[first])
     kept = torch.ones_like(hunt.touched, dtype=torch.bool)
     for level in hunt.screen.levels[first + 1 :]:
         pairs = _affordable(hunt, pairs, kept, _pair(level.columns))
@@ -267,7 +274,7 @@ def _through(hunt: _Hunt, first: int, keep: int) -> tuple[Tensor, Found, Tensor]
     return chosen, found, touched[chosen]
 
 
-def _survivors(hunt: _Hunt, level: Level) -> Pairs:
+def _survivors(hunt: _Hunt, level: Level | Whole) -> Pairs:
     """Pairs that a level, applied to all atoms, cannot rule out."""
     count, thresholds = len(hunt.screen.members), level.thresholds(hunt.view, hunt.cut)
     coefficients = level.coefficients(hunt.view)

@@ -5,10 +5,10 @@ A logit from float32 products carries an error of about
     e = (α/σ²) 2⁻²³ (¼ ‖y‖ max‖x_i‖ + 2 |⟨y, x_L⟩|)
 
 (measured: benchmarks/numerics.py). Its effect on the velocity is at most about
-A e √(γ_max · tr Cov), which vanishes where no other atom comes near the leader. The rounding of the
-averaged mean adds A (2⁻²³ ‖x̂‖ + ρ ‖x‖), where ‖x‖ is the size of the points averaged, which may
-cancel in x̂, and ρ = min(6 · 2⁻²³, 1 − γ_max): each addition rounds the leader's part, however
-little it adds, but by no more than that. Where the two together exceed `TRIGGER` relative to ‖u*‖
+A e √(γ_max · tr Cov), which vanishes where no other atom comes near the leader. Rounding of the
+average adds A (2⁻²³ ‖x̂‖ + ρ ‖x‖), where ‖x‖ is the size of the points averaged, which may cancel
+in x̂, and ρ = min(6 · 2⁻²³, 1 − γ_max): each addition rounds the leader's part, however little it
+adds, but by no more than that. Where the two together exceed `TRIGGER` relative to ‖u*‖
 the leading atoms are rescored against the leader L,
 
     l_i − l_L = (α/σ²) ⟨x − α (x_i + x_L)/2, x_i − x_L⟩ + log w_i / w_L,
@@ -124,8 +124,9 @@ def predicted_error(
 ) -> Tensor:
     """The velocity error, relative to its norm, that products so rounded may have left; [b].
 
-    `heaviest` is the largest weight of an atom whose logit is so rounded, by default of any, and
-    then it may be an unlucky one; `shared` is how much of the spread a part of the atoms may be off together.
+    `heaviest` is the largest weight of an atom whose logit is so rounded; by default it is that of
+    the leader, which may be an unlucky one. `shared` is how much of the spread a part of the atoms
+    may be off together.
     """
     size = asked.velocity(mean).norm(dim=1).clamp(min=1e-30)
     error = typical_error(members, asked, mean, rounding)

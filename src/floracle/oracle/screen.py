@@ -16,6 +16,7 @@ from floracle.core.coarse import Coarse, defect, product_rounding
 from .dense import Queries
 from .levels import DOUBLE, SINGLE, Held, Level, View, gamma, level_of
 from .members import Members
+from .whole import Whole, whole_of
 
 WIDTHS = (32, 128, 512, 2048)
 """Coordinates that levels look at, of those that are held."""
@@ -54,6 +55,18 @@ class Screen:
     """Of more and more coordinates."""
     nearness: Tensor
     """First coordinates, their squared length and log weights, float32 [n, k + 2]."""
+    whole: Whole | None
+    """All coordinates to a few digits, where that helps."""
+
+    @property
+    def starts(self) -> tuple[Level | Whole, ...]:
+        """All that may be looked at first of every atom; queries then pass the later levels."""
+        return self.levels if self.whole is None else (*self.levels, self.whole)
+
+    @property
+    def held(self) -> int:
+        """Bytes of the coordinates to a few digits."""
+        return 0 if self.whole is None else self.whole.points.nbytes
 
     @property
     def reach(self) -> float:
@@ -114,8 +127,11 @@ def in_blocks(values: Tensor) -> Tensor:
     return values.unflatten(0, (-1, BLOCK))
 
 
-def screen_of(members: Members, coarse: Coarse) -> Screen:
-    """Make a class ready for pruning; `coarse` has its atoms in the order of `members`."""
+def screen_of(members: Members, coarse: Coarse, *, whole: bool = False) -> Screen:
+    """Make a class ready for pruning; `coarse` has its atoms in the order of `members`.
+
+    With `whole` all coordinates of a class in memory are held once more, in bfloat16.
+    """
     if len(coarse) != len(members):
         raise ValueError(f"the coarse view has {len(coarse)} atoms, the class {len(members)}")
     device = members.centre.device
@@ -125,11 +141,15 @@ def screen_of(members: Members, coarse: Coarse) -> Screen:
     held = _held(members, coarse, norms, (skew + product_rounding(wide)) * radius)
     widths = [w for w in WIDTHS if w < coarse.edges[0]] + [coarse.edges[0]]
     some = torch.randperm(len(members), generator=torch.Generator().manual_seed(0))[:SAMPLE]
-    levels = tuple(level_of(held, width, some.sort().values.to(device)) for width in widths)
+    some = some.sort().values.to(device)
+    levels = tuple(level_of(held, width, some) for width in widths)
     first = held.coordinates[:, : widths[0]].float()
     nearness = [first, first.square().sum(1, keepdim=True), held.log_weights[:, None]]
-    near = torch.cat(nearness, 1)
-    return Screen(members, centre, directions, skew, norms, radius, levels, near)
+    near, everything = torch.cat(nearness, 1), None
+    if whole and members.points is not None:
+        further = torch.stack([held.norms, held.log_weights], 1)
+        everything = whole_of(members, centre, further, held.middle, some)
+    return Screen(members, centre, directions, skew, norms, radius, levels, near, everything)
 
 
 def _held(members: Members, coarse: Coarse, norms: Tensor, off: float) -> Held:
