@@ -146,11 +146,13 @@ def test_a_far_lower_part_changes_nothing(oracle, data):
         assert_close(found, known, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 32])
-def test_posterior_ignores_block_size(oracle, data, monkeypatch, rows):
+@pytest.mark.parametrize(("rows", "summed"), [(1, 4096), (3, 4096), (32, 4096), (32, 5), (7, 7)])
+def test_posterior_ignores_block_size(oracle, data, monkeypatch, rows, summed):
+    """And how many points of a block are summed together."""
     x = asked(data)
     expected = oracle.posterior(x, T)
     monkeypatch.setattr(dense, "block_rows", lambda *_: rows)
+    monkeypatch.setattr(dense, "SUMMED", summed)
     for memory in (None, 1):
         found = Oracle(data, memory=memory).posterior(x, T)
         for name in ("mean", "log_mass", "top_weights", "entropy", "concentration"):

@@ -27,6 +27,10 @@ TOP = 32
 """How many leading atoms are kept for each query."""
 TOGETHER = 8
 """Blocks merged at a time."""
+SUMMED = 4096
+"""Atoms that are averaged together at most: more would let rounding add up."""
+LAUNCHED, STREAMED = 2**30, 2**27
+"""Bytes of a block on a GPU, of points that lie there and of others."""
 FEW = 8
 """Fewer queries than these wait for memory rather than for arithmetic."""
 
@@ -86,7 +90,7 @@ class Passed:
     @classmethod
     def ready(cls, members: Members, asked: Queries) -> Passed:
         """Room for a scan of a class that has yet to come."""
-        rows = block_rows(len(asked.x), members.dims, members.precision)
+        rows = block_rows(members, len(asked.x), members.precision)
         return cls([], asked.gain.new_empty(-(-len(members) // rows), len(asked.x)))
 
     def note(self, slab: Slab, peak: Tensor) -> None:
@@ -118,7 +122,7 @@ def scan(
     dtype = dtype or members.precision
     kernel = _kernel(members, asked, dtype, keep)
     total, parts, floor = [], [], None
-    rows = block_rows(len(asked.x), members.dims, dtype)
+    rows = block_rows(members, len(asked.x), dtype)
     for slab in members.slabs(rows, wide=dtype == torch.float64, within=within):
         parts.append(kernel.sums(slab, floor))
         peak = parts[-1].peak
@@ -137,13 +141,18 @@ def _kernel(members: Members, asked: Queries, dtype: torch.dtype, keep: int) -> 
     return _Kernel(members, asked.centred.to(dtype), gain, half, shift, dtype, keep)
 
 
-def block_rows(batch: int, dims: int, dtype: torch.dtype) -> int:
+def block_rows(members: Members, batch: int, dtype: torch.dtype) -> int:
     """Rows a block: small enough to stay in cache for few queries, large for many.
 
-    Never so many that rounding would add up: within a block sums are taken in `dtype`.
+    Never so many that rounding would add up: within a block sums are taken in `dtype`. A GPU,
+    which waits for launches, takes many more of what lies there, and sums them in parts.
     """
+    if members.centre.is_cuda:
+        size = LAUNCHED if members.points is not None else STREAMED
+        return max(32, min(size // (members.dims * dtype.itemsize), 2**26 // max(batch, 1)))
     size = (16 if batch < FEW else 24) * 2**20
-    return max(32, min(size // (dims * dtype.itemsize), 2**22 // max(batch, 1), 4096))
+    most = min(size // (members.dims * dtype.itemsize), 2**22 // max(batch, 1))
+    return max(32, min(most, SUMMED))
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,12 @@ class _Kernel:
 
     def average(self, points: Tensor, weights: Tensor, matters: Tensor) -> Tensor:
         """Σ weights · points [b, D], over the atoms that matter."""
-        if int(matters.sum()) > len(points) // 2:
+        if int(matters.sum()) <= len(points) // 2:
+            chosen = matters.nonzero()[:, 0]
+            weights, points = weights[:, chosen], points[chosen]
+        if len(points) <= SUMMED:
             return (weights @ points).double()
-        chosen = matters.nonzero()[:, 0]
-        return (weights[:, chosen] @ points[chosen]).double()
+        whole = len(points) // SUMMED * SUMMED
+        parts = weights[:, :whole].unflatten(1, (-1, SUMMED)).transpose(0, 1)
+        total = torch.bmm(parts, points[:whole].unflatten(0, (-1, SUMMED))).double().sum(0)
+        return total.add_(weights[:, whole:] @ points[whole:])
