@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from floracle.cli import main
 from floracle.core.seeds import noise
 from floracle.data.encode import decoded, encode
-from floracle.data.encode_place import read_manifest
+from floracle.data.encode_manifest import read_manifest
 from floracle.data.store import open_store
 from floracle.run.errors import Mistake
 
@@ -243,3 +243,13 @@ def test_the_verb_encodes_and_says_what_came_of_it(tmp_path, capsys):
     assert "batch: 16 there, 3 asked" in capsys.readouterr().err
     assert main(words[:3]) == 2
     assert "AUTOENCODER is missing" in capsys.readouterr().err
+
+
+def test_processes_without_work_are_mentioned(tmp_path, capsys):
+    from floracle.cli.encode import _show as show
+
+    found = encode(pictures(tmp_path / "images"), tmp_path / "out", Means(), shard_images=4)
+    for processes, said in ((3, False), (4, True)):
+        show(found, "means", tmp_path / "out", processes)
+        out = capsys.readouterr().out
+        assert ("4 processes for 3 file(s) of latents; a smaller --shard-images" in out) == said

@@ -311,7 +311,7 @@ def test_gaussians_are_no_points(tmp_path):
 
 def test_a_disk_too_small_is_seen_beforehand(tmp_path, monkeypatch):
     full = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("floracle.data.packed_place.shutil.disk_usage", lambda _: full)
+    monkeypatch.setattr("floracle.data.destination.shutil.disk_usage", lambda _: full)
     with pytest.raises(Mistake, match=r"needs .* GB more"):
         pack(drawn(40), tmp_path / "packed")
     assert not (tmp_path / "packed").exists()

@@ -118,7 +118,7 @@ def test_normalizing_in_place_is_the_same_to_the_last_bit(normalizer, kind, shap
 
 
 def test_opening_reads_no_points(folder, monkeypatch):
-    monkeypatch.setattr("floracle.data.packed_rows._Reader.read", None)
+    monkeypatch.setattr("floracle.data.packed_rows.PackedRows._read", None)
     monkeypatch.setattr("floracle.data.packed_files.sha256_of", None)
     store = open_store(folder)
     assert len(store) == 60

@@ -2,16 +2,17 @@
 
 import errno
 import os
-import subprocess
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
+from dying import died
 from floracle.data import packed_files
+from floracle.data.destination import locked
 from floracle.data.encode import encode
+from floracle.data.encode_manifest import ENCODED
 from floracle.data.store import open_store
 from floracle.run.errors import Mistake
 
@@ -53,85 +54,18 @@ def contents(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-KILLED = """
-import os, shutil, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_encode_faults import HOW, Squares, contents
-from floracle.data import packed_files
-from floracle.data.encode import encode
-import floracle.data.idx
-
-where, folder, every = sys.argv[1], Path(sys.argv[2]), int(sys.argv[4])
+def write(where, out):
+    encode(where, out, Squares(), **HOW)
 
 
-def dying(moment):
-    '''Count everything that changes the disk, and end before or after the moment given.'''
-    done = [0]
-
-    def watched(run, halfway=None):
-        def counted(*given, **named):
-            if done[0] == moment:
-                if halfway:
-                    halfway(*given)
-                os._exit(9)
-            result = run(*given, **named)
-            if done[0] + 1 == moment:
-                os._exit(9)
-            done[0] += 2
-            return result
-        return counted
-
-    os.fsync = watched(os.fsync)
-    Path.replace, Path.unlink = watched(Path.replace), watched(Path.unlink)
-    Path.mkdir = watched(Path.mkdir)
-    append = packed_files.append
-    packed_files.append = watched(append, lambda file, part: file.write(part[: len(part) // 2]))
-    return done
-
-
-def run(out, *moments):
-    for moment in (*moments, None):
-        child = os.fork()
-        if child == 0:
-            done = dying(moment)
-            try:
-                encode(where, out, Squares(), **HOW)
-                print(done[0], file=open(folder / "count", "w"))
-            except BaseException as error:
-                print(repr(error), file=sys.stderr)
-                os._exit(1)
-            os._exit(0)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert code == (0 if moment is None else 9) or (moment is not None and code == 0), code
-
-
-run(folder / "whole")
-total, expected = int((folder / "count").read_text()), contents(folder / "whole")
-for moment in range(0, total, every):
-    out = folder / f"moment-{moment}"
-    run(out, moment, *([(moment * 7919) % total] if moment % 5 == 0 else []))
-    assert contents(out) == expected, moment
-    shutil.rmtree(out)
-print(total)
-"""
-
-
-def died(tmp_path, every):
-    here = os.path.dirname(__file__)
-    command = [sys.executable, "-c", KILLED, str(images(tmp_path / "data")), str(tmp_path), here]
-    ended = subprocess.run([*command, str(every)], capture_output=True, text=True, timeout=280)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return int(ended.stdout)
-
-
-def test_a_run_that_dies_between_any_two_steps_goes_on_to_the_same_bytes(tmp_path):
-    assert died(tmp_path, 29) > 80
+def test_a_run_that_dies_between_any_two_steps_goes_on(tmp_path):
+    assert died(__file__, tmp_path, 29, 4) > 100
 
 
 @pytest.mark.slow
-def test_a_run_that_dies_at_every_write_sync_and_rename_goes_on_to_the_same_bytes(tmp_path):
-    assert died(tmp_path, 1) > 80
+@pytest.mark.parametrize("offset", range(3))
+def test_a_run_that_dies_at_every_write_sync_and_rename_goes_on(tmp_path, offset):
+    assert died(__file__, tmp_path, 3, offset) > 100
 
 
 @pytest.mark.parametrize("moment", [0, 3, 8])
@@ -151,7 +85,7 @@ def test_a_full_disk_is_one_mistake_and_loses_nothing(tmp_path, monkeypatch, mom
         patched.setattr(packed_files, "append", full)
         with pytest.raises(Mistake, match=r"out failed: no space left .* goes on from there"):
             encode(where, out, Squares(), **HOW)
-    with pytest.raises(Mistake, match="was not finished"):
+    with pytest.raises(Mistake, match="encoding was not finished; run the same floracle encode"):
         open_store(out, flips=True)
     assert not list(out.rglob("*.part"))
     encode(where, out, Squares(), **HOW)
@@ -224,9 +158,8 @@ def test_a_finished_store_whose_file_was_cut_is_named(tmp_path):
 
 
 def test_two_runs_at_a_time_are_one_too_many(tmp_path):
-    from floracle.data.packed_place import locked
-
     where = images(tmp_path / "data")
-    with locked(tmp_path / "out"), pytest.raises(Mistake, match="another run"):
+    out = tmp_path / "out"
+    with locked(out, ENCODED), pytest.raises(Mistake, match="another run is encoding into"):
         encode(where, tmp_path / "out", Squares(), **HOW)
     encode(where, tmp_path / "out", Squares(), **HOW)

@@ -12,8 +12,10 @@ import time
 import numpy as np
 import pytest
 
+from dying import died
 from floracle.data import packed_files
-from floracle.data.pack import pack
+from floracle.data.destination import locked
+from floracle.data.pack import PACKED, pack
 from floracle.data.store import open_store
 from floracle.data.verify import verify
 from floracle.run.errors import Mistake
@@ -47,112 +49,18 @@ def contents(folder):
     return found
 
 
-KILLED = """
-import os, shutil, sys
-from pathlib import Path
-from floracle.data import packed_files
-from floracle.data.pack import pack
-import floracle.data.verify, floracle.data.idx, safetensors, torch
-
-where, folder = sys.argv[1], Path(sys.argv[2])
-every, offset = int(sys.argv[3]), int(sys.argv[4])
-
-
-def contents(place):
-    files = (path for path in sorted(place.rglob("*")) if path.is_file())
-    found = {str(path.relative_to(place)): path.read_bytes() for path in files}
-    assert found.pop("floracle/verified.json", None), place
-    return found
-
-
-def dying(moment):
-    '''Count everything that changes the disk, and end at the moment given.'''
-    done = [0]
-
-    def watched(run, halfway=None):
-        def counted(*given, **named):
-            for part in ("before", "halfway", "after"):
-                if part == "halfway" and halfway is None:
-                    result = run(*given, **named)
-                    continue
-                if done[0] == moment:
-                    if part == "halfway":
-                        halfway(*given)
-                    os._exit(9)
-                done[0] += 1
-                if part == "halfway":
-                    result = run(*given, **named)
-            return result
-        return counted
-
-    def half(file, content):
-        file.write(content[: len(content) // 2])
-
-    def half_bytes(path, content):
-        with open(path, "wb") as file:
-            file.write(content[: len(content) // 2])
-
-    def half_tree(path):
-        os.unlink(sorted(path.iterdir())[0])
-
-    remove = shutil.rmtree
-    tree = watched(lambda path: remove(path, ignore_errors=True), half_tree)
-    shutil.rmtree = lambda path, **_: tree(path)
-    os.fsync, os.replace = watched(os.fsync), watched(os.replace)
-    Path.replace, Path.unlink = watched(Path.replace), watched(Path.unlink)
-    Path.mkdir, Path.write_bytes = watched(Path.mkdir), watched(Path.write_bytes, half_bytes)
-    packed_files.append = watched(packed_files.append, half)
-    return done
-
-
-def run(out, *moments):
-    '''Pack in processes that die at the given moments, then in one that does not.'''
-    for moment in (*moments, None):
-        child = os.fork()
-        if child == 0:
-            done = dying(moment)
-            try:
-                pack(where, out, flips=True, shard_bytes=900, quiet=True)
-                print(done[0], file=open(folder / "count", "w"))
-            except BaseException as error:
-                print(repr(error), file=sys.stderr)
-                os._exit(1)
-            os._exit(0)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert code == (0 if moment is None else 9) or (moment is not None and code == 0), code
-
-
-run(folder / "whole")
-total, expected = int((folder / "count").read_text()), contents(folder / "whole")
-for moment in range(offset, total, every):
-    out = folder / f"moment-{moment}"
-    again = [(moment * 7919) % total] if moment % 5 == 0 else []
-    run(out, moment, *again)
-    found = contents(out)
-    assert found.keys() == expected.keys(), (moment, found.keys() ^ expected.keys())
-    assert all(found[name] == expected[name] for name in expected), moment
-    shutil.rmtree(out)
-print(total)
-"""
-
-
-def died(tmp_path, every, offset):
-    command = [sys.executable, "-c", KILLED, str(images(tmp_path / "data")), str(tmp_path)]
-    ended = subprocess.run(
-        [*command, str(every), str(offset)], capture_output=True, text=True, timeout=280
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return int(ended.stdout)
+def write(where, out):
+    pack(where, out, flips=True, shard_bytes=900, quiet=True)
 
 
 def test_a_run_that_dies_between_any_two_steps_goes_on(tmp_path):
-    assert died(tmp_path, 24, 5) > 100
+    assert died(__file__, tmp_path, 24, 5) > 100
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("offset", range(4))
 def test_a_run_that_dies_at_every_write_sync_and_rename_goes_on(tmp_path, offset):
-    assert died(tmp_path, 4, offset) > 100
+    assert died(__file__, tmp_path, 4, offset) > 100
 
 
 def command(folder, out):
@@ -284,9 +192,7 @@ def test_an_unfinished_store_goes_on_with_its_own_settings_only(tmp_path, monkey
 
 
 def test_two_runs_at_a_time_are_one_too_many(tmp_path):
-    from floracle.data.packed_place import locked
-
     where = images(tmp_path / "data")
-    with locked(tmp_path / "out"), pytest.raises(Mistake, match="another run is packing"):
+    with locked(tmp_path / "out", PACKED), pytest.raises(Mistake, match="another run is packing"):
         pack(where, tmp_path / "out", flips=True)
     pack(where, tmp_path / "out", flips=True)

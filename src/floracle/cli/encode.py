@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from floracle.data.encode_place import Encoded
+    from floracle.data.encode_manifest import Encoded
 
 Moments = Literal["mean", "sample"]
 Stored = Literal["fp32", "fp16", "bf16"]
+NEAR_ONE = (0.5, 2.0)
+SCALE = "autoencoder scale"
+"""How the settings of a store call the scale of its autoencoder."""
 
 
 def encode(
@@ -20,6 +23,8 @@ def encode(
     /,
     *,
     autoencoder: Path,
+    scale: float | None = None,
+    shift: Annotated[float | None, Parameter(allow_leading_hyphen=True)] = None,
     labels: Path | None = None,
     flips: Annotated[bool, Parameter(negative="--no-flips")] = False,
     moments: Moments = "mean",
@@ -32,7 +37,8 @@ def encode(
 ) -> None:
     """Encode pictures as latents, in the layout that LightningDiT trains from.
 
-    The same command again goes on where it ended, to the same bytes, or answers at once.
+    The same command again goes on where it ended, to the same bytes, or answers at once. Under
+    torchrun the processes divide the files among them.
 
     Parameters
     ----------
@@ -43,6 +49,11 @@ def encode(
     autoencoder
         The folder of TAEF2, of AutoencoderKL or AutoencoderTiny of diffusers or of a pipeline, or
         a checkpoint of VA-VAE or of latent diffusion's kind.
+    scale
+        Latents are (z - shift) * scale; by default as its files say, 1 for checkpoints, which say
+        none. Stable Diffusion's is 0.18215.
+    shift
+        See scale.
     labels
         A .npy file with a label for each picture.
     flips
@@ -64,8 +75,11 @@ def encode(
     """
     from floracle.data.encode import encode as encoded
     from floracle.models.autoencoder import load_autoencoder
+    from floracle.run.processes import current, own_device, own_memory
 
-    network = load_autoencoder(autoencoder, device=device)
+    group = current()
+    where = own_device(device, group)
+    network = load_autoencoder(autoencoder, scale=scale, shift=shift, device=where)
     found = encoded(
         images,
         out,
@@ -77,12 +91,13 @@ def encode(
         seed=seed,
         batch=batch,
         shard_images=shard_images,
-        memory=memory,
+        memory=own_memory(memory, group),
+        group=group,
     )
-    _show(found, network.name, network.assumed, out)
+    _show(found, f"{network.name} ({network.assumed})", out, group.size)
 
 
-def _show(found: Encoded, name: str, assumed: str, out: Path) -> None:
+def _show(found: Encoded, autoencoder: str, out: Path, processes: int) -> None:
     import shlex
 
     from floracle.report import words
@@ -92,7 +107,7 @@ def _show(found: Encoded, name: str, assumed: str, out: Path) -> None:
     again = ", and as many of their mirrors" if found.settings["flips"] else ""
     facts = {
         "latents": f"{found.images:,} of shape {' × '.join(map(str, found.shape))}{again}",
-        "autoencoder": f"{name} ({assumed})",
+        "autoencoder": autoencoder,
         "mean by channel": f"{min(found.mean):.3f} … {max(found.mean):.3f}",
         "std by channel": f"{min(found.std):.3f} … {max(found.std):.3f}",
         "stored": words.size(sum(file.size for file in found.files)),
@@ -101,4 +116,16 @@ def _show(found: Encoded, name: str, assumed: str, out: Path) -> None:
     for label, fact in facts.items():
         say(f"{label:<18}{as_typed(fact)}")
     flips = ["--flips"] if found.settings["flips"] else []
+    if not all(NEAR_ONE[0] <= std <= NEAR_ONE[1] for std in found.std):
+        size = (sum(std**2 for std in found.std) / len(found.std)) ** 0.5
+        say(
+            f"note: these deviations are far from 1; latents_stats.pt brings them there, but who"
+            f" does not divide by it needs a factor: --scale {found.settings[SCALE] / size:.4g}"
+        )
+    shards = len(found.files) - 1
+    if shards < processes:
+        say(
+            f"note: {processes} processes for {shards} file(s) of latents; a smaller"
+            " --shard-images gives all of them work"
+        )
     say(f"then: {shlex.join(['floracle', 'stages', str(out), *flips])}")

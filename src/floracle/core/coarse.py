@@ -115,8 +115,12 @@ def coarse_of(
     """The coarse view of a class in one pass (and one for its mean, where that is not known).
 
     `kept` coordinates are held, by default a quarter of the dimensions and 512 at most; `half`
-    holds them in float16. Another class's `frame` may be used as well.
+    holds them in float16. Another class's `frame` may be used as well. A source that keeps such a
+    view is not read, if nothing else is asked for.
     """
+    held = known_coarse(source, label) if frame is None and kept is None else None
+    if held is not None:
+        return held
     frame = frame or frame_of(source, label, kept=kept, seed=seed)
     count, first = len(source.atoms(label).rows), frame.edges[0]
     coordinates = torch.empty(count, first, dtype=torch.float16 if half else torch.float32)
@@ -130,6 +134,17 @@ def coarse_of(
         coordinates[here], remainders[here] = found.coordinates, found.remainders
         start += len(block.rows)
     return Coarse(frame.centre, frame.directions, frame.edges, coordinates, remainders)
+
+
+def known_coarse(source: Source, label: int = NO_LABEL) -> Coarse | None:
+    """The coarse view that a source keeps of a class; None where it keeps none."""
+    known = getattr(source, "coarse", None)
+    return known(label) if known is not None else None
+
+
+def kept_coordinates(source: Source) -> int:
+    """How many coordinates of every point a source keeps; 0 where it keeps no coarse view."""
+    return int(getattr(source, "kept", 0))
 
 
 def frame_of(

@@ -4,11 +4,14 @@ Any autoencoder does that says how it encodes. What is written depends on the pi
 autoencoder and on the settings alone: latent i, where it is drawn, comes from seed + i, batches
 begin where their shard does, and a run that was killed and went on has the same bytes as one that
 was not. The statistics are those of everything that is stored, mirrors among it.
+
+Several processes divide the shards that are missing; the first one makes the store of them.
 """
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
@@ -19,24 +22,26 @@ import torch
 from torch import Tensor
 
 from floracle.run.errors import Mistake, suggestion
-from floracle.run.files import digest, write_bytes, write_json
+from floracle.run.exchange import barrier, check_same, first_says
+from floracle.run.files import digest, write_bytes
 from floracle.run.images import quantised
+from floracle.run.processes import ALONE, Group, share
 from floracle.version import VERSION
 
-from .encode_place import (
-    SOURCE,
-    Encoded,
+from .destination import (
     answered,
     begin,
     check_place,
+    check_room,
+    locked,
+    source_stamp,
     tidy,
-    write_manifest,
     writing,
 )
+from .encode_manifest import ENCODED, Encoded, read_manifest, write_manifest
 from .encode_shards import DTYPES, Autoencoder, Work, Written, finished_shard, write_shard
 from .lightningdit import STATS
 from .packed_files import Sealed, sha256_of
-from .packed_place import check_room, locked, source_stamp
 from .spread import Spread
 from .store import Store, open_store
 
@@ -59,32 +64,41 @@ def encode(
     shard_images: int = 1000,
     memory: int | str | None = None,
     quiet: bool = False,
+    group: Group = ALONE,
 ) -> Encoded:
     """Encode pictures into the folder `out`; the same call again goes on, or answers at once.
 
     A latent is the autoencoder's `mean`, or one draw ("sample") from its Gaussian, image i's from
     seed + i. `flips` stores the latent of every mirrored picture as well. `batch` pictures are
     encoded together, and a file holds `shard_images`, which is what a killed run can lose.
+    Every process of a `group` asks for the same, sees the same folder and returns the same.
     """
     folder = Path(out).expanduser()
     chosen = {"flips": flips, "moments": moments, "dtype": dtype, "batch": batch}
     settings = _settings(autoencoder, {**chosen, "seed": seed, "shard_images": shard_images})
-    check_place(folder, where)
+    if group.first:
+        check_place(folder, where, ENCODED)
     source = source_stamp(where, labels)
-    if done := answered(folder, settings, source):
+    if done := _answered(folder, settings, source, group):
         return done
     store = open_store(where, labels=labels, flips=False if flips else None, memory=memory)
     shape = latent_shape(store, autoencoder)
     settings["images"] = store.fingerprint
-    if done := answered(folder, settings, source):
+    barrier(group)  # reading all pictures may take one process much longer than another
+    check_same(group, {"pictures": digest(store.fingerprint), "settings": _hashed(settings)})
+    if done := _answered(folder, settings, source, group):
         return done
     _check_seed(seed, len(store))
     kind = DTYPES[dtype]
     work = Work(store, autoencoder, shape, flips, moments, kind, seed, batch, shard_images)
-    check_room(folder, work.size)
-    with writing(folder), locked(folder):
-        begin(folder, settings)
-        return _encoded(folder, work, settings, source, quiet=quiet)
+    if group.first:
+        check_room(folder, work.size)
+    with writing(folder, ENCODED), locked(folder, ENCODED, group):
+        written = _shards(folder, work, settings, group, quiet=quiet)
+        if group.first:
+            _finish(folder, work, settings, written, source=source)
+        barrier(group)
+        return read_manifest(folder)
 
 
 def decoded(autoencoder: Autoencoder, store: Store, rows: Tensor) -> Tensor:
@@ -135,14 +149,60 @@ def _check_seed(seed: int, count: int) -> None:
         raise Mistake(f"--seed lies in 0 … {2**32 - count} for {count} pictures, got {seed}")
 
 
-def _encoded(
-    folder: Path, work: Work, settings: dict[str, Any], source: str | None, *, quiet: bool
-) -> Encoded:
-    """Write everything that is missing, the manifest last."""
-    written = [
-        finished_shard(folder, work, number) or write_shard(folder, work, number, quiet=quiet)
-        for number in range(len(work.shards))
-    ]
+def _hashed(settings: dict[str, Any]) -> str:
+    return digest(json.dumps(settings, sort_keys=True))
+
+
+def _answered(
+    folder: Path, settings: dict[str, Any], source: str | None, group: Group
+) -> Encoded | None:
+    """The finished store, if there is one for these settings; the first process looks."""
+    found = answered(folder, ENCODED, settings, source) if group.first else None
+    if not first_says(group, [found is not None])[0]:
+        return None
+    return found or read_manifest(folder)
+
+
+def _shards(
+    folder: Path, work: Work, settings: dict[str, Any], group: Group, *, quiet: bool
+) -> list[Written]:
+    """Every shard; those that are missing are divided among the processes and written."""
+    numbers = range(len(work.shards))
+    found: list[Written | None] = [None] * len(numbers)
+    if group.first:
+        begin(folder, ENCODED, settings)
+        found = [finished_shard(folder, work, number) for number in numbers]
+    barrier(group)
+    there = first_says(group, [one is not None for one in found])
+    missing = [number for number in numbers if not there[number]]
+    for number in missing[share(len(missing), group)]:
+        found[number] = write_shard(folder, work, number, quiet=quiet)
+    barrier(group)
+    if not group.first:
+        return []
+    return [one or _of_another(folder, work, number) for number, one in enumerate(found)]
+
+
+def _of_another(folder: Path, work: Work, number: int) -> Written:
+    """A shard that another process has just written."""
+    written = finished_shard(folder, work, number)
+    if written is None:
+        raise Mistake(
+            f"shard {number + 1} of {len(work.shards)}, which another process has written, is not"
+            f" in {folder} or not whole; all machines must share that folder"
+        )
+    return written
+
+
+def _finish(
+    folder: Path,
+    work: Work,
+    settings: dict[str, Any],
+    written: Sequence[Written],
+    *,
+    source: str | None,
+) -> None:
+    """Make a store of all shards, the manifest last."""
     spread = reduce(Spread.merge, (one.spread for one in written))
     std = spread.std.clamp(min=LEAST_STD)
     stats = _write_stats(folder, spread.mean, std)
@@ -157,10 +217,8 @@ def _encoded(
         files=(*(one.shard for one in written), stats),
         made={"floracle": VERSION, "torch": torch.__version__},
     )
-    write_json(folder / SOURCE, {"source": source})
-    write_manifest(folder, encoded)
+    write_manifest(folder, encoded, source)
     tidy(folder)
-    return encoded
 
 
 def _write_stats(folder: Path, mean: Tensor, std: Tensor) -> Sealed:

@@ -22,8 +22,7 @@ from floracle.run.errors import Mistake
 from floracle.run.files import write_json
 from floracle.run.progress import tracked
 
-from .packed import UNFINISHED
-from .packed_files import Sealed, Streamed, flaw, stamp, whole, write_tensors
+from .packed_files import UNFINISHED, Sealed, Streamed, flaw, stamp, whole, write_tensors
 from .packed_rows import ahead
 from .spread import Spread
 from .store import Store

@@ -20,12 +20,8 @@ from floracle.run.errors import Mistake
 from floracle.run.progress import tracked
 
 from .atoms import Groups
-from .normalize import Normalizer
-from .packed import read_rows, stored_rows
-from .packed_derived import spectra_bytes, write_classes, write_rows, write_stats
-from .packed_files import write_record
-from .packed_manifest import Manifest, write_manifest
-from .packed_place import (
+from .destination import (
+    Kind,
     answered,
     begin,
     check_place,
@@ -35,6 +31,18 @@ from .packed_place import (
     tidy,
     writing,
 )
+from .normalize import Normalizer
+from .packed import check_files, read_rows, stored_rows
+from .packed_derived import (
+    spectra_bytes,
+    write_classes,
+    write_coarse,
+    write_rows,
+    write_stats,
+)
+from .packed_files import read_record, write_record
+from .packed_known import read_known
+from .packed_manifest import CLASSES, MANIFEST, Manifest, read_manifest, write_manifest
 from .packed_plan import Plan, plan_for
 from .packed_shards import (
     Written,
@@ -46,6 +54,19 @@ from .packed_shards import (
 )
 from .scan import first_equal
 from .store import fingerprint_of, open_store, ready
+
+PACKED = Kind(
+    verb="pack",
+    doing="packing",
+    done="packed",
+    data="data",
+    fingerprint="data",
+    manifest=MANIFEST,
+    read=read_manifest,
+    check=check_files,
+    source=lambda folder: read_record(folder).get("source"),
+    remember=lambda folder, manifest, source: write_record(folder, manifest.sealed, source),
+)
 
 
 class Opening(TypedDict, total=False):
@@ -78,19 +99,19 @@ def pack(
     """
     folder, budget = Path(out).expanduser(), memory_budget(memory)
     settings = _settings(dtype, _shard_size(shard_bytes), spectra, opening)
-    check_place(folder, where)
+    check_place(folder, where, PACKED)
     source = source_stamp(where, opening.get("labels"), opening.get("weights"))
-    if done := answered(folder, settings, source):
+    if done := answered(folder, PACKED, settings, source):
         return done
     plan = plan_for(open_store(where, memory=memory, **opening), dtype, settings["shard_bytes"])
     settings["data"] = plan.store.fingerprint
-    if done := answered(folder, settings, source):
+    if done := answered(folder, PACKED, settings, source):
         return done
     check_range(plan)
     _check_memory(plan, budget if spectra else None)
     check_room(folder, plan.size)
-    with writing(folder), locked(folder):
-        begin(folder, settings)
+    with writing(folder, PACKED), locked(folder, PACKED):
+        begin(folder, PACKED, settings)
         return _packed(folder, plan, settings, source, quiet=quiet)
 
 
@@ -139,8 +160,9 @@ def _packed(
     store = ready(read_rows(folder, manifest), manifest.name, budget=0)
     spectra = bool(settings["spectra"])
     classes = write_classes(folder, store, manifest, spectra=spectra, quiet=quiet)
-    stats = write_stats(folder, plan)
-    files = (*manifest.files, classes, *([stats] if stats else []))
+    known = replace(store, known=read_known(folder / CLASSES, manifest))
+    others = (write_coarse(folder, known, quiet=quiet), write_stats(folder, plan))
+    files = (*manifest.files, classes, *(file for file in others if file is not None))
     manifest = replace(manifest, files=files)
     write_record(folder, manifest.sealed, source)
     write_manifest(folder, manifest)

@@ -5,6 +5,7 @@
     OUT/floracle/manifest.json         what it is; size and SHA-256 of every file
     OUT/floracle/rows.tensors          numbers that rows had, duplicates, weights, the normalizer
     OUT/floracle/classes.tensors       centres, norms and spectra by class
+    OUT/floracle/coarse.tensors        leading coordinates of every row
     OUT/floracle/verified.json         which files were found whole, and how they looked then
 
 Opening reads the manifest and the labels. Files that changed since they were last found whole are
@@ -26,10 +27,11 @@ from .asked import Asked
 from .atoms import Groups
 from .content import Content
 from .normalize import Normalizer
+from .packed_coarse import KnownCoarse, read_coarse
 from .packed_files import (
     NAMES,
-    OURS,
     RECORD,
+    UNFINISHED,
     Sealed,
     changed,
     flaws,
@@ -38,13 +40,11 @@ from .packed_files import (
     write_record,
 )
 from .packed_known import Known, read_known
-from .packed_manifest import CLASSES, MANIFEST, ROWS, Manifest, read_manifest
+from .packed_manifest import CLASSES, COARSE, MANIFEST, ROWS, Manifest, read_manifest
 from .packed_rows import PackedRows, Piece
 from .tensorfile import TensorFile, read_header
 
-UNFINISHED = f"{OURS}/unfinished"
-"""The folder of a store that is being packed."""
-SIGNS = (MANIFEST, ROWS, CLASSES, RECORD, UNFINISHED)
+SIGNS = (MANIFEST, ROWS, CLASSES, COARSE, RECORD, UNFINISHED)
 UNWRITABLE = (
     "the folder cannot be written to, so that its files were found whole is not kept: all of them"
     " are hashed at every opening"
@@ -64,6 +64,7 @@ class Packed:
     original: Tensor
     """The row that each row had in the data that was packed, int64 [rows]; no mirrors."""
     known: Known | None = None
+    coarse: KnownCoarse | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -108,7 +109,9 @@ def read_packed(folder: Path) -> Packed:
     packed = read_rows(folder, manifest)
     check_labels(packed)
     known = read_known(folder / CLASSES, manifest)
-    return replace(packed, known=known, remarks=(*manifest.remarks, *remarks))
+    viewed = any(file.name == COARSE for file in manifest.files)
+    coarse = read_coarse(folder / COARSE, manifest) if viewed else None
+    return replace(packed, known=known, coarse=coarse, remarks=(*manifest.remarks, *remarks))
 
 
 def check_files(folder: Path, manifest: Manifest) -> tuple[str, ...]:

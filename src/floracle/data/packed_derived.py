@@ -1,4 +1,4 @@
-"""Everything of a packed store that is not its shards: atoms, classes, statistics.
+"""Everything of a packed store that is not its shards: atoms, classes, a coarse view, statistics.
 
 Classes are taken a few at a time, each part kept until the store is finished. The passes read the
 packed store itself, in blocks that depend on the size of a point alone.
@@ -13,20 +13,29 @@ from pathlib import Path
 
 import torch
 
-from floracle.core.source import NO_LABEL
+from floracle.core.coarse import NUMBERS, frame_of
+from floracle.core.source import NO_LABEL, prepared
 from floracle.run.files import write_bytes
 from floracle.run.progress import tracked
 
 from .packed import UNFINISHED
 from .packed_files import Sealed, Streamed, sha256_of, whole, write_tensors
 from .packed_known import NAMES, arrays_of, known_labels, prepare
-from .packed_manifest import CLASSES, ROWS, STATS, Manifest
+from .packed_manifest import CLASSES, COARSE, ROWS, STATS, Manifest
 from .packed_plan import Plan
 from .store import Store
 from .tensorfile import TensorFile, read_header
 
 TOGETHER = 2**14
 """Rows of the classes that are taken together."""
+VIEWED = 128
+"""Coordinates of the coarse view, at most."""
+FEWEST, NARROW, WIDE = 512, 64, 2**20
+"""Rows and dimensions below which there is none, as a scan is as quick; and above which."""
+HALF = 3e4
+"""Norms up to which coordinates are kept in float16."""
+BLOCK = 2**22
+"""Numbers of a float64 block of points that are looked at together."""
 
 
 def write_rows(folder: Path, plan: Plan, first: torch.Tensor) -> Sealed:
@@ -70,6 +79,34 @@ def write_classes(
             write_tensors(folder, _record(number), tensors, {})
     files = [read_header(folder / _record(number)) for number in range(len(parts))]
     return write_tensors(folder, CLASSES, {name: _joined(files, name) for name in NAMES}, {})
+
+
+def write_coarse(folder: Path, store: Store, *, quiet: bool) -> Sealed | None:
+    """Look at every row along the leading directions of the set; None where that is no use."""
+    known, dims = prepared(store), prod(store.shape)
+    if len(store) < FEWEST or not NARROW <= dims <= WIDE or known is None:
+        return None
+    kept = min(VIEWED, dims // 4, NUMBERS // dims) // 2 * 2
+    frame, half = frame_of(store, kept=kept), 2 * known.largest < HALF
+    first, remainders = frame.edges[0], torch.empty(len(store), len(frame.edges))
+
+    def coordinates() -> Iterator[torch.Tensor]:
+        rows = max(1, BLOCK // dims)
+        starts = range(0, len(store), rows)
+        for start in tracked(starts, "coarse view", len(starts), quiet=quiet):
+            found = frame.of_block(store.points[start : start + rows].flatten(1), half=half)
+            remainders[start : start + rows] = found.remainders
+            yield found.coordinates
+
+    stream = Streamed(torch.float16 if half else torch.float32, (len(store), first), coordinates())
+    arrays = {
+        "edges": whole(torch.tensor(frame.edges)),
+        "centre": whole(frame.centre.float()),
+        "directions": whole(frame.directions),
+        "coordinates": stream,
+        "remainders": whole(remainders),  # filled while coordinates are written
+    }
+    return write_tensors(folder, COARSE, arrays, {})
 
 
 def _parts(manifest: Manifest) -> Iterator[list[int]]:

@@ -29,6 +29,8 @@ from floracle.run.progress import tracked
 
 OURS = "floracle"
 """The folder inside a packed store that holds what is ours."""
+UNFINISHED = f"{OURS}/unfinished"
+"""The folder of a store that is being packed, or encoded."""
 RECORD = f"{OURS}/verified.json"
 CHUNK = 2**22
 THREADS = min(4, os.cpu_count() or 1)

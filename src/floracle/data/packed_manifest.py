@@ -19,6 +19,7 @@ from floracle.run.errors import Mistake
 from floracle.run.files import digest, read_json, write_json
 
 from .content import readable
+from .destination import begun
 from .packed_files import NAMES, OURS, Sealed
 from .remarks import Channels
 
@@ -27,6 +28,7 @@ KIND = "floracle packed store"
 MANIFEST = f"{OURS}/manifest.json"
 ROWS = f"{OURS}/rows.tensors"
 CLASSES = f"{OURS}/classes.tensors"
+COARSE = f"{OURS}/coarse.tensors"
 STATS = "latents_stats.pt"
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in NAMES if dtype.itemsize < 8}
 CHANNELS = ("mean", "std", "low", "high")
@@ -106,6 +108,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check it, as far as it can be checked by itself."""
     path = folder / MANIFEST
+    if not path.is_file() and begun(folder).get("verb") == "encode":
+        raise Mistake(
+            f"{folder} holds latents whose encoding was not finished; run the same floracle encode"
+            " again"
+        )
     if not path.is_file():
         raise Mistake(
             f"{folder} holds a packed store without its {MANIFEST}: packing was not finished, or"
@@ -184,8 +191,9 @@ def check_consistent(manifest: Manifest, path: Path) -> None:
         "shards": [shard.name for shard in manifest.shards]
         == [shard_name(number) for number in range(len(manifest.shards))]
         and all(shard.rows > 0 for shard in manifest.shards),
-        "files": [file.name for file in manifest.files]
-        in ([ROWS, CLASSES], [ROWS, CLASSES, STATS]),
+        "files": [file.name for file in manifest.files if file.name not in (COARSE, STATS)]
+        == [ROWS, CLASSES]
+        and len({file.name for file in manifest.files}) == len(manifest.files),
         "classes": len(manifest.classes) > max(labels, default=-1)
         and all(isinstance(name, str) for name in manifest.classes),
         "channels": all(

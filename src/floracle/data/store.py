@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from floracle.core.coarse import Coarse
 from floracle.core.source import NO_LABEL, Atoms, Block, Prepared
 from floracle.run.budget import memory_budget
 from floracle.run.errors import Mistake
@@ -32,6 +33,7 @@ from .labels import checked, class_names
 from .moments import reading
 from .normalize import Normalizer, chosen
 from .packed import Packed
+from .packed_coarse import KnownCoarse
 from .packed_known import Known
 from .places import find_content
 from .points import fits, picture_range, points_of, stds_of, with_mirrors
@@ -79,6 +81,8 @@ class Store:
     """What was noticed that may be a wrong reading, and what to say if it is."""
     known: Known | None = None
     """What a packed store knows of its classes."""
+    view: KnownCoarse | None = None
+    """The coarse view that a packed store keeps of its rows."""
     original: Tensor | None = None
     """Of a packed store, the row that each row had in the data that was packed, int64 [N]."""
 
@@ -108,6 +112,15 @@ class Store:
     def prepared(self, label: int = NO_LABEL) -> Prepared | None:
         """What is known of a class without reading it; None where nothing is."""
         return None if self.known is None else self.known.prepared(label)
+
+    @property
+    def kept(self) -> int:
+        """How many leading coordinates of every row are kept; 0 where none are."""
+        return 0 if self.view is None else self.view.edges[0]
+
+    def coarse(self, label: int = NO_LABEL) -> Coarse | None:
+        """The coarse view of a class that is kept; None where none is."""
+        return None if self.view is None else self.view.of(self.atoms(label).rows)
 
     def take(self, rows: Tensor) -> Tensor:
         """The points float32 [len(rows), *shape] of any rows, in the order asked."""
@@ -221,6 +234,7 @@ def ready(packed: Packed, name: str, budget: int) -> Store:
         weights=packed.groups.weights,
         remarks=packed.remarks,
         known=packed.known,
+        view=packed.coarse,
         original=packed.sources,
     )
 

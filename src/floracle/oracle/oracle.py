@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from floracle.core.coarse import coarse_of
+from floracle.core.coarse import coarse_of, kept_coordinates
 from floracle.core.paths import LINEAR, Path, checked_times
 from floracle.core.source import NO_LABEL, Source, classes
 from floracle.run.budget import chosen_device, memory_budget
@@ -29,7 +29,7 @@ from .pairs import Pairs, pair_curves
 from .posterior import Posterior
 from .pruning import possible, prune
 from .rescoring import Resolved, resolve
-from .screen import Screen, screen_of
+from .screen import Screen, room_for, screen_of
 from .sharded import gather_shared
 from .strangers import Strangers, stranger_curves
 from .whole import quick
@@ -248,16 +248,25 @@ class Oracle:
                 yield places[left.to(places.device)], members, rest, resolved
 
     def _prunes(self, members: Members, queries: int) -> bool:
-        """Whether atoms may be left out: asked for, of a class at hand, by one process."""
+        """Whether atoms may be left out: asked for, by one process, of a class in view."""
         asked = self.tolerance > 0 and self._together.alone and self.temperature == 1
-        return asked and possible(members, queries)
+        return asked and possible(members, queries) and self._in_view(members)
+
+    def _in_view(self, members: Members) -> bool:
+        """Whether a class lies in memory, or the source keeps a coarse view that fits there."""
+        screen = self._screens.get(members.label)
+        if members.points is not None or (screen is not None and screen.members is members):
+            return True
+        size = room_for(len(members), kept_coordinates(self.data))
+        return kept_coordinates(self.data) > 0 and self._held() + size <= self._budget()
 
     def _screen(self, members: Members) -> Screen:
         """The coarse view of a class, made at its first query."""
         found = self._screens.get(members.label)
         if found is None or found.members is not members:
             size = len(members) * members.dims * 2
-            fits = quick() and not members.centre.is_cuda and self._held() + size <= self._budget()
+            at_hand = members.points is not None and not members.centre.is_cuda
+            fits = at_hand and quick() and self._held() + size <= self._budget()
             found = screen_of(members, coarse_of(self.data, members.label), whole=fits)
             self._screens[members.label] = found
         return found

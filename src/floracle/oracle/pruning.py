@@ -48,6 +48,8 @@ PROBES = 8
 """Queries that are tried before the whole of a batch is prepared."""
 FEW = 256
 """Pairs that skip the remaining levels."""
+STREAMED = 2.0
+"""How much more a scan costs whose atoms do not lie in memory."""
 LOWERED = 2.0
 """By how much more than needed a failing cut is lowered, in nats."""
 
@@ -66,6 +68,8 @@ class Costs(NamedTuple):
     """Each column in float64."""
     whole: float = 0.22
     """The product over all coordinates in bfloat16, where processors are quick at it."""
+    fetched: float = 2e6
+    """An atom that does not lie in memory."""
 
 
 USUAL = Costs(1.4, 30.0, 1250.0, 21.0, 100.0)
@@ -123,7 +127,7 @@ class _Hunt:
 
 def possible(members: Members, queries: int) -> bool:
     """Whether leaving atoms out could pay at all for so many queries of a class."""
-    if members.points is None or len(members) < SMALLEST:
+    if len(members) < SMALLEST:
         return False
     on_gpu = members.centre.is_cuda
     return not on_gpu or queries * len(members) * members.dims >= LAUNCHES
@@ -198,9 +202,9 @@ def planned(hunt: _Hunt) -> Tensor:
     """Which of the screen's starts each query takes, −1 where a scan is cheaper; int64 [b]."""
     levels, members = hunt.screen.levels, hunt.screen.members
     slower = max(1.0, ALONE / len(hunt.floor))
-    scan = COSTS.scan * members.dims * slower * WORTHWHILE
+    scan = _scan(members) * slower * WORTHWHILE
     costs = [slower * (level.columns + 8) + COSTS.over for level in levels]
-    following = [_pair(level.columns) for level in levels[1:]] + [_pair(members.dims)]
+    following = [_pair(level.columns) for level in levels[1:]] + [_looked_at(members)]
     after = _share(hunt, levels[0]) * following[0]
     if (after < CHEAP * costs[0]).all() and costs[0] * (1 + CHEAP) < scan:
         return torch.zeros_like(hunt.touched)
@@ -236,8 +240,18 @@ def _common(costs: Tensor, scan: float, alone: float) -> tuple[int, Tensor]:
     return level, worth & (taken < PARTLY * scan / WORTHWHILE * (len(worth) + alone))
 
 
+def _scan(members: Members) -> float:
+    """What an atom costs a query in a scan."""
+    return COSTS.scan * members.dims * (STREAMED if members.points is None else 1)
+
+
 def _pair(columns: int) -> float:
     return COSTS.pair + COSTS.column * columns
+
+
+def _looked_at(members: Members) -> float:
+    """What it costs to look at an atom in full."""
+    return _pair(members.dims) + (COSTS.fetched if members.points is None else 0)
 
 
 def _share(hunt: _Hunt, level: Level | Whole) -> Tensor:
@@ -259,7 +273,7 @@ def _through(hunt: _Hunt, first: int, keep: int) -> tuple[Tensor, Found, Tensor]
             break
         products = level.pairs(level.coefficients(hunt.view), pairs.atoms, pairs.asked)
         pairs = pairs.of(products >= level.thresholds(hunt.view, hunt.cut)[pairs.asked])
-    pairs = _affordable(hunt, pairs, kept, _pair(hunt.screen.members.dims))
+    pairs = _affordable(hunt, pairs, kept, _looked_at(hunt.screen.members))
     touched = (hunt.touched + pairs.counts(len(kept))).clamp(max=len(hunt.screen.members))
     logits, error = single(hunt.screen, hunt.view, pairs)
     best, leaders = best_of(pairs, logits, len(kept))
@@ -293,7 +307,7 @@ def _affordable(hunt: _Hunt, pairs: Pairs, kept: Tensor, cost: float) -> Pairs:
     """Pairs of queries that do not have so many that a scan is cheaper; others are given up."""
     members, counts = hunt.screen.members, pairs.counts(len(kept))
     alone = max(1.0, ALONE / len(kept))
-    scan = COSTS.scan * members.dims * alone * len(members)
+    scan = _scan(members) * alone * len(members)
     many = counts * cost >= scan
     if float(counts[many].sum()) * cost < scan * (int(many.sum()) + ALONE * (alone == 1)):
         many = torch.zeros_like(many)

@@ -65,7 +65,9 @@ class Screen:
 
     @property
     def held(self) -> int:
-        """Bytes of the coordinates to a few digits."""
+        """Bytes that are large beside the class itself."""
+        if self.members.points is None:
+            return room_for(len(self.members), self.levels[-1].width)
         return 0 if self.whole is None else self.whole.points.nbytes
 
     @property
@@ -150,6 +152,15 @@ def screen_of(members: Members, coarse: Coarse, *, whole: bool = False) -> Scree
         further = torch.stack([held.norms, held.log_weights], 1)
         everything = whole_of(members, centre, further, held.middle, some)
     return Screen(members, centre, directions, skew, norms, radius, levels, near, everything)
+
+
+def room_for(count: int, kept: int) -> int:
+    """About the bytes that the levels of so many atoms take, of which `kept` coordinates are held.
+
+    These lie in float16, once more in float32 for the widest level but one, and the first of all
+    in two tables, beside a dozen other numbers.
+    """
+    return count * (6 * kept + 8 * (WIDTHS[0] + 12))
 
 
 def _held(members: Members, coarse: Coarse, norms: Tensor, off: float) -> Held:

@@ -27,6 +27,8 @@ from .members import Members
 from .posterior import Sums
 from .screen import MARGIN, Screen
 
+FETCHED = 2**22
+"""Numbers of points that do not lie in memory and are read together."""
 COORDINATES = 2**20
 """Numbers of points that are evaluated together in float64."""
 LOWEST = -1e4
@@ -71,7 +73,9 @@ def single(screen: Screen, view: View, pairs: Pairs) -> tuple[Tensor, Tensor]:
     members = screen.members
     apart = members.offset - screen.centre
     lacking, y = view.centred @ apart, view.centred.float()
-    found, size = [view.gain.new_empty(0)], max(16, TOGETHER // members.dims)
+    at_hand = members.points is not None
+    found, size = [view.gain.new_empty(0)], (TOGETHER if at_hand else FETCHED) // members.dims
+    size = max(16, size)
     for atoms, of in zip(pairs.atoms.split(size), pairs.asked.split(size), strict=True):
         found.append(working(members, atoms).mul_(y[of]).sum(1).double())
     q, atoms = pairs.asked, pairs.atoms
@@ -86,8 +90,9 @@ def working(members: Members, atoms: Tensor) -> Tensor:
     """Working points float32 [p, D]."""
     if members.points is not None:
         return members.points.index_select(0, atoms)
-    points = members.source.take(members.rows[atoms].cpu()).flatten(1).to(members.centre.device)
-    return points - members.offset.float()
+    some, place = members.rows[atoms].cpu().unique(return_inverse=True)
+    points = members.source.take(some).flatten(1).to(members.centre.device)
+    return (points - members.offset.float()).index_select(0, place.to(points.device))
 
 
 def best_of(pairs: Pairs, values: Tensor, queries: int) -> tuple[Tensor, Tensor]:

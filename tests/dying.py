@@ -1,0 +1,127 @@
+"""Runs that die at every step that changes the disk, and go on to the same bytes.
+
+A module of tests brings `images(folder)`, which makes data, `write(where, out)`, which makes a
+store of it, and `contents(out)`, what has to be the same in the end.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import floracle.data.idx
+import floracle.data.verify  # noqa: F401  (loaded once, not in every child)
+from floracle.data import packed_files
+
+DIED = 9
+
+
+def died(tests, folder, every, offset=0):
+    """Let runs die at every so many-th step; returns how many steps there are.
+
+    All of it happens in a process of its own, which forks before any thread is started.
+    """
+    paths = [str(Path(__file__).parent), str(Path(tests).parent)]
+    ended = subprocess.run(
+        [sys.executable, __file__, Path(tests).stem, str(folder), str(every), str(offset)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return int(ended.stdout)
+
+
+def _survived(tests, folder, every, offset):
+    where = tests.images(folder / "data")
+
+    def written(out, *moments):
+        """Write in processes that die at the given moments, then in one that does not."""
+        for moment in (*moments, None):
+            code = _in_a_child(lambda: tests.write(where, out), moment, folder / "steps")
+            assert code in ((0,) if moment is None else (0, DIED)), code
+
+    written(folder / "whole")
+    steps, expected = int((folder / "steps").read_text()), tests.contents(folder / "whole")
+    for moment in range(offset, steps, every):
+        out = folder / f"moment-{moment}"
+        written(out, moment, *([(moment * 7919) % steps] if moment % 5 == 0 else []))
+        found = tests.contents(out)
+        assert found.keys() == expected.keys(), (moment, found.keys() ^ expected.keys())
+        assert found == expected, moment
+        shutil.rmtree(out)
+    return steps
+
+
+def _in_a_child(work, moment, counted):
+    """The exit code of a child that works and dies at a moment; the steps go to a file."""
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    steps = _watch(moment)
+    try:
+        work()
+        with open(counted, "w") as file:
+            file.write(str(steps[0]))
+    except BaseException as error:
+        sys.stderr.write(f"{error!r}\n")
+        os._exit(1)
+    os._exit(0)
+
+
+def _watch(moment):
+    """Count everything that changes the disk: before it, halfway where it has a half, after it."""
+    steps = [0]
+
+    def step(half=None):
+        if steps[0] == moment:
+            if half:
+                half()
+            os._exit(DIED)
+        steps[0] += 1
+
+    def watched(run, halfway=None):
+        def counted(*given, **named):
+            step()
+            if halfway:
+                step(partial(halfway, *given))
+            result = run(*given, **named)
+            step()
+            return result
+
+        return counted
+
+    remove = shutil.rmtree
+    tree = watched(lambda path: remove(path, ignore_errors=True), _half_a_tree)
+    shutil.rmtree = lambda path, **_: tree(path)
+    os.fsync, os.replace = watched(os.fsync), watched(os.replace)
+    Path.replace, Path.unlink = watched(Path.replace), watched(Path.unlink)
+    Path.mkdir, Path.write_bytes = watched(Path.mkdir), watched(Path.write_bytes, _half_the_bytes)
+    packed_files.append = watched(packed_files.append, _half_a_part)
+    return steps
+
+
+def _half_a_part(file, content):
+    file.write(content[: len(content) // 2])
+
+
+def _half_the_bytes(path, content):
+    with open(path, "wb") as file:
+        file.write(content[: len(content) // 2])
+
+
+def _half_a_tree(path):
+    os.unlink(sorted(path.iterdir())[0])
+
+
+if __name__ == "__main__":
+    name, folder, every, offset = sys.argv[1:]
+    sys.stdout.write(
+        str(_survived(importlib.import_module(name), Path(folder), int(every), int(offset)))
+    )
