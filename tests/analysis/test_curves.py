@@ -15,6 +15,7 @@ from floracle.analysis.curves import (
     crossing,
     landmark,
     resampled,
+    several_landmarks,
     standard_error,
 )
 
@@ -60,6 +61,29 @@ def test_a_landmark_that_is_not_reached_says_so():
     found = landmark(times, flat, flat.repeat(10, 1), 0.5)
     assert found == Landmark(None)
     assert str(found) == "not reached"
+
+
+def test_landmarks_of_several_curves_are_those_of_each():
+    """One of them is not reached, one is at once, some resamples are not reached."""
+    times, drawn = torch.linspace(0, 1, 9).double(), torch.Generator().manual_seed(3)
+    means = torch.stack([times, 2 * times, 0 * times, 1 + times, 0.52 * times])
+    again = means[:, None] + 0.1 * torch.randn(5, 50, 1, generator=drawn, dtype=torch.float64)
+    levels = torch.tensor([0.5, 0.7, 0.5, 0.5, 0.5], dtype=torch.float64)
+    found = several_landmarks(times, means, again, levels)
+    assert found[2] == Landmark(None)
+    assert found[3].value == 0
+    for mark, mean, resamples, level in zip(found, means, again, levels.tolist(), strict=True):
+        assert mark == landmark(times, mean, resamples, level)
+        where = float(crossing(times, mean[None], level)[0])
+        assert mark.value == where or (mark.value is None and where != where)
+
+
+def test_curves_of_several_are_those_of_each():
+    drawn = torch.Generator().manual_seed(4)
+    values = {name: torch.randn(30, 5, generator=drawn).double() for name in "abc"}
+    for name, curve in Curve.of_each(values).items():
+        assert_close(curve.mean, values[name].mean(0), rtol=1e-14, atol=1e-14)
+        assert_close(curve.error, values[name].std(0) / 30**0.5, rtol=1e-13, atol=0)
 
 
 def test_landmark_intervals_cover_the_truth():

@@ -156,7 +156,7 @@ def test_the_same_command_answers_at_once_and_another_is_refused(classed, capsys
     def never(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("floracle.analysis.kept.measured", never)
+    monkeypatch.setattr("floracle.analysis.kept.measured_in_turn", never)
     assert main([*classed, "--out", "run", "--memory", "1G"]) == 0
     assert main([*classed[:2], "--pairs=9", "--times=8", "--seed=4", "--out=run"]) == 2
     told = capsys.readouterr().err
@@ -177,15 +177,15 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(classed, capsys, monkeyp
     from floracle.analysis import kept
 
     assert main([*classed, "--out", "whole"]) == 0
-    calls, measured = [], kept.measured
+    calls, measured = [], kept.measured_in_turn
 
-    def interrupted(oracle, plan, label, **options):
-        calls.append(label)
+    def interrupted(oracle, plan, labels, **options):
+        calls.extend(labels)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return measured(oracle, plan, label, **options)
+        return measured(oracle, plan, labels, **options)
 
-    monkeypatch.setattr(kept, "measured", interrupted)
+    monkeypatch.setattr(kept, "measured_in_turn", interrupted)
     capsys.readouterr()
     assert main([*classed, "--out", "halves"]) == 130
     assert capsys.readouterr().err == (

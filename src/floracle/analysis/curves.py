@@ -38,6 +38,13 @@ class Curve:
         """From values of pairs [p, T]."""
         return cls(values.mean(0), standard_error(values))
 
+    @classmethod
+    def of_each(cls, values: dict[str, Tensor]) -> dict[str, Curve]:
+        """From values of the same pairs by name, [p, T] each."""
+        every = torch.stack(list(values.values()), 1)
+        means, errors = every.mean(0), standard_error(every)
+        return {name: cls(means[i], errors[i]) for i, name in enumerate(values)}
+
 
 @dataclass(frozen=True)
 class Landmark:
@@ -87,24 +94,34 @@ def resampled(values: Tensor, seed: int) -> Tensor:
     return counts @ values / pairs
 
 
-def crossing(times: Tensor, values: Tensor, level: float) -> Tensor:
-    """Where rising curves [c, T] first reach a level, linear between times; NaN if never."""
+def crossing(times: Tensor, values: Tensor, level: float | Tensor) -> Tensor:
+    """Where rising curves [c, T] first reach a level ([c, 1]), linear between times; else NaN."""
     reached = values >= level
-    first = reached.to(torch.int8).argmax(1)
+    first = reached.to(torch.int8).argmax(1, keepdim=True)
     before = (first - 1).clamp(min=0)
-    rows = torch.arange(len(values))
-    low, high = values[rows, before], values[rows, first]
+    low, high = values.gather(1, before), values.gather(1, first)
     share = torch.where(first > 0, (level - low) / (high - low).clamp(min=1e-300), 0.0)
     found = times[before] + share * (times[first] - times[before])
-    return torch.where(reached.any(1), found, torch.nan)
+    return torch.where(values.gather(1, first) >= level, found, torch.nan)[:, 0]
 
 
 def landmark(times: Tensor, mean: Tensor, resamples: Tensor, level: float) -> Landmark:
     """Where a mean curve [T] reaches a level, with the interval its resamples [c, T] give."""
-    value = float(crossing(times, mean[None], level)[0])
-    if value != value:  # NaN
-        return Landmark(None)
-    found = crossing(times, resamples, level).nan_to_num(nan=float(times[-1]))
+    levels = torch.tensor([level], dtype=torch.float64)
+    return several_landmarks(times, mean[None], resamples[None], levels)[0]
+
+
+def several_landmarks(
+    times: Tensor, means: Tensor, resamples: Tensor, levels: Tensor
+) -> list[Landmark]:
+    """Where mean curves [k, T] reach their levels [k]; resamples are [k, c, T]."""
+    every = torch.cat([means[:, None], resamples], 1)
+    each = levels.repeat_interleave(every.shape[1])[:, None]
+    found = crossing(times, every.flatten(0, 1), each).unflatten(0, every.shape[:2])
     tail = (1 - COVERED) / 2
-    low, high = torch.quantile(found, torch.tensor([tail, 1 - tail], dtype=found.dtype)).tolist()
-    return Landmark(value, low, high)
+    ends = torch.tensor([tail, 1 - tail], dtype=found.dtype)
+    interval = found[:, 1:].nan_to_num(nan=float(times[-1])).quantile(ends, dim=1).T
+    return [
+        Landmark(value, low, high) if value == value else Landmark(None)  # NaN is no number
+        for value, (low, high) in zip(found[:, 0].tolist(), interval.tolist(), strict=True)
+    ]

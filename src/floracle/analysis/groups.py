@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from floracle.core.source import NO_LABEL
 from floracle.run.results import Results
 
-from .curves import Curve, Estimate, Landmark, landmark
+from .curves import Curve, Estimate, Landmark, several_landmarks
 
 POOLED = -2
 """The label under which the average over classes is kept."""
@@ -134,10 +135,13 @@ def landmarks(
     }
     if classes > 0:
         levels["separation"] = ("class_information", classes / 2)
-    return {
-        name: landmark(times, curves[of].mean, resamples[of], level)
-        for name, (of, level) in levels.items()
-    }
+    found = several_landmarks(
+        times,
+        torch.stack([curves[of].mean for of, _ in levels.values()]),
+        torch.stack([resamples[of] for of, _ in levels.values()]),
+        torch.tensor([level for _, level in levels.values()], dtype=torch.float64),
+    )
+    return dict(zip(levels, found, strict=True))
 
 
 def law_holds(area: Estimate, knowable: float, unknown: float) -> bool:

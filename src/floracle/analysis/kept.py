@@ -26,7 +26,7 @@ from floracle.run.results import Results, differences, load_results, save
 from .groups import Group, Stages
 from .pooled import Pool
 from .saved import groups_of_part, part_of_groups
-from .stages import AnyOracle, Plan, assembled, measured, planned
+from .stages import AnyOracle, Plan, assembled, measured_in_turn, planned
 
 PARTS = 64
 """Into about so many parts a run is kept while it goes on."""
@@ -96,8 +96,7 @@ class Kept:
 
     def _measured(self, plan: Plan, labels: tuple[int, ...]) -> Results:
         groups, pool = [], Pool({})
-        for label in labels:
-            group = measured(self.oracle, plan, label, held_out=self.held_out)
+        for group in measured_in_turn(self.oracle, plan, labels, held_out=self.held_out):
             pool = pool.merge(Pool.of(group))
             groups.append(replace(group, resamples=None))
         return part_of_groups(groups, pool, self.settings)

@@ -14,16 +14,17 @@ is lost (Guo, Shamai & Verdú 2005).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from floracle.core.paths import Path
 from floracle.core.seeds import generator, noise
-from floracle.core.source import NO_LABEL, Source, classes, mass
+from floracle.core.source import NO_LABEL, Source, classes
 from floracle.core.spectrum import spectra
 from floracle.oracle.gaussians import GaussianOracle
 from floracle.oracle.oracle import Oracle
@@ -34,10 +35,12 @@ from floracle.run.exchange import first_says
 from floracle.run.results import provenance
 
 from .curves import Curve, controlled, resampled
+from .expected import Expected, expected
 from .groups import END, Group, Stages, landmarks, law_holds
 from .held_out import held_out_curves
+from .in_turn import Drawn, followed_in_turn, readable
 from .law import area_under, times_for
-from .pooled import Pool, pooled
+from .pooled import RESAMPLED, Pool, pooled
 from .prediction import Predicted, predict
 
 AnyOracle = Oracle | GaussianOracle
@@ -82,8 +85,7 @@ def stages(
     """
     plan = planned(oracle, times=times, pairs=pairs, labels=classes, seed=seed)
     pool, groups = Pool({}), []
-    for label in plan.labels:
-        group = measured(oracle, plan, label, held_out=held_out)
+    for group in measured_in_turn(oracle, plan, plan.labels, held_out=held_out):
         pool = pool.merge(Pool.of(group))
         groups.append(replace(group, resamples=None))
     return assembled(oracle, plan, groups, pool)
@@ -118,13 +120,55 @@ def measured(
     oracle: AnyOracle, plan: Plan, label: int, *, held_out: Source | None = None
 ) -> Group:
     """The stages of one class."""
-    atoms = oracle.data.atoms(label)
-    rows = atoms.rows[
-        torch.multinomial(
-            atoms.weights, plan.pairs, replacement=True, generator=generator(_first(plan, label))
-        )
-    ]
-    found = _followed(oracle, plan, label, rows)
+    (group,) = measured_in_turn(oracle, plan, (label,), held_out=held_out)
+    return group
+
+
+def measured_in_turn(
+    oracle: AnyOracle, plan: Plan, labels: Sequence[int], *, held_out: Source | None = None
+) -> Iterator[Group]:
+    """The stages of several classes, in their order."""
+    shares = _shares(oracle.data, labels)
+    predicted = expected([plan.predicted(oracle.path, label) for label in labels])
+    known = dict(zip(labels, predicted, strict=True))
+    several = len(labels) > 1 and held_out is None
+    for drawn, found in _pairs(oracle, plan, labels, several=several):
+        label = drawn.label
+        of_classes = 0.0 if found.class_entropy is None else class_knowable(oracle.data)
+        group = _group(plan, drawn, found, known[label], share=shares[label], classes=of_classes)
+        if held_out is not None:
+            group.curves.update(_held_out(oracle, plan, label, held_out))
+        yield group
+
+
+def _pairs(
+    oracle: AnyOracle, plan: Plan, labels: Sequence[int], *, several: bool
+) -> Iterator[tuple[Drawn, Pairs]]:
+    """The pairs of classes; those of `several` overlap where they can."""
+
+    def overlapping(label: int) -> bool:
+        return several and readable(oracle, label, plan.pairs)
+
+    for overlap, some in groupby(labels, overlapping):
+        drawn = (_drawn(oracle, plan, label) for label in some)
+        if overlap and isinstance(oracle, Oracle):
+            yield from followed_in_turn(oracle, drawn, plan.times)
+        else:
+            yield from ((one, _followed(oracle, plan, one)) for one in drawn)
+
+
+def _drawn(oracle: AnyOracle, plan: Plan, label: int) -> Drawn:
+    rows, weights = oracle.data.atoms(label)
+    seed = _first(plan, label)
+    chosen = torch.multinomial(weights, plan.pairs, replacement=True, generator=generator(seed))
+    return Drawn(label, rows[chosen], len(rows), seed)
+
+
+def _group(
+    plan: Plan, drawn: Drawn, found: Pairs, known: Expected, *, share: float, classes: float
+) -> Group:
+    """The stages of a class from its pairs; `classes` is what there is to know about classes."""
+    knowable, predicted = plan.sizes[drawn.label], known.predicted
     variance = controlled(found.variance, found.lean)
     within = 0.0 if found.within is None else found.within
     values = {
@@ -132,56 +176,50 @@ def measured(
         "top": found.top,
         "own": found.own,
         "entropy": found.entropy,
-        "information": plan.sizes[label] - found.entropy,
+        "information": knowable - found.entropy,
         "concentration": found.concentration,
     }
-    of_classes = 0.0
     if found.class_entropy is not None:
-        of_classes = class_knowable(oracle.data)
-        values["class_information"] = of_classes - found.class_entropy
-    curves = {name: Curve.of(values[name]) for name in values}
-    if held_out is not None:
-        curves |= _held_out(oracle, plan, label, held_out)
-    resamples = {
-        name: resampled(values[name], _first(plan, label))
-        for name in ("information", "own", "top", "class_information")
-        if name in values
-    }
-    predicted = plan.predicted(oracle.path, label)
+        values["class_information"] = classes - found.class_entropy
+    curves = Curve.of_each(values)
+    names = [name for name in (*RESAMPLED, "class_information") if name in values]
+    again = resampled(torch.cat([values[name] for name in names], 1), drawn.seed)
+    resamples = dict(zip(names, again.split(len(plan.times), 1), strict=True))
     area = area_under(plan.times, variance, predicted)
+    unknown = float(curves["entropy"].mean[-1])
     return Group(
-        label=label,
-        points=len(atoms.rows),
+        label=drawn.label,
+        points=drawn.atoms,
         pairs=plan.pairs,
-        share=mass(oracle.data, label),
-        knowable=plan.sizes[label],
+        share=share,
+        knowable=knowable,
         curves=curves,
-        predicted_centre=predicted.centre,
-        predicted_collapse=predicted.collapse,
+        predicted_centre=known.centre,
+        predicted_collapse=known.collapse,
         predicted_information=predicted.information(plan.times),
         area=area,
-        unknown=float(curves["entropy"].mean[-1]),
-        law_holds=law_holds(area, plan.sizes[label], float(curves["entropy"].mean[-1])),
-        rivals=_rivals(found, rows),
-        classes_knowable=of_classes,
+        unknown=unknown,
+        law_holds=law_holds(area, knowable, unknown),
+        rivals=_rivals(found, drawn.rows),
+        classes_knowable=classes,
         resamples=resamples,
-        **landmarks(plan.times, curves, resamples, knowable=plan.sizes[label], classes=of_classes),
+        **landmarks(plan.times, curves, resamples, knowable=knowable, classes=classes),
     )
 
 
-def _followed(oracle: AnyOracle, plan: Plan, label: int, rows: Tensor) -> Pairs:
-    """The posterior of these rows at all times, each with both signs of its noise."""
+def _followed(oracle: AnyOracle, plan: Plan, drawn: Drawn) -> Pairs:
+    """The posterior of these pairs at all times, each with both signs of its noise."""
     size, parts = together(oracle, plan.pairs), []
     for start in range(0, plan.pairs, size):
-        first = _first(plan, label) + 1 + start
-        some = rows[start : start + size]
-        drawn = noise(range(first, first + len(some)), oracle.data.shape)
+        first, label = drawn.seed + 1 + start, drawn.label
+        rows = drawn.rows[start : start + size]
+        outer = noise(range(first, first + len(rows)), oracle.data.shape)
         if isinstance(oracle, Oracle):
-            found = oracle.pairs(some, drawn, plan.times, label=label, mirrored=True)
+            found = oracle.pairs(rows, outer, plan.times, label=label, mirrored=True)
         else:
-            seeds = range(first + plan.pairs, first + plan.pairs + len(some))
+            seeds = range(first + plan.pairs, first + plan.pairs + len(rows))
             inner = noise(seeds, oracle.data.shape)
-            found = oracle.pairs(some, drawn, plan.times, inner=inner, label=label, mirrored=True)
+            found = oracle.pairs(rows, outer, plan.times, inner=inner, label=label, mirrored=True)
         parts.append(found)
     return reduce(Pairs.joined, parts)
 
@@ -223,6 +261,13 @@ def assembled(oracle: AnyOracle, plan: Plan, groups: Iterable[Group], pool: Pool
         },
         provenance=provenance(data=oracle.data.fingerprint),
     )
+
+
+def _shares(data: Source, labels: Sequence[int]) -> dict[int, float]:
+    """What `mass` says of several classes, from one look at all labels."""
+    rows = torch.bincount(data.labels + 1, getattr(data, "weights", None)).double()
+    shares = rows / rows.sum()
+    return {label: float(shares[label + 1]) if label >= 0 else 1.0 for label in labels}
 
 
 def _within(oracle: AnyOracle, labels: Sequence[int]) -> dict[int, float]:

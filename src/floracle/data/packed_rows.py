@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import FileIO
@@ -19,6 +19,7 @@ from itertools import accumulate
 from math import prod
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from weakref import finalize
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ from .packed_files import read_into
 T = TypeVar("T")
 STEP = 2**20
 """Values that are read, converted and normalized at a time."""
+
+SPARED, SPARES = 2**25, 2
+"""Bytes of a block at most whose memory is used again, and how many of them wait for that."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class PackedRows:
     hold: bool = False
     """Whether pieces stay in memory."""
     _held: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _blocks: Spare = field(default_factory=lambda: Spare(), repr=False)
+    _raw: Spare = field(default_factory=lambda: Spare(), repr=False)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,23 +77,25 @@ class PackedRows:
         return self.shape[0]
 
     def __getitem__(self, key: Key, /) -> Tensor:
-        ordered = isinstance(key, slice)
-        runs = self._runs(np.arange(*key.indices(len(self))) if ordered else key.numpy())
-        if self.hold and ordered:
-            for number in {run.piece for run in runs}:
-                self._keep(number)
+        if not isinstance(key, slice):
+            return self._read(self._runs(key.numpy()))
+        start, stop, step = key.indices(len(self))
+        if step != 1:
+            return self._read(self._runs(np.arange(start, stop, step)))
+        runs = self._between(start, stop)
+        if self.hold:
+            for run in runs:
+                self._keep(run.piece)
         if len(runs) == 1 and runs[0].piece in self._held:
             number, first, count = runs[0]
             return self._held[number][first : first + count]
-        if ordered and runs:
-            self._announce(key.indices(len(self))[1], sum(run.length for run in runs))
+        self._announce(self._between(stop, min(2 * stop - start, len(self))))
         return self._read(runs)
 
-    def _announce(self, start: int, length: int) -> None:
+    def _announce(self, runs: list[Run]) -> None:
         """Have the system fetch what a reader in order asks for next, while this is worked on."""
-        rows = np.arange(start, min(start + length, len(self)))
         width = prod(self.shape[1:]) * self.stored.itemsize
-        for run in self._runs(rows):
+        for run in runs:
             piece = self.pieces[run.piece]
             with piece.path.open("rb", buffering=0) as file:
                 begin = piece.begin + run.first * width
@@ -100,6 +108,15 @@ class PackedRows:
     @cached_property
     def _ends(self) -> np.ndarray:
         return np.array(list(accumulate(piece.rows for piece in self.pieces)))
+
+    def _between(self, start: int, stop: int) -> list[Run]:
+        """The rows start … stop − 1 as runs."""
+        number, runs = int(np.searchsorted(self._ends, start, side="right")), []
+        while start < stop:
+            end, rows = int(self._ends[number]), self.pieces[number].rows
+            runs.append(Run(number, start - end + rows, min(stop, end) - start))
+            start, number = end, number + 1
+        return runs
 
     def _runs(self, rows: np.ndarray) -> list[Run]:
         """Row numbers as runs of consecutive ones, each within a piece."""
@@ -120,55 +137,87 @@ class PackedRows:
             self._held[number] = self._read([Run(number, 0, self.pieces[number].rows)])
 
     def _read(self, runs: list[Run]) -> Tensor:
-        found = torch.empty(sum(run.length for run in runs), *self.shape[1:], dtype=self.dtype)
-        reader, done = _Reader(self), 0
+        found = self._blocks.room((sum(run.length for run in runs), *self.shape[1:]), self.dtype)
+        size, done = max(1, STEP // max(1, prod(self.shape[1:]))), 0
+        raw = None
+        if self.dtype != self.stored:
+            raw = self._raw.room((min(size, len(found)), *self.shape[1:]), self.stored)
         with ExitStack() as opened:
             files: dict[int, FileIO] = {}
-            for run in runs:
-                rows = found[done : done + run.length]
-                done += run.length
-                if run.piece in self._held:
-                    rows.copy_(self._held[run.piece][run.first : run.first + run.length])
+            for some in self._together(runs, size):
+                part = found[done : done + sum(run.length for run in some)]
+                done += len(part)
+                if some[0].piece in self._held:
+                    number, first, length = some[0]
+                    part.copy_(self._held[number][first : first + length])
                     continue
-                if run.piece not in files:
-                    path = self.pieces[run.piece].path
-                    files[run.piece] = opened.enter_context(path.open("rb", buffering=0))
-                reader.read(files[run.piece], self.pieces[run.piece], run.first, rows)
+                for run in some:
+                    if run.piece not in files:
+                        path = self.pieces[run.piece].path
+                        files[run.piece] = opened.enter_context(path.open("rb", buffering=0))
+                self._fill(part if raw is None else raw[: len(part)], some, files)
+                if raw is not None:
+                    part.copy_(raw[: len(part)])
+                if self.normalizer is not None:
+                    normalized_(part, self.normalizer)
         return found
+
+    def _together(self, runs: list[Run], size: int) -> Iterator[list[Run]]:
+        """Runs in pieces that are converted together: of `size` rows at most; held ones alone."""
+        some, room = [], size
+        for piece, first, length in runs:
+            if piece in self._held:
+                if some:
+                    yield some
+                yield [Run(piece, first, length)]
+                some, room = [], size
+                continue
+            while length:
+                some.append(Run(piece, first, min(length, room)))
+                first, length = first + some[-1].length, length - some[-1].length
+                room -= some[-1].length
+                if not room:
+                    yield some
+                    some, room = [], size
+        if some:
+            yield some
+
+    def _fill(self, out: Tensor, runs: list[Run], files: dict[int, FileIO]) -> None:
+        """Rows as stored."""
+        width, done = prod(self.shape[1:]) * self.stored.itemsize, 0
+        for number, first, length in runs:
+            file, piece = files[number], self.pieces[number]
+            file.seek(piece.begin + first * width)
+            read_into(file, out[done : done + length], piece.path)
+            done += length
 
 
 @dataclass(frozen=True, eq=False)
-class _Reader:
-    """Reads rows of one file after another."""
+class Spare:
+    """Memory that is used again once nobody holds what lay in it.
 
-    rows: PackedRows
+    Memory fresh from the system costs about as much as reading into it.
+    """
 
-    def read(self, file: FileIO, piece: Piece, first: int, out: Tensor) -> None:
-        """Fill `out` with consecutive rows."""
-        file.seek(piece.begin + first * self.width * self.rows.stored.itemsize)
-        ready = self.rows.dtype == self.rows.stored
-        normalizer = self.rows.normalizer
-        if ready and (normalizer is None or not normalizer.changes):
-            read_into(file, out, piece.path)
-            return
-        for part in out.split(max(1, STEP // self.width)):
-            raw = part if ready else self.scratch[: len(part)]
-            read_into(file, raw, piece.path)
-            if not ready:
-                part.copy_(raw)
-            if normalizer is not None:
-                normalized_(part, normalizer)
+    kept: list[Tensor] = field(default_factory=list)
 
-    @cached_property
-    def width(self) -> int:
-        """Values of a row."""
-        return prod(self.rows.shape[1:])
+    def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """An empty tensor."""
+        size = prod(shape) * dtype.itemsize
+        if not 0 < size <= SPARED:
+            return torch.empty(shape, dtype=dtype)
+        whole = None
+        with suppress(IndexError):  # another thread may have taken it
+            whole = self.kept.pop()
+        if whole is None or len(whole) < size:
+            whole = torch.empty(size, dtype=torch.uint8)
+        held = whole[:size].numpy()
+        finalize(held, self._take_back, whole).atexit = False
+        return torch.from_numpy(held).view(dtype).view(shape)
 
-    @cached_property
-    def scratch(self) -> Tensor:
-        """Room for a few rows as stored."""
-        count = max(1, STEP // self.width)
-        return torch.empty(count, *self.rows.shape[1:], dtype=self.rows.stored)
+    def _take_back(self, whole: Tensor) -> None:
+        if len(self.kept) < SPARES:
+            self.kept.append(whole)
 
 
 def normalized_(values: Tensor, normalizer: Normalizer) -> Tensor:
@@ -187,10 +236,15 @@ def _by_channel(value: Tensor, values: Tensor) -> Tensor:
     return value.reshape(-1, *[1] * (values.ndim - 2)) if value.ndim else value
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, each made in a thread while the one before it is used."""
+def ahead(items: Iterator[T], *, threads: int | None = None) -> Iterator[T]:
+    """The same items, each made in a thread while the one before it is used.
+
+    That thread computes with so many `threads`; as many as any without a number.
+    """
     end = object()
     with ThreadPoolExecutor(1) as pool:
+        if threads:
+            pool.submit(torch.set_num_threads, threads)
         item = next(items, end)
         while item is not end:
             following = pool.submit(next, items, end)

@@ -9,7 +9,9 @@ certificate: all that is left behind weighs at most n e^−43 of it).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -19,6 +21,8 @@ from .posterior import NEGLIGIBLE, weights_of
 FOLLOWED = ("peak", "mass", "half", "lean", "logits", "squares")
 CACHED = 2**18
 """Weights followed together: they should stay in cache."""
+LAUNCHED = 2**24
+"""The same on a GPU, which waits for launches."""
 CROWDED = 3
 """Atoms are chosen anew when no more than one in so many is alive."""
 LOST = 1e20
@@ -93,48 +97,51 @@ class Course:
 
 @dataclass(frozen=True)
 class Rows:
-    """What the logits of p pairs are made of, over n atoms; [p, n] unless stated.
+    """What the logits of p pairs over n atoms are made of."""
 
-    float32, or float64 for points of few dimensions.
-    """
-
-    pull: Tensor
-    """⟨ε, x_j − x_o⟩."""
-    half: Tensor
-    """d_j."""
-    lean: Tensor
-    log_weights: Tensor | None
-    """log w_j / w_o; None where all weigh the same."""
+    terms: Tensor
+    """[k, p, n], float32, or float64 for points of few dimensions: ⟨ε, x_j − x_o⟩, d_j, unless
+    all weigh the same log w_j / w_o, and the lean last."""
     classes: Tensor | None
     """The class of every atom, int64 [n], counted from 0; [p, n] once atoms are left behind."""
 
     @property
     def atoms(self) -> int:
         """How many atoms are followed."""
-        return self.pull.shape[1]
+        return self.terms.shape[2]
+
+    @property
+    def log_weights(self) -> Tensor | None:
+        """Of every pair and atom, log w_j / w_o [p, n]; None where all weigh the same."""
+        return self.terms[2] if len(self.terms) > 3 else None
 
     def of(self, pairs: slice) -> Rows:
         """Some of the pairs."""
-        tables = ("pull", "half", "lean", "log_weights")
-        return replace(self, **{name: _some(getattr(self, name), pairs) for name in tables})
+        return replace(self, terms=self.terms[:, pairs])
 
     def mirrored(self) -> Rows:
         """The pairs, then the same pairs with the opposite noise."""
-        names = ("half", "lean", "log_weights")
-        twice = {name: _twice(getattr(self, name)) for name in names}
-        return replace(self, pull=torch.cat([self.pull, -self.pull]), **twice)
+        twice = torch.cat([self.terms, self.terms], 1)
+        twice[0, self.terms.shape[1] :].neg_()
+        return replace(self, terms=twice)
+
+    def factors(self, ratio: Tensor) -> Tensor:
+        """What terms are multiplied with to give logits at α/σ [T]: [T, k], 0 for the lean."""
+        one = torch.ones_like(ratio)
+        known = [ratio, -ratio.square(), one][: len(self.terms) - 1]
+        return torch.stack([*known, torch.zeros_like(one)], 1)
 
 
 def course(
-    rows: Rows, ratio: Tensor, *, mirrored: bool, classes: int, rival: tuple[Tensor, Tensor]
+    rows: Rows, nearest: Tensor, rival: Tensor, ratio: Tensor, *, mirrored: bool, classes: int
 ) -> Course:
     """Follow pairs through increasing α/σ [T]; mirrored, there are 2p of them.
 
-    `classes` is their number in the whole set (0: not followed), `rival` the smallest d_j [p] of
-    another atom and where it stands.
+    `nearest` is the smallest d_j [p] of another atom and `rival` where it stands, `classes` their
+    number in the whole set (0: not followed).
     """
-    pairs = len(rows.pull)
-    size = max(1, CACHED // (rows.atoms * (1 + mirrored)))
+    pairs = rows.terms.shape[1]
+    size = max(1, _together(rows) // (rows.atoms * (1 + mirrored)))
     places = [slice(start, min(start + size, pairs)) for start in range(0, pairs, size)]
     pieces = [rows.of(some) for some in places]
     parts = [_followed(p.mirrored() if mirrored else p, ratio, classes) for p in pieces]
@@ -143,39 +150,48 @@ def course(
     if classes:
         found = [_apart(found[None], mirrored)[0] for _, found in parts if found is not None]
         of_classes = torch.cat(found, 1).flatten(0, 1)
-    nearest, where = (torch.cat([one] * (1 + mirrored)) for one in rival)
+    nearest, rival = (one.repeat(1 + mirrored) for one in (nearest, rival))
     sums = dict(zip(FOLLOWED, curves, strict=True))
-    return Course(**sums, nearest=nearest, rival=where, classes=of_classes)
+    return Course(**sums, nearest=nearest, rival=rival, classes=of_classes)
+
+
+def _together(rows: Rows) -> int:
+    """How many weights are followed at a time."""
+    return LAUNCHED if rows.terms.is_cuda else CACHED
 
 
 def _followed(rows: Rows, ratio: Tensor, classes: int) -> tuple[Tensor, Tensor | None]:
     """The sums [6, p, T] of a piece, and those of classes [p, T, C]."""
-    pairs, times = len(rows.pull), len(ratio)
-    curves = torch.zeros(len(FOLLOWED), times, pairs, dtype=torch.float64, device=rows.pull.device)
-    curves[0] = NOTHING
-    found = curves.new_zeros(times, pairs, classes) if classes else None
-    start = 0
+    ratio, pairs, times = ratio.to(rows.terms.device), rows.terms.shape[1], len(ratio)
+    found = ratio.new_zeros(times, pairs, classes) if classes else None
+    factors, start, parts = rows.factors(ratio), 0, []
+    room = rows.terms.new_empty(max(_together(rows), rows.terms[0].numel()))
     while start < times and rows.atoms:
-        together = max(1, CACHED // rows.pull.numel())
+        together = max(1, _together(rows) // rows.terms[0].numel())
         these = slice(start, min(start + together, times))
-        logits = _logits(rows, ratio[these])
+        logits = _logits(rows, factors[these], room)
         alive = _alive(rows, logits[-1])
         peak = logits.amax(2)
         relative = logits.sub_(peak[:, :, None])
-        weights = weights_of(relative)
-        curves[:, these] = _sums(rows, weights, relative, peak)
+        weights = weights_of(relative, out=relative)
+        parts.append((peak, *_sums(rows, weights)))
         if found is not None:
             found[these] = _by_class(rows, weights, peak, classes)
         rows = rows if alive is None else _packed(rows, alive)
         start = these.stop
-    return curves.transpose(1, 2), None if found is None else found.transpose(0, 1)
+    curves = ratio.new_zeros(len(FOLLOWED), pairs, times)
+    curves[0] = NOTHING
+    if parts:
+        curves[:, :, :start] = _named(parts, factors[:start])
+    return curves, None if found is None else found.transpose(0, 1)
 
 
-def _logits(rows: Rows, ratio: Tensor) -> Tensor:
-    """[T, p, n]."""
-    r = ratio.to(rows.pull)[:, None, None]
-    logits = (rows.pull * r).addcmul_(rows.half, r * r, value=-1)
-    return logits if rows.log_weights is None else logits.add_(rows.log_weights)
+def _logits(rows: Rows, factors: Tensor, room: Tensor) -> Tensor:
+    """[T, p, n], written into the same room every time."""
+    terms = rows.terms[:-1]
+    shape = (len(factors), *terms.shape[1:])
+    found = room[: prod(shape)].view(len(factors), -1)
+    return torch.mm(factors[:, :-1].to(terms), terms.flatten(1), out=found).view(shape)
 
 
 def _alive(rows: Rows, logits: Tensor) -> Tensor | None:
@@ -183,31 +199,42 @@ def _alive(rows: Rows, logits: Tensor) -> Tensor | None:
     if rows.log_weights is not None:  # what weights hold down may yet rise
         logits = logits - rows.log_weights.clamp(max=0)
     alive = logits > NEGLIGIBLE
-    return None if int(alive.sum()) * CROWDED > alive.numel() else alive
+    return None if int(alive.count_nonzero()) * CROWDED > alive.numel() else alive
 
 
 def _packed(rows: Rows, alive: Tensor) -> Rows:
     """The atoms that are alive, side by side; where a pair has fewer, lost ones fill its row."""
     counts = alive.sum(1)
-    pair, atom = alive.nonzero().unbind(1)
-    place = torch.arange(len(pair), device=alive.device) - (counts.cumsum(0) - counts)[pair]
+    pairs, wide = len(counts), int(counts.max())
+    chosen = alive.flatten().nonzero()[:, 0]
+    begin = torch.arange(pairs, device=alive.device) * wide - (counts.cumsum(0) - counts)
+    place = torch.arange(len(chosen), device=alive.device) + begin.repeat_interleave(counts)
 
-    def chosen(table: Tensor | None, lost: float) -> Tensor | None:
-        if table is None:
-            return None
-        packed = table.new_full((len(counts), int(counts.max())), lost)
-        packed[pair, place] = table[pair, atom] if table.ndim == 2 else table[atom]
-        return packed
+    def packed(table: Tensor) -> Tensor:
+        room = table.new_zeros(len(table), pairs * wide)
+        return room.index_copy_(1, place, table.index_select(1, chosen)).unflatten(1, (pairs, -1))
 
-    names = {"pull": 0.0, "half": LOST, "lean": 0.0, "log_weights": 0.0, "classes": 0}
-    return replace(rows, **{name: chosen(getattr(rows, name), to) for name, to in names.items()})
+    terms = packed(rows.terms.flatten(1))
+    filled = torch.arange(wide, device=alive.device) < counts[:, None]
+    terms[1].masked_fill_(~filled, LOST)
+    if rows.classes is None:
+        return Rows(terms, None)
+    return Rows(terms, packed(rows.classes.expand(alive.shape).reshape(1, -1))[0])
 
 
-def _sums(rows: Rows, weights: Tensor, relative: Tensor, peak: Tensor) -> Tensor:
-    """All that is followed, [6, T, p]; `weights` and `relative` are [T, p, n]."""
-    of = (rows.half, rows.lean, relative, weights)
-    sums = [torch.linalg.vecdot(weights, one) for one in of]
-    return torch.stack([peak, weights.sum(2), *sums])
+def _sums(rows: Rows, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of weights [T, p, n] their sums and roots of squares [T, p], and of terms [p, T, k]."""
+    terms = torch.bmm(weights.transpose(0, 1), rows.terms.permute(1, 2, 0))
+    return weights.sum(2), torch.linalg.vector_norm(weights, dim=2), terms
+
+
+def _named(parts: Sequence[tuple[Tensor, ...]], factors: Tensor) -> Tensor:
+    """All that is followed, float64 [6, p, T], from peaks and sums of times one after another."""
+    peaks, masses, roots, terms = zip(*parts, strict=True)
+    peak, mass, root = (torch.cat(one).double().T for one in (peaks, masses, roots))
+    every = torch.cat(terms, 1).double()
+    logits = (every * factors).sum(2) - peak * mass
+    return torch.stack([peak, mass, every[..., 1], every[..., -1], logits, root.square()])
 
 
 def _by_class(rows: Rows, weights: Tensor, peak: Tensor, classes: int) -> Tensor:
@@ -233,11 +260,3 @@ def _apart(found: Tensor, mirrored: bool) -> Tensor:
 
 def _added(ours: Tensor | None, theirs: Tensor | None) -> Tensor | None:
     return theirs if ours is None else ours if theirs is None else ours + theirs
-
-
-def _some(table: Tensor | None, pairs: slice) -> Tensor | None:
-    return None if table is None else table[pairs]
-
-
-def _twice(table: Tensor | None) -> Tensor | None:
-    return None if table is None else torch.cat([table, table])

@@ -15,9 +15,10 @@ Atoms are read block by block, once for all pairs; what each block adds merges (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import reduce
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,13 +27,15 @@ from floracle.core.paths import Path
 from floracle.core.source import NO_LABEL
 
 from .course import FOLLOWED, Course, Rows, course
-from .members import Members, Slab
+from .members import Members
 from .sharded import together
 
 BLOCK = 2**22
 """Products of pairs and atoms that are held at a time."""
 FEWEST, MOST = 256, 4096
 """Atoms of a block at least and at most; float32 sums are taken within one."""
+STREAMED = 2**21
+"""Values of points that are multiplied at a time as they come: they should stay in cache."""
 CLOSE = 0.005
 """Atoms whose d_j is under this share of their squared norm are measured again in float64: from
 there on float32 would leave more than a thousandth of a nat in a logit that matters."""
@@ -90,37 +93,67 @@ def pair_curves(
     Mirrored pairs are averages of a pair and the same data with the opposite noise. Where several
     processes share the class, all of them take part.
     """
-    c = path.coefficients(times)
-    ratio, order = (c.alpha / c.sigma).sort()
-    known, of_atoms = _classes(members)
-    own = positions(members, rows)
-    kept = 8 * len(times) * (len(FOLLOWED) + 2 * known) * 3 + 24 * members.dims
+    kinds, classes = _classes(members)
+    kept = 8 * len(times) * (len(FOLLOWED) + 2 * kinds) * 3 + 24 * members.dims
     size = together(members, max(1, min(len(rows), budget // 2 // kept)))
     parts = []
     for start in range(0, len(rows), size):
         these = slice(start, start + size)
-        pairs = _Known.of(members, own[these], noise[these].flatten(1), of_atoms)
-        nothing = Course.empty(len(pairs.own) * (1 + mirrored), len(times), known, own.device)
-        courses = _courses(pairs, ratio, mirrored=mirrored, classes=known)
-        parts.append(together(members, reduce(Course.merge, courses, nothing)))
-    curves = [_averaged(_curves(part), mirrored)[:, :, order.argsort()] for part in parts]
-    rival = torch.cat([part.rival[: len(part.rival) // (1 + mirrored)] for part in parts]).cpu()
+        pairs = replace(Known.of(members, rows[these], noise[these]), kinds=kinds, classes=classes)
+        parts.append(followed(pairs, products(pairs), path, times, mirrored=mirrored))
+    return reduce(Pairs.joined, parts)
+
+
+def followed(
+    pairs: Known, blocks: Iterable[Products], path: Path, times: Tensor, *, mirrored: bool
+) -> Pairs:
+    """The curves of pairs at times [T] from their products with all atoms of the class."""
+    members, c = pairs.members, path.coefficients(times)
+    ratio, order = (c.alpha / c.sigma).sort()
+    kinds, signs = pairs.kinds, 1 + mirrored
+    seen = (_block(pairs, *block) for block in blocks)
+    courses = (course(*block, ratio, mirrored=mirrored, classes=kinds) for block in seen)
+    nothing = (len(pairs.own) * signs, len(times), kinds, pairs.own.device)
+    first = next(courses, None) or Course.empty(*nothing)
+    found = together(members, reduce(Course.merge, courses, first))
+    curves = _curves(found).unflatten(1, (signs, -1)).mean(1)[:, :, order.argsort()].cpu()
+    rival = found.rival[: len(pairs.own)].cpu()
     return Pairs(
         times.double(),
         c.d_alpha - c.alpha * c.d_sigma / c.sigma,
-        *torch.cat(curves, 1).cpu()[:6],
+        *curves[:6],
         rivals=torch.where(rival < 0, rival, members.rows.cpu()[rival.clamp(min=0)]),
-        class_entropy=torch.cat(curves, 1)[6].cpu() if known else None,
+        class_entropy=curves[6] if kinds else None,
     )
 
 
-def _courses(pairs: _Known, ratio: Tensor, *, mirrored: bool, classes: int) -> Iterator[Course]:
-    """What every block of atoms adds."""
-    size = min(max(BLOCK // len(pairs.own), FEWEST), MOST)
-    wide = pairs.members.precision == torch.float64
-    for slab in pairs.members.slabs(size, wide=wide):
-        rows, rival = _rows_of(pairs, slab)
-        yield course(rows, ratio, mirrored=mirrored, classes=classes, rival=rival)
+class Products(NamedTuple):
+    """Inner products of known pairs with a block of atoms of their class."""
+
+    start: int
+    """The position of the first of the atoms."""
+    values: Tensor
+    """Of own points and noise with the working points, [2p, n]."""
+
+
+def products(pairs: Known) -> Iterator[Products]:
+    """All that is to be read of a class, a block of atoms at a time.
+
+    Streamed points are multiplied a few at a time, while they are still in cache.
+    """
+    members, size = pairs.members, min(max(BLOCK // len(pairs.own), FEWEST), MOST)
+    step = size if members.points is not None else max(1, min(size, STREAMED // members.dims))
+    parts: list[Tensor] = []
+    start, done = 0, 0
+    for slab in members.slabs(step, wide=members.precision == torch.float64):
+        if done + len(slab.points) > size:
+            yield Products(start, torch.cat(parts, 1))
+            parts, done = [], 0
+        start = start if parts else slab.start
+        parts.append(pairs.both @ slab.points.T.to(pairs.both))
+        done += len(slab.points)
+    if parts:
+        yield Products(start, torch.cat(parts, 1))
 
 
 def _curves(found: Course) -> Tensor:
@@ -134,10 +167,6 @@ def _curves(found: Course) -> Tensor:
         shares = found.classes / found.classes.sum(2, keepdim=True)
         curves.append(torch.special.entr(shares).sum(2))
     return torch.stack(curves)
-
-
-def _averaged(curves: Tensor, mirrored: bool) -> Tensor:
-    return curves.unflatten(1, (1 + mirrored, -1)).mean(1)
 
 
 def _classes(members: Members) -> tuple[int, Tensor | None]:
@@ -163,7 +192,7 @@ def positions(members: Members, rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Known:
+class Known:
     """Pairs whose own atom and noise are known, ready for a class."""
 
     members: Members
@@ -179,63 +208,71 @@ class _Known:
     """What products with working points lack of those with centred ones, [2p]."""
     begin: Tensor
     """⟨ε, x_o − centre⟩, float64 [p]."""
-    classes: Tensor | None
-    """The class of every atom of the set, int64 [n]."""
+    kinds: int = 0
+    """How many classes are told apart; 0 where they are not."""
+    classes: Tensor | None = None
+    """The class of every atom of the set, int64 [n], counted from 0."""
 
     @classmethod
-    def of(cls, members: Members, own: Tensor, noise: Tensor, classes: Tensor | None) -> _Known:
-        noise = noise.to(members.centre.device, torch.float64)
+    def of(cls, members: Members, rows: Tensor, noise: Tensor) -> Known:
+        """Pairs of rows [p] and noise [p, *shape]; classes are not told apart."""
+        own = positions(members, rows)
+        noise = noise.flatten(1).to(members.centre.device).double()
         original = members.originals(own)
         centred = original - members.centre
-        both = torch.cat([centred, noise]).to(members.precision)
+        both = torch.cat([centred.to(members.precision), noise.to(members.precision)])
         shift = both @ (members.offset - members.centre).to(both)
-        begin = (noise * centred).sum(1)
-        return cls(members, own, original, noise, both, shift, begin, classes)
+        begin = torch.linalg.vecdot(noise, centred)
+        return cls(members, own, original, noise, both, shift, begin)
 
 
-def _rows_of(pairs: _Known, slab: Slab) -> tuple[Rows, tuple[Tensor, Tensor]]:
-    """What the logits over a block are made of; the nearest other atom, and how near."""
-    members, these = pairs.members, slice(slab.start, slab.start + len(slab.points))
-    products = torch.addmm(pairs.shift[:, None], pairs.both, slab.points.T.to(pairs.both))
-    along, pull = products.chunk(2)
-    norms, of_own = members.norms[these] / 2, members.norms[pairs.own] / 2
-    half = (norms[None] + of_own[:, None] - along.double()).clamp_(min=0)
-    pull = pull.double() - pairs.begin[:, None]
-    _measure_close(pairs, these, half, pull)
-    weights, local = members.log_weights, pairs.own - slab.start
-    inside = (local >= 0) & (local < len(slab.points))
-    equal = bool((weights == weights[0]).all())
-    kind = members.precision
+class _Block(NamedTuple):
+    """What the logits of known pairs over a block of atoms are made of."""
+
+    rows: Rows
+    nearest: Tensor
+    """The smallest d_j of an atom that is not the own one, [p]; infinite where there is none."""
+    rival: Tensor
+    """Where that atom stands, int64 [p]; −1 where there is none."""
+
+
+def _block(pairs: Known, start: int, products: Tensor) -> _Block:
+    """From the products [2p, n] of own points and noise with the working points of atoms."""
+    members, these = pairs.members, slice(start, start + products.shape[1])
+    along, pull = products.double().add_(pairs.shift[:, None]).chunk(2)
+    norms, of_own = members.norms[these] / 2, members.norms[pairs.own][:, None] / 2
+    half = (norms - along).add_(of_own).clamp_(min=0)
+    pull -= pairs.begin[:, None]
+    inside = ((pairs.own >= start) & (pairs.own < these.stop)).nonzero()[:, 0]
+    own = (inside, pairs.own[inside] - start)
+    half[own], pull[own] = 0.0, 0.0
+    _measure_close(pairs, these, own, half, pull)
+    terms, weights = [pull, half], members.log_weights
+    if not (weights == weights[0]).all():
+        terms.append(weights[these] - weights[pairs.own][:, None])
     rows = Rows(
-        pull.to(kind),
-        half.to(kind),
-        (norms[None] - of_own[:, None]).to(kind),
-        None if equal else (weights[None, these] - weights[pairs.own][:, None]).to(kind),
+        torch.stack([*terms, norms - of_own]).to(members.precision),
         None if pairs.classes is None else pairs.classes[these],
     )
-    return rows, _nearest_other(half, torch.where(inside, local, -1), slab.start)
+    half[own] = torch.inf
+    near, rival = half.min(1)
+    return _Block(rows, near, torch.where(near < torch.inf, rival + start, -1))
 
 
-def _measure_close(pairs: _Known, these: slice, half: Tensor, pull: Tensor) -> None:
-    """Write exact values into `half` and `pull` where atoms are too close for float32."""
+def _measure_close(
+    pairs: Known, these: slice, own: tuple[Tensor, Tensor], half: Tensor, pull: Tensor
+) -> None:
+    """Write exact values into `half` and `pull` where atoms are too close for float32.
+
+    The pairs' own atoms need none: theirs are 0.
+    """
     members = pairs.members
-    widest = torch.maximum(members.norms[None, these], members.norms[pairs.own][:, None])
-    for some in (half < CLOSE * widest).nonzero().split(max(1, 2**22 // members.dims)):
+    close = half < CLOSE * members.norms[these]
+    close |= half < CLOSE * members.norms[pairs.own][:, None]
+    close[own] = False
+    found = close.nonzero()
+    for some in found.split(max(1, 2**22 // members.dims)) if len(found) else ():
         pair, atom = some.unbind(1)
         apart = members.originals(atom + these.start) - pairs.original[pair]
         half[pair, atom] = apart.square().sum(1) / 2
         pull[pair, atom] = (apart * pairs.noise[pair]).sum(1)
-
-
-def _nearest_other(half: Tensor, own: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """The smallest d_j [p] of an atom that is not the own one, and where it stands in its class.
-
-    Infinite and −1 where there is none; `own` is −1 where the own atom is elsewhere.
-    """
-    two = half.topk(min(2, half.shape[1]), dim=1, largest=False)
-    last = two.indices.shape[1] - 1
-    place = torch.where(two.indices[:, 0] == own, last, 0)[:, None]
-    index = two.indices.gather(1, place)[:, 0]
-    alone = index == own
-    near = torch.where(alone, torch.inf, two.values.gather(1, place)[:, 0])
-    return near, torch.where(alone, -1, index + start)
