@@ -12,6 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
+from floracle.cli import main
+from floracle.data.store import open_store
 from floracle.models.autoencoder import load_autoencoder
 from floracle.models.autoencoder_ldm_layers import Ldm, Plan
 from floracle.models.autoencoder_tiny import FILES, Taef2
@@ -254,3 +256,58 @@ def test_places_without_an_autoencoder_are_named(tmp_path):
         load_autoencoder(tmp_path)
     with pytest.raises(Mistake, match="is not a checkpoint by its ending"):
         load_autoencoder(tmp_path / "config.json")
+
+
+def test_scale_and_shift_may_be_asked_for(tmp_path):
+    """Stable Diffusion's .18215, which its checkpoint does not tell; VA-VAE's is 1."""
+    ldm(tmp_path / "kl.pt", SMALL)
+    told, asked = (
+        load_autoencoder(tmp_path / "kl.pt", **given)
+        for given in ({}, {"scale": 0.18215, "shift": 0.5})
+    )
+    assert (told.scale, told.shift) == (1.0, 0.0)
+    assert told.assumed.startswith("scale 1, shift 0: a checkpoint tells none")
+    assert asked.assumed.startswith("scale 0.18215 and shift 0.5 as asked for, not 1 and 0")
+    images = sine(1, 3, 16, 16)
+    z, mapped = told.encode(images), asked.encode(images)
+    assert_close(mapped.mean, (z.mean - 0.5) * 0.18215)
+    assert_close(mapped.std, z.std * 0.18215)
+    assert_close(asked.decode(mapped.mean), told.decode(z.mean), rtol=1e-4, atol=1e-5)
+    assert asked.settings == told.settings | {"scale": 0.18215, "shift": 0.5}
+    only = load_autoencoder(tmp_path / "kl.pt", shift=0.5)
+    assert (only.scale, only.shift) == (1.0, 0.5)
+    for given in ({"scale": 0.0}, {"scale": -1.0}, {"scale": math.nan}, {"shift": math.inf}):
+        with pytest.raises(Mistake, match=r"\(z − shift\) · scale with a positive scale"):
+            load_autoencoder(tmp_path / "kl.pt", **given)
+
+
+def test_latents_that_are_far_from_deviation_one_are_told(tmp_path, capsys):
+    """By `floracle encode`, and when such latents are opened without their statistics."""
+    folder = taef2(tmp_path / "a")
+    for place in range(4):
+        name = tmp_path / "images" / "only" / f"{place}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(place).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(name)
+    words = ["encode", str(tmp_path / "images"), "--autoencoder", str(folder)]
+
+    def deviations(out):
+        return torch.load(out / "latents_stats.pt", weights_only=True)["std"].flatten()
+
+    assert main([*words[:2], str(tmp_path / "one"), *words[2:], "--scale", "100"]) == 0
+    told = capsys.readouterr().out
+    factor = float(told.partition("needs a factor: --scale ")[2].split()[0])
+    again = tmp_path / "two"
+    assert main([*words[:2], str(again), *words[2:], "--scale", str(factor)]) == 0
+    found = deviations(again)
+    assert found.square().mean().sqrt() == pytest.approx(1, rel=1e-3)
+    assert_close(deviations(tmp_path / "one"), found * 100 / factor, rtol=1e-3, atol=1e-4)
+    assert ("needs a factor" in capsys.readouterr().out) == bool(
+        ((found < 0.5) | (found > 2)).any()
+    )
+    raw = torch.cat(
+        [load_file(file)["latents"] for file in (tmp_path / "one").glob("*.safetensors")]
+    )
+    np.save(tmp_path / "raw.npy", raw.numpy())
+    assert "looks unnormalised" in open_store(tmp_path / "raw.npy").remarks[0]
+    assert not open_store(tmp_path / "one").remarks  # by its statistics

@@ -9,7 +9,10 @@ from floracle.core.clock import OURS, Clock
 from floracle.core.fields import as_field
 from floracle.models.check import check_convention
 from floracle.models.convention import Convention, convention_of
+from floracle.models.doubt import doubt
+from floracle.models.readings import DECLARED as DECLARED_WELL
 from floracle.models.readings import Retimed
+from floracle.models.zoo import load_model
 from floracle.run.errors import Mistake
 
 S, TIMESTEP = Clock(noise=1, data=0), Clock(noise=1000, data=0)
@@ -214,3 +217,59 @@ def test_what_has_no_velocity_at_an_end_is_told_by_data(world):
     field = Convention(predicts="noise").field(predictor)
     assert check_convention(field, source).as_declared
     assert check_convention(field, shape=source.shape).answer in ("cannot say", "as declared")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "words", "answer"), DECLARED)
+def test_a_doubt_is_what_the_whole_check_says(networks, digits, network, words, answer):
+    field = convention_of(f"{words},null=10").field(networks[network])
+    found = doubt(field, digits)
+    assert (DECLARED_WELL if found is None else found.answer) == answer
+    if found is not None:  # what is to be declared passes
+        again = convention_of(found.convention).field(networks[network])
+        assert doubt(again, digits) is None
+
+
+@pytest.mark.parametrize("words", ["sit,sign=-1", "repa,sign=-1", "data,sign=-1", "jit,clock=1:0"])
+def test_the_convention_to_declare_counts_what_was_declared(networks, digits, words):
+    """A sign of −1 that is wrong is to be taken back, not to be declared again."""
+    name, _, rest = words.partition(",")
+    made = "data" if name == "jit" else {"sit": "velocity"}.get(name, name)
+    start = "predicts=data" if name == "data" else name
+    verdict = check_convention(
+        convention_of(f"{start},{rest},null=10").field(networks[made]), digits
+    )
+    right = convention_of(verdict.convention)
+    assert right == convention_of(f"{start},null=10")
+    assert "sign=-1" not in verdict.text
+
+
+def test_readings_that_a_network_cannot_answer_are_no_faults(world):
+    source, oracle = world
+    table = torch.linspace(0, 0.999, 1001)
+
+    def discrete(x, time):
+        """A network that knows whole steps 0 to 1000 only, beyond which it fails."""
+        return oracle(x, table[time.round().long()])
+
+    field = as_field(discrete, clock=Clock(noise=0, data=1000))
+
+    assert check_convention(field, source).as_declared
+    assert doubt(field, source) is None
+    with pytest.raises(IndexError):  # but its own faults are told
+        check_convention(as_field(lambda x, t: table[[5000]] * x), source)
+
+
+def test_a_network_that_needs_labels_is_asked_with_those_of_the_data(points_source, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def pull(x, t, labels):\n"
+        "    return (labels[:, None] - 4.5 - x) / (1 - t[:, None].clamp(max=0.99))\n"
+        "def network():\n"
+        "    return pull\n"
+    )
+    field = load_model(f"{tmp_path / 'mine.py'}:network", convention="sit")
+    labels = torch.arange(200) % 10
+    points = (labels[:, None] - 4.5).expand(-1, 16)
+    assert doubt(field, points_source(points, labels)) is None
+    with pytest.raises(Mistake, match="null=10"):
+        doubt(field, points_source(points))

@@ -243,7 +243,7 @@ def test_the_guidance_that_flux_embeds_counts(folders, embeddings):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (None, "give embeddings="),
+        (None, "give prompt=, .* or embeddings="),
         ({"prompt_embeds": torch.ones(1, 2, 32)}, "pooled_prompt_embeds"),
         ({"promt_embeds": torch.ones(1, 2, 32)}, "did you mean 'prompt_embeds'"),
     ],

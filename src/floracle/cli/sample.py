@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .fields import NO_TEXT, ORACLE, Text, field_of
+from .guiding import GUIDING, Guiding
 from .opening import Layout, Moments, Opening, oracle_of, show_remarks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from floracle.core.fields import VelocityField
-    from floracle.core.nearest import Neighbours
-    from floracle.data.store import Store
     from floracle.oracle.gaussians import GaussianOracle
     from floracle.oracle.oracle import Oracle
     from floracle.run.processes import Group
+    from floracle.sampling.solvers import Solver
 
 AT_ONCE = 64
-ORACLE = "oracle"
-COLUMNS = 8
-DRAWN = 64
-"""Samples in the picture at most."""
-LANDED = 1e-3
-"""A sample this near to a training row, relative to the row's norm, has landed on it."""
-SHOWN = 20
+
+
+class Stage(NamedTuple):
+    """A field, the part of the grid that it is followed on, and what it is asked with."""
+
+    field: VelocityField
+    grid: Tensor
+    labels: list[int] | None
 
 
 def sample(
@@ -40,7 +41,9 @@ def sample(
     solver: str = "euler",
     then: str | None = None,
     at: float | None = None,
+    guiding: Guiding = GUIDING,
     convention: str | None = None,
+    text: Text = NO_TEXT,
     data_labels: Path | None = None,
     flips: bool | None = None,
     normalize: str = "stored",
@@ -76,8 +79,12 @@ def sample(
         A second field, followed from the time --at on; named as the first is.
     at
         Where the second field takes over; it becomes a point of the grid.
+    guiding
+        How fields are guided.
     convention
         How networks are to be read: a project's name, or words like predicts=data,null=10.
+    text
+        What SD3 and Flux are asked with.
     data_labels
         A .npy file with a label for each training point.
     flips
@@ -98,13 +105,17 @@ def sample(
     from floracle.core.source import classes as labels_in
     from floracle.run.budget import chosen_device
     from floracle.run.processes import current, own_device, own_memory
-    from floracle.sampling.grid import time_grid
+    from floracle.sampling.grid import cut, time_grid
     from floracle.sampling.solvers import named
 
     from .console import say
     from .options import check_writable, folder_for, labels_for, seeds_of
+    from .sampled import nearest_rows, report, write
 
-    _check_fields(field, then, at, convention)
+    names = [name for name in (field, then) if name is not None]
+    _check_fields(names, at, convention)
+    _check_text(text, names, labels)
+    guiding.check(len(names), labelled=bool(labels or text))
     chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), named(solver)
     group, folder = current(), out or folder_for("sample", data)
     device = str(chosen_device(own_device(device, group)))
@@ -122,18 +133,23 @@ def sample(
         "grid": grid,
         "shift": shift,
         "solver": solver,
-        **_second(then, at, convention),
+        **_more({"then": then, "at": at, "convention": convention}),
+        **guiding.settings(),
+        **text.settings(),
         **opening.settings(),
     }
     if not _answered(folder, settings, group):
         oracle = oracle_of(store, "linear", memory=memory, device=device, group=group)
-        fields = [_field(name, oracle, convention, device) for name in (field, then) if name]
-        found = _followed(fields, at, store.shape, chosen, given, times=times, solver=method)
-        near = _nearest(store, found, group)
+        fields = _fields(names, oracle, guiding, (convention, device), text)
+        asked = [_labels(name, given, text, len(chosen)) for name in names]
+        pieces = [times] if at is None else cut(times, at)
+        stages = [Stage(*parts) for parts in zip(fields, pieces, asked, strict=True)]
+        found = _followed(stages, store.shape, chosen, method)
+        near = nearest_rows(store, found, group)
         if group.first:
-            _save(folder, store, settings, chosen, given, found, near)
+            write(folder, store, settings, chosen, given, found, near, _cost(stages, method))
     if group.first:
-        _report(folder)
+        report(folder)
     say(f"samples: {folder / 'samples.npz'}")
 
 
@@ -146,157 +162,84 @@ def _answered(folder: Path, settings: dict[str, Any], group: Group) -> bool:
     return bool(first_says(group, [there])[0])
 
 
-def _nearest(store: Store, found: Tensor, group: Group) -> Neighbours:
-    """The training row that each sample is nearest to; each process looks in its share."""
-    import torch
-
-    from floracle.core.nearest import Neighbours, nearest
-    from floracle.oracle.sharded import Share
-    from floracle.run.exchange import merged_over
-
-    if group.alone:
-        return nearest(store, found)
-    mine = Share(store, group)
-    none = torch.zeros(len(found), 0)
-    own = Neighbours(none.double(), none.long(), 1)
-    return merged_over(group, nearest(mine, found) if len(mine.atoms().rows) else own)
-
-
-def _check_fields(field: str, then: str | None, at: float | None, convention: str | None) -> None:
+def _check_fields(names: list[str], at: float | None, convention: str | None) -> None:
     """Refuse options that do not go together."""
     from floracle.run.errors import Mistake
 
-    if (then is None) != (at is None):
+    if (len(names) == 1) != (at is None):
         raise Mistake("--then names the second field and --at its first time; give both or none")
     if at is not None and not 0 < at < 1:
         raise Mistake(f"--at lies between noise (0) and data (1), got {at:g}")
-    if convention is not None and {field, then or field} == {ORACLE}:
+    if convention is not None and set(names) == {ORACLE}:
         raise Mistake("--convention says how a network is read, but only the oracle is followed")
 
 
-def _second(then: str | None, at: float | None, convention: str | None) -> dict[str, Any]:
-    """The settings of what was asked for beyond one field."""
-    asked = {"then": then, "at": at, "convention": convention}
+def _check_text(text: Text, names: list[str], labels: str | None) -> None:
+    from floracle.run.errors import Mistake
+
+    if text and labels is not None:
+        raise Mistake("labels are unsupported for text; give --labels or --prompt, not both")
+    if text and set(names) == {ORACLE}:
+        raise Mistake("the oracle knows no text; --prompt and --embeddings belong to a network")
+
+
+def _more(asked: dict[str, Any]) -> dict[str, Any]:
+    """What was asked for beyond one field."""
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _field(
-    name: str, oracle: Oracle | GaussianOracle, convention: str | None, device: str
-) -> VelocityField:
-    """A field by its name: the oracle, or a network with what was assumed of it said."""
-    if name == ORACLE:
-        return oracle
-    import sys
+def _fields(
+    names: list[str],
+    oracle: Oracle | GaussianOracle,
+    guiding: Guiding,
+    read: tuple[str | None, str],
+    text: Text,
+) -> list[VelocityField]:
+    """The fields by their names, guided as asked; a network that is named twice is loaded once."""
+    known: dict[str, VelocityField] = {}
+    for name in (*names, guiding.reference):
+        if name is not None and name not in known:
+            known[name] = field_of(name, oracle, *read, text=text)
+    reference = None if guiding.reference is None else known[guiding.reference]
+    scales = guiding.scales(len(names))
+    return [
+        guiding.around(known[name], scale, reference)
+        for name, scale in zip(names, scales, strict=True)
+    ]
 
-    from floracle.models.zoo import load_model
 
-    from .console import as_typed
+def _labels(name: str, given: list[int] | None, text: Text, count: int) -> list[int] | None:
+    """What a field is asked with; a text is the label 0 of networks, and the oracle knows none."""
+    return [0] * count if text and name != ORACLE else given
 
-    found = load_model(name, convention=convention, device=device)
-    sys.stderr.write(f"note: {as_typed(f'{found.name}: {found.assumed}')}\n")
-    return found
+
+def _cost(stages: list[Stage], solver: Solver) -> dict[str, int]:
+    """How many velocities a sample has followed, and what they take of networks and oracles."""
+    from floracle.sampling.sample import evaluations
+
+    return {
+        "velocities": sum(evaluations(one.grid, solver) for one in stages),
+        "evaluations": sum(evaluations(one.grid, solver, field=one.field) for one in stages),
+    }
 
 
 def _followed(
-    fields: list[VelocityField],
-    at: float | None,
-    shape: tuple[int, ...],
-    seeds: list[int],
-    labels: list[int] | None,
-    *,
-    times: Tensor,
-    solver: Any,
+    stages: list[Stage], shape: tuple[int, ...], seeds: list[int], solver: Solver
 ) -> Tensor:
     """The samples [b, *shape], some at a time; sample i depends on its own seed alone."""
     import torch
 
     from floracle.core.seeds import noise
     from floracle.run.progress import tracked
-    from floracle.sampling.grid import cut
     from floracle.sampling.sample import sample as follow
 
     starts = range(0, len(seeds), AT_ONCE)
-    pieces = [times] if at is None else cut(times, at)
     parts = []
     for start in tracked(starts, "samples", total=len(starts)):
         some = slice(start, start + AT_ONCE)
-        voting = None if labels is None else torch.tensor(labels[some])
         x = noise(seeds[some], shape)
-        for field, piece in zip(fields, pieces, strict=True):
-            x = follow(field, x, piece, labels=voting, solver=solver)
+        for field, grid, labels in stages:
+            voting = None if labels is None else torch.tensor(labels[some])
+            x = follow(field, x, grid, labels=voting, solver=solver)
         parts.append(x)
     return torch.cat(parts)
-
-
-def _save(
-    folder: Path,
-    store: Store,
-    settings: dict[str, Any],
-    seeds: list[int],
-    labels: list[int] | None,
-    found: Tensor,
-    near: Neighbours,
-) -> None:
-    """Samples, their picture, and last the result."""
-    import numpy as np
-    import torch
-
-    from floracle.run.files import write_bytes
-    from floracle.run.images import display_for, enlarged, png, tiles
-    from floracle.run.results import Results, provenance, save
-
-    rows, distances = near.rows[:, 0], near.distances[:, 0]
-    norms = store.take(rows).double().flatten(1).norm(dim=1).clamp(min=1e-12)
-    given = torch.tensor(labels) if labels is not None else torch.full((len(found),), -1)
-    arrays = {
-        "seeds": torch.tensor(seeds),
-        "rows": rows,
-        "distances": distances,
-        "landed": distances <= LANDED * norms,
-    }
-    display = display_for(store.shape, store.picture_range, store.take(rows))
-    content = found
-    if store.picture_range is not None and display is not None:
-        content = display.pictures(found).movedim(1, -1).contiguous()
-    file = io.BytesIO()
-    np.savez(
-        file,
-        arr_0=content.numpy(),
-        labels=given.numpy(),
-        **{name: values.numpy() for name, values in arrays.items() if name != "landed"},
-    )
-    write_bytes(folder / "samples.npz", file.getvalue())
-    if display is not None:
-        shown = enlarged(display.pictures(found[:DRAWN]), 64)
-        write_bytes(folder / "samples.png", png(tiles(shown, COLUMNS)))
-    known = provenance(name=store.name)
-    save(Results("samples", settings, {}, {**arrays, "labels": given}, known), folder)
-
-
-def _report(folder: Path) -> None:
-    """Where the samples landed, on the terminal."""
-    from floracle.run.results import load_results
-
-    from .console import say, show_table
-
-    found = load_results(folder).arrays
-    seeds, rows = found["seeds"].tolist(), found["rows"].tolist()
-    labels, distances = found["labels"].tolist(), found["distances"].tolist()
-    landed = found["landed"].tolist()
-    table = [
-        (
-            str(seed),
-            str(label) if label >= 0 else "–",
-            str(row),
-            f"{distance:.2e}",
-            "yes" if on else "no",
-        )
-        for seed, label, row, distance, on in zip(
-            seeds, labels, rows, distances, landed, strict=True
-        )
-    ]
-    show_table(("seed", "label", "nearest row", "distance", "landed"), table[:SHOWN])
-    if len(table) > SHOWN:
-        say(f"… and {len(table) - SHOWN} more in samples.npz")
-    count = len(set(rows))
-    say(f"{sum(landed)} of {len(rows)} samples landed on a training row; {count} different rows")

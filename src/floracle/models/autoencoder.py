@@ -7,6 +7,8 @@ vavae.pt, kl16.ckpt                a checkpoint of VA-VAE or of latent diffusion
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,25 +26,47 @@ from .diffusers import is_diffusers
 def load_autoencoder(
     where: str | Path,
     *,
+    scale: float | None = None,
+    shift: float | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Autoencoder:
     """An autoencoder: `encode` pictures in [−1, 1], `decode` latents, its scale and shift inside.
 
+    Latents are (z − shift) · scale. Those of VA-VAE are divided by stored statistics and have
+    scale 1; a checkpoint of Stable Diffusion's does not say its .18215: give it as `scale`.
     Nothing is downloaded, and no pickled code is run. What was assumed is in its `assumed`.
     """
-    place, path = chosen_device(device), Path(where).expanduser()
+    found = _found(Path(where).expanduser(), chosen_device(device), dtype)
+    if scale is None and shift is None:
+        return found
+    asked = replace(
+        found,
+        scale=found.scale if scale is None else float(scale),
+        shift=found.shift if shift is None else float(shift),
+    )
+    if not (math.isfinite(asked.scale) and asked.scale > 0 and math.isfinite(asked.shift)):
+        raise Mistake(
+            f"latents are (z − shift) · scale with a positive scale, got scale {asked.scale:g} and"
+            f" shift {asked.shift:g}"
+        )
+    said = f"scale {asked.scale:g} and shift {asked.shift:g} as asked for, not {found.scale:g} and"
+    return replace(asked, assumed=f"{said} {found.shift:g}; {found.assumed}")
+
+
+def _found(path: Path, device: torch.device, dtype: torch.dtype | None) -> Autoencoder:
+    """The autoencoder with the scale and shift that its files tell."""
     if not path.exists():
         raise Mistake(
             f"there is no {path}; name a folder of TAEF2 or diffusers, or a checkpoint of VA-VAE"
         )
     if path.is_file() and path.name not in FILES:
-        return load_ldm(path, place, dtype)
+        return load_ldm(path, device, dtype)
     folder = path if path.is_dir() else path.parent
     if is_taef2(folder):
-        return load_taef2(folder, place, dtype)
+        return load_taef2(folder, device, dtype)
     if is_diffusers(folder):
-        return load_diffusers(folder, place, dtype)
+        return load_diffusers(folder, device, dtype)
     raise Mistake(
         f"{path} is no autoencoder: it has neither {FILES[0]} nor the config.json of diffusers;"
         f" name the folder that has, or a checkpoint file of VA-VAE"

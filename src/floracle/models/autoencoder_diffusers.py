@@ -6,9 +6,7 @@ scaled already, so their scale is 1.
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from floracle.run.files import read_json
 
 from .autoencoder_frame import Autoencoder, Moments, hash_of
 from .diffusers import check_files
+from .library import in_one_line, library
 
 CONFIG, PIPELINE = "config.json", "model_index.json"
 KINDS = ("AutoencoderKL", "AutoencoderTiny")
@@ -95,8 +94,8 @@ def _halvings(settings: Any, *, tiny: bool) -> int:
 
 def _network(folder: Path, kind: str, dtype: torch.dtype | None) -> Any:
     """The network with every tensor from its file; diffusers itself would draw missing ones."""
-    with _words(folder):
-        network, said = getattr(_library(), kind).from_pretrained(
+    with in_one_line(folder):
+        network, said = getattr(library("autoencoders of diffusers"), kind).from_pretrained(
             folder,
             local_files_only=True,
             use_safetensors=True,
@@ -109,30 +108,3 @@ def _network(folder: Path, kind: str, dtype: torch.dtype | None) -> Any:
             words = "lacks" if fault == "missing_keys" else "has beside those of its config.json"
             raise Mistake(f"{folder} {words} {', '.join(names[:3])}; save or fetch it again")
     return network
-
-
-@contextlib.contextmanager
-def _words(folder: Path) -> Iterator[None]:
-    """What diffusers says of files that contradict each other, in one line."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of deprecations of others
-        try:
-            yield
-        except Mistake:
-            raise
-        except (ValueError, RuntimeError, OSError, TypeError, KeyError) as error:
-            reason = " ".join(str(error).split())[:200] or "no reason given"
-            raise Mistake(
-                f"{folder} cannot be loaded by diffusers ({reason}); save or fetch it again"
-            ) from error
-
-
-def _library() -> Any:
-    try:
-        import diffusers
-    except ImportError as error:
-        raise Mistake(
-            f"autoencoders of diffusers need it installed ({error}):"
-            f" pip install 'floracle[diffusers]'"
-        ) from error
-    return diffusers

@@ -68,7 +68,7 @@ def load_ldm(file: Path, device: torch.device, dtype: torch.dtype | None) -> Aut
     with torch.device("meta"):
         network = Ldm(plan)
     network = filled(network, tensors, file).to(device, dtype or torch.float32)
-    said = ["no scale, no shift: a checkpoint does not tell any", f"groups of {GROUPS}", str(file)]
+    said = ["scale 1, shift 0: a checkpoint tells none", f"groups of {GROUPS}", str(file)]
     if left := len(found) - len(tensors):
         said.insert(0, f"{left} tensors that are none of the autoencoder left out")
     return Autoencoder(

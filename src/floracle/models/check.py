@@ -15,6 +15,7 @@ noise, the answer is that nothing can be said.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -53,9 +54,17 @@ class Verdict:
     """How a field seems to have to be read, and why."""
 
     answer: Answer
-    text: str
+    reason: str
     losses: dict[str, float]
     """What each reading leaves unexplained, by its words; 1 is no better than a constant."""
+    advice: str = ""
+    convention: str = ""
+    """All of the convention to declare, where it should be another."""
+
+    @property
+    def text(self) -> str:
+        """The answer, why, and what to do."""
+        return f"{self.reason}. {self.advice}" if self.advice else self.reason
 
     @property
     def as_declared(self) -> bool:
@@ -111,10 +120,11 @@ def drawn(
     return Pairs(points, noise(range(seed, seed + pairs), points.shape[1:]), given)
 
 
-def by_data(field: VelocityField, pairs: Pairs) -> Verdict:
+def by_data(field: VelocityField, pairs: Pairs, times: Sequence[float] = TIMES) -> Verdict:
     """The reading that regresses data − noise best."""
     tried = readings(field)
-    losses = [loss_of(reading.field, pairs) for reading in tried]
+    _check_declared(field, pairs.data, pairs.labels)
+    losses = [loss_of(reading.field, pairs, times) for reading in tried]
     best = min(range(len(tried)), key=lambda index: losses[index].mean().item())
     rivals = [
         tried[index]
@@ -124,7 +134,8 @@ def by_data(field: VelocityField, pairs: Pairs) -> Verdict:
     shares = {r.words: loss.mean().item() for r, loss in zip(tried, losses, strict=True)}
     if not shares[tried[best].words] < LEARNED:
         return _unsure(
-            shares, "no reading of it predicts data − noise; is it trained, on this data?"
+            shares,
+            "no reading of it predicts data − noise; is it trained, on this data in this scale?",
         )
     if rivals:
         return _unsure(shares, f"{tried[best].words} and {rivals[0].words} predict alike")
@@ -133,18 +144,18 @@ def by_data(field: VelocityField, pairs: Pairs) -> Verdict:
     return _sure(tried[best], shares, why)
 
 
-def loss_of(field: VelocityField, pairs: Pairs) -> Tensor:
+def loss_of(field: VelocityField, pairs: Pairs, times: Sequence[float] = TIMES) -> Tensor:
     """What of data − noise a field leaves unexplained, float64 [n], over times; 1 is a constant's.
 
     Infinite where a reading has no velocity.
     """
     target = (pairs.data - pairs.noise).double().flatten(1)
-    spread = (target - target.mean(0)).square().sum(1).mean().clamp(min=1e-30)
+    spread = target.var(dim=0).sum().clamp(min=1e-30)
     total = torch.zeros(len(target), dtype=torch.float64)
-    for time in TIMES:
+    for time in times:
         velocity = _velocity(field, pairs, time).flatten(1)
         total += (velocity - target).square().sum(1) / spread
-    found = total / len(TIMES)
+    found = total / len(times)
     return torch.where(found.isfinite(), found, math.inf)
 
 
@@ -160,6 +171,7 @@ def clearly_less(loss: Tensor, than: Tensor) -> bool:
 def by_noise(field: VelocityField, start: Tensor, labels: Tensor | None) -> Verdict:
     """The reading that knows nothing but the noise at t = 0, and predicts its own samples."""
     tried = readings(field)
+    _check_declared(field, start, labels)
     shares = [noise_share(reading.field, start, labels) for reading in tried]
     found = {r.words: share for r, share in zip(tried, shares, strict=True)}
     least = min(shares)
@@ -235,18 +247,26 @@ def _velocity(field: VelocityField, pairs: Pairs, time: float) -> Tensor:
     return _asked(field, x, t, pairs.labels).double()
 
 
+def _check_declared(field: VelocityField, x: Tensor, labels: Tensor | None) -> None:
+    """Let a field say itself what it cannot be asked; other readings may fail silently."""
+    half = torch.full((1,), 0.5, dtype=torch.float64)
+    field(x[:1], half, None if labels is None else labels[:1])
+
+
 def _asked(field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
     """The velocity, NaN where this reading has none at all."""
     try:
         return field(x, t, labels)
     except Mistake:
         raise
-    except ValueError:
+    except (ValueError, IndexError, RuntimeError):  # such as a time beyond a network's table
         return torch.full_like(x, math.nan)
 
 
 def _sure(reading: Reading, shares: dict[str, float], why: str) -> Verdict:
-    return Verdict(reading.says, f"{reading.words}: {why}. {reading.advice}".rstrip(), shares)
+    convention = reading.convention if reading.advice else ""
+    reason = f"{reading.words}: {why}"
+    return Verdict(reading.says, reason, shares, reading.advice, convention)
 
 
 def _unsure(shares: dict[str, float], why: str) -> Verdict:

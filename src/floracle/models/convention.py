@@ -88,6 +88,18 @@ class Opposite:
         return -self.model(*given)
 
 
+def declared(field: TranslatedField) -> str:
+    """The words by which a network is read as this field, such as "predicts=data,clock=0:1"."""
+    words = [f"predicts={field.predicts}", f"clock={field.clock.noise:g}:{field.clock.data:g}"]
+    if field.path != LINEAR:
+        words.append(f"path={field.path.name}")
+    if isinstance(field.model, Opposite):
+        words.append("sign=-1")
+    if field.null is not None:
+        words.append(f"null={field.null}")
+    return ",".join(words)
+
+
 _TOWARDS_DATA = Convention()
 _TOWARDS_NOISE = Convention(clock=Clock(noise=1, data=0))
 CONVENTIONS = {

@@ -1,13 +1,13 @@
 """The transformers of SD3 and Flux, from folders that diffusers wrote.
 
 Both predict noise − data. SD3 reads the time 1000 σ, Flux σ, with σ = 1 − t; Flux sees latents in
-packs of 2 × 2, and gets the scale of its distilled guidance as a number. Their condition is text,
-given as embeddings: label i is the i-th prompt, and no label is the negative prompt.
+packs of 2 × 2, and gets the scale of its distilled guidance as a number. Their condition is text:
+label i is the i-th prompt, and no label is the negative prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,36 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import Mistake
 from floracle.run.files import read_json
 
 from .checkpoints import read_safetensors
 from .convention import CONVENTIONS, Convention
+from .library import library
+from .prompts import FLUX, Prompts, encoded, prompts_of
 
 WEIGHTS = "diffusion_pytorch_model"
+PIPELINES = {
+    "SD3Transformer2DModel": "StableDiffusion3Pipeline",
+    "FluxTransformer2DModel": FLUX,
+}
+"""The transformers that are known, and the pipelines that encode text for them."""
 GUIDANCE = 3.5
 """What the Flux pipeline embeds where nobody says otherwise."""
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Text as embeddings; a negative prompt, where there is one, is the last row."""
-
-    tokens: Tensor
-    """[n, length, width]"""
-    pooled: Tensor
-    """[n, width]"""
-    negative: bool = False
-
-    @property
-    def count(self) -> int:
-        """How many prompts there are, the negative one apart."""
-        return len(self.tokens) - self.negative
-
-    @property
-    def null(self) -> int | None:
-        """The row of the negative prompt."""
-        return self.count if self.negative else None
 
 
 @dataclass(frozen=True)
@@ -131,6 +117,7 @@ def is_diffusers(folder: Path) -> bool:
 def loaded(
     folder: Path,
     embeddings: Mapping[str, Tensor] | str | Path | None,
+    prompt: str | Sequence[str] | None,
     *,
     guidance: float,
     device: torch.device,
@@ -140,20 +127,33 @@ def loaded(
     inner = folder / "transformer" if (folder / "model_index.json").is_file() else folder
     config = read_json(inner / "config.json")
     kind = config.get("_class_name") if isinstance(config, Mapping) else None
-    if kind not in ("SD3Transformer2DModel", "FluxTransformer2DModel"):
+    if kind not in PIPELINES:
         raise Mistake(
-            f"{inner} holds a {kind}; SD3Transformer2DModel and FluxTransformer2DModel are known."
-            f" Load another one as module:function"
+            f"{inner} holds a {kind}; {' and '.join(PIPELINES)} are known. Load another one as"
+            f" module:function"
         )
-    check_files(inner)
-    network = getattr(_library(), kind).from_pretrained(
-        inner, local_files_only=True, use_safetensors=True, torch_dtype=dtype or "auto"
+    if prompt is not None and embeddings is not None:
+        raise Mistake("text is given once: as prompt= or as embeddings=")
+    stored = check_files(inner)
+    kept = dtype or stored
+    if prompt is not None:  # first, so that encoders and transformer are not in memory together
+        embeddings = encoded(folder, PIPELINES[kind], prompt, device=device, dtype=kept)
+    network = getattr(library("folders of diffusers"), kind).from_pretrained(
+        inner,
+        local_files_only=True,
+        use_safetensors=True,
+        low_cpu_mem_usage=False,  # the other way needs accelerate
+        torch_dtype=kept,
     )
     network = network.to(device).eval().requires_grad_(False)
     prompts = prompts_of(embeddings, device, network.dtype)
     convention = CONVENTIONS["sd3" if kind.startswith("SD3") else "flux"]
     known = {"convention": replace(convention, null=prompts.null), "dtype": network.dtype}
-    said = [f"text as given, {prompts.count} prompts, label i the i-th", str(inner)]
+    origin = "text as given" if prompt is None else "text by its own encoders"
+    many = (
+        "1 prompt, label 0" if prompts.count == 1 else f"{prompts.count} prompts, label i the i-th"
+    )
+    said = [f"{origin}, {many}", str(inner)]
     if kind.startswith("SD3"):
         side = int(config["sample_size"])
         shape = (int(config["in_channels"]), side, side)
@@ -164,53 +164,13 @@ def loaded(
     return Loaded(Flux(network, prompts, scale), **known, name="Flux", shape=shape, assumed=said)
 
 
-def check_files(folder: Path) -> None:
-    """Refuse folders without safetensors, and files that are not whole."""
+def check_files(folder: Path) -> torch.dtype:
+    """Refuse folders without safetensors, and files that are not whole; the type of the first."""
     files = sorted(folder.glob(f"{WEIGHTS}*.safetensors"))
     if not files:
         raise Mistake(
             f"{folder} has no {WEIGHTS}.safetensors; save the network again with"
             f" save_pretrained(…, safe_serialization=True)"
         )
-    for file in files:
-        read_safetensors(file)
-
-
-def prompts_of(
-    given: Mapping[str, Tensor] | str | Path | None, device: torch.device, dtype: torch.dtype
-) -> Prompts:
-    """Embeddings under the names that pipelines have for them, from memory or .safetensors."""
-    names = ("prompt_embeds", "pooled_prompt_embeds")
-    if given is None:
-        raise Mistake(
-            f"SD3 and Flux are asked with text: give embeddings=, a .safetensors file or a dict"
-            f" with {names[0]} [n, length, width] and {names[1]} [n, width], as the encode_prompt"
-            f" of their pipeline returns them, and negative_… for samples without a label"
-        )
-    table = given if isinstance(given, Mapping) else read_safetensors(Path(given))
-    unknown = [name for name in table if name.removeprefix("negative_") not in names]
-    if unknown:
-        raise Mistake(f"embeddings hold {unknown[0]!r}; {suggestion(unknown[0], names)}")
-    if any(name not in table for name in names):
-        raise Mistake(f"embeddings need {names[0]} and {names[1]}, got {', '.join(table)}")
-    negative = [f"negative_{name}" in table for name in names]
-    if any(negative) and not all(negative):
-        raise Mistake(f"a negative prompt is negative_{names[0]} and negative_{names[1]}, both")
-    rows = [
-        [table[name], *([table[f"negative_{name}"][:1]] if negative[0] else [])] for name in names
-    ]
-    tokens, pooled = (torch.cat(row).to(device, dtype) for row in rows)
-    if len(tokens) != len(pooled):
-        raise Mistake(f"there are {len(tokens)} prompts but {len(pooled)} pooled ones")
-    return Prompts(tokens, pooled, negative[0])
-
-
-def _library() -> Any:
-    """The diffusers package, if it is there."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise Mistake(
-            f"folders of diffusers need it installed ({error}): pip install 'floracle[diffusers]'"
-        ) from error
-    return diffusers
+    tables = [read_safetensors(file) for file in files]
+    return next((tensor.dtype for table in tables for tensor in table.values()), torch.float32)

@@ -1,26 +1,76 @@
 """Networks of one's own: `module:function` or `file.py:function`, and a convention.
 
 The function is called without arguments and returns what is called as `network(x, time, labels)`,
-and as `network(x, time)` where nobody gave labels and the convention has no null label. Loading
-runs that module; nothing else ever does.
+and as `network(x, time)` for samples without a label where the convention has no null label.
+Loading runs that module; nothing else ever does.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
+from floracle.core.source import NO_LABEL
 from floracle.run.errors import Mistake, suggestion
 
 Network = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class WithoutNull:
+    """A network that has no null label: samples without one are put to it without labels."""
+
+    network: Network
+    name: str
+
+    def __call__(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The network's output, in two calls where only some samples have a label."""
+        without = None if labels is None else labels == NO_LABEL
+        if labels is None or without is None or bool(without.all()):
+            return self._unlabelled(x, time)
+        if not bool(without.any()):
+            return self.network(x, time, labels)
+        said = torch.empty_like(x)
+        for rows in (without, ~without):
+            given = (x[rows], time[rows])
+            part = (
+                self._unlabelled(*given) if rows is without else self.network(*given, labels[rows])
+            )
+            if not isinstance(part, Tensor) or part.shape != given[0].shape:
+                return part  # which is refused where it is looked at
+            said[rows] = part.to(said)
+        return said
+
+    def _unlabelled(self, x: Tensor, time: Tensor) -> Tensor:
+        if not takes_two(self.network):
+            raise Mistake(
+                f"{self.name} is called with labels, but some samples have none; declare its"
+                f" label for them, like null=10, or give every sample a label"
+            )
+        return self.network(x, time)
+
+
+def takes_two(network: Network) -> bool:
+    """Whether it can be called as network(x, time)."""
+    called = network.forward if isinstance(network, nn.Module) else network
+    try:
+        inspect.signature(called).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # what is not written in Python tells no signature
+        return True
+    return True
 
 
 def is_factory(where: str) -> bool:

@@ -16,7 +16,7 @@ from floracle.core.clock import Clock
 from floracle.core.fields import TranslatedField, VelocityField
 from floracle.core.paths import QUANTITIES
 
-from .convention import Opposite
+from .convention import Opposite, declared
 from .field import ModelField
 
 DECLARED = "as declared"
@@ -38,6 +38,12 @@ class Reading(NamedTuple):
     words: str
     field: VelocityField
     advice: str = ""
+
+    @property
+    def convention(self) -> str:
+        """All of it as words that can be declared; empty for what is no translated network."""
+        found = self.field.translated if isinstance(self.field, ModelField) else self.field
+        return declared(found) if isinstance(found, TranslatedField) else ""
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,13 @@ def readings(field: VelocityField) -> list[Reading]:
 def of_translated(field: TranslatedField) -> list[Reading]:
     """Another clock, sign or prediction of the same network."""
     noise, data = field.clock.noise, field.clock.data
-    turned = Opposite(field.model)
+    opposite = isinstance(field.model, Opposite)
+    turned = field.model.model if isinstance(field.model, Opposite) else Opposite(field.model)
+    sign = f"sign={1 if opposite else -1}"
     flipped = replace(field, clock=Clock(noise=data, data=noise))
     found = [
         Reading(DECLARED, DECLARED, field),
-        Reading("wrong sign", "wrong sign", replace(field, model=turned), "Declare sign=-1."),
+        Reading("wrong sign", "wrong sign", replace(field, model=turned), f"Declare {sign}."),
         Reading(
             "flipped in time",
             "flipped in time",
@@ -81,7 +89,7 @@ def of_translated(field: TranslatedField) -> list[Reading]:
             "flipped in time",
             "flipped in time, its sign kept",
             replace(flipped, model=turned),
-            f"Declare clock={data:g}:{noise:g},sign=-1.",
+            f"Declare clock={data:g}:{noise:g},{sign}.",
         ),
     ]
     for factor, pace in ((SCALE, "fast"), (1 / SCALE, "slow")):

@@ -8,7 +8,7 @@ my_code:network, my.py:network     a function that makes a network, with its con
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from floracle.run.errors import Mistake
 from . import diffusers
 from .checkpoints import ENDINGS, open_checkpoint
 from .convention import Convention, convention_of
-from .factory import is_factory, made_by
+from .factory import WithoutNull, is_factory, made_by
 from .families import recognized, title
 from .field import ModelField, model_field
 from .lightningdit import LightningDiT
@@ -39,6 +39,7 @@ def load_model(
     weights: str | None = None,
     heads: int | None = None,
     embeddings: Mapping[str, Tensor] | str | Path | None = None,
+    prompt: str | Sequence[str] | None = None,
     guidance: float = diffusers.GUIDANCE,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -48,22 +49,24 @@ def load_model(
     `convention` says how it is read: a project's name ("repa"), words ("predicts=data,clock=1:0"),
     a mapping or a Convention; checkpoints know theirs, a function of your own does not. Of a
     checkpoint's `weights` the averaged ones ("ema") are taken; `heads` is needed for tensors of an
-    unknown size. `embeddings` are the text for SD3 and Flux, and `guidance` is what Flux embeds.
+    unknown size. SD3 and Flux are asked with text: a `prompt` or several, which the encoders of
+    their pipeline read, or `embeddings` of them; `guidance` is the scale that Flux embeds.
     What was assumed is in the field's `assumed`; `check_convention` puts it to the test.
     """
     place, asked = chosen_device(device), None if convention is None else convention_of(convention)
-    path = Path(where).expanduser()
+    path, text = Path(where).expanduser(), {"embeddings": embeddings, "prompt": prompt}
     if path.is_dir() and not (path / NAME).is_file() and diffusers.is_diffusers(path):
         _refuse("a folder of diffusers", weights=weights, heads=heads)
-        return _diffusers(path, asked, embeddings, guidance=guidance, device=place, dtype=dtype)
+        known = {"guidance": guidance, "device": place, "dtype": dtype}
+        return _diffusers(diffusers.loaded(path, embeddings, prompt, **known), asked, place)
     if isinstance(where, str) and is_factory(where) and not path.exists():
-        _refuse("a function", weights=weights, heads=heads, embeddings=embeddings)
+        _refuse("a function", weights=weights, heads=heads, **text)
         return _factory(where, asked, place, dtype)
     file = _file(path)
     if file.suffix == ".safetensors" and description(file) is not None:
-        _refuse("a run of floracle", weights=weights, heads=heads, embeddings=embeddings)
+        _refuse("a run of floracle", weights=weights, heads=heads, **text)
         return _own(file, asked, place, dtype)
-    _refuse("a checkpoint", embeddings=embeddings)
+    _refuse("a checkpoint", **text)
     found = recognized(open_checkpoint(file, weights), asked, heads)
     network = filled(found.plan, found.tensors, file)
     return _transformer(network, found.convention, found.name, found.assumed, place, dtype)
@@ -138,19 +141,13 @@ def _factory(
     if isinstance(made, torch.nn.Module):
         made = made.to(device, dtype)
     said = ["the convention as declared", where]
-    return model_field(made, asked, name=where, assumed=said, device=device, dtype=dtype)
+    network = WithoutNull(made, where) if asked.null is None else made
+    return model_field(network, asked, name=where, assumed=said, device=device, dtype=dtype)
 
 
 def _diffusers(
-    folder: Path,
-    asked: Convention | None,
-    embeddings: Mapping[str, Tensor] | str | Path | None,
-    *,
-    guidance: float,
-    device: torch.device,
-    dtype: torch.dtype | None,
+    found: diffusers.Loaded, asked: Convention | None, device: torch.device
 ) -> ModelField:
-    found = diffusers.loaded(folder, embeddings, guidance=guidance, device=device, dtype=dtype)
     return model_field(
         found.network,
         _with_null(asked or found.convention, found.convention.null),

@@ -9,11 +9,19 @@ The reference is the field itself without labels, or another field (autoguidance
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
-from floracle.run.errors import Mistake
+from floracle.core.source import NO_LABEL
+from floracle.run.errors import Mistake, suggestion
+
+from .grid import SAME
+
+HABITS = {"three": 3}
+"""How many channels are guided by habit: the code of DiT, SiT and LightningDiT has [:, :3]."""
 
 
 @dataclass(frozen=True)
@@ -28,26 +36,44 @@ class Guided:
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The guided velocity [b, *shape] at samples x [b, *shape], times t [b]."""
-        velocity = self.field(x, t, labels)
-        inside = (t >= self.interval[0]) & (t <= self.interval[1])
+        if labels is None and self.reference is None and self.scale != 1:
+            raise Mistake(
+                "guidance pushes samples towards their labels, but none were given; give labels,"
+                " or a reference field to be pushed away from"
+            )
+        inside = self.inside(t).to(x.device)
         if self.scale == 1 or not inside.any():
-            return velocity
-        inside = inside.to(x.device)
-        velocity = velocity.clone()
-        velocity[inside] = self._pushed(
-            velocity[inside], x[inside], t[inside.to(t.device)], labels, inside
-        )
-        return velocity
-
-    def _pushed(
-        self, velocity: Tensor, x: Tensor, t: Tensor, labels: Tensor | None, inside: Tensor
-    ) -> Tensor:
-        reference = self.field if self.reference is None else self.reference
-        given = None if self.reference is None or labels is None else labels[inside]
-        away = (self.scale - 1) * (velocity - reference(x, t, given))
+            return self.field(x, t, labels)
+        velocity, reference = self._both(x, t, labels, inside)
+        away = (self.scale - 1) * (velocity[inside] - reference)
         if self.channels is not None:
             away[:, self.channels :] = 0
-        return velocity + away
+        pushed = velocity.clone()
+        pushed[inside] += away
+        return pushed
+
+    def inside(self, t: Tensor) -> Tensor:
+        """Which times [b] are guided; one within 1e-12 of an end is taken for it."""
+        low, high = self.interval
+        return (t >= low - SAME) & (t <= high + SAME)
+
+    def guides(self, t: float) -> bool:
+        """Whether there is anything to evaluate at this time beside the field."""
+        return self.scale != 1 and bool(self.inside(torch.tensor(t, dtype=torch.float64)))
+
+    def _both(
+        self, x: Tensor, t: Tensor, labels: Tensor | None, inside: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The field's velocity [b, …], and the reference's where it is guided."""
+        away, then = x[inside], t[inside.to(t.device)]
+        if self.reference is not None:
+            velocity = self.field(x, t, labels)
+            given = None if labels is None else labels[inside.to(labels.device)]
+            return velocity, _alike(self.reference(away, then, given), away)
+        assert labels is not None
+        without = torch.full((len(away),), NO_LABEL, dtype=labels.dtype, device=labels.device)
+        both = self.field(torch.cat([x, away]), torch.cat([t, then]), torch.cat([labels, without]))
+        return both[: len(x)], both[len(x) :]
 
 
 def guided(
@@ -55,21 +81,50 @@ def guided(
     scale: float,
     *,
     interval: tuple[float, float] = (0.0, 1.0),
-    channels: int | None = None,
+    channels: int | Literal["three"] | None = None,
     reference: VelocityField | None = None,
-) -> VelocityField:
+) -> Guided:
     """Push samples towards their labels; scale 1 changes nothing.
 
     The interval is in t, closed, and outside it only the field itself is evaluated (Kynkäänniemi
-    et al. 2024, there stated in noise levels). `channels` guides only the first so many (3 in the
-    code of DiT, SiT and LightningDiT). A `reference` field is asked with the labels; without one
-    it is the field itself, asked without them.
+    et al. 2024, there stated in noise levels: `interval_in`). `channels` guides only the first so
+    many, "three" as the code of DiT, SiT and LightningDiT has it. A `reference` field is asked
+    with the labels; without one it is the field itself without them, in the same batch.
     """
     low, high = interval
     if not 0 <= low < high <= 1:
         raise Mistake(f"a guidance interval lies in 0 <= low < high <= 1, got {low:g} to {high:g}")
     if not abs(scale) < float("inf"):
         raise Mistake(f"a guidance scale is a finite number, got {scale:g}")
+    count = channels_of(channels)
+    return Guided(field, float(scale), (float(low), float(high)), count, reference)
+
+
+def channels_of(channels: int | str | None) -> int | None:
+    """How many channels are guided; None for all."""
+    if isinstance(channels, str):
+        if channels not in HABITS:
+            raise Mistake(f"there is no habit {channels!r}; {suggestion(channels, HABITS)}")
+        return HABITS[channels]
     if channels is not None and channels < 1:
         raise Mistake(f"channels counts those that are guided and is at least 1, got {channels}")
-    return Guided(field, float(scale), (float(low), float(high)), channels, reference)
+    return channels
+
+
+def evaluations_at(field: VelocityField, t: float) -> int:
+    """How many velocities of a network or oracle one velocity of the field at t takes."""
+    if not isinstance(field, Guided):
+        return 1
+    own = evaluations_at(field.field, t)
+    if not field.guides(t):
+        return own
+    return own + (own if field.reference is None else evaluations_at(field.reference, t))
+
+
+def _alike(velocity: Tensor, x: Tensor) -> Tensor:
+    if velocity.shape != x.shape:
+        raise Mistake(
+            f"the reference of guidance answers samples {list(x.shape)} with velocities"
+            f" {list(velocity.shape)}; take a field of the same shape"
+        )
+    return velocity

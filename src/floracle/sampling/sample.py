@@ -17,6 +17,7 @@ from floracle.core.fields import VelocityField
 from floracle.run.errors import Mistake
 
 from .grid import checked_grid
+from .guidance import evaluations_at
 from .solvers import Solver, for_step, named, step, velocity_at
 
 
@@ -70,10 +71,25 @@ def _states(
     yield State(times[-1], x, None)
 
 
-def evaluations(grid: Tensor, solver: str | Solver = "euler") -> int:
-    """How often `sample` asks the field (its NFE)."""
+def evaluations(
+    grid: Tensor, solver: str | Solver = "euler", *, field: VelocityField | None = None
+) -> int:
+    """How often `sample` asks the field (its NFE).
+
+    A guided `field` costs two where it is guided: its own velocity and the reference's.
+    """
+    times = times_asked(grid, solver)
+    return len(times) if field is None else sum(evaluations_at(field, t) for t in times)
+
+
+def times_asked(grid: Tensor, solver: str | Solver = "euler") -> list[float]:
+    """The times at which `sample` asks the field, in its order."""
     method = named(solver)
-    return sum(len(for_step(method, s).weights) for s in checked_grid(grid)[1:].tolist())
+    return [
+        t + node * (s - t)
+        for t, s in pairwise(checked_grid(grid).tolist())
+        for node in for_step(method, s).nodes
+    ]
 
 
 def checked_samples(x: Tensor) -> Tensor:

@@ -1,0 +1,109 @@
+"""A field by its name on the command line: the oracle, or a network, checked against the data."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from floracle.core.fields import VelocityField
+    from floracle.core.source import Source
+    from floracle.models.field import ModelField
+    from floracle.oracle.gaussians import GaussianOracle
+    from floracle.oracle.oracle import Oracle
+
+ORACLE = "oracle"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Text:
+    """What SD3 and Flux are asked with."""
+
+    prompt: Annotated[
+        str | None,
+        Parameter(help="The text for a pipeline of SD3 or Flux, read by its own encoders."),
+    ] = None
+    embeddings: Annotated[
+        Path | None,
+        Parameter(help="The text as embeddings, a .safetensors file; the first one is taken."),
+    ] = None
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self.settings())
+
+    def settings(self) -> dict[str, Any]:
+        """What was given, as plain values."""
+        given = {"prompt": self.prompt, "embeddings": self.embeddings}
+        return {name: str(value) for name, value in given.items() if value is not None}
+
+
+NO_TEXT = Text()
+
+
+def field_of(
+    name: str,
+    oracle: Oracle | GaussianOracle | None,
+    convention: str | None = None,
+    device: str | None = None,
+    *,
+    text: Text = NO_TEXT,
+) -> VelocityField:
+    """A field by its name: the oracle, or a network with what was assumed of it said.
+
+    Where there is an oracle, its data tells whether the network is read as it should be; those of
+    diffusers, which are asked with a text, say so themselves. The text is their label 0.
+    """
+    from floracle.models.zoo import load_model
+    from floracle.run.errors import Mistake
+
+    from .console import as_typed
+
+    if name == ORACLE:
+        if oracle is None:
+            raise Mistake("the oracle is the field of a training set, and none was named")
+        return oracle
+    found = load_model(name, convention=convention, device=device, **text.settings())
+    sys.stderr.write(f"note: {as_typed(f'{found.name}: {found.assumed}')}\n")
+    if oracle is not None and not (text and convention is None):
+        warn_of_misreading(found, oracle.data, told=bool(text))
+    return found
+
+
+def warn_of_misreading(field: ModelField, data: Source, *, told: bool = False) -> None:
+    """Say on standard error what speaks against how a network is read, and what to declare.
+
+    Where it was `told` a text, that is what it is asked with.
+    """
+    import torch
+
+    from floracle.models.doubt import doubt
+    from floracle.run.errors import Mistake
+
+    from .console import as_typed
+
+    labels = torch.zeros(len(data), dtype=torch.int64) if told else None
+    try:
+        verdict = doubt(field, data, labels=labels)
+    except RuntimeError as error:
+        if "memory" in str(error).lower():
+            raise
+        shape = " × ".join(map(str, data.shape))
+        raise Mistake(
+            f"{field.name} fails on samples of {shape}, those of the data:"
+            f" {' '.join(str(error).split())[:200]}; take data of the shape it was trained on"
+        ) from error
+    if verdict is None:
+        return
+    if verdict.answer == "cannot say":
+        why = verdict.reason.removeprefix("cannot say: ")
+        said = f"note: nobody can say whether {field.name} is read as it should be: {why}"
+    else:
+        said = f"warning: {field.name} seems to be read wrongly: {verdict.reason}"
+        said += f"; say --convention {verdict.convention}"
+    sys.stderr.write(f"{as_typed(said)}\n")
