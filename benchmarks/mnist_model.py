@@ -19,7 +19,7 @@ from matplotlib import rc_context
 
 import floracle
 from floracle.analysis.gaussians import class_gaussians
-from floracle.analysis.landing import mixed, switched
+from floracle.analysis.switching import mixed, switched
 from floracle.report import plots
 from floracle.run.images import enlarged, png, quantised, tiles
 from measure import RESULTS, report

@@ -1,32 +1,20 @@
-"""Two fields on one grid: limits that are known, and a test whose level is kept."""
+"""The landing test: a statistic that is known, and a level that is kept."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch.testing import assert_close
 
 import floracle
-from floracle.analysis.landing import (
-    diversity_of,
-    fit_of,
-    landing,
-    mixed,
-    switched,
-)
+from floracle.analysis.landing import diversity_of, fit_of, landing
 from floracle.core.source import NO_LABEL
-from floracle.sampling.grid import cut, time_grid
-from floracle.sampling.sample import sample
+from floracle.sampling.grid import time_grid
 
 CHANCE = 0.05
 
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def still(x, t, labels=None):
-    return torch.zeros_like(x)
 
 
 def drawn(weights, count, seed):
@@ -36,20 +24,6 @@ def drawn(weights, count, seed):
 
 def labels_of(count):
     return torch.full((count,), NO_LABEL)
-
-
-def test_mixing_is_sampling_twice(points_source):
-    oracle, x, grid = (
-        floracle.Oracle(points_source(normal(9, 4))),
-        normal(5, 4, seed=1),
-        time_grid(8),
-    )
-    early, late = cut(grid, 0.3)
-    asked = {"labels": None, "solver": "heun"}
-    expected = sample(oracle, sample(still, x, early, **asked), late, **asked)
-    assert torch.equal(mixed(still, oracle, x, grid, at=0.3, solver="heun"), expected)
-    assert torch.equal(mixed(still, oracle, x, grid, at=0.0), sample(oracle, x, grid))
-    assert torch.equal(mixed(still, oracle, x, grid, at=1.0), x)
 
 
 @pytest.mark.slow
@@ -150,59 +124,6 @@ def test_without_coincidences_the_effective_number_is_open_above(points_source):
     assert 1 < found.low < 6
 
 
-def test_oracle_to_the_end_gives_training_points_and_no_oracle_is_the_field(points_source):
-    points = normal(60, 24)
-    oracle = floracle.Oracle(points_source(points, torch.arange(60) % 2))
-    asked = {"taus": [0.0, 0.5, 1.0], "seeds": range(16), "labels": torch.arange(16) % 2}
-    found = switched(still, oracle, **asked)
-    assert found.first[:, -1].max() < 1e-5
-    assert (found.to_own[:, -1] == 0).all()
-    assert torch.equal(found.rows[:, -1], found.own)
-    copies, low, high = found.copied()
-    assert copies[-1] == high[-1] == 1
-    assert low[-1] == pytest.approx(0.025 ** (1 / 16))
-    alone = torch.cdist(floracle.noise(range(16), (24,)).double(), points.double())
-    alone[(torch.arange(16)[:, None] + torch.arange(60)) % 2 == 1] = torch.inf
-    assert_close(found.first[:, 0], alone.amin(1))
-    assert_close(found.distance().mean[0], alone.amin(1).mean() / 24**0.5)
-    assert copies[0] == low[0] == 0
-
-
-def test_a_switch_is_two_samplings_on_one_grid(points_source):
-    oracle = floracle.Oracle(points_source(normal(30, 8)))
-    taus = [0.15, 0.4, 0.75]
-    found = switched(still, oracle, taus=taus, seeds=range(6), grid=time_grid(10))
-    grid = torch.cat([time_grid(10), torch.tensor([0.15, 0.75]).double()]).sort().values
-    for k, tau in enumerate(taus):
-        end = mixed(oracle, still, floracle.noise(range(6), (8,)), grid, at=tau)
-        near = floracle.nearest(oracle.data, end, 2)
-        assert_close(found.first[:, k], near.distances[:, 0])
-        assert_close(found.second[:, k], near.distances[:, 1])
-
-
-def test_the_oracle_after_the_oracle_is_the_oracle(points_source):
-    oracle = floracle.Oracle(points_source(normal(30, 8)))
-    found = switched(oracle, oracle, taus=[0.1, 0.6], seeds=range(6))
-    assert found.to_own.max() < 1e-5
-    assert found.from_own().mean.max() < 1e-5
-
-
-def test_results_are_saved(points_source, tmp_path):
-    oracle = floracle.Oracle(points_source(normal(30, 8)))
-    test = landing(oracle, oracle, tau=0.5, seeds=range(4))
-    switch = switched(still, oracle, taus=[0.5], seeds=range(4))
-    for name, found in (("landing", test), ("switch", switch)):
-        again = floracle.load(floracle.save(found, tmp_path / name))
-        assert again.kind == name
-        for field in (*again.arrays, *again.values):
-            ours = getattr(found, field)
-            theirs = {**again.arrays, **again.values}[field]
-            if field in again.arrays:
-                assert torch.equal(ours, theirs)
-            else:
-                assert theirs == (ours._asdict() if isinstance(ours, tuple) else ours)
-
-
 def test_mistakes(points_source):
     oracle = floracle.Oracle(points_source(normal(6, 4), torch.tensor([0, 0, 0, 1, 1, 2])))
     seeds = range(4)
@@ -216,10 +137,6 @@ def test_mistakes(points_source):
         (lambda: landing(oracle, oracle, tau=0.5, seeds=seeds, labels=9), "no class 9"),
         (lambda: landing(oracle, oracle, tau=0.5, seeds=seeds, labels=2), "single point"),
         (lambda: landing(oracle, oracle, tau=0.5, seeds=seeds, labels=torch.zeros(3)), r"\[4\]"),
-        (lambda: switched(oracle, oracle, taus=[0.5, 0.5], seeds=seeds), "increase"),
-        (lambda: switched(oracle, oracle, taus=[1.5], seeds=seeds), "increase"),
-        (lambda: switched(oracle, oracle, taus=[0.5], seeds=[]), "at least one seed"),
-        (lambda: switched(oracle, oracle, taus=[0.5], seeds=seeds, labels=2), "fewer than 2"),
     ):
         with pytest.raises(floracle.Mistake, match=words):
             call()

@@ -7,8 +7,9 @@ import torch
 from torch.testing import assert_close
 
 import floracle
-from floracle.analysis.errors import OracleLoss, oracle_loss
+from floracle.analysis.errors import oracle_loss, oracle_losses
 from floracle.analysis.gaussians import gaussian_field
+from floracle.analysis.loss import apart
 from floracle.core.paths import COSINE, LINEAR
 from floracle.oracle.reference import reference
 
@@ -187,23 +188,83 @@ def test_classes_ask_for_themselves_and_are_averaged_by_their_share(points_sourc
     assert_close(found.whole()["gap"].error, expected)
 
 
-def test_losses_are_saved_and_come_back(points_source, oracle, tmp_path):
-    asked = {"times": TIMES, "pairs": 16, "held_out": points_source(normal(9, 6))}
-    found = oracle_loss(still, oracle, yardsticks={"none": still}, **asked)
-    floracle.save(found, tmp_path / "loss")
-    again = OracleLoss.of_results(floracle.load(tmp_path / "loss"))
-    assert torch.equal(again.times, found.times)
-    for ours, theirs in zip(found.groups, again.groups, strict=True):
-        assert (ours.label, ours.share, ours.closest, ours.sure) == (
-            theirs.label,
-            theirs.share,
-            theirs.closest,
-            theirs.sure,
-        )
-        for name, curve in ours.curves.items():
-            assert torch.equal(curve.mean, theirs.curves[name].mean)
-            assert torch.equal(curve.error, theirs.curves[name].error)
-    assert again.settings["held_out"] == asked["held_out"].fingerprint
+def test_several_fields_are_measured_as_each_alone(points_source, oracle):
+    """Bit for bit, on the path with held-out data and on their own trajectories."""
+    fields = {"near": shifted_by(oracle, 0.1), "still": still}
+    others = points_source(normal(40, 6, seed=1))
+    for asked in (
+        {"times": TIMES, "pairs": 16, "held_out": others},
+        {"times": TIMES, "pairs": 8, "along": "own", "steps": 6},
+    ):
+        together = oracle_losses(fields, oracle, **asked)
+        for name, field in fields.items():
+            alone = oracle_loss(field, oracle, **asked).groups[0]
+            assert list(together[name].groups[0].curves) == list(alone.curves)
+            for each, curve in alone.curves.items():
+                assert torch.equal(together[name].groups[0].curves[each].mean, curve.mean)
+                assert torch.equal(together[name].groups[0].curves[each].error, curve.error)
+
+
+def test_the_oracle_is_asked_once_for_all_fields(points_source):
+    from dataclasses import replace
+
+    class Counting(type(points_source(normal(2, 2)))):
+        reads = 0
+
+        def blocks(self, label=-1, *, rows):
+            type(self).reads += 1
+            return super().blocks(label, rows=rows)
+
+    source = points_source(normal(40, 6))
+    oracle = floracle.Oracle(Counting(source.points, source.labels, source.weights))
+    asked, reads = {"times": TIMES, "pairs": 16}, []
+    for fields in ({"a": still}, {"a": still, "b": still, "c": still}):
+        Counting.reads = 0
+        oracle_losses(fields, replace(oracle), **asked)
+        reads.append(Counting.reads)
+    assert 0 < reads[0] == reads[1]
+
+
+def test_fields_a_known_distance_apart_differ_by_it(oracle):
+    """‖v − u*‖² is the square of the shift for every pair, so the difference has no error."""
+    fields = {"far": shifted_by(oracle, 0.5), "near": shifted_by(oracle, 0.3)}
+    found = oracle_losses(fields, oracle, times=TIMES, pairs=32)
+    between = apart(found["far"], found["near"])
+    assert_close(between.curve.mean, torch.full((5,), 0.16).double(), atol=1e-6, rtol=0)
+    assert between.verdicts() == ("more",) * 5
+    assert apart(found["near"], found["far"]).verdicts() == ("less",) * 5
+    assert apart(found["near"], found["near"]).verdicts() == ("cannot say",) * 5
+
+
+@pytest.mark.slow
+def test_equals_are_told_apart_no_more_often_than_promised(points_source):
+    """Fields that err alike on average: over 200 seeds, any of 5 times in 5 % of them at most."""
+    oracle, wrong = floracle.Oracle(points_source(normal(40, 6))), 0
+
+    def off(seed):
+        shifts = normal(64, 6, seed=seed)
+        return lambda x, t, labels=None: oracle(x, t, labels) + shifts[: len(x)]
+
+    for seed in range(200):
+        fields = {"one": off(2 * seed), "other": off(2 * seed + 1)}
+        found = oracle_losses(fields, oracle, times=TIMES, pairs=64, seed=seed)
+        wrong += set(apart(found["one"], found["other"]).verdicts()) != {"cannot say"}
+    assert wrong / 200 < 0.05 + 3.5 * (0.05 * 0.95 / 200) ** 0.5
+
+
+def test_losses_of_other_pairs_are_not_compared(points_source, oracle):
+    one = oracle_loss(still, oracle, times=TIMES, pairs=8)
+    other = floracle.Oracle(points_source(normal(40, 6, seed=7)))
+    for change, of, words in (
+        ({"seed": 1}, oracle, "seed: 1 there, 0 asked"),
+        ({"times": TIMES[:3]}, oracle, "times"),
+        ({"pairs": 9}, oracle, "pairs"),
+        ({}, other, "data"),
+    ):
+        with pytest.raises(floracle.Mistake, match=words):
+            apart(one, oracle_loss(still, of, **{"times": TIMES, "pairs": 8, **change}))
+    with pytest.raises(floracle.Mistake, match="held_out"):
+        apart(one, one, "held_out")
 
 
 def test_mistakes(points_source, oracle):

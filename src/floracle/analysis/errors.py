@@ -15,11 +15,11 @@ it: where it is larger, the field knows its training samples from others.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
 
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
@@ -27,12 +27,13 @@ from floracle.core.seeds import generator, noise
 from floracle.core.source import NO_LABEL, Source, classes, mass
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import Mistake, suggestion
-from floracle.run.results import Results, provenance
+from floracle.run.results import provenance
 from floracle.sampling.grid import time_grid
 from floracle.sampling.sample import trajectory
 
-from .curves import COVERED, Curve
+from .curves import Curve
 from .forward import ForwardPairs, asked_times, forward_pairs
+from .loss import PAIRED, Loss, OracleLoss
 from .yardsticks import per_dimension
 
 Along = Literal["path", "own"]
@@ -45,94 +46,6 @@ FOLLOWS = "to "
 """How the names of distances to yardsticks begin among the curves."""
 
 
-@dataclass(frozen=True)
-class Loss:
-    """The losses of a field by time, over pairs of one class and per dimension.
-
-    On the path the curves are `oracle`, ‖v − u*‖²; `conditional`, ‖v − c‖²; `gap`, ‖u* − c‖²;
-    `less_gap`, conditional − gap; `disagreement`, less_gap − oracle, which is 0 on average; and
-    with held-out data `held_out`, its conditional loss, and `difference`, held_out − conditional,
-    at the same noise. On own trajectories there is no c, and `oracle` is alone. `to NAME` are
-    ‖v − w‖² for the yardsticks w.
-    """
-
-    label: int
-    share: float
-    """Of the class in the mass of the data."""
-    pairs: int
-    curves: Mapping[str, Curve]
-    closest: tuple[str, ...]
-    """Which of the oracle and the yardsticks v is closest to, by time [T]."""
-    sure: tuple[bool, ...]
-    """Whether it is closer to that than to any other, by two errors of the paired difference."""
-
-    def interval(self, name: str) -> tuple[Tensor, Tensor]:
-        """The 95 % interval of a curve at each time by Student's t: (low [T], high [T])."""
-        curve = self.curves[name]
-        reach = float(student.ppf((1 + COVERED) / 2, self.pairs - 1)) * curve.error
-        return curve.mean - reach, curve.mean + reach
-
-    def memorizes(self) -> Tensor:
-        """Where held-out data is surely worse than training data, bool [T]; each time alone."""
-        if "difference" not in self.curves:
-            raise Mistake("nothing was held out, so nobody knows; give held_out=")
-        return self.interval("difference")[0] > 0
-
-
-@dataclass(frozen=True)
-class OracleLoss:
-    """The losses of a field, by class and time; made by `oracle_loss`."""
-
-    times: Tensor
-    """float64 [T]."""
-    groups: tuple[Loss, ...]
-    settings: Mapping[str, Any]
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    def whole(self) -> dict[str, Curve]:
-        """The curves of the classes together, by their share; classes have pairs of their own."""
-        total = sum(group.share for group in self.groups)
-        shares = torch.tensor([group.share / total for group in self.groups]).double()[:, None]
-        found = {}
-        for name in self.groups[0].curves:
-            means = torch.stack([group.curves[name].mean for group in self.groups])
-            errors = torch.stack([group.curves[name].error for group in self.groups])
-            found[name] = Curve((shares * means).sum(0), (shares * errors).square().sum(0).sqrt())
-        return found
-
-    def to_results(self) -> Results:
-        """As values and arrays, for `save`."""
-        arrays, values = {"times": self.times}, []
-        for group in self.groups:
-            for name, curve in group.curves.items():
-                arrays[f"{group.label}/{name}"] = curve.mean
-                arrays[f"{group.label}/{name}/error"] = curve.error
-            numbers = {name: getattr(group, name) for name in ("label", "share", "pairs")}
-            closest = {"closest": list(group.closest), "sure": list(group.sure)}
-            values.append({**numbers, **closest, "curves": list(group.curves)})
-        return Results("oracle_loss", self.settings, {"groups": values}, arrays, self.provenance)
-
-    @classmethod
-    def of_results(cls, found: Results) -> OracleLoss:
-        """The losses that were saved."""
-        try:
-            groups = tuple(_group_of(each, found.arrays) for each in found.values["groups"])
-            return cls(found.arrays["times"], groups, found.settings, found.provenance)
-        except (KeyError, TypeError) as error:
-            raise Mistake(f"these are not whole results of oracle_loss ({error})") from error
-
-
-def _group_of(values: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Loss:
-    name = f"{values['label']}/"
-    curves = {
-        each: Curve(arrays[name + each], arrays[f"{name}{each}/error"])
-        for each in values["curves"]
-    }
-    closest, sure = tuple(values["closest"]), tuple(values["sure"])
-    return Loss(values["label"], values["share"], values["pairs"], curves, closest, sure)
-
-
-@torch.no_grad()
 def oracle_loss(
     field: VelocityField,
     oracle: Oracle,
@@ -153,6 +66,41 @@ def oracle_loss(
     fresh noise, by `steps` Euler steps over [0, 1] to which the times are added.
     Errors of held-out curves are those of the mean over the held-out set that was given.
     """
+    found = oracle_losses(
+        {"": field},
+        oracle,
+        times=times,
+        pairs=pairs,
+        classes=classes,
+        held_out=held_out,
+        yardsticks=yardsticks,
+        along=along,
+        steps=steps,
+        seed=seed,
+    )
+    return found[""]
+
+
+@torch.no_grad()
+def oracle_losses(
+    fields: Mapping[str, VelocityField],
+    oracle: Oracle,
+    *,
+    times: Tensor,
+    pairs: int = 256,
+    classes: Sequence[int] | None = None,
+    held_out: Source | None = None,
+    yardsticks: Mapping[str, VelocityField] | None = None,
+    along: Along = "path",
+    steps: int = 50,
+    seed: int = 0,
+) -> dict[str, OracleLoss]:
+    """Measure several fields on the same pairs and noise, by name; see `oracle_loss`.
+
+    The oracle is asked once for all of them. What they differ by is told by `loss.apart`.
+    """
+    if not fields:
+        raise Mistake("there is no field to measure; name at least one")
     if along not in get_args(Along):
         raise Mistake(f"along={along!r} is unknown; {suggestion(str(along), get_args(Along))}")
     labels, yardsticks = _labels(oracle.data, classes), dict(yardsticks or {})
@@ -160,8 +108,8 @@ def oracle_loss(
         raise Mistake("the oracle is among the yardsticks already; give this one another name")
     _check_held_out(oracle.data, held_out, along, labels)
     times = asked_times(times)
-    asking = _Asking(field, oracle, yardsticks)
-    groups = []
+    asking = _Asking(dict(fields), oracle, yardsticks)
+    groups = {name: [] for name in fields}
     for label in labels:
         first = _first_seed(seed, label)
         if along == "own":
@@ -170,9 +118,9 @@ def oracle_loss(
             drawn = forward_pairs(oracle.data, pairs, label=label, seed=first)
             columns = _on_path(asking, times, drawn)
             if held_out is not None:
-                others = _matched(held_out, drawn, first)
-                columns |= _beside(asking, times, others, columns["conditional"])
-        groups.append(_loss(columns, label, mass(oracle.data, label)))
+                _add_held_out(asking, times, _matched(held_out, drawn, first), columns)
+        for name, measured in columns.items():
+            groups[name].append(_loss(measured, label, mass(oracle.data, label)))
     settings = {
         "classes": list(labels),
         "pairs": pairs,
@@ -183,77 +131,85 @@ def oracle_loss(
         **({"steps": steps} if along == "own" else {}),
         **({"held_out": held_out.fingerprint} if held_out is not None else {}),
     }
-    return OracleLoss(times, tuple(groups), settings, provenance(data=oracle.data.fingerprint))
+    known = provenance(data=oracle.data.fingerprint)
+    return {
+        name: OracleLoss(times, tuple(found), settings, known) for name, found in groups.items()
+    }
 
 
 @dataclass(frozen=True)
 class _Asking:
-    """The field, and those that it is compared with."""
+    """The fields, and those that they are compared with."""
 
-    field: VelocityField
+    fields: Mapping[str, VelocityField]
     oracle: Oracle
     yardsticks: Mapping[str, VelocityField]
 
-    def velocity(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The field's own, float64 [p, *shape]; labels int64 [p]."""
-        return _asked(self.field, x, t, labels)
-
-    def apart(self, v: Tensor, u: Tensor, *asked: Tensor) -> dict[str, Tensor]:
-        """‖v − u*‖² and ‖v − w‖² per dimension, [p] each."""
-        found = {ORACLE: per_dimension(v - u)}
-        for name, other in self.yardsticks.items():
-            found[FOLLOWS + name] = per_dimension(v - _asked(other, *asked))
-        return found
+    def known(self, *asked: Tensor) -> dict[str, Tensor]:
+        """The velocities of the oracle and of the yardsticks, float64 [p, *shape] each."""
+        others = {FOLLOWS + name: each for name, each in self.yardsticks.items()}
+        return {
+            name: velocity_of(each, *asked)
+            for name, each in {ORACLE: self.oracle, **others}.items()
+        }
 
 
-def _on_path(asking: _Asking, times: Tensor, drawn: ForwardPairs) -> dict[str, Tensor]:
-    """What is measured of pairs at all times, [p, T] each."""
-    rows = []
+def _on_path(asking: _Asking, times: Tensor, drawn: ForwardPairs) -> dict[str, dict[str, Tensor]]:
+    """What is measured of pairs at all times, by field and curve, [p, T] each."""
+    rows = {name: [] for name in asking.fields}
     for t in times.tolist():
         asked, path = drawn.at(t, asking.oracle.path), asking.oracle.path
         c = path.velocity(drawn.data.double(), drawn.noise.double(), asked[1])
-        v, u = asking.velocity(*asked), _asked(asking.oracle, *asked)
-        row = asking.apart(v, u, *asked)
-        row["conditional"], row["gap"] = per_dimension(v - c), per_dimension(u - c)
-        row["less_gap"] = row["conditional"] - row["gap"]
-        row["disagreement"] = row["less_gap"] - row[ORACLE]
-        rows.append(row)
-    return _columns(rows)
+        known = asking.known(*asked)
+        gap = per_dimension(known[ORACLE] - c)
+        for name, field in asking.fields.items():
+            v = velocity_of(field, *asked)
+            row = {each: per_dimension(v - w) for each, w in known.items()}
+            row["conditional"], row["gap"] = per_dimension(v - c), gap
+            row["less_gap"] = row["conditional"] - gap
+            row["disagreement"] = row["less_gap"] - row[ORACLE]
+            rows[name].append(row)
+    return {name: _columns(found) for name, found in rows.items()}
 
 
-def _beside(
-    asking: _Asking, times: Tensor, others: ForwardPairs, training: Tensor
-) -> dict[str, Tensor]:
-    """The conditional loss of held-out pairs, and how much more it is than in `training`."""
-    path, found = asking.oracle.path, []
+def _add_held_out(
+    asking: _Asking, times: Tensor, others: ForwardPairs, columns: dict[str, dict[str, Tensor]]
+) -> None:
+    """The conditional loss of held-out pairs, and how much more it is than in training."""
+    path, found = asking.oracle.path, {name: [] for name in asking.fields}
     for t in times.tolist():
         asked = others.at(t, path)
         c = path.velocity(others.data.double(), others.noise.double(), asked[1])
-        found.append(per_dimension(asking.velocity(*asked) - c))
-    held_out = torch.stack(found, 1)
-    return {"held_out": held_out, "difference": held_out - training}
+        for name, field in asking.fields.items():
+            found[name].append(per_dimension(velocity_of(field, *asked) - c))
+    for name, rows in found.items():
+        held_out = torch.stack(rows, 1)
+        more = held_out - columns[name]["conditional"]
+        columns[name] |= {"held_out": held_out, "difference": more}
 
 
 def _on_own(
     asking: _Asking, times: Tensor, label: int, *, pairs: int, steps: int, seed: int
-) -> dict[str, Tensor]:
-    """Distances along the field's own trajectories, [p, T] each."""
+) -> dict[str, dict[str, Tensor]]:
+    """Distances along each field's own trajectories, by field and curve, [p, T] each."""
     if pairs < 2:
         raise Mistake(f"errors need at least 2 trajectories, got pairs = {pairs}")
     grid = torch.cat([time_grid(steps), times]).unique()
     grid = grid[grid <= times[-1]]
-    start, labels = (
-        noise(range(seed, seed + pairs), asking.oracle.data.shape),
-        torch.full((pairs,), label),
-    )
-    rows, wanted = [], set(times.tolist())
     # one point more, so that the velocity is known at the last time too
     onward = torch.cat([grid, grid.new_ones(1)])
-    for state in trajectory(asking.velocity, start, onward, labels=label):
-        if state.t in wanted and state.velocity is not None:
-            asked = state.x, torch.full((pairs,), state.t, dtype=torch.float64), labels
-            rows.append(asking.apart(state.velocity, _asked(asking.oracle, *asked), *asked))
-    return _columns(rows)
+    start = noise(range(seed, seed + pairs), asking.oracle.data.shape)
+    labels, wanted = torch.full((pairs,), label), set(times.tolist())
+    found = {}
+    for name, field in asking.fields.items():
+        rows = []
+        for state in trajectory(partial(velocity_of, field), start, onward, labels=label):
+            if state.t in wanted and state.velocity is not None:
+                t = torch.full((pairs,), state.t, dtype=torch.float64)
+                known = asking.known(state.x, t, labels)
+                rows.append({each: per_dimension(state.velocity - w) for each, w in known.items()})
+        found[name] = _columns(rows)
+    return found
 
 
 def _loss(columns: dict[str, Tensor], label: int, share: float) -> Loss:
@@ -270,11 +226,20 @@ def _loss(columns: dict[str, Tensor], label: int, share: float) -> Loss:
         beaten = more.mean > 2 * more.error + SAME * distances[best, :, k].mean()
         sure.append(all(beaten[i] for i in range(len(names)) if i != best))
     curves = {name: Curve.of(values) for name, values in columns.items()}
-    pairs, words = len(columns[ORACLE]), tuple(names[i] for i in closest)
-    return Loss(label, share, pairs, curves, words, tuple(map(bool, sure)))
+    return Loss(
+        label=label,
+        share=share,
+        pairs=len(columns[ORACLE]),
+        curves=curves,
+        closest=tuple(names[i] for i in closest),
+        sure=tuple(map(bool, sure)),
+        by_pair={name: columns[name] for name in PAIRED if name in columns},
+    )
 
 
-def _asked(field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+def velocity_of(
+    field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None = None
+) -> Tensor:
     """A field's velocity, float64 [p, *shape], a few samples at a time."""
     labels = torch.full((len(x),), NO_LABEL) if labels is None else labels
     pieces = zip(x.split(AT_ONCE), t.split(AT_ONCE), labels.split(AT_ONCE), strict=True)

@@ -1,10 +1,8 @@
-"""Two fields on the two pieces of one grid, and what that tells of a model.
+"""Where a field's navigation leads: the field until τ, the exact oracle after.
 
-*Oracle, then field*: from which time on does a model still find its own way, and before which
-does it copy what the oracle has chosen (Fig 5)? *Field, then oracle*, the landing test: the exact
-oracle carries whatever has the distribution of x_τ to a training sample drawn in proportion to its
-weight w. Where a field's states at τ land otherwise, its navigation is not that of the data. With
-O_i of n seeds on atom i the statistic is
+The exact oracle carries whatever has the distribution of x_τ to a training sample drawn in
+proportion to its weight w. Where a field's states at τ land otherwise, its navigation is not that
+of the data. With O_i of n seeds on atom i the statistic is
 
     χ² = Σ (O_i − n w_i)² / (n w_i),        effective number = 1 / Σ p²,
 
@@ -16,145 +14,32 @@ for 50 steps of the pure oracle. The test is necessary, not sufficient.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import comb
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from scipy.stats import beta, chi2
+from scipy.stats import chi2
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
-from floracle.core.nearest import nearest
 from floracle.core.seeds import generator, noise
-from floracle.core.source import NO_LABEL, Source
+from floracle.core.source import Source
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import Mistake
 from floracle.run.results import Results, provenance
-from floracle.sampling.grid import checked_grid, cut, time_grid
-from floracle.sampling.sample import labels_of, sample
+from floracle.sampling.grid import checked_grid, time_grid
 
-from .curves import COVERED, Curve
+from .curves import COVERED
+from .switching import TAIL, given_labels, mixed, near_in_class
+from .written import as_results, check_kind, check_shapes, number, reading
 
-COPIED = 1 / 3
-"""A sample is a copy where its nearest training point is this much nearer than the second."""
 ENOUGH = 12.0
 """Coincidences to expect of the oracle from which on the test notices a field that knows half of
 the data with a chance of .9: a Poisson number of 24 passes 12 + 1.645 √12 that often."""
 RANDOM_LANDINGS = 999
-TAIL = (1 - COVERED) / 2
 AT_ONCE = 256
 """Samples that are followed together at most."""
-
-
-def mixed(
-    first: VelocityField,
-    then: VelocityField,
-    x: Tensor,
-    grid: Tensor,
-    *,
-    at: float,
-    labels: Tensor | int | None = None,
-    solver: str = "euler",
-) -> Tensor:
-    """Follow one field from x [b, *shape] until the time `at` of a grid, and another from there.
-
-    Up to its first time the grid is the second field's alone, from its last on the first's.
-    """
-    grid = checked_grid(grid)
-    if at <= grid[0] or at >= grid[-1]:
-        return sample(then if at <= grid[0] else first, x, grid, labels=labels, solver=solver)
-    early, late = cut(grid, at)
-    x = sample(first, x, early, labels=labels, solver=solver)
-    return sample(then, x, late, labels=labels, solver=solver)
-
-
-@dataclass(frozen=True)
-class Switched:
-    """Where samples end that follow the oracle until τ and a field from there on (Fig 5)."""
-
-    taus: Tensor
-    """float64 [K], increasing; at 0 the field is alone, at 1 the oracle."""
-    first: Tensor
-    """Distance to the nearest training point of the sample's class, float64 [b, K]."""
-    second: Tensor
-    """Distance to the second nearest."""
-    to_own: Tensor
-    """Distance to where the oracle alone would have ended."""
-    rows: Tensor
-    """The nearest training rows, int64 [b, K]."""
-    own: Tensor
-    """The rows nearest to where the oracle alone ends, int64 [b]."""
-    dims: int
-    settings: Mapping[str, Any]
-    provenance: Mapping[str, Any]
-
-    def distance(self) -> Curve:
-        """The distance to the nearest training point by τ, per √D."""
-        return Curve.of(self.first / self.dims**0.5)
-
-    def from_own(self) -> Curve:
-        """The distance to the oracle's own end by τ, per √D."""
-        return Curve.of(self.to_own / self.dims**0.5)
-
-    def copied(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The share of copies, d1 < d2 / 3, by τ with its exact 95 % interval; [K] each.
-
-        Near-duplicates hide each other's copies; exact ones are one point.
-        """
-        copies, count = (self.first < COPIED * self.second).double().sum(0), len(self.own)
-        low = torch.as_tensor(beta.ppf(TAIL, copies, count - copies + 1)).nan_to_num(nan=0.0)
-        high = torch.as_tensor(beta.ppf(1 - TAIL, copies + 1, count - copies)).nan_to_num(nan=1.0)
-        return copies / count, low, high
-
-    def to_results(self) -> Results:
-        """As values and arrays, for `save`."""
-        return _results("switch", self)
-
-
-@torch.no_grad()
-def switched(
-    field: VelocityField,
-    oracle: Oracle,
-    *,
-    taus: Sequence[float],
-    seeds: Sequence[int],
-    grid: Tensor | None = None,
-    labels: Tensor | int | None = None,
-    solver: str = "euler",
-) -> Switched:
-    """Follow the oracle to each τ and the field from there, from the noise of each seed.
-
-    All τ become points of the one grid (50 steps unless given), so the oracle is followed once.
-    """
-    times, grid = _taus(taus), time_grid(50) if grid is None else checked_grid(grid)
-    for tau in times.tolist():
-        if grid[0] < tau < grid[-1]:
-            early, late = cut(grid, tau)
-            grid = torch.cat([early[:-1], late])
-    given = _labels(oracle.data, labels, len(seeds))
-    x = noise(seeds, oracle.data.shape)
-    known: dict[str, Any] = {"labels": given, "solver": solver}
-    ends, remaining = [], grid
-    for tau in times.tolist():
-        if grid[0] < tau < grid[-1]:
-            early, remaining = cut(remaining, tau)
-            x = sample(oracle, x, early, **known)
-        chosen = oracle if tau >= grid[-1] else field
-        ends.append(sample(chosen, x, remaining, **known))
-    own = sample(oracle, x, remaining, **known)
-    near = [_nearest(oracle.data, end, given, 2) for end in ends]
-    return Switched(
-        taus=times,
-        first=torch.stack([distances[:, 0] for distances, _ in near], 1),
-        second=torch.stack([distances[:, 1] for distances, _ in near], 1),
-        to_own=torch.stack([(end - own).double().flatten(1).norm(dim=1) for end in ends], 1),
-        rows=torch.stack([rows[:, 0] for _, rows in near], 1),
-        own=_nearest(oracle.data, own, given, 1)[1][:, 0],
-        dims=own[0].numel(),
-        settings={"seeds": list(seeds), "steps": len(grid) - 1, "solver": solver},
-        provenance=provenance(data=oracle.data.fingerprint),
-    )
 
 
 class Fit(NamedTuple):
@@ -187,6 +72,7 @@ class Diversity(NamedTuple):
 class Landing:
     """Where the exact oracle lands from a field's states at τ."""
 
+    kind: ClassVar[str] = "landing"
     tau: float
     rows: Tensor
     """The training rows landed on, int64 [b]."""
@@ -217,7 +103,27 @@ class Landing:
 
     def to_results(self) -> Results:
         """As values and arrays, for `save`."""
-        return _results("landing", self)
+        return as_results(self)
+
+    @classmethod
+    def of_results(cls, found: Results) -> Landing:
+        """What was saved."""
+        with reading(cls.kind):
+            check_kind(cls.kind, found)
+            check_shapes(found.arrays, {"rows": "b", "misses": "b"})
+            return cls(
+                tau=number(found.values["tau"]),
+                rows=found.arrays["rows"],
+                misses=found.arrays["misses"],
+                fit=Fit(**_numbers(found.values["fit"])),
+                diversity=Diversity(**_numbers(found.values["diversity"])),
+                settings=found.settings,
+                provenance=found.provenance,
+            )
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: None if value is None else number(value) for name, value in values.items()}
 
 
 @torch.no_grad()
@@ -241,7 +147,7 @@ def landing(
         raise Mistake(f"samples land at t = 1, from a τ before; got τ = {tau:g}, {grid[-1]:g}")
     if len(seeds) < 2:
         raise Mistake(f"a landing test compares seeds, so it needs 2 at least, got {len(seeds)}")
-    given = _labels(oracle.data, labels, len(seeds))
+    given = given_labels(oracle.data, labels, len(seeds))
     parts = []
     for start in range(0, len(seeds), AT_ONCE):
         some = slice(start, start + AT_ONCE)
@@ -249,7 +155,7 @@ def landing(
         x = noise(seeds[some], oracle.data.shape)
         parts.append(mixed(field, oracle, x, grid, **known))
     ends = torch.cat(parts)
-    distances, rows = _nearest(oracle.data, ends, given, 1)
+    distances, rows = near_in_class(oracle.data, ends, given, 1)
     return Landing(
         tau=float(tau),
         rows=rows[:, 0],
@@ -327,49 +233,3 @@ def _poisson(count: int, spread: float) -> tuple[float, float]:
     """The exact 95 % interval of a Poisson mean; `spread` is the variance over the mean."""
     low = float(chi2.ppf(TAIL, 2 * count / spread)) / 2 if count else 0.0
     return spread * low, spread * float(chi2.ppf(1 - TAIL, 2 * count / spread + 2)) / 2
-
-
-def _nearest(data: Source, x: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Distances and rows [b, count] of the nearest atoms in the class of each sample."""
-    distances = torch.empty(len(x), count, dtype=torch.float64)
-    rows = torch.empty(len(x), count, dtype=torch.int64)
-    for label in labels.unique().tolist():
-        here = labels == label
-        found = nearest(data, x[here], count, label=label)
-        if found.rows.shape[1] < count:
-            raise Mistake(f"class {label} has fewer than {count} different points to compare")
-        distances[here], rows[here] = found.distances, found.rows
-    return distances, rows
-
-
-def _taus(taus: Sequence[float]) -> Tensor:
-    found = torch.as_tensor(taus, dtype=torch.float64)
-    inside = (found >= 0) & (found <= 1)
-    if found.ndim != 1 or not len(found) or not inside.all() or (found.diff() <= 0).any():
-        raise Mistake(f"switching times increase and lie in [0, 1], got {found.tolist()}")
-    return found
-
-
-def _labels(data: Source, labels: Tensor | int | None, count: int) -> Tensor:
-    """Labels int64 [count] that occur in the data, −1 for the whole set."""
-    if not count:
-        raise Mistake("there is nothing to follow; give at least one seed")
-    given = labels_of(torch.empty(count), NO_LABEL if labels is None else labels)
-    assert given is not None
-    for label in given.unique().tolist():
-        if label != NO_LABEL and not (data.labels == label).any():
-            raise Mistake(f"there is no class {label}; the labels of the data are others")
-    return given
-
-
-def _results(kind: str, found: Any) -> Results:
-    """Tensors as arrays, everything else as values."""
-    parts = {each.name: getattr(found, each.name) for each in fields(found)}
-    settings, known = parts.pop("settings"), parts.pop("provenance")
-    arrays = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
-    values = {
-        name: part._asdict() if isinstance(part, (Fit, Diversity)) else part
-        for name, part in parts.items()
-        if name not in arrays
-    }
-    return Results(kind, settings, values, arrays, known)

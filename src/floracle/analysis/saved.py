@@ -1,8 +1,8 @@
-"""Stages as values and arrays, and back."""
+"""Whatever was saved read back as what it was; stages as values and arrays, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ from floracle.run.results import Results, load_results
 
 from .curves import Curve, Estimate, Landmark
 from .groups import Group, Stages
+from .landing import Landing
+from .loss import Losses, OracleLoss
 from .pooled import Pool
+from .probe import Probe
+from .resuming import Resumed
+from .switching import Switched
+
+Measured = Stages | OracleLoss | Losses | Switched | Landing | Resumed | Probe
 
 LANDMARKS = ("centre", "collapse", "end", "separation")
 NUMBERS = (
@@ -31,10 +38,19 @@ NUMBERS = (
 )
 
 
-def load(folder: str | Path) -> Stages | Results:
-    """Read any saved result of floracle; stages come back as `Stages`."""
+def load(folder: str | Path) -> Measured | Results:
+    """Read any saved result of floracle as what it was; what has no class of its own as `Results`.
+
+    A result that is damaged, or not whole, is a mistake that names the folder.
+    """
     found = load_results(folder)
-    return stages_of_results(found) if found.kind == "stages" else found
+    reader = READERS.get(str(found.kind))
+    if reader is None:
+        return found
+    try:
+        return reader(found)
+    except Mistake as mistake:
+        raise Mistake(f"{folder}: {mistake}") from mistake
 
 
 def stages_to_results(stages: Stages) -> Results:
@@ -136,3 +152,12 @@ def group_of(values: dict[str, Any], arrays: Any, prefix: str = "") -> Group:
         rivals=tuple((int(a), int(b)) for a, b in values["rivals"]),
         resamples=resamples or None,
     )
+
+
+READERS: Mapping[str, Callable[[Results], Measured]] = {
+    "stages": stages_of_results,
+    **{
+        one.kind: one.of_results for one in (OracleLoss, Losses, Switched, Landing, Resumed, Probe)
+    },
+}
+"""Who reads each kind of result."""

@@ -1,0 +1,253 @@
+"""`floracle loss`: how far fields are from the oracle by time, and how they do on unseen data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .fields import field_of
+from .naming import (
+    called,
+    command_of,
+    conventions,
+    plain,
+    points_oracle,
+    times_of,
+    unseen,
+)
+from .opening import Opening, show_remarks
+
+if TYPE_CHECKING:
+    from floracle.core.fields import VelocityField
+    from floracle.data.store import Store
+    from floracle.oracle.oracle import Oracle
+
+OPENING = Opening()
+TIMES = "0,.05,.1,.15,.2,.3,.4,.5,.6,.7,.8,.9,.95"
+YARDSTICKS = ("gaussian", "class-gaussian", "none")
+
+
+def loss(
+    *fields: str,
+    data: str,
+    held_out: str | None = None,
+    held_out_labels: Path | None = None,
+    names: str | None = None,
+    classes: str | None = None,
+    pairs: int = 64,
+    times: str = TIMES,
+    trajectories: int = 16,
+    steps: int = 50,
+    yardsticks: str | None = None,
+    convention: list[str] | None = None,
+    opening: Opening = OPENING,
+    seed: int = 0,
+    out: Path | None = None,
+    memory: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Measure how far fields are from the oracle of their training set, time by time.
+
+    Several fields, the checkpoints of a run say, are measured on the same pairs and noise and
+    drawn in one figure; where they differ is told, and where one cannot say. Beside it are the
+    losses on data that was held out, and on the states of the fields' own trajectories.
+
+    Parameters
+    ----------
+    fields
+        One to five: networks, each a run, a checkpoint, module:function or file.py:function; see
+        docs/how-to/models.md; or "oracle". The others are compared with the first.
+    data
+        The training set; see floracle stages --help.
+    held_out
+        Data of the same kind that was not trained on.
+    held_out_labels
+        A .npy file with a label for each held-out point.
+    names
+        What to call the fields, with commas between.
+    classes
+        each, whole, or labels like 0,3,5; each where there are labels. Fields are asked with them.
+    pairs
+        Pairs of data and noise drawn for each class.
+    times
+        Times in [0, 1) to measure at.
+    trajectories
+        Trajectories of each field that are followed in each class; 0 for none.
+    steps
+        Euler steps of these trajectories.
+    yardsticks
+        gaussian, class-gaussian, both with a comma between, or none: fields that know moments
+        alone. class-gaussian where there are labels, gaussian where not.
+    convention
+        How networks are to be read: a project's name, or words like predicts=data,null=10. Once
+        for all of them, or as often as there are networks.
+    opening
+        How data is read.
+    seed
+        Where the random draws start.
+    out
+        Folder for the page and its numbers; runs/loss-NAMES by default.
+    memory
+        How much may be used, like 4G; half of what is free by default.
+    device
+        cpu or cuda:0.
+    """
+    typed = dict(locals())
+    from floracle.report.fields import COLOURS
+    from floracle.run.budget import chosen_device
+    from floracle.run.errors import Mistake
+    from floracle.run.results import answered
+
+    from .options import check_writable, checked_seed
+
+    places = called(fields, names)
+    if len(places) > len(COLOURS):
+        raise Mistake(f"up to {len(COLOURS)} fields can be told apart, got {len(places)}")
+    read, measured = conventions(places, convention), times_of(times, "--times")
+    checked_seed(seed)
+    if pairs < 2 or trajectories == 1 or trajectories < 0:
+        raise Mistake(
+            f"at least 2 --pairs and 2 --trajectories, or 0, are needed, got {pairs} and"
+            f" {trajectories}"
+        )
+    folder = check_writable(out or Path("runs") / f"loss-{'-'.join(map(plain, places))}")
+    store = opening.store(data, memory)
+    show_remarks(store)
+    other = None
+    if held_out is not None:
+        other = unseen(held_out, held_out_labels, store, opening, memory)
+    chosen, followed = _classes(classes, store), _yardsticks(yardsticks, store)
+    settings = {
+        "fields": places,
+        "conventions": read,
+        "data": store.fingerprint,
+        "held_out": None if other is None else other.fingerprint,
+        "classes": chosen,
+        "pairs": pairs,
+        "times": measured,
+        "trajectories": trajectories,
+        "steps": steps,
+        "yardsticks": followed,
+        "seed": seed,
+        **opening.settings(),
+    }
+    job = Job(settings, folder, store, other, command_of(loss, "loss", typed))
+    if answered(folder, settings) is None:
+        oracle = points_oracle(store, memory, str(chosen_device(device)))
+        loaded = {
+            name: field_of(where, oracle, read[name], str(chosen_device(device)))
+            for name, where in places.items()
+        }
+        _measure(job, oracle, loaded)
+    _report(job)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured, and where that goes."""
+
+    settings: dict[str, Any]
+    folder: Path
+    store: Store
+    held_out: Store | None
+    command: str
+
+
+def _measure(job: Job, oracle: Oracle, fields: dict[str, VelocityField]) -> None:
+    """Measure all fields on the path, and on their own trajectories where that is asked."""
+    import torch
+
+    from floracle.analysis.errors import oracle_losses
+    from floracle.analysis.loss import Losses
+    from floracle.run.results import provenance, save
+
+    from .console import note
+
+    asked = job.settings
+    known: dict[str, Any] = {
+        "times": torch.tensor(asked["times"], dtype=torch.float64),
+        "classes": asked["classes"],
+        "seed": asked["seed"],
+        "yardsticks": {name: _yardstick(name, job.store) for name in asked["yardsticks"]},
+    }
+    note(f"measuring {', '.join(fields)} on {asked['pairs']} pairs a class")
+    path = oracle_losses(fields, oracle, pairs=asked["pairs"], held_out=job.held_out, **known)
+    own = {}
+    if asked["trajectories"]:
+        note("following them on their own")
+        more = {"pairs": asked["trajectories"], "steps": asked["steps"], "along": "own"}
+        own = oracle_losses(fields, oracle, **more, **known)
+    save(Losses(path, own, asked, provenance(command=job.command)), job.folder)
+
+
+def _facts(job: Job) -> dict[str, str]:
+    asked, held_out = job.settings, job.held_out
+    facts = {
+        "fields": ", ".join(f"{name}: {where}" for name, where in asked["fields"].items()),
+        "data": job.store.name,
+        "data fingerprint": job.store.fingerprint,
+    }
+    if held_out is not None:
+        facts["held-out data"] = f"{held_out.name}, {len(held_out):,} points"
+    facts["pairs a class"] = str(asked["pairs"])
+    if asked["trajectories"]:
+        facts["trajectories a class"] = f"{asked['trajectories']}, {asked['steps']} Euler steps"
+    return facts | {"seed": str(asked["seed"])}
+
+
+def _report(job: Job) -> None:
+    """Draw the losses, and say on the terminal what they show."""
+    from floracle.analysis.loss import Losses
+    from floracle.report import fields_words
+    from floracle.report.fields_page import write_losses
+    from floracle.run.results import load_results
+
+    from .console import say, show_table
+
+    found = Losses.of_results(load_results(job.folder))
+    command = found.provenance.get("command", job.command)
+    page = write_losses(found, job.folder, facts=_facts(job), command=command)
+    for name in found.path:
+        table = fields_words.loss_table(found, name)
+        title = name if len(found.path) > 1 else ""
+        show_table(table.head, [row.cells for row in table.rows], title)
+    say(fields_words.headline(found))
+    for sentence in fields_words.story(found):
+        say(sentence)
+    say(f"page: {page}")
+
+
+def _classes(words: str | None, store: Store) -> list[int]:
+    """The classes to measure: each of them unless told otherwise, or the whole set."""
+    from floracle.core.source import classes as labels_in
+    from floracle.run.errors import Mistake
+
+    from .options import classes_of
+
+    known = labels_in(store)
+    if words == "both":
+        raise Mistake("losses are averaged over --classes, so they are each or whole, not both")
+    return classes_of(words or ("each" if known else "whole"), known)
+
+
+def _yardsticks(words: str | None, store: Store) -> list[str]:
+    from floracle.core.source import classes as labels_in
+    from floracle.run.errors import Mistake, suggestion
+
+    labelled = bool(labels_in(store)) and bool((store.labels >= 0).all())
+    if words is None:
+        return ["class-gaussian" if labelled else "gaussian"]
+    names = list(dict.fromkeys(words.split(",")))
+    for name in names:
+        if name not in YARDSTICKS:
+            raise Mistake(f"--yardsticks: there is no {name!r}; {suggestion(name, YARDSTICKS)}")
+    if "class-gaussian" in names and not labelled:
+        raise Mistake("--yardsticks class-gaussian needs a label on every point; take gaussian")
+    return [name for name in names if name != "none"]
+
+
+def _yardstick(name: str, store: Store) -> VelocityField:
+    from floracle.analysis.gaussians import class_gaussians, gaussian_field
+
+    return gaussian_field(store) if name == "gaussian" else class_gaussians(store)

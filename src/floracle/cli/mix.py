@@ -1,0 +1,158 @@
+"""`floracle mix`: a field mixed with the oracle, or with unseen data, at a time τ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .fields import field_of
+from .mixing import LANDING, RESUME, SWITCH, Job, measure, report
+from .naming import called, command_of, conventions, plain, points_oracle, times_of, unseen
+from .opening import Layout, Moments, Opening, show_remarks
+
+if TYPE_CHECKING:
+    from floracle.core.fields import VelocityField
+
+
+def mix(
+    field: str,
+    /,
+    *,
+    data: str,
+    switch: str | None = None,
+    landing: str | None = None,
+    resume: str | None = None,
+    seeds: str = "0:64",
+    labels: str | None = None,
+    held_out: str | None = None,
+    held_out_labels: Path | None = None,
+    rows: str = "0:64",
+    noises: int = 4,
+    edges: str | None = None,
+    grid: int = 50,
+    shift: float = 1.0,
+    solver: str = "euler",
+    name: str | None = None,
+    convention: str | None = None,
+    data_labels: Path | None = None,
+    flips: bool | None = None,
+    normalize: str = "stored",
+    layout: Layout | None = None,
+    moments: Moments | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    memory: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Let a field and the oracle take over from each other, or a field go on from unseen data.
+
+    --switch: the oracle until τ, the field after. Where does the field copy what was chosen?
+    --landing: the field until τ, the exact oracle after. Is its navigation that of the data?
+    --resume: unseen data mixed with noise at τ, the field after. What has settled by then?
+    Each part is kept in a folder of its own and is not measured again.
+
+    Parameters
+    ----------
+    field
+        A network: a run, a checkpoint, module:function or file.py:function; see
+        docs/how-to/models.md; or "oracle".
+    data
+        The training set; see floracle stages --help.
+    switch
+        Times τ in [0, 1] like 0,.1,.2,.4,1.
+    landing
+        Times τ in [0, 1) like .1,.3.
+    resume
+        Times τ in [0, 1]; needs --held-out.
+    seeds
+        One sample for each, of --switch and --landing: 0:64 or 3,5,8.
+    labels
+        A class for all samples, or several taken in turn; without, the whole set votes.
+    held_out
+        Data of the same kind that was not trained on.
+    held_out_labels
+        A .npy file with a label for each held-out point.
+    rows
+        Rows of the held-out data to go on from: 0:64 or 3,5,8.
+    noises
+        Noises that each of them is mixed with.
+    edges
+        Where bands of frequencies part, in cycles along the longer side; at waves of 8 pixels
+        without, so that there is layout and detail.
+    grid
+        Steps from noise to data.
+    shift
+        Below 1 spends more steps near the noise, above 1 near the data.
+    solver
+        euler, midpoint, heun, and what else floracle knows.
+    name
+        What to call the field.
+    convention
+        How the network is to be read: a project's name, or words like predicts=data,null=10.
+    data_labels
+        A .npy file with a label for each training point.
+    flips
+        Count the mirror of every picture as a point of its own.
+    normalize
+        stored, raw, standard, or a factor.
+    layout
+        Whose layout the data is, where the files cannot tell.
+    moments
+        What a stored mean and deviation become: a point, one draw, a Gaussian.
+    seed
+        Where the noises of --resume start.
+    out
+        Folder for the page and its numbers; runs/mix-NAME by default.
+    memory
+        How much may be used, like 4G; half of what is free by default.
+    device
+        cpu or cuda:0.
+    """
+    typed = dict(locals())
+    from floracle.run.budget import chosen_device
+    from floracle.run.errors import Mistake
+    from floracle.sampling.solvers import named
+
+    from .options import check_writable, checked_seed
+
+    if switch is None and landing is None and resume is None:
+        raise Mistake("say what to do: --switch, --landing or --resume, with times like .1,.2,.4")
+    if resume is not None and held_out is None:
+        raise Mistake("--resume goes on from data that was not trained on: give --held-out")
+    named(solver)
+    places = called([field], name)
+    read = conventions(places, None if convention is None else [convention])
+    called_so = next(iter(places))
+    folder = check_writable(out or Path("runs") / f"mix-{plain(called_so)}")
+    opening = Opening(data_labels, None, flips, normalize, layout, moments)
+    store = opening.store(data, memory)
+    show_remarks(store)
+    other = None
+    if held_out is not None:
+        other = unseen(held_out, held_out_labels, store, opening, memory)
+    common = {
+        "field": field,
+        "convention": read[called_so],
+        "data": store.fingerprint,
+        "grid": grid,
+        "shift": shift,
+        "solver": solver,
+        **opening.settings(),
+    }
+    oracle = points_oracle(store, memory, str(chosen_device(device)))
+    job = Job(called_so, folder, oracle, store, other, common)
+    following = {"seeds": seeds, "labels": labels}
+    asked: dict[str, dict[str, Any]] = {}
+    if switch is not None:
+        asked[SWITCH] = {**following, "taus": times_of(switch, "--switch")}
+    for tau in [] if landing is None else times_of(landing, "--landing"):
+        asked[f"{LANDING}-{tau:g}"] = {**following, "taus": [tau]}
+    if resume is not None:
+        going = {"rows": rows, "noises": noises, "edges": edges, "seed": checked_seed(seed)}
+        asked[RESUME] = {**going, "taus": times_of(resume, "--resume")}
+
+    def network() -> VelocityField:
+        return field_of(field, oracle, read[called_so], str(chosen_device(device)))
+
+    measure(job, asked, network)
+    report(job, command_of(mix, "mix", typed))

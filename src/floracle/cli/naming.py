@@ -1,0 +1,127 @@
+"""What verbs that take several fields have in common: their names, how they are read, times."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .fields import ORACLE
+from .opening import Opening
+
+if TYPE_CHECKING:
+    from floracle.data.store import Store
+    from floracle.oracle.oracle import Oracle
+
+
+def called(fields: Sequence[str], names: str | None) -> dict[str, str]:
+    """Where each field is, by its name: asked for, or the last part of its path."""
+    from floracle.run.errors import Mistake
+
+    if not fields:
+        raise Mistake('name a field: "oracle", or a network')
+    given = [short_name(field) for field in fields]
+    if names is not None:
+        given = [name.strip() for name in names.split(",")]
+        if len(given) != len(fields) or "" in given:
+            raise Mistake(f"--names needs {len(fields)} names with commas between, got {names!r}")
+    if len(set(map(plain, given))) < len(fields):
+        raise Mistake(f"fields need different names, got {', '.join(given)}; give --names")
+    return dict(zip(given, fields, strict=True))
+
+
+def short_name(field: str) -> str:
+    """The last part of a path, without its ending."""
+    place, function = field, ""
+    if re.fullmatch(r".+:\w+", field):
+        place, _, function = field.rpartition(":")
+    last = Path(place).name
+    return Path(last).stem if function or Path(place).is_file() else last or field
+
+
+def plain(name: str) -> str:
+    """A name that a folder can have."""
+    return re.sub(r"[^0-9A-Za-z_-]+", "-", name).strip("-") or "field"
+
+
+def conventions(fields: dict[str, str], given: list[str] | None) -> dict[str, str | None]:
+    """How each field is to be read: one convention for all networks, or one for each."""
+    from floracle.run.errors import Mistake
+
+    networks = [name for name, where in fields.items() if where != ORACLE]
+    if given and not networks:
+        raise Mistake("--convention says how a network is read, but only the oracle is named")
+    if given and len(given) not in (1, len(networks)):
+        raise Mistake(f"--convention is given {len(given)} times for {len(networks)} networks")
+    each = list(given or [None])
+    each = each * len(networks) if len(each) == 1 else each
+    read = dict(zip(networks, each, strict=True))
+    return {name: read.get(name) for name in fields}
+
+
+def times_of(words: str, option: str) -> list[float]:
+    """Times between noise and data, with commas between, each once and in order."""
+    from floracle.run.errors import Mistake
+
+    try:
+        times = [float(word) for word in words.split(",")]
+    except ValueError as error:
+        raise Mistake(f"{option} {words!r} is not understood; write 0,.1,.2,.5") from error
+    if not all(0 <= time <= 1 for time in times):
+        raise Mistake(f"{option} takes times between noise (0) and data (1), got {words}")
+    return sorted(set(times))
+
+
+def unseen(
+    where: str, labels: Path | None, store: Store, opening: Opening, memory: str | None
+) -> Store:
+    """What was held out of the data, read and normalized alike."""
+    from floracle.data.store import open_store
+    from floracle.run.errors import Mistake
+
+    found = open_store(
+        where,
+        labels=labels,
+        flips=opening.flips,
+        normalize=store.normalizer,
+        layout=opening.layout,
+        moments=opening.moments,
+        memory=memory,
+    )
+    if tuple(found.shape) != tuple(store.shape):
+        raise Mistake(
+            f"held-out points have shape {list(found.shape)}, those of the data"
+            f" {list(store.shape)}"
+        )
+    return found
+
+
+def points_oracle(store: Store, memory: str | None, device: str) -> Oracle:
+    """The oracle of points; Gaussians have none of the points that is asked for here."""
+    from floracle.oracle.oracle import Oracle
+    from floracle.run.errors import Mistake
+
+    if store.stds is not None:
+        raise Mistake("losses and landings are of points; open the data with --moments mean")
+    return Oracle(store, memory=memory, device=device)
+
+
+def command_of(verb: Callable[..., None], name: str, typed: dict[str, Any]) -> str:
+    """What to type to make a page again; options left alone are left out."""
+    from inspect import signature
+
+    words = ["floracle", name]
+    for parameter in signature(verb).parameters.values():
+        value, option = typed[parameter.name], f"--{parameter.name.replace('_', '-')}"
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            words += [value] if isinstance(value, str) else value
+        elif isinstance(value, Opening):
+            words += value.words()
+        elif isinstance(value, bool):
+            words.append(option if value else f"--no-{parameter.name}")
+        elif parameter.name != "out" and value != parameter.default:
+            for one in value if isinstance(value, list) else [value]:
+                words += [option, str(one)]
+    return shlex.join(words)

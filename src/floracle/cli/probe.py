@@ -1,0 +1,159 @@
+"""`floracle probe`: what fields predict along their own trajectories, and when that settles."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from .fields import NO_TEXT, ORACLE, Text
+from .naming import called, command_of, conventions, plain
+from .opening import Layout, Moments, Opening, show_remarks
+from .probing import Job, answer, report
+
+
+def probe(
+    *fields: str,
+    data: str | None = None,
+    seeds: str = "0:16",
+    labels: str | None = None,
+    grid: int = 50,
+    shift: float = 1.0,
+    solver: str = "euler",
+    threshold: float = 0.1,
+    until: float = 0.9,
+    show: str | None = None,
+    names: str | None = None,
+    convention: list[str] | None = None,
+    text: Text = NO_TEXT,
+    shape: str | None = None,
+    autoencoder: Path | None = None,
+    data_labels: Path | None = None,
+    flips: bool | None = None,
+    normalize: str = "stored",
+    layout: Layout | None = None,
+    moments: Moments | None = None,
+    out: Path | None = None,
+    memory: str | None = None,
+    device: str = "cpu",
+) -> None:
+    """Follow fields from noise, and see what they predict on the way and when that settles.
+
+    With a data set its oracle is followed from the same noise, and how much later a field settles
+    is a number. Without one, fields are followed alone or side by side. Writes probe.html, figures
+    and, for each field, its numbers and predictions.png: rows are seeds, columns times.
+
+    Parameters
+    ----------
+    fields
+        One or several: "oracle", or networks, each a run, a checkpoint, a folder of diffusers,
+        module:function or file.py:function; see docs/how-to/models.md.
+    data
+        The training set; see floracle stages --help.
+    seeds
+        One trajectory for each: 0:16 or 3,5,8.
+    labels
+        A label for all trajectories, or several taken in turn; without, none is given.
+    grid
+        Steps from noise to data.
+    shift
+        Below 1 spends more steps near the noise, above 1 near the data.
+    solver
+        euler, midpoint, heun, and what else floracle knows.
+    threshold
+        The share of a prediction's squared way below which it has settled.
+    until
+        The late time whose prediction the others are compared with; 1 is the sample itself.
+    show
+        Times to show predictions at, like 0,.1,.2,.5.
+    names
+        What to call the fields, with commas between.
+    convention
+        How networks are to be read: a project's name, or words like predicts=data,null=10. Once
+        for all of them, or as often as there are networks.
+    text
+        What SD3 and Flux are asked with; label i is the i-th prompt.
+    shape
+        Of one sample, like 4,64,64, where neither data nor network says.
+    autoencoder
+        What decodes latents for the pictures; see floracle encode --help.
+    data_labels
+        A .npy file with a label for each training point.
+    flips
+        Count the mirror of every picture as a point of its own.
+    normalize
+        stored, raw, standard, or a factor.
+    layout
+        Whose layout the data is, where the files cannot tell.
+    moments
+        What a stored mean and deviation become: a point, one draw, a Gaussian.
+    out
+        Folder for the page and its numbers; runs/probe-NAMES by default.
+    memory
+        How much may be used, like 4G; half of what is free by default.
+    device
+        cpu or cuda:0.
+    """
+    typed = dict(locals())
+    from floracle.run.budget import chosen_device
+    from floracle.run.results import answered
+
+    from .options import check_writable
+
+    found = _fields(fields, names, data)
+    folder = check_writable(out or Path("runs") / f"probe-{'-'.join(map(plain, found))}")
+    opening = Opening(data_labels, None, flips, normalize, layout, moments)
+    store = None if data is None else opening.store(data, memory)
+    if store is not None:
+        show_remarks(store)
+    settings: dict[str, Any] = {
+        "data": None if store is None else store.fingerprint,
+        "seeds": seeds,
+        "labels": labels,
+        "grid": grid,
+        "shift": shift,
+        "solver": solver,
+        "threshold": threshold,
+        "until": until,
+        "show": show,
+        "shape": shape,
+        **opening.settings(),
+        **text.settings(),
+    }
+    job = Job(
+        called=found,
+        conventions=conventions(found, convention),
+        settings=settings,
+        folder=folder,
+        store=store,
+        text=text,
+        autoencoder=autoencoder,
+        memory=memory,
+        device=str(chosen_device(device)),
+    )
+    if answered(folder, job.all_settings()) is None:
+        answer(job, _command(typed, flips, text))
+    report(job)
+
+
+def _fields(fields: tuple[str, ...], names: str | None, data: str | None) -> dict[str, str]:
+    """The fields by their names; with data its oracle is the first."""
+    from floracle.report.probe_figures import COLOURS
+    from floracle.run.errors import Mistake
+
+    if data is not None and ORACLE not in fields:
+        fields = (ORACLE, *fields)
+        names = None if names is None else f"{ORACLE},{names}"
+    if data is None and ORACLE in fields:
+        raise Mistake("the oracle is the field of a training set: give --data")
+    if len(fields) > len(COLOURS):
+        raise Mistake(f"up to {len(COLOURS)} fields can be told apart, got {len(fields)}")
+    return called(fields, names)
+
+
+def _command(typed: dict[str, Any], flips: bool | None, text: Text) -> str:
+    """What to type to make the page again."""
+    words = [command_of(probe, "probe", {**typed, "flips": None, "text": NO_TEXT})]
+    words += [] if flips is None else ["--flips" if flips else "--no-flips"]
+    words += [f"--{name} {shlex.quote(value)}" for name, value in text.settings().items()]
+    return " ".join(words)

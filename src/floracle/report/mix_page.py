@@ -1,0 +1,235 @@
+"""Mixed sampling on one page: what was switched, landed and resumed, in words and pictures."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from floracle.analysis.landing import Landing
+from floracle.analysis.resuming import Resumed
+from floracle.analysis.switching import Switched
+from floracle.run.files import write_bytes, write_text
+from floracle.run.images import Display, reduced
+from floracle.version import VERSION
+
+from . import words
+from .fields_page import versions, write_figures
+from .fields_words import with_error
+from .html import inlined, rendered
+from .mix import mix_drawings
+from .tables import Row, Table
+
+PAGE = "mix.html"
+LARGEST = 96
+"""Pixels a side of a picture at most."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What was measured of a field, by mixing it with the oracle or with unseen data."""
+
+    name: str
+    switch: Switched | None = None
+    landings: Mapping[float, Landing] = field(default_factory=dict)
+    """By τ."""
+    resume: Resumed | None = None
+
+
+def write_mixed(
+    found: Mixed,
+    folder: Path,
+    *,
+    display: Display | None = None,
+    facts: Mapping[str, str] | None = None,
+    command: str = "",
+) -> Path:
+    """Draw what was measured into a folder; returns the page."""
+    drawings = mix_drawings(found.switch, found.resume, _pictures(found, display))
+    sheets = {name: one for name, one in drawings.items() if name.endswith("-pictures")}
+    curves = {name: one for name, one in drawings.items() if name not in sheets}
+    write_figures(curves, folder)
+    shown = {}
+    for name, drawing in sheets.items():
+        content = drawing.png()
+        write_bytes(folder / "figures" / f"{name}.png", content)
+        uri = "data:image/png;base64," + base64.b64encode(content).decode()
+        shown[name] = {"picture": uri, "alt": drawing.alt}
+    known = facts or {}
+    content = rendered(
+        "mix.html.j2",
+        name=found.name,
+        data=known.get("data", "a training set"),
+        headline=headline(found),
+        story=story(found),
+        sheets=shown,
+        figures=inlined(curves),
+        switch=switch_table(found.switch),
+        landings=landing_table(found.landings),
+        resume=resume_table(found.resume),
+        facts=[*known.items(), *versions(_known(found))],
+        command=command,
+        version=VERSION,
+    )
+    write_text(folder / PAGE, content)
+    return folder / PAGE
+
+
+def _pictures(found: Mixed, display: Display | None) -> dict[str, Tensor]:
+    """The kept ends as bytes [n, columns, C, H, W]; none where they are no pictures."""
+    if display is None:
+        return {}
+    shown = {}
+    for name, part in (("switch", found.switch), ("resume", found.resume)):
+        if part is not None and len(part.ends):
+            pictures = reduced(display.pictures(part.ends.flatten(0, 1)), LARGEST)
+            shown[name] = pictures.unflatten(0, part.ends.shape[:2])
+    return shown
+
+
+def _known(found: Mixed) -> Mapping[str, object]:
+    parts = [found.switch, *found.landings.values(), found.resume]
+    return next(part.provenance for part in parts if part is not None)
+
+
+def headline(found: Mixed) -> str:
+    """What matters most, in one line."""
+    if found.resume is not None:
+        marks = [found.resume.half(band).value for band in range(len(found.resume.bands))]
+        told = [
+            f"{name} from τ = {mark:.3g}"
+            for name, mark in zip(_plain_bands(found.resume), marks, strict=True)
+            if mark is not None
+        ]
+        if len(told) == len(marks):
+            return f"Half of unseen data is kept: {', '.join(told)}."
+    if found.switch is not None:
+        return _copying(found.switch, found.name)
+    told = [f"{one.verdict} until τ = {tau:g}" for tau, one in found.landings.items()]
+    return f"{found.name} {', '.join(told)}."
+
+
+def _plain_bands(resume: Resumed) -> list[str]:
+    if len(resume.bands) == 2:
+        return [f"the layout ({resume.bands[0]})", f"the detail ({resume.bands[1]})"]
+    return list(resume.bands)
+
+
+def story(found: Mixed) -> list[str]:
+    """What can be said of each part, a sentence or two."""
+    told = []
+    if found.switch is not None:
+        told += [_copying(found.switch, found.name)]
+    for tau, one in found.landings.items():
+        told.append(f"{found.name} until τ = {tau:g}, then the oracle: {one}.")
+    if found.resume is not None:
+        told += _resumed(found.resume, found.name)
+    return told
+
+
+def _copying(switch: Switched, name: str) -> str:
+    """From which τ on the field copies what the oracle has chosen."""
+    share, low, high = switch.copied()
+    inner = (switch.taus > 0) & (switch.taus < 1)
+    mostly = inner & (low > 0.5)
+    if mostly.any():
+        tau = float(switch.taus[mostly][0])
+        return (
+            f"From τ = {tau:.3g} on {name} copies, most of the time, what the oracle has chosen."
+        )
+    if not inner.any():
+        return f"{name} was not asked to take over between noise and data."
+    last = int(inner.nonzero()[-1])
+    return (
+        f"Even from τ = {float(switch.taus[last]):.3g} on {name} does not mostly copy what the"
+        f" oracle has chosen: {100 * float(share[last]):.0f} % of the ends are copies"
+        f" (95 %: {100 * float(low[last]):.0f} to {100 * float(high[last]):.0f} %)."
+    )
+
+
+def _resumed(resume: Resumed, name: str) -> list[str]:
+    halves = [f"{band} from τ = {resume.half(k)}" for k, band in enumerate(_plain_bands(resume))]
+    own, share = float(resume.own.mean()) / resume.dims**0.5, resume.copied()
+    before = resume.taus < 1
+    worst = int(share[0][before].argmax())
+    return [
+        f"From unseen data {name} keeps half of {', '.join(halves)} (95 % intervals).",
+        f"Its ends lie {float(resume.distance().mean[before].min()):.3g} to"
+        f" {float(resume.distance().mean[before].max()):.3g} from the nearest training point, the"
+        f" unseen data {own:.3g}; at most {100 * float(share[0][worst]):.0f} % of the ends are"
+        f" copies (95 %: up to {100 * float(share[2][worst]):.0f} %, at τ ="
+        f" {float(resume.taus[worst]):.3g}).",
+    ]
+
+
+def switch_table(switch: Switched | None) -> Table | None:
+    """Distances and copies by τ."""
+    if switch is None:
+        return None
+    columns = {
+        "to the nearest": with_error(switch.distance()),
+        "to the oracle's end": with_error(switch.from_own()),
+        "on its row": _percents((switch.rows == switch.own[:, None]).double().mean(0)),
+        "copies": _shares(switch.copied()),
+    }
+    return _by_tau(switch.taus, columns)
+
+
+def resume_table(resume: Resumed | None) -> Table | None:
+    """Bands, distances and copies by τ."""
+    if resume is None:
+        return None
+    columns = {}
+    for band, name in enumerate(resume.bands):
+        columns[f"apart, {name}"] = with_error(resume.apart(band))
+        columns[f"spread, {name}"] = with_error(resume.spread(band))
+    columns["to the nearest"] = with_error(resume.distance())
+    columns["copies"] = _shares(resume.copied())
+    return _by_tau(resume.taus, columns)
+
+
+def landing_table(landings: Mapping[float, Landing]) -> Table | None:
+    """The verdict of every landing test."""
+    rows = []
+    for tau, one in landings.items():
+        found = one.diversity
+        effective, high = (
+            "∞" if value is None else words.count(value) for value in (found.effective, found.high)
+        )
+        rows.append(
+            Row(
+                (
+                    f"{tau:g}",
+                    one.verdict,
+                    f"{one.fit.chi2 / one.fit.freedom:.2f}",
+                    f"{one.fit.chance:.3f}",
+                    effective,
+                    f"{words.count(found.low)} – {high}",
+                    words.count(found.knowable),
+                )
+            )
+        )
+    head = ("τ", "verdict", "χ²/dof", "p", "effective number", "95 %", "of")
+    return Table(head, rows) if rows else None
+
+
+def _by_tau(taus: Tensor, columns: Mapping[str, list[str]]) -> Table:
+    rows = [
+        Row((f"{tau:.3g}", *(column[k] for column in columns.values())))
+        for k, tau in enumerate(taus.tolist())
+    ]
+    return Table(("τ", *columns), rows)
+
+
+def _percents(shares: Tensor) -> list[str]:
+    return [f"{100 * share:.0f} %" for share in shares.tolist()]
+
+
+def _shares(found: tuple[Tensor, Tensor, Tensor]) -> list[str]:
+    return [
+        f"{100 * share:.0f} % ({100 * low:.0f} – {100 * high:.0f})"
+        for share, low, high in zip(*(part.tolist() for part in found), strict=True)
+    ]

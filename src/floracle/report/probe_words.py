@@ -1,0 +1,156 @@
+"""Probed fields in words and tables: when they settle, by how much later than the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from floracle.analysis.probe import Probe
+from floracle.analysis.transition import Lag, lag, start_apart, transition_of
+from floracle.core.source import NO_LABEL
+
+from . import words
+from .probe_figures import Probed
+from .tables import Row, Table
+
+THRESHOLDS = (0.5, 0.25, 0.1, 0.05)
+"""Shares at which transitions are listed, so that one sees what the threshold decides."""
+LISTED = 16
+"""Labels and fields in a table at most."""
+
+
+def oracle_among(fields: Sequence[Probed]) -> Probed | None:
+    """The oracle, if it was probed too."""
+    return next((each for each in fields if each.oracle), None)
+
+
+def headline(fields: Sequence[Probed]) -> str:
+    """When the fields settle, in one line."""
+    oracle, others = oracle_among(fields), [each for each in fields if not each.oracle]
+    if not others:
+        return _settles(fields[0]) + "."
+    if oracle is None or len(others) > 1:
+        return "; ".join(_settles(each) for each in fields) + "."
+    found = lag(others[0].probe, oracle.probe)
+    return f"{_settles(others[0])}{_beside(found)}."
+
+
+def _settles(each: Probed) -> str:
+    name = "The oracle" if each.oracle else each.name
+    found = each.probe.transition()
+    if found.value is None:
+        return f"{name} does not settle before t = {each.probe.until:.3g} in every sample"
+    return f"{name} settles at t = {words.time(found.value)}"
+
+
+def _beside(found: Lag) -> str:
+    if found.value is None:
+        return ""
+    if found.verdict == "cannot say":
+        return "; whether before or after the oracle cannot be said"
+    return f", {abs(found.value):.3f} {found.verdict} than the oracle"
+
+
+def story(fields: Sequence[Probed]) -> list[str]:
+    """What was measured, a sentence or two for each part."""
+    first = fields[0].probe
+    told = [
+        f"The prediction x̂(t) = x + (1 − t) v says where a field expects to end. It settles when"
+        f" its squared distance from {reference(first)} falls below {first.threshold:.0%} of what"
+        f" it is at t = 0, for good. Averages over {len(first.seeds)} trajectories, ± one standard"
+        f" error."
+    ]
+    oracle = oracle_among(fields)
+    if oracle is not None and first.shown[0] == 0:
+        begins = [
+            f"{each.name} is {start_apart(each.probe, oracle.probe).value:.1%} away"
+            for each in fields
+            if not each.oracle
+        ]
+        if begins:
+            told.append(
+                "At t = 0 the oracle predicts the mean of the data it is asked for;"
+                f" {', '.join(begins)}, as a share of the way from that mean to a sample."
+            )
+    return told
+
+
+def reference(found: Probe) -> str:
+    """What predictions are compared with."""
+    at_end = found.until == float(found.grid[-2])
+    return "the sample itself" if at_end else f"x̂({found.until:.3g})"
+
+
+def summary(fields: Sequence[Probed]) -> Table:
+    """A row for each field: when it settles, its lag, how it moves, what it cost."""
+    oracle = oracle_among(fields) if len(fields) > 1 else None
+    layout = "layout" in fields[0].probe.columns
+    names = ["remaining", "layout"] if layout else ["remaining"]
+    rows = []
+    for each in fields:
+        found = each.probe
+        cells = [str(found.transition(name)) for name in names]
+        if oracle is not None:
+            cells += ["–" if each.oracle else _lag(each, oracle, name) for name in names]
+        peak_at, peak = found.peak()
+        moved = [
+            f"{found.later().value:.1%}",
+            f"{peak:.3f} at {peak_at:.3g}",
+            f"{found.detour().value:.3f}",
+        ]
+        rows.append(Row((each.name, *cells, *moved, str(found.evaluations))))
+    head = ["", "settles", *(["its layout"] if layout else [])]
+    if oracle is not None:
+        head += ["lag", *(["of layout"] if layout else [])]
+    head.append(f"moves after {fields[0].probe.until:.3g}")
+    return Table((*head, "peak ‖v‖/√D", "path / chord", "evaluations"), rows)
+
+
+def by_label(fields: Sequence[Probed]) -> Table | None:
+    """Transitions and lags of each label, where there are several with several samples."""
+    labels = [label for label in fields[0].probe.classes if label != NO_LABEL]
+    if len(labels) < 2 or len(fields[0].probe.labels) < 2 * len(labels):
+        return None
+    oracle, rows = oracle_among(fields), []
+    for label in labels[:LISTED]:
+        cells = [str(label), str(int(fields[0].probe.of(label).sum()))]
+        for each in fields:
+            cells.append(str(each.probe.transition(label=label)))
+            if oracle is not None and not each.oracle:
+                cells.append(str(lag(each.probe, oracle.probe, label=label)))
+        rows.append(Row(cells))
+    head = ["label", "samples"]
+    for each in fields:
+        head += [each.name, *(["lag"] if oracle is not None and not each.oracle else [])]
+    return Table(head, rows)
+
+
+def by_threshold(fields: Sequence[Probed]) -> Table:
+    """When the fields settle by other thresholds, and the lags."""
+    levels = sorted({*THRESHOLDS, fields[0].probe.threshold}, reverse=True)
+    oracle, rows = oracle_among(fields), []
+    for each in fields:
+        times = (transition_of(each.probe.transitions(threshold=level)) for level in levels)
+        rows.append(Row((each.name, *map(str, times))))
+        if oracle is not None and not each.oracle:
+            lags = (lag(each.probe, oracle.probe, threshold=level) for level in levels)
+            rows.append(Row((f"{each.name}, lag", *map(str, lags))))
+    return Table(("threshold", *(f"{level:.4g}" for level in levels)), rows)
+
+
+def grid_words(each: Probed) -> str:
+    """The times at which a field is really asked."""
+    return ", ".join(f"{t:.4g}" for t in each.probe.grid.tolist())
+
+
+def steps_words(each: Probed) -> str:
+    """How fine the grid is where the transition lies."""
+    grid, found = each.probe.grid, each.probe.transition().value
+    steps = grid.diff()
+    if found is None:
+        return f"steps of {float(steps.min()):.3g} to {float(steps.max()):.3g}"
+    here = int((grid <= found).sum()) - 1
+    return f"a step of {float(steps[min(here, len(steps) - 1)]):.3g} there"
+
+
+def _lag(each: Probed, oracle: Probed, name: str) -> str:
+    return str(lag(each.probe, oracle.probe, name))

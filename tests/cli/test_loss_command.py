@@ -1,0 +1,159 @@
+"""`floracle loss`: several fields on the same pairs, as they are typed."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import floracle
+from floracle.analysis.errors import oracle_losses
+from floracle.analysis.gaussians import class_gaussians
+from floracle.analysis.loss import Losses, apart
+from floracle.cli import main
+
+NETWORKS = '''
+import torch
+
+
+class Towards(torch.nn.Module):
+    """Predicts one point, whatever it sees."""
+
+    def __init__(self, point):
+        super().__init__()
+        self.point = point
+
+    def forward(self, x, t, labels):
+        return torch.full_like(x, self.point)
+
+
+def near():
+    return Towards(0.0)
+
+
+def far():
+    return Towards(3.0)
+'''
+READ = ("--convention", "predicts=data,null=2")
+FEW = {"--times": "0,.3,.6", "--pairs": 32, "--trajectories": 8, "--steps": 10}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    points = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    np.save(tmp_path / "points.npy", points)
+    np.save(tmp_path / "unseen.npy", np.random.default_rng(1).normal(size=(30, 6)).astype("f4"))
+    np.save(tmp_path / "classes.npy", np.arange(60) % 2)
+    np.save(tmp_path / "unseen-classes.npy", np.arange(30) % 2)
+    (tmp_path / "networks.py").write_text(NETWORKS)
+    return tmp_path
+
+
+def typed(folder, *words, out="out"):
+    """The exit code; few pairs, times and steps unless the words say otherwise."""
+    words = (*words, "--data", folder / "points.npy", "--labels", folder / "classes.npy")
+    for option, value in FEW.items():
+        words += () if option in words else (option, value)
+    return main(["loss", *map(str, words), "--out", str(folder / out)])
+
+
+def both(folder):
+    return (f"{folder / 'networks.py'}:near", f"{folder / 'networks.py'}:far")
+
+
+def test_fields_are_measured_as_the_library_does(folder, capsys):
+    unseen = ("--held-out", folder / "unseen.npy", "--held-out-labels")
+    words = (*both(folder), "--names", "near,far", *READ, *unseen, folder / "unseen-classes.npy")
+    assert typed(folder, *words) == 0
+    found, told = floracle.load(folder / "out"), capsys.readouterr()
+    assert isinstance(found, Losses)
+    data = floracle.open_store(folder / "points.npy", labels=folder / "classes.npy")
+    others = floracle.open_store(folder / "unseen.npy", labels=folder / "unseen-classes.npy")
+    fields = {
+        name: floracle.load_model(where, convention=READ[1])
+        for name, where in zip(("near", "far"), both(folder), strict=True)
+    }
+    known = {"times": torch.tensor([0, 0.3, 0.6], dtype=torch.float64), "classes": [0, 1]}
+    known["yardsticks"] = {"class-gaussian": class_gaussians(data)}
+    path = oracle_losses(fields, floracle.Oracle(data), pairs=32, held_out=others, **known)
+    known |= {"pairs": 8, "steps": 10, "along": "own"}
+    own = oracle_losses(fields, floracle.Oracle(data), **known)
+    for losses, again in ((path, found.path), (own, found.own)):
+        assert list(again) == ["near", "far"]
+        for name, loss in losses.items():
+            for ours, theirs in zip(loss.groups, again[name].groups, strict=True):
+                assert list(ours.curves) == list(theirs.curves)
+                for each, curve in ours.curves.items():
+                    assert torch.equal(curve.mean, theirs.curves[each].mean)
+    assert "far is farther from the oracle than near at all times." in told.out
+    assert "On unseen data far is worse than near at all times." in told.out
+    assert told.err.count("predicts the data") == 2  # what was assumed of each
+    names = {"oracle-loss", "unseen", "between"}
+    assert {file.stem for file in (folder / "out" / "figures").glob("*.png")} == names
+    page = (folder / "out" / "loss.html").read_text()
+    assert "<script" not in page
+    assert f"floracle loss {' '.join(both(folder))}" in page
+
+
+def test_where_nothing_can_be_said_that_is_said(folder, capsys):
+    assert typed(folder, both(folder)[0], both(folder)[0], "--names", "one,two", *READ) == 0
+    said = capsys.readouterr().out
+    assert "two is neither closer to the oracle nor farther from the oracle than one" in said
+    found = floracle.load(folder / "out")
+    assert apart(found.path["two"], found.path["one"]).verdicts() == ("cannot say",) * 3
+
+
+def test_the_oracle_stays_with_the_oracle(folder, capsys):
+    assert typed(folder, "oracle", "--yardsticks", "none") == 0
+    said = capsys.readouterr().out
+    assert "oracle stays closer to the oracle than a training target is, at all times" in said
+    loss = floracle.load(folder / "out").path["oracle"].whole()
+    assert (loss["oracle"].mean == 0).all()
+    assert not [name for name in loss if name.startswith("to ")]
+
+
+def test_the_same_again_answers_and_other_settings_are_listed(folder, capsys):
+    words = ("oracle", "--classes", "whole")
+    assert typed(folder, *words) == 0
+    before = (folder / "out" / "result.json").stat().st_mtime_ns
+    first = capsys.readouterr().out
+    assert typed(folder, *words) == 0
+    assert capsys.readouterr().out == first
+    assert (folder / "out" / "result.json").stat().st_mtime_ns == before
+    assert typed(folder, *words, "--seed", 3) == 2
+    assert "seed: 0 there, 3 asked" in capsys.readouterr().err
+    (folder / "out" / "result.json").write_text(
+        json.dumps(json.loads((folder / "out" / "result.json").read_text()) | {"values": {}})
+    )
+    assert typed(folder, *words) == 2
+    assert "not whole results of losses" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ((), "name a field"),
+        (("orcale",), "there is no"),
+        (("oracle", "oracle"), "different names"),
+        (("oracle", "--names", "a,b"), "--names needs 1 names"),
+        (("oracle", *READ), "only the oracle is named"),
+        (("oracle", "--classes", "both"), "each or whole"),
+        (("oracle", "--classes", "7"), "no class 7"),
+        (("oracle", "--times", "0,1"), "fields end at t = 1"),
+        (("oracle", "--times", "0,2"), "between noise (0) and data (1)"),
+        (("oracle", "--times", "a"), "--times 'a' is not understood"),
+        (("oracle", "--pairs", "1"), "at least 2 --pairs"),
+        (("oracle", "--trajectories", "1"), "2 --trajectories, or 0"),
+        (("oracle", "--yardsticks", "gausian"), "did you mean 'gaussian'?"),
+        (("oracle", "--held-out", "digits"), "held-out points have shape [1, 8, 8]"),
+        (("oracle", "--seed", "-1"), "--seed lies in"),
+    ],
+)
+def test_mistakes(folder, capsys, words, told):
+    assert typed(folder, *words) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert "Traceback" not in said
+    assert not (folder / "out").exists()

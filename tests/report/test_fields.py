@@ -1,0 +1,182 @@
+"""What losses and mixtures are said and drawn to be, where that is known beforehand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import floracle
+from floracle.analysis.errors import _first_seed, oracle_losses
+from floracle.analysis.forward import forward_pairs
+from floracle.analysis.landing import Diversity, Fit, Landing
+from floracle.analysis.loss import Losses, apart, interval
+from floracle.analysis.resuming import resumed
+from floracle.analysis.switching import switched
+from floracle.report import fields_words as said
+from floracle.report.fields import loss_drawings
+from floracle.report.fields_page import page, write_losses
+from floracle.report.mix import mix_drawings
+from floracle.report.mix_page import Mixed, headline, landing_table, story, write_mixed
+
+TIMES = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def still(x, t, labels=None):
+    return torch.zeros_like(x)
+
+
+def shifted_by(oracle, size):
+    """The oracle and a constant: its oracle loss is `size`² at all times."""
+    return lambda x, t, labels=None: oracle(x, t, labels) + size
+
+
+@pytest.fixture
+def oracle(points_source):
+    return floracle.Oracle(points_source(normal(40, 6), torch.arange(40) % 2))
+
+
+def measured(oracle, fields, *, own=False, **asked):
+    asked = {"times": TIMES, "pairs": 64, **asked}
+    path = oracle_losses(fields, oracle, **asked)
+    on_own = oracle_losses(fields, oracle, times=TIMES, pairs=8, along="own") if own else {}
+    return Losses(path, on_own, {}, path[next(iter(fields))].provenance)
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        ([1, 1, 1, 1, 1], "at all times"),
+        ([1, 0, 0, 0, 0], "at t = 0"),
+        ([0, 1, 1, 0, 1], "at t = 0.2 to 0.4, 0.8"),
+        ([1, 1, 0, 1, 1], "at t = 0 to 0.2, 0.6 to 0.8"),
+    ],
+)
+def test_times_in_words(where, told):
+    assert said.at(TIMES, torch.tensor(where).bool()) == told
+
+
+def test_a_field_leaves_the_oracle_where_its_distance_passes_the_gap(oracle):
+    """The gap of these points falls from t = .2 on; the distance is .09 at all times."""
+    found = measured(oracle, {"near": shifted_by(oracle, 0.3), "far": shifted_by(oracle, 9.0)})
+    gap = found.path["near"].whole()["gap"].mean
+    first = int((gap < 0.09).int().argmax())
+    assert first > 1
+    told = f"near leaves the oracle between t = {TIMES[first - 1]:.3g} and {TIMES[first]:.3g}"
+    assert told in said.headline(found)
+    assert "far is farther from the oracle than a training target is" in said.headline(found)
+
+
+def test_who_knows_the_training_data_is_told(points_source, oracle):
+    unseen = points_source(normal(40, 6, seed=1))
+    found = measured(oracle, {"oracle": oracle, "still": still}, held_out=unseen)
+    knows, knows_not = said.story(found)[:2]
+    assert "Unseen data costs it more at all times: if both sets are alike, it knows" in knows
+    assert "No sign that it memorizes" in knows_not
+    assert "On unseen data still is better than oracle" in " ".join(said.differences(found))
+
+
+def test_a_field_that_sees_more_than_the_noisy_sample_is_found_out(oracle):
+    """It answers with the pair's own target: conditional loss 0, less than the gap allows."""
+    drawn = forward_pairs(oracle.data, 64, seed=_first_seed(0, -1))
+
+    def peeking(x, t, labels=None):
+        return oracle.path.velocity(drawn.data.double(), drawn.noise.double(), t)
+
+    story = said.story(measured(oracle, {"peeking": peeking, "still": still}))
+    assert "Conditional loss less gap is not the oracle loss at t = 0" in story[0]
+    assert "gives the same oracle loss" in story[1]
+
+
+def test_figures_are_drawn_from_the_numbers(points_source, oracle):
+    fields = {"a": shifted_by(oracle, 0.3), "b": shifted_by(oracle, 0.5)}
+    found = measured(oracle, fields, own=True, held_out=points_source(normal(30, 6, seed=3)))
+    drawings = loss_drawings(found)
+    assert list(drawings) == ["oracle-loss", "unseen", "between"]
+    columns = drawings["oracle-loss"].columns
+    assert list(columns)[1::2] == ["gap", "a", "a, own states", "b", "b, own states"]
+    assert columns["b"] == found.path["b"].whole()["oracle"].mean.tolist()
+    assert columns["a, own states"] == found.own["a"].whole()["oracle"].mean.tolist()
+    whole = found.path["a"].whole()
+    low, _ = interval(whole["difference"], 64)
+    percent = 100 * low / whole["conditional"].mean
+    assert drawings["unseen"].columns["a_low"] == pytest.approx(percent.tolist())
+    differs = apart(found.path["b"], found.path["a"])
+    percent = 100 * differs.curve.mean / whole["oracle"].mean
+    assert drawings["between"].columns["b"] == pytest.approx(percent.tolist())
+    assert drawings["between"].svg() == loss_drawings(found)["between"].svg()
+
+
+def test_names_are_escaped_and_the_page_needs_nothing_else(oracle, tmp_path):
+    found = measured(oracle, {"<b>a</b>": still, "b": shifted_by(oracle, 0.1)}, classes=[0, 1])
+    told = write_losses(found, tmp_path, facts={"data": "points"}).read_text()
+    assert "<b>a</b>" not in told
+    assert "&lt;b&gt;a&lt;/b&gt;" in told
+    assert "http" not in told.replace("http://www.w3.org", "")
+    assert "Oracle loss by class" in told
+    assert page(found, {}, facts={}).count("<table") == 4  # by time and by class, of two fields
+
+
+def test_a_table_by_class_has_their_spread(oracle):
+    loss = measured(oracle, {"a": still}, classes=[0, 1]).path["a"]
+    table = said.class_table(loss)
+    ratio = loss.groups[0].curves["oracle"].mean / loss.groups[1].curves["oracle"].mean
+    expected = [f"{max(value, 1 / value):.2g}" for value in ratio.tolist()]
+    assert list(table.rows[-1].cells[1:]) == expected
+    assert said.class_table(replace(loss, groups=loss.groups[:1])) is None
+
+
+def test_copies_are_told_from_the_first_time_that_most_are(points_source):
+    oracle = floracle.Oracle(points_source(normal(30, 8)))
+    taus = [0.0, 0.3, 1.0]
+    copies = switched(oracle, oracle, taus=taus, seeds=range(20))
+    assert story(Mixed("twin", copies))[0].startswith("From τ = 0.3 on twin copies")
+    free = switched(still, oracle, taus=taus, seeds=range(20))
+    shares = free.copied()[0]
+    assert shares[1] < 0.5
+    assert "does not mostly copy" in story(Mixed("still", free))[0]
+    assert mix_drawings(free, None, {})["switch-copies"].columns["copied"] == shares.tolist()
+
+
+def test_half_kept_is_in_the_headline_and_the_figure(points_source):
+    unseen, data = points_source(normal(60, 1, 8, 8)), points_source(normal(20, 1, 8, 8, seed=1))
+    taus = torch.linspace(0, 1, 6).tolist()
+    found = resumed(still, unseen, data, taus=taus, rows=range(60), edges=[2.0])
+    told = headline(Mixed("still", resume=found))
+    assert f"the layout (to 2 cycles) from τ = {found.half(0).value:.3g}" in told
+    columns = mix_drawings(None, found, {})["resume"].columns
+    assert columns["apart, over 2 cycles"] == found.apart(1).mean.tolist()
+    assert columns["spread, to 2 cycles"] == found.spread(0).mean.tolist()
+
+
+def test_pictures_are_those_that_were_kept(points_source, tmp_path):
+    from PIL import Image
+
+    from floracle.run.images import Display
+
+    pictures = points_source(normal(20, 1, 8, 8).clamp(-1, 1))
+    oracle = floracle.Oracle(pictures)
+    found = switched(oracle, oracle, taus=[0.0, 1.0], seeds=range(3))
+    mixed = Mixed("twin", switch=found)
+    page = write_mixed(mixed, tmp_path, display=Display(-1.0, 1.0)).read_text()
+    assert page.count("data:image/png") == 1
+    with Image.open(tmp_path / "figures" / "switch-pictures.png") as sheet:
+        wide, high = sheet.size
+    assert abs(wide / high - 2 / 3) < 0.12
+    without = write_mixed(mixed, tmp_path / "without")
+    assert "data:image/png" not in without.read_text()
+
+
+def test_a_landing_without_coincidences_is_open_above():
+    rows, known = torch.arange(4), {"settings": {}, "provenance": {}}
+    diversity = Diversity(0, 0.1, None, 2.0, None, 60.0)
+    one = Landing(0.3, rows, rows.double(), Fit(5.0, 4, 0.2), diversity, **known)
+    table = landing_table({0.3: one})
+    assert table.rows[0].cells == ("0.3", "cannot say", "1.25", "0.200", "∞", "2.0 – ∞", "60")
+    assert headline(Mixed("a", landings={0.3: one})) == "a cannot say until τ = 0.3."
+    assert landing_table({}) is None

@@ -1,0 +1,122 @@
+"""The page of probed fields: whole in itself, and its numbers those that were measured."""
+
+import csv
+import io
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+import floracle
+from floracle.analysis.transition import lag, start_apart
+from floracle.core.source import NO_LABEL
+from floracle.report import probe_words
+from floracle.report.probe import LARGEST, page, pictures_of, sheet, write_probes
+from floracle.report.probe_figures import Probed, probe_drawings
+from floracle.run.images import quantised
+
+NAME = "<script>alert(1)</script> & {{ 7 * 7 }}"
+
+
+@pytest.fixture(scope="module")
+def fields():
+    """The oracle of 40 pictures, and that of 10 of them under a name that is no markup."""
+    drawn = torch.Generator().manual_seed(1)
+    points = torch.rand(40, 1, 6, 6, generator=drawn) * 2 - 1
+    labels = torch.arange(40) % 2
+    store = floracle.open_store(points, labels=labels)
+    part = floracle.Oracle(floracle.open_store(points[:10], labels=labels[:10]))
+    known = {"labels": torch.arange(8) % 2, "grid": floracle.time_grid(30)}
+    probes = [
+        floracle.probe(one, range(8), (1, 6, 6), **known) for one in (floracle.Oracle(store), part)
+    ]
+    pictures = pictures_of(probes, store)
+    return [
+        Probed("oracle", probes[0], True, pictures[0]),
+        Probed(NAME, probes[1], False, pictures[1]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def drawings(fields):
+    return probe_drawings(fields)
+
+
+@pytest.mark.slow
+def test_the_page_needs_nothing_else_and_names_are_words(fields, drawings):
+    content = page(
+        fields, drawings, facts={"data": "<b>data</b>"}, command="floracle probe 'a & b'"
+    )
+    assert not re.search(r"https?://|src=\"(?!data:)|<script|<link|@import|url\((?!#)", content)
+    assert "&lt;script&gt;" in content
+    assert "{{ 7 * 7 }}" in content
+    assert "<b>data</b>" not in content
+    assert content.count("data:image/png") == 3 * 2 * 12  # seeds, fields, times
+
+
+@pytest.mark.slow
+def test_everything_is_written_twice_alike(fields, tmp_path):
+    for place in ("one", "two"):
+        assert write_probes(fields, tmp_path / place) == tmp_path / place / "probe.html"
+    names = {"remaining", "layout", "speed", "change", "turning"}
+    files = sorted((tmp_path / "one" / "figures").iterdir())
+    expected = {f"{name}.{kind}" for name in names for kind in ("png", "svg", "csv")}
+    assert {file.name for file in files} == {*expected, "predictions.png"}
+    for file in (*files, tmp_path / "one" / "probe.html"):
+        other = tmp_path / "two" / file.relative_to(tmp_path / "one")
+        assert file.read_bytes() == other.read_bytes(), file.name
+
+
+def test_the_numbers_of_a_figure_are_those_of_its_curve(fields, drawings):
+    for name in ("remaining", "speed", "turning"):
+        rows = list(csv.DictReader(io.StringIO(drawings[name].csv())))
+        for each in fields:
+            curve = each.probe.curve(name)
+            assert [float(row[each.name]) for row in rows] == curve.mean.tolist()
+            assert [float(row[f"{each.name}_error"]) for row in rows] == curve.error.tolist()
+        assert [float(row["t"]) for row in rows] == fields[0].probe.times(name).tolist()
+
+
+def test_tables_hold_transitions_lags_and_costs(fields):
+    oracle, other = (each.probe for each in fields)
+    table = probe_words.summary(fields)
+    assert len(table.head) == len(table.rows[0].cells) == len(table.rows[1].cells)
+    assert str(other.transition()) in table.rows[1].cells
+    assert str(lag(other, oracle, "layout")) in table.rows[1].cells
+    assert table.rows[0].cells[-1] == "30"
+    labels = probe_words.by_label(fields)
+    assert [row.cells[0] for row in labels.rows] == ["0", "1"]
+    assert labels.rows[1].cells[-1] == str(lag(other, oracle, label=1))
+    levels = probe_words.by_threshold(fields)
+    assert levels.rows[2].cells[1] == str(lag(other, oracle, threshold=0.5))
+    share = start_apart(other, oracle).value
+    assert f"{share:.1%} away" in probe_words.story(fields)[1]
+
+
+def test_headlines_say_no_more_than_is_known(fields):
+    oracle, other = fields
+    same = Probed("twin", oracle.probe)
+    assert "before or after the oracle cannot be said" in probe_words.headline([oracle, same])
+    late = oracle.probe.columns["remaining"].clone()
+    late[3, :-1] = 1.0
+    never = replace(oracle.probe, columns={**oracle.probe.columns, "remaining": late})
+    told = probe_words.headline([oracle, Probed("never", never)])
+    assert told == "never does not settle before t = 0.9 in every sample."
+    assert (
+        probe_words.summary([Probed("never", never)]).rows[0].cells[1] == "not reached by 1 of 8"
+    )
+    assert probe_words.headline([oracle]).startswith("The oracle settles at t = 0.")
+    single = replace(other.probe, labels=torch.full((8,), NO_LABEL))
+    assert probe_words.by_label([Probed("one", single)]) is None
+
+
+def test_pictures_are_those_of_the_quantiser(fields):
+    probe, pictures = fields[0].probe, fields[0].pictures
+    expected = quantised(probe.predictions.clamp(-1, 1))
+    assert (pictures.int() - expected.int()).abs().max() == 0
+    assert sheet(pictures)[:4] == b"\x89PNG"
+    large = replace(probe, predictions=torch.rand(1, 2, 3, 2 * LARGEST, 2 * LARGEST))
+    assert pictures_of([large])[0].shape == (1, 2, 3, LARGEST, LARGEST)
+    rows = replace(probe, predictions=torch.rand(1, 2, 9))
+    assert pictures_of([rows]) == [None]
