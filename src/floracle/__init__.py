@@ -16,13 +16,18 @@ if TYPE_CHECKING:
     from .analysis.advice import Advice, advise
     from .analysis.arguments import Arguments, arguments
     from .analysis.compare import Space
-    from .analysis.errors import OracleLoss, oracle_loss
+    from .analysis.errors import oracle_loss, oracle_losses
     from .analysis.groups import Stages
     from .analysis.inspection import Inspection, inspect
     from .analysis.landing import Landing, landing
+    from .analysis.loss import Losses, OracleLoss
     from .analysis.prediction import Predicted, predict
+    from .analysis.probe import Probe, probe
+    from .analysis.resuming import Resumed, resumed
     from .analysis.saved import load
     from .analysis.stages import stages
+    from .analysis.switching import Switched, switched
+    from .analysis.transition import Lag, lag
     from .analysis.what_if import WhatIf, what_if
     from .core.clock import Clock
     from .core.fields import VelocityField, as_field
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
     from .data.normalize import Normalizer
     from .data.store import Store, open_store
     from .models.autoencoder import load_autoencoder
+    from .models.check import Verdict, check_convention
     from .models.zoo import load_model
     from .oracle.gaussians import GaussianOracle
     from .oracle.mixture import Mixture, mixture
@@ -43,20 +49,30 @@ if TYPE_CHECKING:
     from .run.results import Results, save
     from .sampling.grid import cut, time_grid
     from .sampling.guidance import guided
+    from .sampling.intervals import interval_in
     from .sampling.presets import Preset, preset_grid
-    from .sampling.sample import sample, trajectory
+    from .sampling.sample import evaluations, sample, trajectory
+    from .training.config import Settings
+    from .training.counting import Progress
+    from .training.loop import train
+    from .training.meter import StageMeter
 
 _HOMES = {
     "analysis.advice": ("Advice", "advise"),
     "analysis.arguments": ("Arguments", "arguments"),
     "analysis.compare": ("Space",),
-    "analysis.errors": ("OracleLoss", "oracle_loss"),
+    "analysis.errors": ("oracle_loss", "oracle_losses"),
     "analysis.groups": ("Stages",),
     "analysis.inspection": ("Inspection", "inspect"),
     "analysis.landing": ("Landing", "landing"),
+    "analysis.loss": ("Losses", "OracleLoss"),
     "analysis.prediction": ("Predicted", "predict"),
+    "analysis.probe": ("Probe", "probe"),
+    "analysis.resuming": ("Resumed", "resumed"),
     "analysis.saved": ("load",),
     "analysis.stages": ("stages",),
+    "analysis.switching": ("Switched", "switched"),
+    "analysis.transition": ("Lag", "lag"),
     "analysis.what_if": ("WhatIf", "what_if"),
     "core.clock": ("Clock",),
     "core.fields": ("VelocityField", "as_field"),
@@ -67,6 +83,7 @@ _HOMES = {
     "data.normalize": ("Normalizer",),
     "data.store": ("Store", "open_store"),
     "models.autoencoder": ("load_autoencoder",),
+    "models.check": ("Verdict", "check_convention"),
     "models.zoo": ("load_model",),
     "oracle.gaussians": ("GaussianOracle",),
     "oracle.mixture": ("Mixture", "mixture"),
@@ -77,8 +94,13 @@ _HOMES = {
     "run.results": ("Results", "save"),
     "sampling.grid": ("cut", "time_grid"),
     "sampling.guidance": ("guided",),
+    "sampling.intervals": ("interval_in",),
     "sampling.presets": ("Preset", "preset_grid"),
-    "sampling.sample": ("sample", "trajectory"),
+    "sampling.sample": ("evaluations", "sample", "trajectory"),
+    "training.config": ("Settings",),
+    "training.counting": ("Progress",),
+    "training.loop": ("train",),
+    "training.meter": ("StageMeter",),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -91,7 +113,9 @@ __all__ = [
     "Clock",
     "GaussianOracle",
     "Inspection",
+    "Lag",
     "Landing",
+    "Losses",
     "Mistake",
     "Mixture",
     "Normalizer",
@@ -102,20 +126,31 @@ __all__ = [
     "Posterior",
     "Predicted",
     "Preset",
+    "Probe",
+    "Progress",
     "Results",
+    "Resumed",
+    "Settings",
     "Source",
     "Space",
+    "StageMeter",
     "Stages",
     "Store",
+    "Switched",
     "VelocityField",
+    "Verdict",
     "WhatIf",
     "advise",
     "arguments",
     "as_field",
+    "check_convention",
     "convert",
     "cut",
+    "evaluations",
     "guided",
     "inspect",
+    "interval_in",
+    "lag",
     "landing",
     "load",
     "load_autoencoder",
@@ -125,12 +160,17 @@ __all__ = [
     "noise",
     "open_store",
     "oracle_loss",
+    "oracle_losses",
     "predict",
     "preset_grid",
+    "probe",
+    "resumed",
     "sample",
     "save",
     "stages",
+    "switched",
     "time_grid",
+    "train",
     "trajectory",
     "what_if",
 ]

@@ -21,8 +21,10 @@ from floracle.run.processes import ALONE, Group, joined, launched
 from .console import as_typed
 
 OK, BUG, MISTAKE, LOST, INTERRUPTED, BROKEN_PIPE, STOPPED = 0, 1, 2, 3, 130, 141, 143
-TOGETHER = ("sample", "stages")
+TOGETHER = ("encode", "sample", "stages", "train")
 """Verbs that several processes can work on."""
+RESUMED = ("encode", "mix", "pack", "probe", "reproduce", "stages", "train")
+"""Verbs whose work goes on where it was stopped."""
 
 VERBS = {
     "inspect": (
@@ -79,7 +81,40 @@ VERBS = {
         "Follow a field from noise to samples.",
         """Examples:
   floracle sample oracle digits --seeds 0:64 --labels 3
-  floracle sample oracle pictures/ --grid 25 --shift .5 --solver heun --out samples""",
+  floracle sample oracle pictures/ --grid 25 --shift .5 --solver heun --out samples
+  floracle sample model.pt latents/ --labels 0,1,2 --guidance 2.5 --interval .1,.6""",
+    ),
+    "probe": (
+        "floracle.cli.probe:probe",
+        "See what fields predict along their trajectories, and when that settles.",
+        """Examples:
+  floracle probe runs/xl --data latents/imagenet256 --labels 3 --autoencoder vavae.pt
+  floracle probe runs/base runs/xl --seeds 0:16 --labels 0,1,2
+  floracle probe flux/ --embeddings text.safetensors --autoencoder flux/ --shape 16,64,64""",
+    ),
+    "loss": (
+        "floracle.cli.loss:loss",
+        "Measure how far fields are from the oracle, and how they do on unseen data.",
+        """Examples:
+  floracle loss runs/early runs/late --data latents/ --held-out latents-held-out/
+  floracle loss model.pt --convention sit --data latents/imagenet256 --classes 0,3,5
+  floracle loss my.py:network --convention predicts=data,null=10 --data train/""",
+    ),
+    "mix": (
+        "floracle.cli.mix:mix",
+        "Let a field and the oracle take over from each other, or go on from unseen data.",
+        """Examples:
+  floracle mix runs/xl --data latents/ --switch 0,.1,.2,.4,.8,1 --labels 3
+  floracle mix runs/xl --data latents/ --landing .1,.3 --seeds 0:400 --labels 3
+  floracle mix runs/xl --data latents/ --held-out unseen/ --resume 0,.1,.2,.3,.5,.7""",
+    ),
+    "train": (
+        "floracle.cli.train:train",
+        "Train a network on conditional or oracle targets.",
+        """Examples:
+  floracle train digits --model nano --patch 2 --images 1e5 --batch 128 --rate 1e-3
+  floracle train latents/ --model base --target oracle --device cuda --precision bf16
+  torchrun --nproc-per-node 8 -m floracle train packed/ --device cuda --out runs/xl""",
     ),
     "reproduce": (
         "floracle.cli.reproduce:reproduce",
@@ -168,7 +203,7 @@ def _outcome(arguments: list[str], group: Group = ALONE) -> int:
     except KeyboardInterrupt:
         resumes = (
             "; the same command again goes on from here"
-            if arguments[:1] in (["stages"], ["reproduce"])
+            if next(iter(arguments), "") in RESUMED
             else ""
         )
         return _said(f"interrupted{resumes}", INTERRUPTED, group)

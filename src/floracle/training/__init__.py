@@ -1,0 +1,1 @@
+"""Making a field: networks trained on the targets of data, and on the oracle itself."""

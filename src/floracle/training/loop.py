@@ -1,0 +1,273 @@
+"""`train`: a network learns the field of data; whoever iterates owns progress and stopping.
+
+    for progress in floracle.train(network, data, Settings(images=1_000_000), out="runs/mine"):
+        print(progress)
+
+The same call again goes on from the last checkpoint: on the same machine with as many processes to
+the same weights, bit for bit, as a run that nothing stopped. Processes that torchrun started share
+every batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from floracle.core.fields import VelocityField
+from floracle.core.source import Source
+from floracle.models.convention import Convention
+from floracle.models.field import model_field
+from floracle.models.lightningdit import LightningDiT
+from floracle.oracle.oracle import Oracle
+from floracle.run.budget import chosen_device
+from floracle.run.errors import Mistake
+from floracle.run.exchange import barrier, gathered
+from floracle.run.processes import Group, current
+
+from .batches import Making
+from .checkpoint import Kept, Learner, keep, optimizer_for, read
+from .config import Settings
+from .counting import Counting, Progress
+from .ema import averaged
+from .evaluation import Look, draw_samples, keep_look, looked, words_of
+from .order import Order
+from .place import Place, place_of
+from .repeating import ready, repeatable
+from .step import Stepper, forgetful
+from .switch import measured_gap, switch_time
+from .targets import target_for
+from .times import Times, Uniform, times_for
+from .together import Sums
+from .watch import Log, open_log
+
+LOOK = Look()
+
+
+def train(
+    model: nn.Module,
+    data: Source,
+    settings: Settings,
+    *,
+    out: str | Path,
+    held_out: Source | None = None,
+    look: Look = LOOK,
+    null: int | None = None,
+    device: torch.device | str | None = None,
+    memory: int | str | None = None,
+) -> Iterator[Progress]:
+    """Train a network, called as model(x, t, labels), on data; yields as it goes.
+
+    `null` is the label that dropped labels become; networks of this library know theirs. `memory`
+    bounds what the oracle keeps of the data. `held_out` joins the evaluations. `model` is changed
+    in place, and its average is written to out/network.safetensors.
+    """
+    if getattr(data, "stds", None) is not None:
+        raise Mistake("training draws points; open the data with moments='mean' or 'sample'")
+    known = model.null if isinstance(model, LightningDiT) else null
+    if settings.drop and known is None:
+        raise Mistake("dropped labels need a null label; give null=, or drop=0")
+    _check_fits(model, data, held_out)
+    place, group = chosen_device(device), current()
+    where = place_of(Path(out), settings, data, model, held_out, group)
+    ready(settings, place)
+    oracle = Oracle(data, memory=memory, device=place)
+    run = _Run(model, data, settings, where, oracle, held_out, look, known, place)
+    return run.progress()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run from its beginning to its end."""
+
+    model: nn.Module
+    data: Source
+    settings: Settings
+    place: Place
+    oracle: Oracle
+    held_out: Source | None
+    look: Look
+    null: int | None
+    device: torch.device
+
+    @property
+    def group(self) -> Group:
+        """The processes that share it."""
+        return self.place.group
+
+    def progress(self) -> Iterator[Progress]:
+        """All of it; where it is done already, its end."""
+        found = self.place.done()
+        if found is not None:
+            total = self.settings.images
+            yield Progress(total, total, float(found.arrays["loss"][-1]), 0.0, 0.0)
+            return
+        kept, notes = self.place.begin(self.settings.keep)
+        learner = self._learner(kept)
+        switch = self._switch(kept)
+        images = 0 if kept is None else kept.images
+        log = open_log(self.place.out, images) if self.group.first else None
+        try:
+            for note in notes:
+                if log is not None:
+                    log.add(images, note=note)
+            yield from self._going_on(learner, kept, switch, log, tuple(notes))
+        finally:
+            if log is not None:
+                log.close()
+
+    def _going_on(
+        self,
+        learner: Learner,
+        kept: Kept | None,
+        switch: float,
+        log: Log | None,
+        notes: tuple[str, ...],
+    ) -> Iterator[Progress]:
+        settings, start = self.settings, 0 if kept is None else kept.step
+        split = settings.split or max(switch, 1e-3)
+        times = times_for(settings, split)
+        reading = not getattr(self.data, "resident", True)
+        ahead = self.device.type == "cuda" or reading
+        # the thread that makes batches has an oracle to itself; where there is none one is enough
+        oracle = replace(self.oracle) if ahead else self.oracle
+        making = self._making(times, switch, oracle)
+        stepper = self._stepper(learner)
+        told = {"split": split, "device": self.device}
+        counting = Counting(self.place.out, settings.images, self.group, **told)
+        for batch in making.all(start, ahead=ahead):
+            with repeatable(self.device, settings.repeatable):
+                stepper(batch, counting.meter, counting.tally)
+            images = settings.span(batch.step).stop
+            stop = images // settings.interval > (batch.step * settings.batch) // settings.interval
+            stop = stop or images == settings.images
+            if self.device.type == "cpu" or stop or (batch.step + 1) % settings.lines == 0:
+                counting.check(images)
+            if not stop and (batch.step + 1) % settings.lines:
+                continue
+            found = replace(counting.line(images, log), notes=notes)
+            notes = ()
+            if stop:
+                found = self._stop(learner, found, batch.step + 1, switch, split, log)
+                counting.start()
+            yield found
+        if self.group.first:
+            facts = {"switch": switch, "split": split, "images": settings.images}
+            facts["parameters"] = sum(p.numel() for p in learner.named().values())
+            self.place.finish(facts)
+        barrier(self.group)
+
+    def _learner(self, kept: Kept | None) -> Learner:
+        """The network, its average and its optimizer, as they were kept."""
+        network = self.model.to(self.device).train()
+        settings = self.settings
+        options = {"lr": settings.rate, "betas": settings.betas, "weight_decay": settings.decay}
+        learner = Learner(network, averaged(network), optimizer_for(network, **options))
+        if kept is not None:
+            learner.restore(read(kept), kept.step, kept.path)
+        return learner
+
+    def _switch(self, kept: Kept | None) -> float:
+        """Where the conditional target takes over: as asked, as kept, or as measured now."""
+        if self.settings.switch is not None:
+            return self.settings.switch
+        if kept is not None:
+            return float(kept.facts["switch"])
+        # with unbiased times p · m is 1, and split-aware ones wait for this very number
+        split_aware = self.settings.times == "split-aware"
+        times: Times = Uniform() if split_aware else times_for(self.settings)
+        found = switch_time(
+            measured_gap(self.oracle, seed=self.settings.seed), times, self.settings.share
+        )
+        told = torch.tensor([found], dtype=torch.float64)
+        return float(gathered([told], self.group, what="the switch")[0][0])
+
+    def _making(self, times: Times, switch: float, oracle: Oracle) -> Making:
+        settings = self.settings
+        weights = getattr(self.data, "weights", None)
+        order = Order.of(len(self.data), settings.seed, weights)
+        target = target_for(settings, self.data, oracle, switch)
+        return Making(self.data, order, settings, times, target, self.group, self.device)
+
+    def _stepper(self, learner: Learner) -> Stepper:
+        network = forgetful(learner.network) if self.settings.recompute else learner.network
+        ask = torch.compile(network) if self.settings.compile else network
+        return Stepper(learner, self.settings, Sums.over(self.group, self.device), self.null, ask)
+
+    def _stop(
+        self,
+        learner: Learner,
+        found: Progress,
+        step: int,
+        switch: float,
+        split: float,
+        log: Log | None,
+    ) -> Progress:
+        """Look at the network, then write the checkpoint; the first process does both."""
+        kept, told = None, None
+        if log is not None:
+            told = self._look(learner.average, found.images, split, log)
+            self.place.write_average(learner.average, found.images)
+            log.settle()
+            kept = keep(
+                self.place.out,
+                learner,
+                images=found.images,
+                step=step,
+                settings=self.place.asked,
+                processes=self.group.size,
+                facts={"switch": switch},
+                most=self.settings.keep,
+            )
+        barrier(self.group)
+        return replace(found, checkpoint=kept.path if kept else None, evaluation=told)
+
+    def _look(
+        self, average: nn.Module, images: int, split: float, log: Log
+    ) -> Mapping[str, Any] | None:
+        field, told = self._field(average), None
+        if self.look.pairs:
+            found = looked(field, self.oracle, look=self.look, split=split, held_out=self.held_out)
+            keep_look(found, self.place.out, images)
+            told = words_of(found, split)
+            log.add(images, evaluation=told)
+        if self.look.samples:
+            draw_samples(field, self.data, self.place.out, look=self.look, images=images)
+        return told
+
+    def _field(self, average: nn.Module) -> VelocityField:
+        return model_field(
+            average,
+            Convention(null=self.null),
+            name="the averaged network",
+            assumed=[],
+            device=self.device,
+            dtype=torch.float32,
+        )
+
+
+def _check_fits(model: nn.Module, data: Source, held_out: Source | None) -> None:
+    """Refuse a network that was made for other data, and held-out data that is of another kind."""
+    if held_out is not None and tuple(held_out.shape) != tuple(data.shape):
+        raise Mistake(
+            f"held-out points have shape {list(held_out.shape)}, those of the data"
+            f" {list(data.shape)}"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise Mistake("this network has nothing to train; call requires_grad_() on it")
+    if not isinstance(model, LightningDiT):
+        return
+    if tuple(data.shape) != model.plan.shape:
+        raise Mistake(
+            f"the network works on {list(model.plan.shape)}, but points of the data are"
+            f" {list(data.shape)}"
+        )
+    most = int(data.labels.max())
+    if most >= model.plan.classes:
+        raise Mistake(
+            f"the network knows {model.plan.classes} classes, but the data has the label {most}"
+        )

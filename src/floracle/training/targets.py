@@ -1,0 +1,227 @@
+"""What a network is trained to say at x_t: the velocity of its own pair, or the oracle's.
+
+On the linear path, with c = data − noise and x̂ the posterior mean of the data given x_t,
+
+    conditional   c
+    oracle        u* = c + (x̂ − data) / (1 − t) = E[c | x_t]
+    bank          the same with x̂ over a few points of the class, the pair's own among them
+
+All have the same mean given x_t, so they have the same minimiser, and a switch from one to
+another *by t alone* changes nothing but the noise of the gradient. (A switch by the pair's own
+weight would: it looks at the data.) So only pairs with t ≤ switch touch their class. A dropped
+label keeps the oracle of its class: E[u_c | x] = u.
+
+The bank (stable targets, Xu et al. 2023) is unbiased at any size because the pair's own point is
+in it and the others are drawn alike whichever of them is the own one: given the bank B and x_t,
+the own point is distributed over B as the weights say, so the target is E[c | x_t, B], whose mean
+is E[c | x_t]. Small banks leave more noise. Banks without the own point would be biased.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from floracle.core.source import Source
+from floracle.oracle.members import Members
+from floracle.oracle.oracle import Oracle
+from floracle.run.errors import Mistake
+
+from .config import Settings
+from .order import drawing, seed_for
+
+PRODUCTS = 2**25
+"""Products of pairs and points that are held at a time."""
+STREAMED = 2**28
+"""Bytes of points that are held at a time where a class is not resident."""
+
+
+class Drawn(NamedTuple):
+    """Pairs on the forward path; samples are [b, *shape] on the network's device."""
+
+    rows: Tensor
+    """Rows of the data, int64 [b] on the CPU."""
+    labels: Tensor
+    """Their classes before any were dropped, int64 [b] on the CPU."""
+    t: Tensor
+    """Times in [0, 1), float64 [b] on the CPU."""
+    data: Tensor
+    noise: Tensor
+    x: Tensor
+    step: int
+
+
+class Answer(NamedTuple):
+    """The targets [b, *shape] of pairs, and how many of them touched their class."""
+
+    velocity: Tensor
+    touched: int
+
+
+class Target(Protocol):
+    """What pairs are trained towards."""
+
+    def __call__(self, pairs: Drawn) -> Answer:
+        """The targets of pairs."""
+        ...
+
+
+def conditional(pairs: Drawn) -> Answer:
+    """The velocity of every pair's own line."""
+    return Answer(pairs.data - pairs.noise, 0)
+
+
+@dataclass(frozen=True)
+class OracleTarget:
+    """The oracle's velocity up to the time `switch`, the conditional one after it."""
+
+    oracle: Oracle
+    switch: float
+
+    @torch.no_grad()
+    def __call__(self, pairs: Drawn) -> Answer:
+        """Targets; each class that is present early is asked once."""
+        mean = _means(self.oracle.members)
+        return _corrected(pairs, self.switch, mean)
+
+
+@dataclass(frozen=True)
+class BankTarget:
+    """The velocity averaged over `size` points of the class up to the time `switch`."""
+
+    source: Source
+    size: int
+    switch: float
+    seed: int
+
+    @torch.no_grad()
+    def __call__(self, pairs: Drawn) -> Answer:
+        """Targets; every step draws another reference batch for each class."""
+
+        def mean(label: int, some: Drawn) -> Tensor:
+            return bank_means(self.source, label, some, size=self.size, seed=self.seed)
+
+        return _corrected(pairs, self.switch, mean)
+
+
+def _means(members: Callable[[int], Members]) -> Callable[[int, Drawn], Tensor]:
+    def mean(label: int, some: Drawn) -> Tensor:
+        return posterior_means(members(label), some.x.flatten(1), some.t.to(some.x.device))
+
+    return mean
+
+
+def _corrected(pairs: Drawn, switch: float, mean: Callable[[int, Drawn], Tensor]) -> Answer:
+    """The conditional target, and early on what the mean of a class makes of it."""
+    velocity, touched = pairs.data - pairs.noise, 0
+    for label, places in by_class(pairs.labels, pairs.t <= switch):
+        there = places.to(velocity.device)
+        some = _of(pairs, places, there)
+        pull = mean(label, some).reshape(some.x.shape) - some.data
+        lever = (1 / (1 - some.t)).to(velocity.device, velocity.dtype)
+        pull *= lever.reshape(-1, *[1] * (pull.ndim - 1))
+        velocity[there] += pull.to(velocity.dtype)  # every place once
+        touched += len(places)
+    return Answer(velocity, touched)
+
+
+def by_class(labels: Tensor, chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The classes among the chosen pairs, and where their pairs are."""
+    places = chosen.nonzero()[:, 0]
+    sorted_labels, order = labels[places].sort(stable=True)
+    found, counts = sorted_labels.unique_consecutive(return_counts=True)
+    yield from zip(found.tolist(), places[order].split(counts.tolist()), strict=True)
+
+
+def _of(pairs: Drawn, places: Tensor, there: Tensor) -> Drawn:
+    """Some of the pairs."""
+    return Drawn(
+        pairs.rows[places],
+        pairs.labels[places],
+        pairs.t[places],
+        pairs.data[there],
+        pairs.noise[there],
+        pairs.x[there],
+        pairs.step,
+    )
+
+
+def posterior_means(members: Members, x: Tensor, t: Tensor) -> Tensor:
+    """The mean of a class given x [p, D] at times t [p], [p, D] in the type of products.
+
+    In float32, which is enough where several points vote: within 1e-4 of the oracle's velocity.
+    """
+    kind = members.precision
+    gain = t / (1 - t).square()
+    centred = (x.double() - t[:, None] * members.centre).to(kind)
+    scaled, half = centred * gain[:, None].to(kind), (gain * t / 2).to(kind)
+    norms, weights = members.norms.to(kind), members.log_weights.to(kind)
+    peak, mass, total = None, None, None
+    for slab in members.slabs(_together(members, len(x))):
+        points, these = slab.points.to(kind), slice(slab.start, slab.start + len(slab.points))
+        logits = torch.addmm(weights[None, these], scaled, points.T)
+        logits.addcmul_(half[:, None], norms[None, these], value=-1)
+        top = logits.amax(1) if peak is None else torch.maximum(peak, logits.amax(1))
+        votes = logits.sub_(top[:, None]).exp_()
+        if peak is None or mass is None or total is None:
+            mass, total = votes.sum(1), votes @ points
+        else:
+            before = (peak - top).exp()
+            mass = mass * before + votes.sum(1)
+            total = total * before[:, None] + votes @ points
+        peak = top
+    if mass is None or total is None:
+        raise Mistake(f"there are no points of class {members.label} to average over")
+    return total / mass[:, None] + members.offset.to(kind)
+
+
+def _together(members: Members, pairs: int) -> int:
+    """How many points of a class are looked at together."""
+    most = PRODUCTS // pairs
+    if members.points is None:
+        most = min(most, STREAMED // (4 * members.dims))
+    return max(1, most)
+
+
+def bank_means(source: Source, label: int, pairs: Drawn, *, size: int, seed: int) -> Tensor:
+    """The mean of `size` points of a class given pairs of it, [p, D] as their samples are.
+
+    The points are drawn afresh for every step; a pair whose own is not among them has it in the
+    place of the last.
+    """
+    atoms = source.atoms(label)
+    number = pairs.step + (label + 1) * 0x9E3779B1
+    mixed = seed_for(seed, "bank", number)
+    order = torch.randperm(len(atoms.rows), generator=drawing(mixed, "bank"))[:size]
+    points = source.take(atoms.rows[order]).flatten(1).to(pairs.x.device)
+    own, x = pairs.data.flatten(1), pairs.x.flatten(1)
+    t = pairs.t.to(x)
+    gain, centre = t / (1 - t).square(), points.mean(0)
+    y = (x - t[:, None] * centre) * gain[:, None]
+    half = (gain * t / 2)[:, None]
+    masses = atoms.weights.log().to(x)
+    logits = y @ (points - centre).T - half * (points - centre).square().sum(1)
+    logits += masses[order.to(x.device)]
+    place = torch.searchsorted(atoms.rows, pairs.rows).clamp(max=len(atoms.rows) - 1)
+    among = (place[:, None] == order[None]).any(1).to(x.device)
+    alone = (y * (own - centre)).sum(1) - half[:, 0] * (own - centre).square().sum(1)
+    alone += masses[place.to(x.device)]
+    alone = alone.masked_fill(among, -torch.inf)
+    logits[:, -1] = logits[:, -1].masked_fill(~among, -torch.inf)
+    votes = torch.cat([logits, alone[:, None]], 1).softmax(1)
+    return votes[:, :-1] @ points + votes[:, -1:] * own
+
+
+def target_for(settings: Settings, source: Source, oracle: Oracle | None, switch: float) -> Target:
+    """The target that settings ask for."""
+    if settings.target == "conditional":
+        return conditional
+    if settings.target == "bank":
+        return BankTarget(source, settings.bank, switch, settings.seed)
+    if oracle is None:
+        raise Mistake("the oracle target needs an oracle of the data")
+    return OracleTarget(oracle, switch)

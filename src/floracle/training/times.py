@@ -1,0 +1,148 @@
+"""At which times a network is trained, and what that does to the loss it minimises.
+
+Every sampler turns a uniform number into a time t of density p(t), and gives each pair a weight
+m(t); what is minimised is ∫ p(t) m(t) E‖v − c‖² dt. With p · m = 1 that is the loss of uniform
+times, *unbiased*, and only its noise differs. Otherwise it is another loss: as people use
+logit-normal and shifted times these are reweightings. The minimiser at any single t is the same
+for all; a network of finite size spends itself where p · m is large.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from floracle.run.errors import Mistake
+
+from .config import Settings
+
+
+class Times(Protocol):
+    """Where times come from; all tensors are float64 [b]."""
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the expected loss is that of uniform times."""
+        ...
+
+    def of(self, uniform: Tensor) -> Tensor:
+        """Times in [0, 1) from numbers in [0, 1), increasing in them."""
+        ...
+
+    def density(self, t: Tensor) -> Tensor:
+        """The density p(t)."""
+        ...
+
+    def weight(self, t: Tensor) -> Tensor:
+        """What a pair's loss counts, m(t)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every time alike, as in the paper and SiT."""
+
+    unbiased: bool = True
+
+    def of(self, uniform: Tensor) -> Tensor:
+        """Themselves."""
+        return uniform
+
+    def density(self, t: Tensor) -> Tensor:
+        """One everywhere."""
+        return torch.ones_like(t)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """One for all."""
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class LogitNormal:
+    """log(t / (1 − t)) is standard normal: LightningDiT, REPA, SD3. A reweighting."""
+
+    unbiased: bool = False
+
+    def of(self, uniform: Tensor) -> Tensor:
+        """By the inverse of the normal distribution; the ends are left out."""
+        return torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12)).sigmoid()
+
+    def density(self, t: Tensor) -> Tensor:
+        """φ(log t/(1 − t)) / (t (1 − t)); 0 at the ends."""
+        inside = t.clamp(1e-12, 1 - 1e-12)
+        normal = torch.exp(-torch.logit(inside).square() / 2) / math.sqrt(2 * math.pi)
+        return normal / (inside * (1 - inside))
+
+    def weight(self, t: Tensor) -> Tensor:
+        """One for all, as people use it."""
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class Shifted:
+    """s u / (1 + (s − 1) u) of a uniform u: s below 1 stays longer near the noise.
+
+    A reweighting. The `shift` k of SD3 and RAE acts on the noise's time: s = 1 / k.
+    """
+
+    shift: float
+    unbiased: bool = False
+
+    def of(self, uniform: Tensor) -> Tensor:
+        """Shifted."""
+        return self.shift * uniform / (1 + (self.shift - 1) * uniform)
+
+    def density(self, t: Tensor) -> Tensor:
+        """du/dt = s / (s − (s − 1) t)²."""
+        return self.shift / (self.shift - (self.shift - 1) * t).square()
+
+    def weight(self, t: Tensor) -> Tensor:
+        """One for all."""
+        return torch.ones_like(t)
+
+
+@dataclass(frozen=True)
+class SplitAware:
+    """Half of the times before the split of the stages, half after it, uniform in each.
+
+    Weights 1 / p(t) make it unbiased: navigation is seen more often, and counts no more than it
+    did.
+    """
+
+    split: float
+    half: float = 0.5
+    """The share of times before the split."""
+    unbiased: bool = True
+
+    def of(self, uniform: Tensor) -> Tensor:
+        """Piecewise linear, through (half, split)."""
+        early = uniform * (self.split / self.half)
+        late = self.split + (uniform - self.half) * ((1 - self.split) / (1 - self.half))
+        return torch.where(uniform < self.half, early, late.clamp(max=1 - 2**-53))
+
+    def density(self, t: Tensor) -> Tensor:
+        """A constant on either side."""
+        early, late = self.half / self.split, (1 - self.half) / (1 - self.split)
+        return torch.where(t < self.split, early, late).to(t)
+
+    def weight(self, t: Tensor) -> Tensor:
+        """1 / p(t)."""
+        return 1 / self.density(t)
+
+
+def times_for(settings: Settings, split: float | None = None) -> Times:
+    """The times that settings ask for; `split` is where navigation ends, if they do not say."""
+    if settings.times == "uniform":
+        return Uniform()
+    if settings.times == "logit-normal":
+        return LogitNormal()
+    if settings.times == "shifted":
+        return Shifted(settings.shift)
+    where = settings.split if settings.split is not None else split
+    if where is None or not 0 < where < 1:
+        raise Mistake(f"split-aware times need a split inside (0, 1), got {where}; give split=")
+    return SplitAware(where)

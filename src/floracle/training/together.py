@@ -1,0 +1,74 @@
+"""Gradients of several processes as those of one: summed, in pieces that fit the wires."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from floracle.run.exchange import Lost
+from floracle.run.processes import Group
+
+BUCKET = 2**23
+"""Numbers that travel together: 32 MiB."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """How processes add up what they hold."""
+
+    group: Group
+    link: Any
+    """The connection: NCCL where every process has a GPU of its own, gloo otherwise."""
+    through_host: bool
+
+    @classmethod
+    def over(cls, group: Group, device: torch.device) -> Sums:
+        """For tensors on a device; every process takes part."""
+        if group.alone:
+            return cls(group, None, False)
+        apart = device.type == "cuda" and torch.cuda.device_count() >= group.local
+        if apart and dist.is_nccl_available():
+            return cls(group, dist.new_group(backend="nccl"), False)
+        return cls(group, group.links["prompt"], device.type == "cuda")
+
+    def gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Sum the gradients of all processes into those of each; missing ones count as zero."""
+        if self.group.alone:
+            return
+        for some in _buckets(parameters):
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in some]
+            flat = self.tensor(torch.cat([grad.flatten() for grad in grads]))
+            sizes = [parameter.numel() for parameter in some]
+            for parameter, part in zip(some, flat.split(sizes), strict=True):
+                parameter.grad = part.view_as(parameter)
+
+    def tensor(self, values: Tensor) -> Tensor:
+        """The sum over all processes of a tensor, the same to the last bit on each."""
+        if self.group.alone:
+            return values
+        there = values.cpu() if self.through_host else values
+        try:
+            dist.all_reduce(there, group=self.link)
+        except (RuntimeError, ValueError) as error:
+            raise Lost(
+                f"another of the {self.group.size} processes has ended (killed, or out of"
+                f" memory?); start all of them again, they go on from the last checkpoint"
+            ) from error
+        return there.to(values.device)
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    some, size = [], 0
+    for parameter in parameters:
+        some.append(parameter)
+        size += parameter.numel()
+        if size >= BUCKET:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some

@@ -1,0 +1,191 @@
+"""Runs that are killed and go on: the same weights in the end, whatever the moment."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from many import Started
+
+KILLED = """
+import os, shutil, sys, tempfile
+from dataclasses import replace
+from pathlib import Path
+import torch
+from safetensors.torch import load_file
+import floracle
+from floracle.training import checkpoint, place, watch
+from floracle.training.config import Settings
+from floracle.training.evaluation import Look
+from floracle.models import weights
+from floracle.models.lightningdit import Architecture, initialized
+from floracle.run import results
+
+folder, every, offset = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+pairs = 2 if sys.argv[4] == "looking" else 0
+look = Look(pairs=pairs, times=1, classes=1, samples=0)
+settings = Settings(images=60, batch=16, rate=1e-3, every=32, lines=2, keep=1)
+settings = replace(settings, target="oracle", switch=0.4)
+data = floracle.open_store("digits")
+TIMED = {"seconds", "images_per_second"}
+
+
+def train(out):
+    plan = Architecture(1, 8, 1, patch=4, channels=1, side=8, classes=10)
+    net = initialized(plan, torch.Generator().manual_seed(0))
+    for _ in floracle.train(net, data, settings, out=out, look=look):
+        pass
+
+
+def contents(out):
+    files = [path for path in sorted(out.rglob("*")) if path.is_file()]
+    found = {str(path.relative_to(out)): path.read_bytes() for path in files}
+    kept = out / "network.safetensors"  # safetensors writes its two words about it in any order
+    tensors = {name: values.numpy().tobytes() for name, values in load_file(kept).items()}
+    found["network.safetensors"] = tensors, weights.description(kept)
+    lines = watch.read_log(out)
+    found["metrics.jsonl"] = [{k: v for k, v in line.items() if k not in TIMED} for line in lines]
+    return found
+
+
+def dying(moment):
+    '''Count everything that changes the disk, and end at the moment given.'''
+    done = [0]
+
+    def passed(last=None):
+        if done[0] == moment:
+            if last is not None:
+                last()
+            os._exit(9)
+        done[0] += 1
+
+    def watched(run, halfway=None):
+        def counted(*given, **named):
+            passed()
+            if halfway is not None:
+                passed(lambda: halfway(*given))
+            result = run(*given, **named)
+            passed()
+            return result
+        return counted
+
+    def half(path, content):
+        with open(path, "wb") as file:
+            file.write(content[: len(content) // 2])
+
+    def half_tensors(tensors, path):
+        half(path, b"x" * 999)
+
+    def half_line(log, images, **values):
+        with log.path.open("a") as file:
+            file.write('{"images": %d, "lo' % images)
+
+    os.fsync, tempfile.mkstemp = watched(os.fsync), watched(tempfile.mkstemp)
+    Path.write_bytes = watched(Path.write_bytes, half)
+    for module in (checkpoint, weights):
+        module.save_file = watched(module.save_file, half_tensors)
+    watch.Log.add = watched(watch.Log.add, half_line)
+    for name in ("replace", "unlink", "mkdir", "chmod"):
+        setattr(Path, name, watched(getattr(Path, name)))
+    return done
+
+
+def run(out, *moments):
+    '''Train in processes that die at the given moments, then in one that does not.'''
+    for moment in (*moments, None):
+        child = os.fork()
+        if child == 0:
+            try:
+                done = dying(moment)
+                train(out)
+                (folder / "count").open("w").write(str(done[0]))
+                os._exit(0)
+            except BaseException as error:
+                print(repr(error), file=sys.stderr, flush=True)
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code == 0 or (code == 9 and moment is not None), (moment, code)
+
+
+train(folder / "loading")  # what torch imports late is loaded once, not in every child
+run(folder / "whole")
+total, expected = int((folder / "count").read_text()), contents(folder / "whole")
+assert {"result.json", "network.safetensors", "run.json"} <= expected.keys()
+for moment in range(offset, total, every):
+    out = folder / f"moment-{moment}"
+    run(out, moment, *([moment * 7919 % total] if moment % 3 == 0 else []))
+    found = contents(out)
+    assert found.keys() == expected.keys(), (moment, found.keys() ^ expected.keys())
+    unlike = [name for name in expected if found[name] != expected[name]]
+    assert not unlike, (moment, unlike)
+    shutil.rmtree(out)
+print(total)
+"""
+
+
+def died(folder, every, offset, looking):
+    command = [sys.executable, "-c", KILLED, str(folder), str(every), str(offset), looking]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return int(ended.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("offset", range(3))
+def test_a_run_that_dies_at_every_write_sync_and_rename_goes_on(tmp_path, offset):
+    assert died(tmp_path, 3, offset, "blind") > 100
+
+
+@pytest.mark.slow
+def test_so_does_one_that_dies_around_its_evaluations(tmp_path):
+    assert died(tmp_path, 7, 3, "looking") > 150
+
+
+def command(out):
+    verb = ["-m", "floracle", "train", "digits", "--model", "nano", "--patch", "4"]
+    verb += ["--images", "1600", "--batch", "32", "--every", "160", "--rate", "1e-3"]
+    verb += ["--pairs", "0", "--samples", "0", "--target", "oracle", "--lines", "5"]
+    return [*verb, "--out", str(out)]
+
+
+def images(out):
+    """Where the lines of a run are."""
+    log = out / "metrics.jsonl"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [json.loads(line)["images"] for line in lines if line.endswith("}")]
+
+
+def finish(out, processes):
+    codes, _, errors = Started(processes, command(out), where=out.parent).ended()
+    assert set(codes) == {0}, errors
+    tensors = load_file(out / "network.safetensors")
+    return {name: values.numpy().tobytes() for name, values in tensors.items()}
+
+
+def killed(out, processes, *, more, pause, victim):
+    """A real run of which a process is killed after some more lines."""
+    running = Started(processes, command(out), where=out.parent)
+    until = len(images(out)) + more
+    while running.processes[0].poll() is None and len(images(out)) < until:
+        time.sleep(0.005)
+    time.sleep(pause)
+    running.kill(victim)
+    codes, _, _ = running.ended()
+    assert codes[victim] in (-9, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "kills"), [(1, 4), (2, 2)], ids=["alone", "two"])
+def test_a_run_killed_at_random_moments_goes_on_to_the_same_bytes(tmp_path, processes, kills):
+    drawn = random.Random(processes)
+    expected = finish(tmp_path / "whole", processes)
+    out = tmp_path / "killed"
+    for k in range(kills):
+        pause, more = 0.05 * drawn.random(), drawn.randint(1, 3)
+        killed(out, processes, more=more, pause=pause, victim=k % processes)
+    assert finish(out, processes) == expected
+    assert images(out) == images(tmp_path / "whole")

@@ -1,0 +1,40 @@
+"""The smallest runs that still have everything in them."""
+
+import torch
+
+import floracle
+from floracle.models.lightningdit import Architecture, initialized
+from floracle.training.config import Settings
+from floracle.training.evaluation import Look
+
+BLIND = Look(pairs=0, samples=0)
+SMALL = Settings(model="nano", images=480, batch=32, rate=3e-3, every=160, lines=4, switch=0.5)
+
+
+def digits():
+    return floracle.open_store("digits")
+
+
+def network(classes=10, seed=0, **parts):
+    plan = {"patch": 4, "channels": 1, "side": 8, "classes": classes}
+    return initialized(
+        Architecture(1, 16, 2, **(plan | parts)), torch.Generator().manual_seed(seed)
+    )
+
+
+def trained(out, settings=SMALL, *, data=None, net=None, **more):
+    """Everything a run says, and its network's averaged tensors."""
+    data = digits() if data is None else data
+    more.setdefault("look", BLIND)
+    said = list(floracle.train(net or network(), data, settings, out=out, **more))
+    return said, tensors(out)
+
+
+def tensors(out):
+    from safetensors.torch import load_file
+
+    return load_file(out / "network.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
