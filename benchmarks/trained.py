@@ -39,8 +39,9 @@ def runs_of(options: argparse.Namespace) -> dict[str, list[str]]:
     kinds = {
         "conditional": ["--model", options.model, "--target", "conditional"],
         "oracle": ["--model", options.model, "--target", "oracle"],
-        "smaller": ["--model", options.smaller, "--target", "conditional"],
     }
+    if options.smaller != "none":
+        kinds["smaller"] = ["--model", options.smaller, "--target", "conditional"]
     return {
         f"{kind}-{seed}": [*words, "--seed", str(seed)]
         for kind, words in kinds.items()
@@ -166,7 +167,7 @@ def main() -> None:
     asked.add_argument("--device", default="cpu")
     asked.add_argument("--precision", default="float32")
     asked.add_argument("--model", default="tiny")
-    asked.add_argument("--smaller", default="nano")
+    asked.add_argument("--smaller", default="nano", help="or none")
     asked.add_argument("--patch", type=int, default=None)
     asked.add_argument("--images", type=float, default=1e5)
     asked.add_argument("--batch", type=int, default=256)
@@ -193,16 +194,20 @@ def main() -> None:
         run["copies"] = copied(points, samples, options.device)
         run["scores"] = scores(run)
         print(name, run["scores"], flush=True)
+    others_said = {}
+    if options.smaller != "none":
+        said = compared(found, "smaller", "conditional", options.seeds)
+        others_said = {"smaller less larger": said}
     report(
         f"trained_{options.name}",
         {
-            "command": " ".join(sys.argv[1:]).replace(str(options.folder), "FOLDER"),
+            "command": " ".join(Path(word).name for word in sys.argv[1:]),
             "points": len(data),
             "unseen points": len(unseen),
             "hours, all runs": round(hours, 3),
             "Fréchet distance of training points": frechet((some - mean) @ directions.T, others),
             "oracle less conditional": compared(found, "oracle", "conditional", options.seeds),
-            "smaller less larger": compared(found, "smaller", "conditional", options.seeds),
+            **others_said,
             "runs": found,
         },
     )
