@@ -175,6 +175,9 @@ def test_labels_beside_an_npy(tmp_path):
     assert open_store(tmp_path / "points.npy").labels.tolist() == [2] * 20
     np.save(tmp_path / "points_labels.npy", np.full(20, 3, ">i4"))
     assert open_store(tmp_path / "points.npy").labels.tolist() == [3] * 20
+    np.save(tmp_path / "points_labels.npy", np.full(19, 3))  # of other data
+    with pytest.raises(Mistake, match="there are 20 points"):
+        open_store(tmp_path / "points.npy")
     given = open_store(tmp_path / "points.npy", labels=str(tmp_path / "labels.npy"))
     assert given.labels.tolist() == [1] * 20
 

@@ -37,10 +37,13 @@ def open_memory(array: Tensor | np.ndarray) -> Content:
     return Content(as_points(array.detach().cpu().resolve_neg(), "the tensor"), "tensor")
 
 
-def open_npy(path: Path) -> Content:
-    """An .npy file, mapped; labels from its sibling NAME_labels.npy or labels.npy."""
+def open_npy(path: Path, *, labelled: bool = False) -> Content:
+    """An .npy file, mapped; labels from its sibling NAME_labels.npy or labels.npy.
+
+    Where it is `labelled` otherwise no sibling is looked at.
+    """
     content = Content(as_points(mapped_npy(path), str(path)), "npy", mapped=True)
-    labels = beside(path)
+    labels = None if labelled else beside(path)
     return replace(content, labels=read_labels(labels, len(content.rows))) if labels else content
 
 

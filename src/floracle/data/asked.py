@@ -27,6 +27,8 @@ class Asked:
     flips: bool | None = None
     stored: bool = True
     """Whether points are what the data's own project feeds to its model."""
+    labelled: bool = False
+    """Whether labels come along, so that none beside the data are looked for."""
 
     def __post_init__(self) -> None:
         if self.layout is not None and self.layout not in LAYOUTS:

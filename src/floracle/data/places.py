@@ -72,7 +72,7 @@ def _open_path(path: Path, asked: Asked) -> Content:
             return _whole(path, opened(path, asked), asked)
     if path.is_dir():
         return _whole(path, _open_folder(path, asked), asked)
-    return _plain(str(path), _open_file(path, asked.budget), asked)
+    return _plain(str(path), _open_file(path, asked), asked)
 
 
 def _open_folder(folder: Path, asked: Asked) -> Content:
@@ -82,12 +82,13 @@ def _open_folder(folder: Path, asked: Asked) -> Content:
     return open_mar(folder, asked) if is_mar(folder) else open_pictures(folder, asked.budget)
 
 
-def _open_file(path: Path, budget: int) -> Content:
+def _open_file(path: Path, asked: Asked) -> Content:
+    budget = asked.budget
     if is_idx(path):
         return open_idx(path, budget)
     ending = path.suffix.lower()
     if ending == ".npy":
-        return open_npy(path)
+        return open_npy(path, labelled=asked.labelled)
     if ending == ".npz":
         return open_npz(path, budget)
     if ending == ".safetensors":

@@ -162,7 +162,8 @@ def open_store(
     "digits" and "gaussian:POINTSxDIMS" are names.
     """
     budget, how = memory_budget(memory) // 2, normalize if isinstance(normalize, str) else ""
-    asked = Asked(budget, layout, moments, flips, stored=how == "stored")
+    stored = how == "stored"
+    asked = Asked(budget, layout, moments, flips, stored=stored, labelled=labels is not None)
     name, content = find_content(where, asked)
     given = any(one is not None for one in (labels, weights, moments)) or how != "stored"
     packed = content.packed

@@ -158,10 +158,8 @@ def _difference(first: Space, other: Space) -> str:
         )
     reasons = {
         f"its coordinates vary {'more' if apart.scale < 1 else 'less'}": apart.scale,
-        "its spectrum has "
-        + ("more directions to tell points apart" if apart.shape < 1 else "fewer directions"): (
-            apart.shape
-        ),
+        "its dimensions and the form of its spectrum tell points apart "
+        + ("sooner" if apart.shape < 1 else "later"): apart.shape,
         f"it has {'more' if apart.points > 1 else 'fewer'} points to tell apart": apart.points,
     }
     told = [
