@@ -100,3 +100,44 @@ def test_mistakes(folder, capsys):
         assert told in said
         assert "Traceback" not in said
         assert not (folder / "out").exists()
+
+
+BROKEN = """
+import torch
+
+def stops():
+    raise OSError("no weights here")
+
+
+def small():
+    table = torch.nn.Embedding(2, 3)
+    return lambda x, t, labels: table(labels)
+"""
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "told"),
+    [
+        (BROKEN, "stops", "networks.py, line 5, fails: OSError: no weights here"),
+        (BROKEN, "small", "networks.py, line 10, fails: IndexError: index out of range in self"),
+        ("import torch\nimport nothere_xyz\n", "a", "line 2, fails: ModuleNotFoundError"),
+        ("def a(:\n", "a", "line 1, fails: SyntaxError: invalid syntax"),
+    ],
+)
+def test_what_goes_wrong_in_a_network_of_ones_own_is_no_bug(folder, capsys, content, name, told):
+    (folder / "networks.py").write_text(content)
+    words = [f"{folder / 'networks.py'}:{name}", str(folder / "points.npy"), "--seeds", "0:2"]
+    assert main(["sample", *words, *AS_TYPED, "--out", str(folder / "out")]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert told in said
+    assert "bug" not in said
+    assert not (folder / "out").exists()
+
+
+def test_samples_do_not_go_into_the_data(folder, capsys):
+    data = folder / "pictures"
+    data.mkdir()
+    for inside in (data, data / "samples"):
+        assert main(["sample", "oracle", str(data), "--out", str(inside)]) == 2
+        assert "lies in the data" in capsys.readouterr().err
+    assert list(data.iterdir()) == []

@@ -125,6 +125,16 @@ def test_two_fields_have_a_scale_each(folder):
         torch.testing.assert_close(found, x)
 
 
+def test_an_interval_between_the_times_of_the_grid_is_refused(folder, capsys):
+    words = [f"{folder / 'networks.py'}:pull", str(folder / "points.npy"), *AS_TYPED]
+    words += ["--seeds", "0:2", "--data-labels", str(folder / "labels.npy"), "--labels", "0"]
+    words += ["--guidance", "2", "--grid", "10"]
+    out = str(folder / "never")
+    assert main(["sample", *words, "--interval", ".21,.215", "--out", out]) == 2
+    assert "nothing would be guided" in capsys.readouterr().err
+    assert main(["sample", *words, "--interval", ".2,.215", "--out", out]) == 0
+
+
 def test_a_weaker_field_is_a_reference(folder):
     field, weak = (f"{folder / 'networks.py'}:{name}" for name in ("pull", "weak"))
     words = ("--guidance", 1.5, "--reference", weak, "--seeds", "0:4", "--labels", "0")

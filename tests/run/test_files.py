@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from floracle.run import files
 from floracle.run.errors import Mistake
 from floracle.run.files import (
     digest,
@@ -210,3 +211,24 @@ def test_digests_tell_parts_apart():
     assert digest("ab", "c") != digest("a", "bc") != digest("abc")
     assert digest("é") == digest("é".encode()) == digest(memoryview("é".encode()))
     assert len(digest()) == 32
+
+
+@pytest.mark.parametrize("number", files.FULL)
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch, number):
+    def full(path):
+        raise OSError(number, "no room")
+
+    monkeypatch.setattr(files, "_sync", full)
+    with pytest.raises(Mistake, match=r"no room left to write .*a\.json; make some"):
+        files.write_json(tmp_path / "a.json", {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_known_by_the_words_of_safetensors(tmp_path):
+    with (
+        pytest.raises(Mistake, match="no room left"),
+        files.written_aside(tmp_path / "a.safetensors"),
+    ):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
+    with pytest.raises(RuntimeError), files.written_aside(tmp_path / "b"):
+        raise RuntimeError("another one")

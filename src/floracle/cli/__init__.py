@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from traceback import walk_tb
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -220,6 +221,9 @@ def _outcome(arguments: list[str], group: Group = ALONE) -> int:
         if _is_memory(error):
             words = "memory ran out; give a smaller --memory, or fewer --pairs"
             return _said(f"{words}{whose(group)}", MISTAKE, group)
+        if place := _in_their_code(error, arguments):
+            words = f"{place} fails: {type(error).__name__}: {_short(error)}"
+            return _said(f"{words}{whose(group)}", MISTAKE, group)
         hint = "set FLORACLE_DEBUG=1 to see where, and please report it"
         return _said(f"this is a bug: {type(error).__name__}: {error}; {hint}", BUG, group)
 
@@ -268,6 +272,29 @@ def _in_our_words(error: CycloptsError, arguments: list[str]) -> str:
         told = told.replace(theirs, ours)
     told = told[:1].lower() + told[1:]
     return told if told.endswith("?") else f"{told}; see {known} --help"
+
+
+def _in_their_code(error: Exception, arguments: list[str]) -> str | None:
+    """Where a network of the user's own, from a file or module named here, went wrong."""
+    named = {word.partition(":")[0] for word in arguments if ":" in word}
+    theirs = {
+        getattr(module, "__file__", None)
+        for name, module in list(sys.modules.items())
+        if name.startswith("_floracle_") or name in named
+    } - {None}
+    if isinstance(error, SyntaxError) and error.filename in theirs:
+        return f"{error.filename}, line {error.lineno},"
+    places = [
+        f"{frame.f_code.co_filename}, line {line},"
+        for frame, line in walk_tb(error.__traceback__)
+        if frame.f_code.co_filename in theirs
+    ]
+    return places[-1] if places else None
+
+
+def _short(error: Exception) -> str:
+    words = error.msg if isinstance(error, SyntaxError) else str(error)
+    return " ".join(words.split())[:300]
 
 
 def _is_memory(error: Exception) -> bool:

@@ -79,6 +79,16 @@ class Guiding:
                 " to be pushed away from"
             )
 
+    def check_acts(self, fields: int, *, acts: bool) -> None:
+        """Refuse an interval that no time of the grid lies in."""
+        from floracle.run.errors import Mistake
+
+        if self.interval is not None and not acts and set(self.scales(fields)) != {1.0}:
+            raise Mistake(
+                f"no velocity of this grid is asked for inside --interval {self.interval}, so that"
+                " nothing would be guided; widen it, or take more steps"
+            )
+
     def around(
         self, field: VelocityField, scale: float, reference: VelocityField | None
     ) -> VelocityField:

@@ -63,7 +63,8 @@ def labels_for(words: str | None, count: int, known: list[int]) -> list[int] | N
 def whole_numbers(words: str, option: str, form: str) -> list[int]:
     """Non-negative whole numbers with commas between."""
     if not re.fullmatch(r"\d{1,18}(,\d{1,18})*", words):
-        raise Mistake(f"{option} {words!r} is not understood; write {form}")
+        negative = ", and no negative number" if "-" in words else ""
+        raise Mistake(f"{option} {words!r} is not understood; write {form}{negative}")
     return [int(word) for word in words.split(",")]
 
 
@@ -84,9 +85,15 @@ def folder_for(verb: str, data: str) -> Path:
     return Path("runs") / f"{verb}-{re.sub(r'[^0-9A-Za-z_-]+', '-', name).strip('-') or 'data'}"
 
 
-def check_writable(folder: Path) -> Path:
-    """Refuse a folder that could not be written to, before anything is computed or made."""
+def check_writable(folder: Path, *data: str) -> Path:
+    """Refuse a folder that could not be written to, before anything is computed or made.
+
+    So is one that is, or lies in, a folder of data: results would be read as data from then on.
+    """
     there = folder.expanduser()
+    for where in map(Path, data):
+        if where.expanduser().is_dir() and there.resolve().is_relative_to(where.resolve()):
+            raise Mistake(f"{folder} lies in the data {where}; choose an --out beside it")
     while not there.exists():
         there = there.parent
     if not there.is_dir():

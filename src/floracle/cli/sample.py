@@ -96,7 +96,7 @@ def sample(
     moments
         What a stored mean and deviation become: a point, one draw, a Gaussian.
     out
-        Folder for the samples; runs/sample-NAME by default.
+        Folder for the samples; runs/sample-FIELD-DATA by default, without the oracle's name.
     memory
         How much may be used, like 4G; half of what is free by default.
     device
@@ -109,6 +109,7 @@ def sample(
     from floracle.sampling.solvers import named
 
     from .console import say
+    from .naming import plain
     from .options import check_writable, folder_for, labels_for, seeds_of
     from .sampled import nearest_rows, report, write
 
@@ -117,10 +118,11 @@ def sample(
     _check_text(text, names, labels)
     guiding.check(len(names), labelled=bool(labels or text))
     chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), named(solver)
-    group, folder = current(), out or folder_for("sample", data)
+    verb = "-".join(["sample", *(plain(name) for name in names if name != ORACLE)])
+    group, folder = current(), out or folder_for(verb, data)
     device = str(chosen_device(own_device(device, group)))
     if group.first:
-        folder = check_writable(folder)
+        folder = check_writable(folder, data)
     opening = Opening(data_labels, None, flips, normalize, layout, moments)
     store = opening.store(data, own_memory(memory, group))
     show_remarks(store)
@@ -144,10 +146,12 @@ def sample(
         asked = [_labels(name, given, text, len(chosen)) for name in names]
         pieces = [times] if at is None else cut(times, at)
         stages = [Stage(*parts) for parts in zip(fields, pieces, asked, strict=True)]
+        cost = _cost(stages, method)
+        guiding.check_acts(len(names), acts=cost["evaluations"] > cost["velocities"])
         found = _followed(stages, store.shape, chosen, method)
         near = nearest_rows(store, found, group)
         if group.first:
-            write(folder, store, settings, chosen, given, found, near, _cost(stages, method))
+            write(folder, store, settings, chosen, given, found, near, cost)
     if group.first:
         report(folder)
     say(f"samples: {folder / 'samples.npz'}")

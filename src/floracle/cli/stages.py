@@ -86,7 +86,7 @@ def stages(
     group, folder = current(), out or folder_for("stages", data)
     device = str(chosen_device(own_device(device, group)))
     if group.first:
-        folder = check_writable(folder)
+        folder = check_writable(folder, data)
     store = opening.store(data, own_memory(memory, group))
     show_remarks(store)
     other = None if held_out is None else _held_out(held_out, store, opening, memory)

@@ -49,6 +49,8 @@ def open_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
         content: Any = read_safetensors(path)
     elif path.suffix in ENDINGS:
         content = read_pickle(path)
+    elif path.suffix == ".py":
+        raise Mistake(f"{path} is a file of Python; name its function too: {path}:network")
     else:
         known = ", ".join((".safetensors", *ENDINGS))
         raise Mistake(f"{path} is not a checkpoint by its ending; known are {known}")

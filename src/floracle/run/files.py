@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,12 +14,20 @@ from typing import Any
 
 from .errors import Mistake
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room left."""
+
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """A temporary neighbour of `path` that takes its place once written in full."""
     folder = writable_folder(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=folder)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=folder)
+    except OSError as error:
+        if is_full(error):
+            raise no_room(path) from error
+        raise
     os.close(handle)
     aside = Path(name)
     try:
@@ -27,9 +36,25 @@ def written_aside(path: Path) -> Iterator[Path]:
         _sync(aside)
         aside.replace(path)
         _sync(folder)
+    except Exception as error:
+        if is_full(error):
+            raise no_room(path) from error
+        raise
     finally:
         with suppress(FileNotFoundError):
             aside.unlink()
+
+
+def is_full(error: Exception) -> bool:
+    """Whether something could not be written for want of room; safetensors says so in words."""
+    if isinstance(error, OSError):
+        return error.errno in FULL
+    return any(f"(os error {number})" in str(error) for number in FULL)
+
+
+def no_room(path: Path) -> Mistake:
+    """What to say then."""
+    return Mistake(f"there is no room left to write {path}; make some, or choose another --out")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
