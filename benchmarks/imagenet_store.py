@@ -254,7 +254,8 @@ def whole(folder: Path, classes: int) -> None:
         for time_asked in SCANNED:
             scan = found[f"scan, {state}"][f"seconds, t = {time_asked}"] / slower
             measured[f"scan against the slower, {state}, t = {time_asked}"] = round(scan, 3)
-    report("imagenet_store", measured)
+    name = "imagenet_store" if classes == FULL else f"imagenet_store_{classes}"
+    report(name, measured)
 
 
 if __name__ == "__main__":

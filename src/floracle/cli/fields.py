@@ -103,6 +103,7 @@ def warn_of_misreading(field: ModelField, data: Source, *, told: bool = False) -
     if verdict.answer == "cannot say":
         why = verdict.reason.removeprefix("cannot say: ")
         said = f"note: nobody can say whether {field.name} is read as it should be: {why}"
+        said += " (--normalize sets the scale of the data)" if "scale" in why else ""
     else:
         said = f"warning: {field.name} seems to be read wrongly: {verdict.reason}"
         said += f"; say --convention {verdict.convention}"
