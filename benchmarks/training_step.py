@@ -5,8 +5,9 @@
 
 Budgets, class-conditional: ≤ 1.05 × a conditional step with the data resident, ≤ 1.15 × cold.
 Rivals take turns over the same batches, each a few steps at a time, made ahead as `floracle.train`
-makes them; a ratio is the median over rounds. "cold" keeps no class on the device: slabs are read
-and moved for every batch that wants them.
+makes them; a ratio is the median over rounds. A turn begins with a step that is not timed and ends
+when the last batch that was begun is there, so that none is made in another's time. "cold" keeps
+no class on the device: slabs are read and moved for every batch that wants them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import argparse
 import resource
 import statistics
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +30,7 @@ from floracle.training.ema import averaged
 from floracle.training.making import network_for
 from floracle.training.meter import StageMeter
 from floracle.training.order import Order
-from floracle.training.repeating import ready, repeatable
+from floracle.training.repeating import inner_randomness, ready, repeatable
 from floracle.training.step import Stepper, Tally
 from floracle.training.switch import measured_gap, switch_time
 from floracle.training.targets import target_for
@@ -45,11 +45,12 @@ COLD = 2**20
 
 @dataclass
 class Rival:
-    """A way to make targets: its batches, and what its steps took."""
+    """A way to make targets, and what its steps took."""
 
     making: Making
-    batches: Iterator[Batch]
     seconds: list[float]
+    step: int = 0
+    """The first step of its next turn."""
     touched: int = 0
     pairs: int = 0
     memory: int = 0
@@ -92,7 +93,7 @@ def rivals_of(
         asked = replace(settings, target="oracle" if oracle else "conditional")
         target = target_for(asked, data, oracle, switch)
         making = Making(data, order, asked, Uniform(), target, ALONE, device)
-        rivals[name] = Rival(making, making.all(0, ahead=device.type == "cuda"), [])
+        rivals[name] = Rival(making, [])
     return rivals, switch, took
 
 
@@ -111,21 +112,36 @@ def settled(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def learn(stepper: Stepper, batch: Batch, meter: StageMeter, tally: Tally) -> None:
+    """A step as `floracle.train` takes it."""
+    device, settings = batch.x.device, stepper.settings
+    with (
+        repeatable(device, settings.repeatable),
+        inner_randomness(device, settings.seed, batch.step),
+    ):
+        stepper(batch, meter, tally)
+
+
 def taken(rival: Rival, stepper: Stepper, steps: int, device: torch.device) -> None:
-    """A few steps, timed together."""
+    """A turn: one step, a few that are timed together, and a batch that nobody takes."""
     meter, tally = StageMeter(0.5), Tally(device)
+    begin, rival.step = rival.step, rival.step + steps + 1
+    ahead = device.type == "cuda"
+    batches = rival.making.all(begin, ahead=ahead, stop=rival.step + ahead)
+    learn(stepper, next(batches), meter, tally)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     start = settled(device)
     for _ in range(steps):
-        batch = next(rival.batches)
-        with repeatable(device, stepper.settings.repeatable):
-            stepper(batch, meter, tally)
+        batch = next(batches)
+        learn(stepper, batch, meter, tally)
         rival.touched += batch.touched
         rival.pairs += len(batch.x)
     rival.seconds.append((settled(device) - start) / steps)
     if device.type == "cuda":
         rival.memory = max(rival.memory, torch.cuda.max_memory_allocated(device))
+    for _ in batches:  # the one that is in the making
+        settled(device)
 
 
 def alone(making: Making, device: torch.device, steps: int) -> dict[str, float]:

@@ -73,6 +73,7 @@ def test_a_run_is_sampled_by_its_folder(capsys):
         ({"model": "nanno"}, "did you mean 'nano'"),
         ({"patch": 3}, "cannot be cut into patches of 3"),
         ({"drop": 1}, "drop is a share"),
+        ({"pairs": 1}, "pairs counts from 2"),
         ({"target": "orakle"}, "orakle"),
         ({"recipe": "sitt"}, "sitt"),
         ({"held_out": "gaussian:20x8"}, "held-out points have shape"),
@@ -84,6 +85,13 @@ def test_what_is_asked_wrongly_is_one_line(options, words, capsys, tmp_path):
     assert len(told) == 1
     assert words in told[0]
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_large_for_a_cpu_is_said_before_it_begins(capsys, monkeypatch):
+    monkeypatch.setattr("floracle.training.making.LARGE", 1000)
+    assert main(asked(out="run", images=64)) == 0
+    told = capsys.readouterr()
+    assert "parameters and 64 images are a lot for a CPU" in told.err
 
 
 def test_recipes_are_presets(tmp_path):

@@ -128,7 +128,8 @@ def test_dropped_labels_may_keep_the_oracle_of_their_class(data, oracle):
     pairs = drawn(data, 6000, 6, latest=0.6)
     of_class = OracleTarget(oracle, 0.6)(pairs).velocity
     nobody = pairs._replace(labels=torch.full_like(pairs.labels, -1))
-    of_all = OracleTarget(oracle, 0.6)(nobody).velocity
+    whole = floracle.Oracle(floracle.open_store(data.take(torch.arange(len(data)))))
+    of_all = OracleTarget(whole, 0.6)(nobody).velocity
     blind = features(nobody)[:, :-1]  # a network that is told no class
     apart = blind[:, :, None] * (of_class - of_all).flatten(1)[:, None].double()
     assert off(apart[:, :, pairs.data.flatten(1).std(0) > 0.3]).max() < SURE
@@ -286,3 +287,45 @@ def test_settings_name_every_target(data, oracle):
     asked = Settings(target="bank", bank=32, seed=4)
     assert target_for(asked, data, oracle, 0.1) == BankTarget(data, 32, 0.1, 4)
     assert target_for(Settings(target="oracle"), data, oracle, 0.1) == OracleTarget(oracle, 0.1)
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["store", "another source"])
+def test_a_row_that_was_merged_finds_its_own_point_in_the_bank(points_source, stored):
+    """Every point twice: the second of them is no atom, and its target is the first one's."""
+    points = torch.randn(60, 1, 4, 4, generator=torch.Generator().manual_seed(5)).repeat(
+        2, 1, 1, 1
+    )
+    labels = torch.arange(60).remainder(3).repeat(2)
+    labels[1] = 2  # so that the first equal row of row 61 is of another class
+    source = (
+        floracle.open_store(points, labels=labels) if stored else points_source(points, labels)
+    )
+    rows = torch.arange(120)
+    t = torch.full((120,), 0.97, dtype=torch.float64)
+    noise = torch.randn(points.shape, generator=torch.Generator().manual_seed(6))
+    noise[60:] = noise[:60]
+    pairs = Drawn(rows, labels, t, points, noise, LINEAR.sample(points, noise, t), 0)
+    found = BankTarget(source, 3, 1.0, 0)(pairs).velocity
+    assert torch.allclose(found, points - noise, atol=0.05)  # so late its own point alone votes
+    alike = (labels[:60] == labels[60:]).nonzero()[:, 0]
+    assert torch.equal(found[alike], found[60 + alike])
+    whole = BankTarget(source, 1000, 1.0, 0)(pairs._replace(t=t - 0.7)).velocity
+    exact = OracleTarget(floracle.Oracle(source), 1.0)(pairs._replace(t=t - 0.7)).velocity
+    assert torch.allclose(whole, exact, atol=2e-4)
+
+
+def test_rows_without_a_label_among_labelled_ones_keep_their_own_velocity(data):
+    points, labels = data.take(torch.arange(400)), data.labels[:400].clone()
+    labels[::4] = -1
+    mixed = floracle.open_store(points, labels=labels)
+    pairs = drawn(mixed, 200, 12, latest=0.4)
+    nobody = pairs.labels == -1
+    for target in (OracleTarget(floracle.Oracle(mixed), 0.5), BankTarget(mixed, 8, 0.5, 0)):
+        found = target(pairs)
+        own = conditional(pairs).velocity
+        assert torch.equal(found.velocity[nobody], own[nobody])
+        assert found.touched == int((~nobody).sum())
+        assert (found.velocity - own)[~nobody].abs().max() > 0.1
+    none = floracle.open_store(points)
+    free = pairs._replace(labels=torch.full_like(pairs.labels, -1))
+    assert OracleTarget(floracle.Oracle(none), 0.5)(free).touched == 200

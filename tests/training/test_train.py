@@ -191,16 +191,16 @@ class Poisoned(Linear):
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint_named(tmp_path):
     with pytest.raises(Mistake, match=r"no longer finite after 224 .*000000000160.safetensors"):
         trained(tmp_path, net=Poisoned(6), null=10)
-    kept = checkpoint.listed(tmp_path)
-    assert [one.images for one in kept] == [160]
-    assert all(values.isfinite().all() for values in checkpoint.read(kept[0]).values())
+    assert [int(one.stem) for one in checkpoint.abouts(tmp_path)] == [160]
+    kept, _ = checkpoint.latest(tmp_path)
+    assert all(values.isfinite().all() for values in checkpoint.read(kept).values())
 
 
 def test_a_loss_that_explodes_stops_before_it_is_kept(tmp_path):
     wild = replace(SMALL, rate=30.0, clip=None)
     with pytest.raises(Mistake, match=r"exploded .* no checkpoint is older"):
         trained(tmp_path, wild, net=Linear(), null=10)
-    assert not checkpoint.listed(tmp_path)
+    assert not checkpoint.abouts(tmp_path)
 
 
 def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
@@ -212,7 +212,7 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(whole, tmp_path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
-        with pytest.raises(Mistake, match=r"No space left.*last good one is .*000000000160"):
+        with pytest.raises(Mistake, match=r"No space left.*good checkpoint is .*000000000160"):
             trained(tmp_path)
     assert not list(tmp_path.rglob("*.part"))
     assert same(trained(tmp_path)[1], whole[2])
@@ -347,7 +347,7 @@ def test_the_cosine_loss_is_that_of_channels():
 
 
 def test_weights_of_tensors_are_those_of_the_file(whole):
-    kept = checkpoint.listed(whole[0])[-1]
+    kept, _ = checkpoint.latest(whole[0])
     found = checkpoint.read(kept)
     for name, values in tensors(whole[0]).items():
         assert torch.equal(found[f"average/{name}"], values)

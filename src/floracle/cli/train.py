@@ -129,11 +129,13 @@ def train(
     device
         cpu or cuda.
     """
+    import sys
+
     from floracle.run.budget import chosen_device
     from floracle.run.processes import current, own_device, own_memory
     from floracle.training.evaluation import Look
     from floracle.training.loop import train as progress
-    from floracle.training.making import network_for
+    from floracle.training.making import large, network_for
 
     from .options import check_writable, folder_for
 
@@ -148,6 +150,9 @@ def train(
     show_remarks(store)
     other = None if held_out is None else _held_out(held_out, store, opening, own)
     network = network_for(settings, store)
+    warning = large(network, settings.images, chosen_device(place))
+    if group.first and warning is not None:
+        sys.stderr.write(f"note: {warning}\n")
     run = progress(
         network,
         store,

@@ -93,9 +93,9 @@ class Making:
         t, kept, weights = on_device
         return Batch(step, len(images), x, t, kept, found.velocity, weights, found.touched)
 
-    def all(self, start: int, *, ahead: bool) -> Iterator[Batch]:
-        """Batches from a step on to the last; with `ahead` the next is made meanwhile."""
-        steps = range(start, self.settings.steps)
+    def all(self, start: int, *, ahead: bool, stop: int | None = None) -> Iterator[Batch]:
+        """Batches from a step on, up to one or to the end; with `ahead` the next is made early."""
+        steps = range(start, self.settings.steps if stop is None else stop)
         return _ahead(self, steps) if ahead else map(self.batch, steps)
 
 

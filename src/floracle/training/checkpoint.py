@@ -5,20 +5,19 @@
 
 Rows, times and noise are functions of the images seen, so there is no random state to keep. The
 tensors are written first and the JSON last, each aside, synced and renamed: a checkpoint is there
-once its JSON is. Older ones go only then. One that is damaged is named, and the one before it
-taken.
+once its JSON is. Older ones go only then. One that is damaged, tensors or JSON, is named and the
+one before it taken; it stays where it is until it is written anew.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -28,9 +27,10 @@ from floracle.run.errors import Mistake
 from floracle.run.files import read_json, write_json, written_aside
 from floracle.run.results import provenance
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "checkpoints"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps of a parameter that has had a gradient."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Learner:
         found = {f"network/{n}": v for n, v in self.network.state_dict().items()}
         found |= {f"average/{n}": v for n, v in self.average.state_dict().items()}
         for name, parameter in self.named().items():
-            state = self.optimizer.state.get(parameter) or {}
-            none = torch.zeros_like(parameter)  # a parameter that never had a gradient
-            found |= {f"{moment}/{name}": state.get(moment, none) for moment in MOMENTS}
+            state = self.optimizer.state.get(parameter)
+            if state:  # there is none before its first gradient
+                found |= {f"{moment}/{name}": state[moment] for moment in MOMENTS}
         return {name: value.detach().cpu().contiguous() for name, value in found.items()}
 
-    def restore(self, tensors: Mapping[str, Tensor], step: int, where: Path) -> None:
-        """Become what was kept after so many steps."""
+    def restore(self, tensors: Mapping[str, Tensor], where: Path) -> None:
+        """Become what was kept."""
         wanted = {f"network/{name}": v for name, v in self.network.state_dict().items()}
         for name, value in wanted.items():
             if name not in tensors or tensors[name].shape != value.shape:
@@ -65,8 +65,9 @@ class Learner:
             chosen = {n: tensors[f"{part}/{n}"] for n in module.state_dict()}
             module.load_state_dict(chosen)
         moments = {
-            i: {"step": torch.tensor(float(step))} | {m: tensors[f"{m}/{n}"] for m in MOMENTS}
+            i: {m: tensors[f"{m}/{n}"] for m in MOMENTS}
             for i, n in enumerate(self.named())
+            if f"step/{n}" in tensors
         }
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
@@ -92,6 +93,10 @@ class Kept:
         return self.path.with_suffix(".json")
 
 
+class Foreign(Mistake):
+    """A checkpoint that another version of floracle wrote."""
+
+
 def optimizer_for(network: nn.Module, **options: Any) -> AdamW:
     """AdamW over what is trained."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -111,7 +116,7 @@ def keep(
 ) -> Kept:
     """Write a checkpoint, then let go of all but the `most` latest."""
     path = out / FOLDER / f"{images:012d}.safetensors"
-    try:
+    with writing(path, out):
         with written_aside(path) as aside:
             save_file(learner.tensors(), aside)
             found = hash_of(aside)
@@ -126,63 +131,88 @@ def keep(
             "made": provenance(),
         }
         write_json(path.with_suffix(".json"), about)
-    except (OSError, SafetensorError) as error:
-        last = [one for one in listed(out) if one.images < images]
-        good = f"the last good one is {last[-1].path}" if last else "there is none before it"
+        clear(out, most, images)
+    return Kept(path, images, step, settings, processes, facts, found)
+
+
+@contextmanager
+def writing(path: Path, out: Path) -> Iterator[None]:
+    """Say in one sentence that a file of a run could not be written, and what is safe."""
+    try:
+        yield
+    except (OSError, SafetensorError, Mistake) as error:
+        refused = error.__cause__ if isinstance(error, Mistake) else error
+        if not isinstance(refused, (OSError, SafetensorError)):
+            raise
+        kept, _ = latest(out)
+        good = "there is no checkpoint yet"
+        if kept is not None:
+            good = f"the last good checkpoint is {kept.path}"
         raise Mistake(
-            f"the checkpoint {path} could not be written ({error}); {good}. Make room and run the"
-            f" same command again"
+            f"{path} could not be written ({refused}); {good}. Make room or mend the disk, and run"
+            f" the same command again"
         ) from error
-    kept = Kept(path, images, step, settings, processes, facts, found)
-    clear(out, most)
-    return kept
 
 
-def listed(out: Path) -> list[Kept]:
-    """The checkpoints of a run, the oldest first; those without a readable JSON do not count."""
-    found = []
-    for about in sorted((out / FOLDER).glob("*.json")):
-        with suppress(Mistake, KeyError, TypeError, AttributeError):
-            said = read_json(about)
-            if said["format"] != FORMAT:
-                continue
-            names = ("images", "step", "settings", "processes", "facts", "hash")
-            path = about.with_suffix(".safetensors")
-            found.append(Kept(path, *(said[name] for name in names)))
-    return sorted(found, key=lambda kept: kept.images)
+def abouts(out: Path) -> list[Path]:
+    """The JSON files of all checkpoints, readable or not, the oldest first."""
+    return sorted(path for path in (out / FOLDER).glob("*.json") if path.stem.isdigit())
 
 
-def clear(out: Path, most: int) -> None:
-    """Remove all but the latest checkpoints, and tensors that no JSON belongs to."""
-    there = listed(out)
-    for old in there[:-most]:
-        old.about.unlink(missing_ok=True)
-        old.path.unlink(missing_ok=True)
-    known = {kept.path for kept in there[-most:]}
+def described(about: Path) -> Kept:
+    """The checkpoint that a JSON file is of; a damaged file and another format are mistakes."""
+    try:
+        said = read_json(about)
+    except (Mistake, OSError) as error:
+        raise Mistake(f"{about} is damaged (it is no readable JSON)") from error
+    names = ("images", "step", "settings", "processes", "facts", "hash")
+    if not isinstance(said, dict) or not {"format", *names} <= said.keys():
+        raise Mistake(f"{about} is damaged (it does not describe a checkpoint)")
+    if said["format"] != FORMAT:
+        made = said.get("made") or {}
+        raise Foreign(
+            f"{about} is a checkpoint of format {said['format']}, and this version reads"
+            f" {FORMAT}; go on with floracle {made.get('floracle', 'of then')}, or choose another"
+            f" --out"
+        )
+    return Kept(about.with_suffix(".safetensors"), *(said[name] for name in names))
+
+
+def clear(out: Path, most: int, images: int) -> None:
+    """Of checkpoints up to so many images keep the latest; remove tensors without a JSON."""
+    for old in [about for about in abouts(out) if int(about.stem) <= images][:-most]:
+        old.unlink(missing_ok=True)
+        old.with_suffix(".safetensors").unlink(missing_ok=True)
     for path in (out / FOLDER).glob("*.safetensors"):
-        if path not in known:
+        if path.stem.isdigit() and not path.with_suffix(".json").exists():
             path.unlink(missing_ok=True)
 
 
 def latest(out: Path) -> tuple[Kept | None, list[str]]:
     """The newest checkpoint that is whole, and words about newer ones that are not."""
-    words = []
-    for kept in reversed(listed(out)):
-        flaw = flaw_of(kept)
-        if flaw is None:
-            return kept, words
-        words.append(f"{kept.path} is damaged ({flaw}); the checkpoint before it is taken")
-    return None, words
+    flaws = []
+    for about in reversed(abouts(out)):
+        try:
+            kept = described(about)
+            check_whole(kept)
+        except Foreign:
+            raise
+        except Mistake as flaw:
+            flaws.append(str(flaw))
+        else:
+            return kept, [f"{flaw}; the checkpoint before it is taken" for flaw in flaws]
+    return None, [f"{flaw}; none is whole, so that the run starts again from 0" for flaw in flaws]
 
 
-def flaw_of(kept: Kept) -> str | None:
-    """What is wrong with a checkpoint; None where it is whole."""
+def check_whole(kept: Kept) -> None:
+    """Name a checkpoint whose tensors are not those that were written."""
     try:
-        if hash_of(kept.path) != kept.hash:
-            return f"its {kept.path.stat().st_size:,} bytes are not those that were written"
+        flaw = f"its {kept.path.stat().st_size:,} bytes are not those that were written"
+        if hash_of(kept.path) == kept.hash:
+            return
     except OSError as error:
-        return error.strerror or str(error)
-    return None
+        flaw = error.strerror or str(error)
+    raise Mistake(f"{kept.path} is damaged ({flaw})")
 
 
 def read(kept: Kept) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from floracle.run.errors import Mistake
 from floracle.run.exchange import gathered
 from floracle.run.processes import Group
 
-from .checkpoint import listed
+from .checkpoint import latest
 from .meter import StageMeter, curves_of
 from .step import Tally
 from .watch import Log
@@ -45,9 +45,16 @@ class Counting:
     """Losses and speed since the last line."""
 
     def __init__(
-        self, out: Path, total: int, group: Group, *, split: float, device: torch.device
+        self,
+        out: Path,
+        total: int,
+        group: Group,
+        *,
+        split: float,
+        device: torch.device,
+        labelled: bool,
     ) -> None:
-        self.out, self.total, self.group = out, total, group
+        self.out, self.total, self.group, self.labelled = out, total, group, labelled
         self.meter, self.tally = StageMeter(split), Tally(device)
         self.since = time.perf_counter()
 
@@ -66,6 +73,8 @@ class Counting:
         if loss > EXPLODED * max(zero, 1e-30):
             raise Mistake(self._stopped(f"the loss has exploded to {loss / pairs:.3g}", images))
         steps, norms = self.tally.norms.tolist()
+        # pairs whose label was dropped stay apart; where no data has one, all are shown
+        shown = binned[0] if self.labelled else binned[1]
         if log is not None:
             log.add(
                 images,
@@ -73,7 +82,7 @@ class Counting:
                 zero=zero / pairs,
                 norm=norms / steps,
                 touched=touched / pairs,
-                by_t=curves_of(binned[0], self.meter.edges, self.meter.split).plain(),
+                by_t=curves_of(shown, self.meter.edges, self.meter.split).plain(),
                 seconds=seconds,
                 images_per_second=pairs / seconds,
             )
@@ -88,8 +97,10 @@ class Counting:
         self.since = time.perf_counter()
 
     def _stopped(self, what: str, images: int) -> str:
-        kept = listed(self.out)
-        good = f"the last good checkpoint is {kept[-1].path}" if kept else "no checkpoint is older"
+        kept, _ = latest(self.out)
+        good = "no checkpoint is older"
+        if kept is not None:
+            good = f"the last good checkpoint is {kept.path}"
         return (
             f"{what} after {images:,} images; {good}. Take a smaller rate, precision float32 or a"
             f" smaller clip, with another --out"

@@ -26,8 +26,10 @@ def share_kept(settings: Settings, step: int) -> float:
 
 @torch.no_grad()
 def follow(average: nn.Module, network: nn.Module, kept: float) -> None:
-    """Move an average a little towards the network."""
+    """Move an average a little towards the network; its buffers are the network's own."""
     ours: list[Tensor] = list(average.parameters())
     theirs: list[Tensor] = list(network.parameters())
     together = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
     together(ours, theirs, 1 - kept)
+    for own, new in zip(average.buffers(), network.buffers(), strict=True):
+        own.copy_(new)

@@ -18,6 +18,7 @@ from floracle.core.fields import VelocityField
 from floracle.core.seeds import noise
 from floracle.core.source import NO_LABEL, Source, classes
 from floracle.oracle.oracle import Oracle
+from floracle.run.errors import Mistake
 from floracle.run.files import write_bytes
 from floracle.run.images import display_for, enlarged, png, tiles
 from floracle.run.results import save
@@ -46,6 +47,13 @@ class Look:
     steps: int = 50
     """Euler steps of a sample."""
 
+    def __post_init__(self) -> None:
+        for name, low in {"samples": 0, "times": 1, "classes": 1, "steps": 1}.items():
+            if getattr(self, name) < low:
+                raise Mistake(f"{name} counts from {low} upwards, got {getattr(self, name)}")
+        if self.pairs < 0 or self.pairs == 1:
+            raise Mistake(f"pairs counts from 2, or 0 measures no loss; got {self.pairs}")
+
     def labels(self, data: Source) -> list[int]:
         """The classes that are looked at; the whole set where there are none."""
         known = [label for label in classes(data) if len(data.atoms(label).rows) > 1]
@@ -65,9 +73,7 @@ def looked(
 ) -> OracleLoss:
     """The losses of a field by time."""
     labels = look.labels(oracle.data)
-    if held_out is not None:
-        there = set(held_out.labels.tolist()) | {NO_LABEL}
-        held_out = held_out if set(labels) <= there else None
+    held_out = None if lacking(look, oracle.data, held_out) else held_out
     return oracle_loss(
         field,
         oracle,
@@ -76,6 +82,14 @@ def looked(
         classes=labels,
         held_out=held_out,
     )
+
+
+def lacking(look: Look, data: Source, held_out: Source | None) -> list[int]:
+    """The classes that are looked at and have no held-out points."""
+    if held_out is None:
+        return []
+    there = {NO_LABEL, *held_out.labels.tolist()}
+    return [label for label in look.labels(data) if label not in there]
 
 
 def words_of(found: OracleLoss, split: float) -> dict[str, Any]:

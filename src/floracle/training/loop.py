@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from floracle.core.fields import VelocityField
-from floracle.core.source import Source
+from floracle.core.source import NO_LABEL, Source
 from floracle.models.convention import Convention
 from floracle.models.field import model_field
 from floracle.models.lightningdit import LightningDiT
@@ -27,22 +27,23 @@ from floracle.oracle.oracle import Oracle
 from floracle.run.budget import chosen_device
 from floracle.run.errors import Mistake
 from floracle.run.exchange import barrier, gathered
-from floracle.run.processes import Group, current
+from floracle.run.processes import Group, current, launched
 
 from .batches import Making
-from .checkpoint import Kept, Learner, keep, optimizer_for, read
+from .checkpoint import Kept, Learner, keep, optimizer_for, read, writing
 from .config import Settings
 from .counting import Counting, Progress
 from .ema import averaged
-from .evaluation import Look, draw_samples, keep_look, looked, words_of
+from .evaluation import FOLDER as EVALUATIONS
+from .evaluation import Look, draw_samples, keep_look, lacking, looked, words_of
 from .order import Order
-from .place import Place, place_of
-from .repeating import ready, repeatable
+from .place import Place, changes, machine, place_of
+from .repeating import inner_randomness, ready, repeatable
 from .step import Stepper, forgetful
 from .switch import measured_gap, switch_time
 from .targets import target_for
 from .times import Times, Uniform, times_for
-from .together import Sums
+from .together import Sums, begin_alike
 from .watch import Log, open_log
 
 LOOK = Look()
@@ -69,11 +70,15 @@ def train(
     if getattr(data, "stds", None) is not None:
         raise Mistake("training draws points; open the data with moments='mean' or 'sample'")
     known = model.null if isinstance(model, LightningDiT) else null
-    if settings.drop and known is None:
-        raise Mistake("dropped labels need a null label; give null=, or drop=0")
     _check_fits(model, data, held_out)
+    _check_null(known, settings, data)
     place, group = chosen_device(device), current()
-    where = place_of(Path(out), settings, data, model, held_out, group)
+    if group.alone and launched():
+        raise Mistake(
+            "torchrun started several processes, but they have not joined; put `with"
+            " floracle.run.processes.joined():` around the training, or unset WORLD_SIZE"
+        )
+    where = place_of(Path(out), settings, data, model, held_out, group, null=known)
     ready(settings, place)
     oracle = Oracle(data, memory=memory, device=place)
     run = _Run(model, data, settings, where, oracle, held_out, look, known, place)
@@ -107,18 +112,35 @@ class _Run:
             yield Progress(total, total, float(found.arrays["loss"][-1]), 0.0, 0.0)
             return
         kept, notes = self.place.begin(self.settings.keep)
+        notes += changes(kept, self.device)
         learner = self._learner(kept)
         switch = self._switch(kept)
         images = 0 if kept is None else kept.images
         log = open_log(self.place.out, images) if self.group.first else None
+        always = self._notes()
         try:
-            for note in notes:
-                if log is not None:
-                    log.add(images, note=note)
-            yield from self._going_on(learner, kept, switch, log, tuple(notes))
+            if log is not None:
+                log.notes(images, notes if images else [*always, *notes])
+            yield from self._going_on(learner, kept, switch, log, (*always, *notes))
         finally:
             if log is not None:
                 log.close()
+
+    def _notes(self) -> list[str]:
+        """What a user may not expect of what was asked."""
+        settings, notes = self.settings, []
+        if settings.cosine and settings.target != "conditional":
+            notes.append(
+                f"the cosine loss is not linear in its target, so that with {settings.target}"
+                f" targets the network's best answer is another than with conditional ones"
+            )
+        missing = lacking(self.look, self.data, self.held_out) if self.look.pairs else []
+        if missing:
+            notes.append(
+                f"the held-out data has no points of class {', '.join(map(str, missing))}, which"
+                f" evaluations look at; they leave its loss out"
+            )
+        return notes
 
     def _going_on(
         self,
@@ -137,10 +159,15 @@ class _Run:
         oracle = replace(self.oracle) if ahead else self.oracle
         making = self._making(times, switch, oracle)
         stepper = self._stepper(learner)
-        told = {"split": split, "device": self.device}
+        labelled = bool((self.data.labels != NO_LABEL).any())
+        told = {"split": split, "device": self.device, "labelled": labelled}
         counting = Counting(self.place.out, settings.images, self.group, **told)
         for batch in making.all(start, ahead=ahead):
-            with repeatable(self.device, settings.repeatable):
+            number = batch.step * self.group.size + self.group.rank
+            with (
+                repeatable(self.device, settings.repeatable),
+                inner_randomness(self.device, settings.seed, number),
+            ):
                 stepper(batch, counting.meter, counting.tally)
             images = settings.span(batch.step).stop
             stop = images // settings.interval > (batch.step * settings.batch) // settings.interval
@@ -166,9 +193,11 @@ class _Run:
         network = self.model.to(self.device).train()
         settings = self.settings
         options = {"lr": settings.rate, "betas": settings.betas, "weight_decay": settings.decay}
+        if kept is None:
+            begin_alike(network, self.group)
         learner = Learner(network, averaged(network), optimizer_for(network, **options))
         if kept is not None:
-            learner.restore(read(kept), kept.step, kept.path)
+            learner.restore(read(kept), kept.path)
         return learner
 
     def _switch(self, kept: Kept | None) -> float:
@@ -180,8 +209,9 @@ class _Run:
         # with unbiased times p · m is 1, and split-aware ones wait for this very number
         split_aware = self.settings.times == "split-aware"
         times: Times = Uniform() if split_aware else times_for(self.settings)
+        oracle = replace(self.oracle)  # with it goes what it keeps of the data
         found = switch_time(
-            measured_gap(self.oracle, seed=self.settings.seed), times, self.settings.share
+            measured_gap(oracle, seed=self.settings.seed), times, self.settings.share
         )
         told = torch.tensor([found], dtype=torch.float64)
         return float(gathered([told], self.group, what="the switch")[0][0])
@@ -220,7 +250,7 @@ class _Run:
                 step=step,
                 settings=self.place.asked,
                 processes=self.group.size,
-                facts={"switch": switch},
+                facts={"switch": switch, "machine": machine(self.device)},
                 most=self.settings.keep,
             )
         barrier(self.group)
@@ -232,11 +262,13 @@ class _Run:
         field, told = self._field(average), None
         if self.look.pairs:
             found = looked(field, self.oracle, look=self.look, split=split, held_out=self.held_out)
-            keep_look(found, self.place.out, images)
+            with writing(self.place.out / EVALUATIONS / f"{images:012d}", self.place.out):
+                keep_look(found, self.place.out, images)
             told = words_of(found, split)
             log.add(images, evaluation=told)
         if self.look.samples:
-            draw_samples(field, self.data, self.place.out, look=self.look, images=images)
+            with writing(self.place.out / EVALUATIONS / f"{images:012d}.png", self.place.out):
+                draw_samples(field, self.data, self.place.out, look=self.look, images=images)
         return told
 
     def _field(self, average: nn.Module) -> VelocityField:
@@ -259,6 +291,7 @@ def _check_fits(model: nn.Module, data: Source, held_out: Source | None) -> None
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise Mistake("this network has nothing to train; call requires_grad_() on it")
+    _check_untied(model)
     if not isinstance(model, LightningDiT):
         return
     if tuple(data.shape) != model.plan.shape:
@@ -271,3 +304,26 @@ def _check_fits(model: nn.Module, data: Source, held_out: Source | None) -> None
         raise Mistake(
             f"the network knows {model.plan.classes} classes, but the data has the label {most}"
         )
+
+
+def _check_null(null: int | None, settings: Settings, data: Source) -> None:
+    """Refuse a run that has no label for "no label", or one that is a class."""
+    if settings.drop and null is None:
+        raise Mistake("dropped labels need a null label; give null=, or drop=0")
+    if null is not None and null != NO_LABEL and (data.labels == null).any():
+        raise Mistake(
+            f"null={null} is a class of the data; dropped labels need one that no row has"
+        )
+
+
+def _check_untied(model: nn.Module) -> None:
+    """Refuse weights that several names share: a checkpoint keeps every name by itself."""
+    known: dict[tuple[int, torch.Size], str] = {}
+    for name, value in model.state_dict().items():
+        place = value.data_ptr(), value.shape
+        if value.numel() and place[0] and place in known:
+            raise Mistake(
+                f"{known[place]} and {name} of this network are one tensor, which checkpoints do"
+                f" not keep; give each a copy of its own, or register only one of them"
+            )
+        known[place] = name

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch import nn
+
 from floracle.core.source import Source
 from floracle.models.lightningdit import Architecture, LightningDiT, architecture, initialized
 from floracle.run.errors import Mistake
@@ -9,6 +12,8 @@ from floracle.run.errors import Mistake
 from .config import Settings
 from .order import drawing
 
+LARGE = 50_000_000
+"""Parameters from which on a CPU is slow."""
 TOKENS = 256
 """Tokens of a sample at most, where no patch is asked for."""
 
@@ -29,6 +34,17 @@ def plan_for(settings: Settings, data: Source) -> Architecture:
     channels, side = shape[0], shape[1]
     parts = {"channels": channels, "side": side, "classes": max(0, int(data.labels.max()) + 1)}
     return architecture(settings.model, patch=settings.patch or fitting_patch(side), **parts)
+
+
+def large(network: nn.Module, images: int, device: torch.device) -> str | None:
+    """A word of warning where a CPU is asked for what takes GPUs; None elsewhere."""
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    if device.type != "cpu" or parameters <= LARGE:
+        return None
+    return (
+        f"a network of {parameters:,} parameters and {images:,} images are a lot for a CPU; take"
+        f" --device cuda, a smaller --model or fewer --images"
+    )
 
 
 def fitting_patch(side: int) -> int:

@@ -157,12 +157,16 @@ def numbers(values: Tensor) -> list[float | None]:
 
 
 def _averaged(loss: Curve, widths: Tensor, these: slice) -> Estimate:
-    """The mean over bins by their width, those that nothing fell into left out."""
+    """The mean over bins by their width, those that nothing fell into left out.
+
+    Its error is unknown, NaN, where that of any other bin is: one loss tells none.
+    """
     known = loss.mean[these].isfinite()
+    errors = torch.where(known, loss.error[these], 0)
     shares = widths[these] * known
     shares = shares / shares.sum()
     mean = (shares * loss.mean[these].nan_to_num()).sum()
-    error = (shares * loss.error[these].nan_to_num()).square().sum().sqrt()
+    error = (shares * errors).square().sum().sqrt()
     return Estimate(float(mean), float(error))
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ from torch import Tensor
 from floracle.core.seeds import generator
 from floracle.run.errors import Mistake
 
-Purpose = Literal["rows", "times", "drops", "noise", "bank", "begin", "look"]
-PURPOSES: tuple[Purpose, ...] = ("rows", "times", "drops", "noise", "bank", "begin", "look")
+Purpose = Literal["rows", "times", "drops", "noise", "bank", "begin", "look", "inside"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 
 def seed_for(seed: int, purpose: Purpose, number: int = 0) -> int:

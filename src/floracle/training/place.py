@@ -28,7 +28,7 @@ from floracle.run.files import read_json, sweep, write_json
 from floracle.run.processes import Group
 from floracle.run.results import Results, differences, load_results, provenance, save
 
-from .checkpoint import Kept, clear, latest, listed
+from .checkpoint import FOLDER, Kept, clear, described, latest, writing
 from .config import Settings
 from .watch import read_log
 
@@ -73,15 +73,16 @@ class Place:
         kept, words = None, []
         if self.group.first:
             sweep(self.out)
-            write_json(self.out / ABOUT, dict(self.asked))
-            clear(self.out, most)
-            kept, words = latest(self.out)
+            with writing(self.out / ABOUT, self.out):
+                write_json(self.out / ABOUT, dict(self.asked))
+            kept, words = latest(self.out)  # what is whole is known before anything goes
+            clear(self.out, most, -1 if kept is None else kept.images)
         images = first_says(self.group, [-1 if kept is None else kept.images])[0]
         if not self.group.first and images >= 0:
-            found = [one for one in listed(self.out) if one.images == images]
-            if not found:
+            about = self.out / FOLDER / f"{images:012d}.json"
+            if not about.exists():
                 raise Mistake(f"{self.out} is not the same folder for every process; share it")
-            kept = found[0]
+            kept = described(about)
         if kept is not None and kept.processes != self.group.size:
             words.append(
                 f"this run was made by {kept.processes} processes so far and goes on with"
@@ -94,9 +95,9 @@ class Place:
         """Write the averaged network, where it is one that `load_model` knows."""
         if isinstance(average, LightningDiT):
             made = {"images": images, "data": self.asked["data"]}
-            write_network(
-                self.out / NAME, average, convention=Convention(null=average.null), **made
-            )
+            path, convention = self.out / NAME, Convention(null=average.null)
+            with writing(path, self.out):
+                write_network(path, average, convention=convention, **made)
 
     def finish(self, values: Mapping[str, Any]) -> None:
         """Write what came of the run: the curve of its loss, and where it ended."""
@@ -106,7 +107,8 @@ class Place:
             "loss": torch.tensor([line["loss"] for line in lines], dtype=torch.float64),
         }
         known = provenance(data=self.asked["data"], processes=self.group.size)
-        save(Results("training", self.asked, values, arrays, known), self.out)
+        with writing(self.out / "result.json", self.out):
+            save(Results("training", self.asked, values, arrays, known), self.out)
 
 
 def place_of(
@@ -116,15 +118,40 @@ def place_of(
     network: nn.Module,
     held_out: Source | None,
     group: Group,
+    *,
+    null: int | None,
 ) -> Place:
     """The place of a run on some data."""
     plan = network.plan.settings() if isinstance(network, LightningDiT) else None
     asked = settings.plain() | {
         "data": data.fingerprint,
         "held_out": None if held_out is None else held_out.fingerprint,
+        "null": null,
         "network": plan if plan is not None else type(network).__name__,
     }
     return Place(out, asked, group)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What decides the last bits besides the run itself."""
+    return {
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def changes(kept: Kept | None, device: torch.device) -> list[str]:
+    """A word where a run goes on with other parts than it was made with."""
+    if kept is None:
+        return []
+    unlike = differences(machine(device), kept.facts["machine"])
+    if not unlike:
+        return []
+    return [
+        f"this run goes on elsewhere than it began ({'; '.join(unlike)}), so that it may end with"
+        f" other bits"
+    ]
 
 
 def _only_swept(out: Path) -> bool:

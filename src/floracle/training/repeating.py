@@ -1,4 +1,4 @@
-"""On a GPU: sums in the same order every time, and products with all the bits they need."""
+"""Steps that are the same every time: sums on a GPU in one order, and dropout that is seeded."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.utils import deterministic
 from floracle.run.errors import Mistake
 
 from .config import Settings
+from .order import seed_for
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -34,6 +35,18 @@ def repeatable(device: torch.device, asked: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warned)
         how.fill_uninitialized_memory = filled
+
+
+@contextmanager
+def inner_randomness(device: torch.device, seed: int, number: int) -> Iterator[None]:
+    """Give what a network draws by itself, like dropout, a seed of its own for this step."""
+    cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if cuda else []):
+        torch.default_generator.manual_seed(seed_for(seed, "inside", number))
+        if cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed_for(seed, "inside", number))
+        yield
 
 
 def ready(settings: Settings, device: torch.device) -> None:

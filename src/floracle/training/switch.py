@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.seeds import noise
-from floracle.core.source import NO_LABEL, classes
+from floracle.core.source import NO_LABEL, classes, mass
 from floracle.oracle.oracle import Oracle
 
 from .order import drawing, seed_for
@@ -42,8 +42,8 @@ def look_times(count: int = 200) -> Tensor:
 
 
 def measured_gap(oracle: Oracle, *, seed: int, pairs: int = PAIRS) -> Gap:
-    """Gap by time, averaged over some classes of the oracle's data."""
-    data, times, gaps = oracle.data, look_times(), []
+    """Gap by time, averaged by mass over some classes of the oracle's data."""
+    data, times, gaps, masses = oracle.data, look_times(), [], []
     known = [label for label in classes(data) if len(data.atoms(label).rows) > 1] or [NO_LABEL]
     order = torch.randperm(len(known), generator=drawing(seed, "look"))[:CLASSES]
     for place in order.tolist():
@@ -55,8 +55,10 @@ def measured_gap(oracle: Oracle, *, seed: int, pairs: int = PAIRS) -> Gap:
         rows = atoms.rows[drawn]
         found = oracle.pairs(rows, fresh, times, label=known[place], mirrored=True)
         gaps.append((found.amplification.square() * found.variance).mean(0))
+        masses.append(mass(data, known[place]))
     dims = torch.Size(data.shape).numel()
-    return Gap(times, torch.stack(gaps).mean(0) / dims)
+    shares = torch.tensor(masses, dtype=torch.float64)
+    return Gap(times, (shares / shares.sum()) @ torch.stack(gaps).double().cpu() / dims)
 
 
 def left_after(found: Gap, times: Times) -> Tensor:

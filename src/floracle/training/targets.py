@@ -9,7 +9,10 @@ On the linear path, with c = data − noise and x̂ the posterior mean of the da
 All have the same mean given x_t, so they have the same minimiser, and a switch from one to
 another *by t alone* changes nothing but the noise of the gradient. (A switch by the pair's own
 weight would: it looks at the data.) So only pairs with t ≤ switch touch their class. A dropped
-label keeps the oracle of its class: E[u_c | x] = u.
+label keeps the oracle of its class: E[u_c | x] = u. Where some rows of the data have labels and
+others have none, those without keep the conditional target: there is no class they were fairly
+drawn from, and the whole set, of which they are a part, would be biased. Data without any labels
+is one class.
 
 The bank (stable targets, Xu et al. 2023) is unbiased at any size because the pair's own point is
 in it and the others are drawn alike whichever of them is the own one: given the bank B and x_t,
@@ -26,7 +29,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from floracle.core.source import Source
+from floracle.core.source import NO_LABEL, Atoms, Source
 from floracle.oracle.members import Members
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import Mistake
@@ -86,7 +89,7 @@ class OracleTarget:
     def __call__(self, pairs: Drawn) -> Answer:
         """Targets; each class that is present early is asked once."""
         mean = _means(self.oracle.members)
-        return _corrected(pairs, self.switch, mean)
+        return _corrected(pairs, early(self.oracle.data, pairs, self.switch), mean)
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,15 @@ class BankTarget:
         def mean(label: int, some: Drawn) -> Tensor:
             return bank_means(self.source, label, some, size=self.size, seed=self.seed)
 
-        return _corrected(pairs, self.switch, mean)
+        return _corrected(pairs, early(self.source, pairs, self.switch), mean)
+
+
+def early(source: Source, pairs: Drawn, switch: float) -> Tensor:
+    """Which pairs learn from their class, bool [b]: t ≤ switch, and a class to learn from."""
+    nobody = pairs.labels == NO_LABEL
+    if nobody.any() and (source.labels != NO_LABEL).any():
+        return (pairs.t <= switch) & ~nobody
+    return pairs.t <= switch
 
 
 def _means(members: Callable[[int], Members]) -> Callable[[int, Drawn], Tensor]:
@@ -115,10 +126,10 @@ def _means(members: Callable[[int], Members]) -> Callable[[int, Drawn], Tensor]:
     return mean
 
 
-def _corrected(pairs: Drawn, switch: float, mean: Callable[[int, Drawn], Tensor]) -> Answer:
-    """The conditional target, and early on what the mean of a class makes of it."""
+def _corrected(pairs: Drawn, chosen: Tensor, mean: Callable[[int, Drawn], Tensor]) -> Answer:
+    """The conditional target, and of those chosen what the mean of a class makes of it."""
     velocity, touched = pairs.data - pairs.noise, 0
-    for label, places in by_class(pairs.labels, pairs.t <= switch):
+    for label, places in by_class(pairs.labels, chosen):
         there = places.to(velocity.device)
         some = _of(pairs, places, there)
         pull = mean(label, some).reshape(some.x.shape) - some.data
@@ -206,7 +217,7 @@ def bank_means(source: Source, label: int, pairs: Drawn, *, size: int, seed: int
     masses = atoms.weights.log().to(x)
     logits = y @ (points - centre).T - half * (points - centre).square().sum(1)
     logits += masses[order.to(x.device)]
-    place = torch.searchsorted(atoms.rows, pairs.rows).clamp(max=len(atoms.rows) - 1)
+    place = own_atoms(source, label, atoms, pairs.rows)
     among = (place[:, None] == order[None]).any(1).to(x.device)
     alone = (y * (own - centre)).sum(1) - half[:, 0] * (own - centre).square().sum(1)
     alone += masses[place.to(x.device)]
@@ -214,6 +225,29 @@ def bank_means(source: Source, label: int, pairs: Drawn, *, size: int, seed: int
     logits[:, -1] = logits[:, -1].masked_fill(~among, -torch.inf)
     votes = torch.cat([logits, alone[:, None]], 1).softmax(1)
     return votes[:, :-1] @ points + votes[:, -1:] * own
+
+
+def own_atoms(source: Source, label: int, atoms: Atoms, rows: Tensor) -> Tensor:
+    """The atom of a class that each of its rows is, merged or not, int64 [p] in 0 ... n − 1."""
+    first = getattr(getattr(source, "groups", None), "first", None)
+    if first is not None:  # the first row that equals each, over all classes
+        ordered, order = first[atoms.rows].sort()
+        return order[torch.searchsorted(ordered, first[rows])]
+    place = torch.searchsorted(atoms.rows, rows).clamp(max=len(atoms.rows) - 1)
+    for merged in (atoms.rows[place] != rows).nonzero()[:, 0].tolist():
+        place[merged] = _equal_atom(source, label, source.take(rows[merged : merged + 1]))
+    return place
+
+
+def _equal_atom(source: Source, label: int, point: Tensor) -> int:
+    """The place of the atom of a class that has the value of a point [1, *shape]."""
+    flat, start = point.flatten(1), 0
+    for block in source.blocks(label, rows=max(1, STREAMED // (4 * flat.shape[1]))):
+        same = (block.points == flat).all(1)
+        if same.any():
+            return start + int(same.to(torch.int8).argmax())
+        start += len(block.points)
+    raise Mistake(f"a row of class {label} equals none of the distinct points of its class")
 
 
 def target_for(settings: Settings, source: Source, oracle: Oracle | None, switch: float) -> Target:

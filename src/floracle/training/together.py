@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from floracle.run.exchange import Lost
+from floracle.run.exchange import Lost, bytes_of
 from floracle.run.processes import Group
 
 BUCKET = 2**23
@@ -55,11 +55,28 @@ class Sums:
         try:
             dist.all_reduce(there, group=self.link)
         except (RuntimeError, ValueError) as error:
-            raise Lost(
-                f"another of the {self.group.size} processes has ended (killed, or out of"
-                f" memory?); start all of them again, they go on from the last checkpoint"
-            ) from error
+            raise _lost(self.group) from error
         return there.to(values.device)
+
+
+def begin_alike(network: nn.Module, group: Group) -> None:
+    """Give every process the weights and buffers that the first one's network has."""
+    if group.alone:
+        return
+    for values in (*network.parameters(), *network.buffers()):
+        told = bytes_of(values)
+        try:
+            dist.broadcast(told, src=0, group=group.links["patient"])
+        except (RuntimeError, ValueError) as error:
+            raise _lost(group) from error
+        values.detach().copy_(told.view(values.dtype).view_as(values))
+
+
+def _lost(group: Group) -> Lost:
+    return Lost(
+        f"another of the {group.size} processes has ended (killed, or out of memory?); start all"
+        f" of them again, they go on from the last checkpoint"
+    )
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from floracle.run.files import writable_folder, write_text
+
+from .checkpoint import writing
 
 NAME = "metrics.jsonl"
 BOARD = "tensorboard"
@@ -32,19 +34,30 @@ class Log:
     def add(self, images: int, **values: Any) -> None:
         """Write a line."""
         line = json.dumps({"images": images, **values}, allow_nan=False)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-        if self.board is not None:
-            for name, value in _flat(values):
-                self.board.add_scalar(name, value, images)
+        with writing(self.path, self.path.parent):
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            if self.board is not None:
+                for name, value in _flat(values):
+                    self.board.add_scalar(name, value, images)
+
+    def notes(self, images: int, notes: Sequence[str]) -> None:
+        """Write notes down, each once."""
+        said = {
+            line.get("note") for line in read_log(self.path.parent) if line["images"] == images
+        }
+        for note in notes:
+            if note not in said:
+                self.add(images, note=note)
 
     def settle(self) -> None:
         """Wait until all lines are on the disk."""
-        if self.path.exists():
-            with self.path.open("rb") as file:
-                os.fsync(file.fileno())
-        if self.board is not None:
-            self.board.flush()
+        with writing(self.path, self.path.parent):
+            if self.path.exists():
+                with self.path.open("rb") as file:
+                    os.fsync(file.fileno())
+            if self.board is not None:
+                self.board.flush()
 
     def close(self) -> None:
         """No more lines."""
@@ -59,7 +72,8 @@ def open_log(out: Path, images: int) -> Log:
         lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
         good = [line for line in lines if 0 <= _images(line) <= images]
         if good != lines or not path.read_bytes().endswith(b"\n"):
-            write_text(path, "".join(line + "\n" for line in good))
+            with writing(path, out):
+                write_text(path, "".join(line + "\n" for line in good))
     return Log(path, _board(out / BOARD, images))
 
 
