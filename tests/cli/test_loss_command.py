@@ -97,6 +97,19 @@ def test_fields_are_measured_as_the_library_does(folder, capsys):
     assert f"floracle loss {' '.join(both(folder))}" in page
 
 
+def test_held_out_data_without_the_classes_is_named(folder, capsys):
+    """And it is what has no labels, not the training set; the whole set needs none."""
+    words = ("oracle", "--held-out", folder / "unseen.npy")
+    assert typed(folder, *words) == 2
+    said = capsys.readouterr().err
+    assert f"the held-out data {folder / 'unseen.npy'} has no labels" in said
+    assert "give --held-out-labels, or --classes whole" in said
+    np.save(folder / "ones.npy", np.ones(30, int))
+    assert typed(folder, *words, "--held-out-labels", folder / "ones.npy") == 2
+    assert "has no class 0" in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
 def test_where_nothing_can_be_said_that_is_said(folder, capsys):
     assert typed(folder, both(folder)[0], both(folder)[0], "--names", "one,two", *READ) == 0
     said = capsys.readouterr().out
@@ -108,7 +121,7 @@ def test_where_nothing_can_be_said_that_is_said(folder, capsys):
 def test_the_oracle_stays_with_the_oracle(folder, capsys):
     assert typed(folder, "oracle", "--yardsticks", "none") == 0
     said = capsys.readouterr().out
-    assert "oracle stays closer to the oracle than a training target is, at all times" in said
+    assert "oracle has no oracle loss at any time: it is the oracle itself" in said
     loss = floracle.load(folder / "out").path["oracle"].whole()
     assert (loss["oracle"].mean == 0).all()
     assert not [name for name in loss if name.startswith("to ")]
@@ -137,7 +150,7 @@ def test_the_same_again_answers_and_other_settings_are_listed(folder, capsys):
         ((), "name a field"),
         (("orcale",), "there is no"),
         (("oracle", "oracle"), "different names"),
-        (("oracle", "--names", "a,b"), "--names needs 1 names"),
+        (("oracle", "--names", "a,b"), "--names needs a name"),
         (("oracle", *READ), "only the oracle is named"),
         (("oracle", "--classes", "both"), "each or whole"),
         (("oracle", "--classes", "7"), "no class 7"),
@@ -149,6 +162,13 @@ def test_the_same_again_answers_and_other_settings_are_listed(folder, capsys):
         (("oracle", "--yardsticks", "gausian"), "did you mean 'gaussian'?"),
         (("oracle", "--held-out", "digits"), "held-out points have shape [1, 8, 8]"),
         (("oracle", "--seed", "-1"), "--seed lies in"),
+        (("oracle", "--names", "a\x1b[2J"), r"--names takes what can be printed, got 'a\x1b[2J'"),
+        (("oracle", "--pairs", "50.7"), "--pairs is a whole number, got 50.7"),
+        (("oracle", "--steps", "0"), "--steps is 1 at least"),
+        (("oracle", "--trajectories", "0"), "--steps is for --trajectories"),
+        (("oracle", "--held-out-labels", "l.npy"), "--held-out-labels is for --held-out"),
+        (("oracle", "--classes", "foo"), "write each, whole or labels like 0,3,5"),
+        (("oracle", "--yardsticks", "none,gaussian"), "leaves nothing beside it"),
     ],
 )
 def test_mistakes(folder, capsys, words, told):

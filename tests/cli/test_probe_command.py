@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import warnings
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch.testing import assert_close
 
 import floracle
 from floracle.cli import main
+from floracle.models.autoencoder_frame import Autoencoder
 
 NETWORKS = '''
 import torch
@@ -75,7 +78,8 @@ def test_with_data_the_lag_behind_its_oracle_is_said(folder, capsys):
     assert apart.value == pytest.approx(0.495 - oracle.transition().value, abs=1e-6)
     assert str(apart) in told.out
     assert str(found.transition()) in told.out
-    assert "0, 0.05, 0.1, 0.15" in told.out  # the true grid
+    assert "grid: 0, 0.05 … 0.95, 1 in 20 steps" in told.out
+    assert "0, 0.05, 0.1, 0.15" in (folder / "out" / "probe.html").read_text()  # all of it
     for name in ("networks", "oracle"):
         assert opened(folder / "out" / name).shape[1] > 56 * 8
 
@@ -130,7 +134,7 @@ def test_networks_side_by_side_without_data(folder, capsys):
 def test_points_that_are_no_pictures_have_no_pictures(folder, capsys):
     np.save(folder / "rows.npy", np.random.default_rng(1).normal(size=(20, 5)).astype(np.float32))
     assert typed(folder, "--data", folder / "rows.npy", "--show", "0,.5") == 0  # the oracle alone
-    assert "The oracle settles at t = 0." in capsys.readouterr().out
+    assert "\nThe oracle settles at t = 0." in capsys.readouterr().out
     assert not (folder / "out" / "oracle" / "predictions.png").exists()
     assert floracle.load(folder / "out" / "oracle").shown.tolist() == [0, 0.5, 1]
     assert "What is predicted" not in (folder / "out" / "probe.html").read_text()
@@ -147,7 +151,7 @@ def test_mistakes(folder, capsys):
         ((pull, "--shape", "1,4,4"), "convention="),
         ((pull, "--data", data, "--shape", "1,4,4", *AS_TYPED), "the data has its own"),
         ((pull, pull, "--shape", "1,4,4", *AS_TYPED), "different names"),
-        ((pull, "--shape", "1,4,4", "--names", "a,b", *AS_TYPED), "--names needs 1"),
+        ((pull, "--shape", "1,4,4", "--names", "a,b", *AS_TYPED), "--names needs a name"),
         ((pull, "--shape", "4x4", *AS_TYPED), "--shape '4x4'"),
         ((pull, "--shape", "1,4,4", *AS_TYPED, *AS_TYPED), "2 times for 1 networks"),
         ((pull, "--shape", "1,4,4", "--threshold", 2, *AS_TYPED), "between 0 and 1"),
@@ -265,3 +269,62 @@ def test_pipelines_from_a_folder_without_data_or_labels(pipelines, tmp_path, tex
         side, columns = 64, found.predictions.shape[1]
         last = shown[:side, (columns - 1) * (side + 2) :][:: side // 16, :: side // 16]
         assert np.abs(last.astype(int) - picture.movedim(0, -1).numpy()).max() <= 1
+
+
+def test_options_are_judged_before_data_is_opened(folder, capsys):
+    """And those that would have no effect are refused."""
+    gone = ("oracle", "--data", folder / "gone.npy")
+    pull = (f"{folder / 'networks.py'}:pull", "--shape", "1,4,4", *AS_TYPED)
+    for words, told in (
+        ((*gone, "--solver", "eulr"), "did you mean 'euler'?"),
+        ((*gone, "--shift", 0), "shift must be positive"),
+        ((*gone, "--threshold", 2), "between 0 and 1"),
+        ((*gone, "--until", 1.5), "until is a late time"),
+        ((*gone, "--show", "0,2"), "--show takes times"),
+        ((*gone, "--shape", "1,4,4"), "the data has its own"),
+        ((*gone, "--names", "a\tb"), r"--names takes what can be printed, got 'a\tb'"),
+        ((*pull, "--flips"), "--flips is for --data"),
+        ((*pull, "--normalize", "2"), "--normalize is for --data"),
+        ((*gone, "--grid", "50.7"), "--grid is a whole number, got 50.7"),
+    ):
+        command = ["probe", *map(str, words), "--out", str(folder / "out")]
+        assert main(command) == 2, words
+        assert told in capsys.readouterr().err
+        assert not (folder / "out").exists()
+
+
+def test_an_autoencoder_that_does_not_fit_is_refused_before_anything_is_followed(
+    folder, capsys, monkeypatch
+):
+    def none_to_follow(*_, **__):
+        pytest.fail("a trajectory was followed")
+
+    decoder = Autoencoder(
+        torch.nn.Identity(), "coder", 32, 8, "", False, torch.device("cpu"), torch.float32
+    )
+    monkeypatch.setattr("floracle.models.autoencoder.load_autoencoder", lambda *_, **__: decoder)
+    monkeypatch.setattr("floracle.analysis.probe.probe", none_to_follow)
+    words = ("oracle", "--data", folder / "points.npy", "--autoencoder", "coder")
+    assert typed(folder, *words) == 2
+    said = capsys.readouterr().err
+    assert "coder decodes latents of 32 channels, but samples are [1, 4, 4]" in said
+    assert not (folder / "out").exists()
+
+
+def test_a_file_may_be_called_anything(folder, capsys):
+    """What cannot be printed is escaped, on the terminal, on the page and in its figures."""
+    odd = folder / "net\x1b[31m\x07.py"
+    odd.write_text(NETWORKS)
+    words = (f"{odd}:pull", "--shape", "1,4,4", *AS_TYPED)
+    assert typed(folder, *words) == 0
+    told = capsys.readouterr()
+    assert r"net\x1b[31m\x07 settles" in told.out
+    assert "\x1b" not in told.out + told.err
+    files = [*(folder / "out" / "figures").glob("*.svg"), folder / "out" / "probe.html"]
+    assert len(files) == 6
+    for file in files:
+        text = file.read_text()
+        assert not set(text) & {"\x1b", "\x07"}
+    command = re.findall("<pre>(floracle.*?)</pre>", text, re.DOTALL)[0]
+    assert r"net\x1b[31m\x07.py:pull'" in html.unescape(command)
+    assert "$'" in html.unescape(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -180,3 +181,32 @@ def test_a_landing_without_coincidences_is_open_above():
     assert table.rows[0].cells == ("0.3", "cannot say", "1.25", "0.200", "∞", "2.0 – ∞", "60")
     assert headline(Mixed("a", landings={0.3: one})) == "a cannot say until τ = 0.3."
     assert landing_table({}) is None
+
+
+def test_names_of_losses_are_drawn_as_they_can_be_printed(oracle, tmp_path):
+    odd = {"a\x1b[31m 模型 $x$": still, "b\x07": shifted_by(oracle, 0.5)}
+    content = write_losses(measured(oracle, odd, own=True), tmp_path).read_text()
+    assert r"a\x1b[31m 模型 $x$ is" in content
+    assert not set(content) & {"\x1b", "\x07"}
+    for file in (tmp_path / "figures").glob("*.svg"):
+        assert r"b\x07" in "".join(ElementTree.fromstring(file.read_text()).itertext())
+
+
+def test_the_axis_of_what_is_kept_holds_all_that_is_drawn(points_source):
+    """A field that moves far beyond its data is farther from it than chance, and is seen."""
+    unseen, data = points_source(normal(20, 1, 8, 8)), points_source(normal(20, 1, 8, 8, seed=1))
+    asked = {"taus": [0.0, 0.5], "rows": range(20), "edges": [2.0], "noises": 2}
+    for field, least in ((still, 1.15), (lambda x, t, labels: 5 * x, 100.0)):
+        drawing = mix_drawings(None, resumed(field, unseen, data, **asked), {})["resume"]
+        top = drawing.figure.axes[0].get_ylim()[1]
+        shares = [v for name, v in drawing.columns.items() if name.startswith(("apart", "spread"))]
+        assert top >= max(map(max, shares))
+        assert top >= least
+
+
+def test_what_is_no_copy_is_no_percentage(points_source):
+    unseen, data = points_source(normal(20, 6)), points_source(normal(20, 6, seed=1))
+    found = resumed(still, unseen, data, taus=[0.0, 0.5], rows=range(20))
+    assert float(found.copied()[0].max()) == 0
+    told = story(Mixed("still", resume=found))[1]
+    assert "no end is a copy (95\u00a0%: at most 17\u00a0% would be)" in told  # 1 − .025^(1/20)

@@ -2,8 +2,10 @@
 
 import csv
 import io
+import math
 import re
 from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import floracle
 from floracle.analysis.transition import lag, start_apart
 from floracle.core.source import NO_LABEL
 from floracle.report import probe_words
+from floracle.report.fields_names import any_letters
 from floracle.report.probe import LARGEST, page, pictures_of, sheet, write_probes
 from floracle.report.probe_figures import Probed, probe_drawings
 from floracle.run.images import quantised
@@ -91,7 +94,7 @@ def test_tables_hold_transitions_lags_and_costs(fields):
     levels = probe_words.by_threshold(fields)
     assert levels.rows[2].cells[1] == str(lag(other, oracle, threshold=0.5))
     share = start_apart(other, oracle).value
-    assert f"{share:.1%} away" in probe_words.story(fields)[1]
+    assert f"{100 * share:.1f}\u00a0% away" in probe_words.story(fields)[1]
 
 
 def test_headlines_say_no_more_than_is_known(fields):
@@ -120,3 +123,39 @@ def test_pictures_are_those_of_the_quantiser(fields):
     assert pictures_of([large])[0].shape == (1, 2, 3, LARGEST, LARGEST)
     rows = replace(probe, predictions=torch.rand(1, 2, 9))
     assert pictures_of([rows]) == [None]
+
+
+def test_a_sentence_begins_with_a_capital_and_has_no_other(fields):
+    oracle, other = fields
+    told = probe_words.headline([oracle, other, replace(other, name="b")])
+    assert told.startswith("The oracle settles at")
+    assert told.count("The ") == 1
+    told = probe_words.headline([other, oracle, replace(other, name="b")])
+    assert "; the oracle settles at" in told
+
+
+def test_where_there_is_one_point_there_is_no_way_to_go():
+    """The mean of the data is its only sample, so nothing is a share of the way between them."""
+    point = torch.rand(1, 1, 6, 6)
+    own = floracle.Oracle(floracle.open_store(point))
+    probes = [
+        floracle.probe(one, range(3), (1, 6, 6), grid=floracle.time_grid(8))
+        for one in (own, lambda x, t, labels: torch.zeros_like(x))
+    ]
+    found = [Probed("oracle", probes[0], True), Probed("still", probes[1])]
+    assert math.isnan(start_apart(probes[1], probes[0]).value)
+    told = probe_words.story(found)[1]
+    assert "there is no way to go" in told
+    assert "%" not in told
+
+
+def test_names_are_drawn_as_they_can_be_printed(fields):
+    """Valid SVG without formulas, and no word of letters that the font of the drawing lacks."""
+    odd = "a\x1b[31m\x00 $x^2$ 模型"
+    with any_letters():
+        found = probe_drawings([replace(fields[1], name=odd, pictures=None)])
+        for drawing in found.values():
+            texts = "".join(ElementTree.fromstring(drawing.svg()).itertext())
+            assert r"a\x1b[31m\x00 $x^2$ 模型" in texts
+            assert drawing.png()[:4] == b"\x89PNG"
+            assert "\x1b" not in drawing.csv() + drawing.alt

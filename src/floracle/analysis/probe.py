@@ -238,6 +238,14 @@ def probe(
     )
 
 
+def check_asked(grid: Tensor, *, threshold: float, until: float, shown: Sequence[float]) -> None:
+    """Refuse what `probe` would, before anything is loaded."""
+    grid = _checked(grid)
+    checked_threshold(threshold)
+    _late(grid, until)
+    _places(grid, shown)
+
+
 def _checked(grid: Tensor) -> Tensor:
     """A grid from noise to data, with a time before the last step."""
     grid = checked_grid(grid)

@@ -259,6 +259,8 @@ def _checked_rows(rows: Sequence[int], held_out: Source, data: Source, noises: i
             f"errors need at least 2 unseen rows and 2 noises of each, got {len(rows)} rows and"
             f" {noises} noises"
         )
+    if len(set(rows)) < len(rows):
+        raise Mistake("a row of the unseen data is named twice; take each once, or errors are off")
     for row in rows:
         if not 0 <= row < len(held_out):
             raise Mistake(f"there is no row {row} among the {len(held_out)} that were held out")

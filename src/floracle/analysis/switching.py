@@ -180,7 +180,8 @@ def near_in_class(data: Source, x: Tensor, labels: Tensor, count: int) -> tuple[
         here = labels == label
         found = nearest(data, x[here], count, label=label)
         if found.rows.shape[1] < count:
-            raise Mistake(f"class {label} has fewer than {count} different points to compare")
+            where = "the data" if label == NO_LABEL else f"class {label}"
+            raise Mistake(f"{where} has fewer than {count} different points to compare")
         distances[here], rows[here] = found.distances, found.rows
     return distances, rows
 

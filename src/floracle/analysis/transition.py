@@ -14,6 +14,7 @@ from torch import Tensor
 from floracle.run.errors import Mistake
 
 from .curves import COVERED, Estimate, standard_error
+from .predictions import SAME
 
 if TYPE_CHECKING:
     from .probe import Probe
@@ -88,7 +89,8 @@ def lag_of(apart: Tensor) -> Lag:
 def start_apart(field: Probe, oracle: Probe) -> Estimate:
     """How far x̂(0) is from the oracle's, which is the mean of the data or of the class.
 
-    As a share of the way from that mean to where the oracle ends; over the predictions kept.
+    As a share of the way from that mean to where the oracle ends; over the predictions kept that
+    have a way to go; NaN where none has, since the data is one point and that its mean.
     """
     _check_pairs(field, oracle)
     count = min(len(field.predictions), len(oracle.predictions))
@@ -102,7 +104,12 @@ def start_apart(field: Probe, oracle: Probe) -> Estimate:
             oracle.predictions[:, -1],
         )
     )
-    shares = (own - mean).norm(dim=1) / (end - mean).norm(dim=1).clamp(min=1e-300)
+    way, dims = (end - mean).norm(dim=1), own.shape[1]
+    rounding = SAME * (end.norm(dim=1) + dims**0.5)  # a noise is about √D long
+    going = way > rounding
+    if not going.any():
+        return Estimate(float("nan"), float("nan"))
+    shares = (own - mean).norm(dim=1)[going] / way[going]
     return Estimate(float(shares.mean()), float(standard_error(shares)))
 
 

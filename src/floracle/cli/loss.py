@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from .fields import field_of
 from .naming import (
+    Whole,
     called,
+    check_useful,
     command_of,
     conventions,
     plain,
@@ -35,14 +37,14 @@ def loss(
     held_out_labels: Path | None = None,
     names: str | None = None,
     classes: str | None = None,
-    pairs: int = 64,
+    pairs: Whole = 64,
     times: str = TIMES,
-    trajectories: int = 16,
-    steps: int = 50,
+    trajectories: Whole = 16,
+    steps: Whole = 50,
     yardsticks: str | None = None,
     convention: list[str] | None = None,
     opening: Opening = OPENING,
-    seed: int = 0,
+    seed: Whole = 0,
     out: Path | None = None,
     memory: str | None = None,
     device: str = "cpu",
@@ -105,6 +107,7 @@ def loss(
     if len(places) > len(COLOURS):
         raise Mistake(f"up to {len(COLOURS)} fields can be told apart, got {len(places)}")
     read, measured = conventions(places, convention), times_of(times, "--times")
+    _check(typed, measured)
     checked_seed(seed)
     if pairs < 2 or trajectories == 1 or trajectories < 0:
         raise Mistake(
@@ -118,6 +121,8 @@ def loss(
     if held_out is not None:
         other = unseen(held_out, held_out_labels, store, opening, memory)
     chosen, followed = _classes(classes, store), _yardsticks(yardsticks, store)
+    if other is not None:
+        _check_classes(chosen, other, held_out_labels)
     settings = {
         "fields": places,
         "conventions": read,
@@ -200,50 +205,95 @@ def _report(job: Job) -> None:
     """Draw the losses, and say on the terminal what they show."""
     from floracle.analysis.loss import Losses
     from floracle.report import fields_words
+    from floracle.report.fields_names import visible
     from floracle.report.fields_page import write_losses
     from floracle.run.results import load_results
 
-    from .console import say, show_table
+    from .columns import show
+    from .console import say
 
     found = Losses.of_results(load_results(job.folder))
     command = found.provenance.get("command", job.command)
     page = write_losses(found, job.folder, facts=_facts(job), command=command)
     for name in found.path:
-        table = fields_words.loss_table(found, name)
-        title = name if len(found.path) > 1 else ""
-        show_table(table.head, [row.cells for row in table.rows], title)
+        show(fields_words.loss_table(found, name), name if len(found.path) > 1 else "")
     say(fields_words.headline(found))
     for sentence in fields_words.story(found):
         say(sentence)
-    say(f"page: {page}")
+    say(f"page: {visible(str(page))}")
+
+
+def _check(typed: dict[str, Any], times: list[float]) -> None:
+    """Refuse what cannot be measured, and what would have no effect, before data is read."""
+    from floracle.run.errors import Mistake
+
+    from .options import whole_numbers
+
+    if typed["held_out"] is None:
+        check_useful(loss, typed, ("held_out_labels",), "--held-out")
+    if typed["trajectories"] == 0:
+        check_useful(loss, typed, ("steps",), "--trajectories")
+    if typed["steps"] < 1:
+        raise Mistake(f"--steps is 1 at least, got {typed['steps']}")
+    if times[-1] == 1:
+        raise Mistake("fields end at t = 1: --times lie in [0, 1)")
+    if typed["classes"] == "both":
+        raise Mistake("losses are averaged over --classes, so they are each or whole, not both")
+    if typed["classes"] not in (None, "each", "whole"):
+        whole_numbers(typed["classes"], "--classes", "each, whole or labels like 0,3,5")
+    _named_yardsticks(typed["yardsticks"] or "none")
+
+
+def _check_classes(chosen: list[int], held_out: Store, labels: Path | None) -> None:
+    """Refuse held-out data that has not all the classes that are asked for."""
+    from floracle.core.source import NO_LABEL
+    from floracle.core.source import classes as labels_in
+    from floracle.run.errors import Mistake
+
+    known = labels_in(held_out)
+    missing = [label for label in chosen if label != NO_LABEL and label not in known]
+    if missing:
+        has = f"no class {missing[0]}" if known else "no labels"
+        way = "--held-out-labels" if labels is None else "other --held-out-labels"
+        raise Mistake(
+            f"the held-out data {held_out.name} has {has}, but each class is compared with its"
+            f" own; give {way}, or --classes whole"
+        )
 
 
 def _classes(words: str | None, store: Store) -> list[int]:
     """The classes to measure: each of them unless told otherwise, or the whole set."""
     from floracle.core.source import classes as labels_in
-    from floracle.run.errors import Mistake
 
     from .options import classes_of
 
     known = labels_in(store)
-    if words == "both":
-        raise Mistake("losses are averaged over --classes, so they are each or whole, not both")
     return classes_of(words or ("each" if known else "whole"), known)
 
 
 def _yardsticks(words: str | None, store: Store) -> list[str]:
     from floracle.core.source import classes as labels_in
-    from floracle.run.errors import Mistake, suggestion
+    from floracle.run.errors import Mistake
 
     labelled = bool(labels_in(store)) and bool((store.labels >= 0).all())
     if words is None:
         return ["class-gaussian" if labelled else "gaussian"]
+    names = _named_yardsticks(words)
+    if "class-gaussian" in names and not labelled:
+        raise Mistake("--yardsticks class-gaussian needs a label on every point; take gaussian")
+    return names
+
+
+def _named_yardsticks(words: str) -> list[str]:
+    """The yardsticks that were named, each once."""
+    from floracle.run.errors import Mistake, suggestion
+
     names = list(dict.fromkeys(words.split(",")))
     for name in names:
         if name not in YARDSTICKS:
             raise Mistake(f"--yardsticks: there is no {name!r}; {suggestion(name, YARDSTICKS)}")
-    if "class-gaussian" in names and not labelled:
-        raise Mistake("--yardsticks class-gaussian needs a label on every point; take gaussian")
+    if "none" in names and len(names) > 1:
+        raise Mistake(f"--yardsticks none leaves nothing beside it, got {words}")
     return [name for name in names if name != "none"]
 
 

@@ -7,11 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 from .fields import field_of
 from .mixing import LANDING, RESUME, SWITCH, Job, measure, report
-from .naming import called, command_of, conventions, plain, points_oracle, times_of, unseen
+from .naming import (
+    Whole,
+    called,
+    check_useful,
+    command_of,
+    conventions,
+    plain,
+    points_oracle,
+    rows_of,
+    times_of,
+    unseen,
+)
 from .opening import Layout, Moments, Opening, show_remarks
 
 if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
+
+OF_SEEDS = ("seeds", "labels")
+"""Options of --switch and --landing."""
+OF_RESUME = ("held_out", "held_out_labels", "rows", "noises", "edges", "seed")
+"""Options of --resume."""
 
 
 def mix(
@@ -27,9 +43,9 @@ def mix(
     held_out: str | None = None,
     held_out_labels: Path | None = None,
     rows: str = "0:64",
-    noises: int = 4,
+    noises: Whole = 4,
     edges: str | None = None,
-    grid: int = 50,
+    grid: Whole = 50,
     shift: float = 1.0,
     solver: str = "euler",
     name: str | None = None,
@@ -39,7 +55,7 @@ def mix(
     normalize: str = "stored",
     layout: Layout | None = None,
     moments: Moments | None = None,
-    seed: int = 0,
+    seed: Whole = 0,
     out: Path | None = None,
     memory: str | None = None,
     device: str = "cpu",
@@ -111,17 +127,16 @@ def mix(
     typed = dict(locals())
     from floracle.run.budget import chosen_device
     from floracle.run.errors import Mistake
-    from floracle.sampling.solvers import named
 
-    from .options import check_writable, checked_seed
+    from .options import check_writable
 
     if switch is None and landing is None and resume is None:
         raise Mistake("say what to do: --switch, --landing or --resume, with times like .1,.2,.4")
     if resume is not None and held_out is None:
         raise Mistake("--resume goes on from data that was not trained on: give --held-out")
-    named(solver)
-    places = called([field], name)
+    places = called([field], name, "--name")
     read = conventions(places, None if convention is None else [convention])
+    asked = _asked(typed)
     called_so = next(iter(places))
     folder = check_writable(out or Path("runs") / f"mix-{plain(called_so)}")
     opening = Opening(data_labels, None, flips, normalize, layout, moments)
@@ -140,19 +155,58 @@ def mix(
         **opening.settings(),
     }
     oracle = points_oracle(store, memory, str(chosen_device(device)))
-    job = Job(called_so, folder, oracle, store, other, common)
-    following = {"seeds": seeds, "labels": labels}
-    asked: dict[str, dict[str, Any]] = {}
-    if switch is not None:
-        asked[SWITCH] = {**following, "taus": times_of(switch, "--switch")}
-    for tau in [] if landing is None else times_of(landing, "--landing"):
-        asked[f"{LANDING}-{tau:g}"] = {**following, "taus": [tau]}
-    if resume is not None:
-        going = {"rows": rows, "noises": noises, "edges": edges, "seed": checked_seed(seed)}
-        asked[RESUME] = {**going, "taus": times_of(resume, "--resume")}
+    commands = {part: _command(typed, part) for part in asked}
+    job = Job(called_so, folder, oracle, store, other, common, commands)
 
     def network() -> VelocityField:
         return field_of(field, oracle, read[called_so], str(chosen_device(device)))
 
     measure(job, asked, network)
-    report(job, command_of(mix, "mix", typed))
+    report(job)
+
+
+def _asked(typed: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What every part is asked with; what could not be done is refused before data is read."""
+    from floracle.run.errors import Mistake
+    from floracle.sampling.grid import time_grid
+    from floracle.sampling.solvers import named
+
+    from .options import checked_seed, numbers, seeds_of, whole_numbers
+
+    if typed["resume"] is None:
+        check_useful(mix, typed, OF_RESUME, "--resume")
+    if typed["switch"] is None and typed["landing"] is None:
+        check_useful(mix, typed, OF_SEEDS, "--switch or --landing")
+    named(typed["solver"])
+    time_grid(typed["grid"], shift=typed["shift"])
+    following = {name: typed[name] for name in OF_SEEDS}
+    seeds_of(typed["seeds"])
+    if typed["labels"] is not None:
+        whole_numbers(typed["labels"], "--labels", "3 or 0,1,2")
+    asked: dict[str, dict[str, Any]] = {}
+    if typed["switch"] is not None:
+        asked[SWITCH] = {**following, "taus": times_of(typed["switch"], "--switch")}
+    for tau in [] if typed["landing"] is None else times_of(typed["landing"], "--landing"):
+        if tau == 1:
+            raise Mistake("--landing takes a time τ before 1, where the oracle is to go on")
+        asked[f"{LANDING}-{tau:.12g}"] = {**following, "taus": [tau]}
+    if typed["resume"] is not None:
+        if typed["edges"] is not None:
+            numbers(typed["edges"], "--edges")
+        going = {name: typed[name] for name in ("rows", "noises", "edges", "seed")}
+        rows_of(typed["rows"])
+        checked_seed(typed["seed"])
+        asked[RESUME] = {**going, "taus": times_of(typed["resume"], "--resume")}
+    return asked
+
+
+def _command(typed: dict[str, Any], part: str) -> str:
+    """What to type to measure one part again, with its own options alone."""
+    from inspect import signature
+
+    kind, _, tau = part.partition("-")
+    known = signature(mix).parameters
+    others = {SWITCH, LANDING, RESUME} - {kind}
+    others |= set(OF_SEEDS if kind == RESUME else OF_RESUME)
+    only = {**typed, **{name: known[name].default for name in others}}
+    return command_of(mix, "mix", {**only, kind: tau or typed[kind]})

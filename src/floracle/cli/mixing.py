@@ -30,6 +30,8 @@ class Job:
     store: Store
     held_out: Store | None
     common: dict[str, Any]
+    commands: dict[str, str]
+    """What to type for each part."""
 
     def settings(self, part: str, asked: dict[str, Any]) -> dict[str, Any]:
         """The settings of a part."""
@@ -58,7 +60,10 @@ def measure(
     for part, settings in left.items():
         note(f"{part} of {job.name}")
         found = makers.get(part, _landed)(job, field, settings)
-        save(replace(found, settings=settings), job.folder / part)
+        known = {**found.provenance, "command": job.commands[part]}
+        if part == RESUME and job.held_out is not None:
+            known["held-out data"] = f"{job.held_out.name}, {len(job.held_out):,} points"
+        save(replace(found, settings=settings, provenance=known), job.folder / part)
 
 
 def _switched(job: Job, field: VelocityField, settings: dict[str, Any]) -> Any:
@@ -95,7 +100,8 @@ def _resumed(job: Job, field: VelocityField, settings: dict[str, Any]) -> Any:
     from floracle.analysis.resuming import resumed
     from floracle.core.source import classes
 
-    from .options import numbers, seeds_of
+    from .naming import rows_of
+    from .options import numbers
 
     assert job.held_out is not None
     edges = settings["edges"]
@@ -104,7 +110,7 @@ def _resumed(job: Job, field: VelocityField, settings: dict[str, Any]) -> Any:
         job.held_out,
         job.store,
         taus=settings["taus"],
-        rows=seeds_of(settings["rows"]),
+        rows=rows_of(settings["rows"]),
         noises=settings["noises"],
         labelled=bool(classes(job.store)),
         grid=_grid(settings),
@@ -120,34 +126,40 @@ def _grid(settings: dict[str, Any]) -> Tensor:
     return time_grid(settings["grid"], shift=settings["shift"])
 
 
-def report(job: Job, command: str) -> None:
-    """Draw all parts that are there, and say what they show."""
+def report(job: Job) -> None:
+    """Draw all parts that are there, and say what they show; first of what was just asked."""
     from floracle.report import mix_page
+    from floracle.report.fields_names import visible
 
-    from .console import say, show_table
+    from .columns import show
+    from .console import say
 
     found = _parts(job)
     facts = {
         "field": job.common["field"],
         "data": job.store.name,
         "data fingerprint": job.store.fingerprint,
+        "grid": f"{job.common['grid']} steps, shift {job.common['shift']:g}",
     }
-    if job.held_out is not None:
-        facts["held-out data"] = f"{job.held_out.name}, {len(job.held_out):,} points"
-    facts["grid"] = f"{job.common['grid']} steps, shift {job.common['shift']:g}"
-    display = _display(job.store)
-    page = mix_page.write_mixed(found, job.folder, display=display, facts=facts, command=command)
-    tables = {
-        "the oracle until τ": mix_page.switch_table(found.switch),
-        "the oracle from τ on": mix_page.landing_table(found.landings),
-        "from unseen data at τ": mix_page.resume_table(found.resume),
+    page = mix_page.write_mixed(found, job.folder, display=_display(job.store), facts=facts)
+    for one in _by_part(found, list(job.commands)):
+        show(mix_page.switch_table(one.switch), "the oracle until τ")
+        show(mix_page.landing_table(one.landings), "the oracle from τ on")
+        show(mix_page.resume_table(one.resume), "from unseen data at τ")
+        for sentence in mix_page.story(one):
+            say(sentence)
+    say(f"page: {visible(str(page))}")
+
+
+def _by_part(found: Mixed, asked: list[str]) -> list[Mixed]:
+    """The kinds of parts, each for itself: those that were asked for, then what was there."""
+    apart = {
+        SWITCH: replace(found, landings={}, resume=None) if found.switch is not None else None,
+        LANDING: replace(found, switch=None, resume=None) if found.landings else None,
+        RESUME: replace(found, switch=None, landings={}) if found.resume is not None else None,
     }
-    for title, table in tables.items():
-        if table is not None:
-            show_table(table.head, [row.cells for row in table.rows], title)
-    for sentence in mix_page.story(found):
-        say(sentence)
-    say(f"page: {page}")
+    kinds = sorted(apart, key=lambda kind: not any(part.startswith(kind) for part in asked))
+    return [one for kind in kinds if (one := apart[kind]) is not None]
 
 
 def _parts(job: Job) -> Mixed:

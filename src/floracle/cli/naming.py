@@ -1,12 +1,13 @@
-"""What verbs that take several fields have in common: their names, how they are read, times."""
+"""What verbs that follow fields have in common: names, how they are read, counts, times, rows."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import CycloptsError, Parameter, Token
 
 from .fields import ORACLE
 from .opening import Opening
@@ -16,7 +17,28 @@ if TYPE_CHECKING:
     from floracle.oracle.oracle import Oracle
 
 
-def called(fields: Sequence[str], names: str | None) -> dict[str, str]:
+MOST_ROWS = 1_000_000
+
+
+def whole(_: type, tokens: Sequence[Token]) -> int:
+    """A count as it is typed: 1e3 is one, and 50.7 is none."""
+    from decimal import Decimal, InvalidOperation
+
+    typed = tokens[0].value
+    try:
+        value = Decimal(typed)
+    except InvalidOperation:
+        value = Decimal("NaN")
+    if not value.is_finite() or abs(value) >= 10**18 or value != int(value):
+        raise CycloptsError(msg=f"{tokens[0].keyword} is a whole number, got {typed}")
+    return int(value)
+
+
+Whole = Annotated[int, Parameter(converter=whole)]
+"""How counts are typed."""
+
+
+def called(fields: Sequence[str], names: str | None, option: str = "--names") -> dict[str, str]:
     """Where each field is, by its name: asked for, or the last part of its path."""
     from floracle.run.errors import Mistake
 
@@ -24,21 +46,26 @@ def called(fields: Sequence[str], names: str | None) -> dict[str, str]:
         raise Mistake('name a field: "oracle", or a network')
     given = [short_name(field) for field in fields]
     if names is not None:
+        if not names.isprintable():
+            raise Mistake(f"{option} takes what can be printed, got {names!r}")
         given = [name.strip() for name in names.split(",")]
         if len(given) != len(fields) or "" in given:
-            raise Mistake(f"--names needs {len(fields)} names with commas between, got {names!r}")
+            wanted = "a name" if len(fields) == 1 else f"{len(fields)} names with commas between"
+            raise Mistake(f"{option} needs {wanted}, got {names!r}")
     if len(set(map(plain, given))) < len(fields):
         raise Mistake(f"fields need different names, got {', '.join(given)}; give --names")
     return dict(zip(given, fields, strict=True))
 
 
 def short_name(field: str) -> str:
-    """The last part of a path, without its ending."""
+    """The last part of a path, without its ending; what cannot be printed is escaped."""
+    from floracle.report.fields_names import visible
+
     place, function = field, ""
-    if re.fullmatch(r".+:\w+", field):
+    if re.fullmatch(r".+:\w+", field, re.DOTALL):
         place, _, function = field.rpartition(":")
     last = Path(place).name
-    return Path(last).stem if function or Path(place).is_file() else last or field
+    return visible(Path(last).stem if function or Path(place).is_file() else last or field)
 
 
 def plain(name: str) -> str:
@@ -72,6 +99,35 @@ def times_of(words: str, option: str) -> list[float]:
     if not all(0 <= time <= 1 for time in times):
         raise Mistake(f"{option} takes times between noise (0) and data (1), got {words}")
     return sorted(set(times))
+
+
+def rows_of(words: str) -> list[int]:
+    """Rows from "0:64" (64 is left out) or "3,5,8"."""
+    from floracle.run.errors import Mistake
+
+    from .options import whole_numbers
+
+    found = re.fullmatch(r"(\d{1,18}):(\d{1,18})", words)
+    if found is None:
+        return whole_numbers(words, "--rows", "0:64 or 3,5,8")
+    first, stop = int(found[1]), int(found[2])
+    if not 0 < stop - first <= MOST_ROWS:
+        raise Mistake(f"--rows {words} holds no row, or more than {MOST_ROWS:,}")
+    return list(range(first, stop))
+
+
+def check_useful(
+    verb: Callable[..., None], typed: dict[str, Any], names: Sequence[str], needed: str
+) -> None:
+    """Refuse options of which nothing would come, since what they are for was not asked."""
+    from inspect import signature
+
+    from floracle.run.errors import Mistake
+
+    for name in names:
+        if typed[name] != signature(verb).parameters[name].default:
+            option = f"--{name.replace('_', '-')}"
+            raise Mistake(f"{option} is for {needed}; give that too, or leave {option} out")
 
 
 def unseen(
@@ -112,6 +168,8 @@ def command_of(verb: Callable[..., None], name: str, typed: dict[str, Any]) -> s
     """What to type to make a page again; options left alone are left out."""
     from inspect import signature
 
+    from floracle.report.fields_names import quoted
+
     words = ["floracle", name]
     for parameter in signature(verb).parameters.values():
         value, option = typed[parameter.name], f"--{parameter.name.replace('_', '-')}"
@@ -124,4 +182,4 @@ def command_of(verb: Callable[..., None], name: str, typed: dict[str, Any]) -> s
         elif parameter.name != "out" and value != parameter.default:
             for one in value if isinstance(value, list) else [value]:
                 words += [option, str(one)]
-    return shlex.join(words)
+    return " ".join(map(quoted, words))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .fields import NO_TEXT, ORACLE, Text
-from .naming import called, command_of, conventions, plain
+from .naming import Whole, called, check_useful, command_of, conventions, plain
 from .opening import Layout, Moments, Opening, show_remarks
-from .probing import Job, answer, report
+from .probing import Job, answer, check, report
+
+OF_DATA = ("data_labels", "flips", "normalize", "layout", "moments")
+"""Options that say how a data set is read."""
 
 
 def probe(
@@ -17,7 +20,7 @@ def probe(
     data: str | None = None,
     seeds: str = "0:16",
     labels: str | None = None,
-    grid: int = 50,
+    grid: Whole = 50,
     shift: float = 1.0,
     solver: str = "euler",
     threshold: float = 0.1,
@@ -96,18 +99,20 @@ def probe(
     """
     typed = dict(locals())
     from floracle.run.budget import chosen_device
+    from floracle.run.errors import Mistake
     from floracle.run.results import answered
 
     from .options import check_writable
 
     found = _fields(fields, names, data)
     folder = check_writable(out or Path("runs") / f"probe-{'-'.join(map(plain, found))}")
+    if data is None:
+        check_useful(probe, typed, OF_DATA, "--data")
+    elif shape is not None:
+        raise Mistake("--shape is for fields without a data set; the data has its own")
     opening = Opening(data_labels, None, flips, normalize, layout, moments)
-    store = None if data is None else opening.store(data, memory)
-    if store is not None:
-        show_remarks(store)
     settings: dict[str, Any] = {
-        "data": None if store is None else store.fingerprint,
+        "data": None,
         "seeds": seeds,
         "labels": labels,
         "grid": grid,
@@ -125,12 +130,17 @@ def probe(
         conventions=conventions(found, convention),
         settings=settings,
         folder=folder,
-        store=store,
+        store=None,
         text=text,
         autoencoder=autoencoder,
         memory=memory,
         device=str(chosen_device(device)),
     )
+    check(job)
+    if data is not None:
+        store = opening.store(data, memory)
+        show_remarks(store)
+        job = replace(job, store=store, settings={**settings, "data": store.fingerprint})
     if answered(folder, job.all_settings()) is None:
         answer(job, _command(typed, flips, text))
     report(job)
@@ -153,7 +163,9 @@ def _fields(fields: tuple[str, ...], names: str | None, data: str | None) -> dic
 
 def _command(typed: dict[str, Any], flips: bool | None, text: Text) -> str:
     """What to type to make the page again."""
+    from floracle.report.fields_names import quoted
+
     words = [command_of(probe, "probe", {**typed, "flips": None, "text": NO_TEXT})]
     words += [] if flips is None else ["--flips" if flips else "--no-flips"]
-    words += [f"--{name} {shlex.quote(value)}" for name, value in text.settings().items()]
+    words += [f"--{name} {quoted(value)}" for name, value in text.settings().items()]
     return " ".join(words)

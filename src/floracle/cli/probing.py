@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from floracle.analysis.probe import Probe
     from floracle.core.fields import VelocityField
     from floracle.data.store import Store
+    from floracle.models.autoencoder_frame import Autoencoder
     from floracle.report.probe_figures import Probed
 
 
@@ -59,8 +60,8 @@ def answer(job: Job, command: str) -> None:
     from floracle.report.probe import write_probes
     from floracle.run.results import Results, provenance, save
 
-    probes = _probes(job)
-    probed = _pictured(job, probes)
+    probes, decoder = _probes(job)
+    probed = _pictured(job, probes, decoder)
     facts = {"fields": ", ".join(job.called.values())}
     if job.store is not None:
         facts |= {"data": job.store.name, "data fingerprint": job.store.fingerprint}
@@ -72,14 +73,50 @@ def answer(job: Job, command: str) -> None:
     )
 
 
-def _probes(job: Job) -> dict[str, Probe]:
-    """Every field probed, by its name; those that an interrupted run has finished are taken."""
+def check(job: Job) -> None:
+    """Refuse what could not be probed, before data is read and results are compared."""
+    from floracle.analysis.probe import check_asked
+    from floracle.models.diffusers import is_diffusers
+    from floracle.run.errors import Mistake
+    from floracle.sampling.solvers import named
+
+    from .options import seeds_of, whole_numbers
+
+    settings = job.settings
+    seeds_of(settings["seeds"])
+    named(settings["solver"])
+    check_asked(**_asked(settings))
+    for name, form in (("labels", "3 or 0,1,2"), ("shape", "4,64,64")):
+        if settings[name] is not None:
+            whole_numbers(settings[name], f"--{name}", form)
+    if job.text and not any(is_diffusers(Path(where)) for where in job.called.values()):
+        raise Mistake("a text is for SD3 and Flux, but none of these fields is one")
+
+
+def _asked(settings: dict[str, Any]) -> dict[str, Any]:
+    """The grid, and what predictions on it are compared with, as the library takes them."""
+    from floracle.analysis.probe import SHOWN
+    from floracle.sampling.grid import time_grid
+
+    show = settings["show"]
+    return {
+        "grid": time_grid(settings["grid"], shift=settings["shift"]),
+        "threshold": settings["threshold"],
+        "until": settings["until"],
+        "shown": SHOWN if show is None else times_of(show, "--show"),
+    }
+
+
+def _probes(job: Job) -> tuple[dict[str, Probe], Autoencoder | None]:
+    """Every field probed, by its name, and what decodes them.
+
+    Those that an interrupted run has finished are taken.
+    """
     import torch
 
-    from floracle.analysis.probe import SHOWN, Probe
+    from floracle.analysis.probe import Probe
     from floracle.analysis.probe import probe as follow
     from floracle.run.results import answered, save
-    from floracle.sampling.grid import time_grid
 
     from .console import note
     from .options import seeds_of
@@ -87,14 +124,11 @@ def _probes(job: Job) -> dict[str, Probe]:
     settings, seeds = job.settings, seeds_of(job.settings["seeds"])
     loaded = _loaded(job)
     shape, labels = _shape(job, loaded), _labels(job, loaded, len(seeds))
-    show = settings["show"]
+    decoder = _decoder(job, shape)
     known: dict[str, Any] = {
-        "grid": time_grid(settings["grid"], shift=settings["shift"]),
         "labels": None if labels is None else torch.tensor(labels),
         "solver": settings["solver"],
-        "threshold": settings["threshold"],
-        "until": settings["until"],
-        "shown": SHOWN if show is None else times_of(show, "--show"),
+        **_asked(settings),
     }
     for name, field in loaded.items():
         if job.called[name] != ORACLE:  # before anything is followed and written
@@ -109,17 +143,30 @@ def _probes(job: Job) -> dict[str, Probe]:
         note(f"following {name}")
         found[name] = replace(follow(field, seeds, shape, **known), settings=own)
         save(found[name], place)
+    return found, decoder
+
+
+def _decoder(job: Job, shape: list[int]) -> Autoencoder | None:
+    """What decodes samples of this shape for the pictures."""
+    from floracle.models.autoencoder import load_autoencoder
+    from floracle.run.errors import Mistake
+
+    if job.autoencoder is None:
+        return None
+    found = load_autoencoder(job.autoencoder, device=job.device)
+    if len(shape) != 3 or shape[0] != found.channels:
+        raise Mistake(
+            f"{found.name} decodes latents of {found.channels} channels, but samples are {shape};"
+            f" name the autoencoder that has encoded them, or leave --autoencoder out"
+        )
     return found
 
 
 def _loaded(job: Job) -> dict[str, VelocityField]:
     """The fields by their names."""
     from floracle.models.diffusers import is_diffusers
-    from floracle.run.errors import Mistake
 
     asked = {name for name, where in job.called.items() if is_diffusers(Path(where))}
-    if job.text and not asked:
-        raise Mistake("a text is for SD3 and Flux, but none of these fields is one")
     oracle = None
     if job.store is not None:
         oracle = oracle_of(job.store, "linear", memory=job.memory, device=job.device)
@@ -152,8 +199,6 @@ def _shape(job: Job, loaded: dict[str, VelocityField]) -> list[int]:
 
     asked = job.settings["shape"]
     if job.store is not None:
-        if asked is not None:
-            raise Mistake("--shape is for fields without a data set; the data has its own")
         return list(job.store.shape)
     if asked is not None:
         return whole_numbers(asked, "--shape", "4,64,64")
@@ -186,16 +231,12 @@ def _labels(job: Job, loaded: dict[str, VelocityField], count: int) -> list[int]
     return [given[i % len(given)] for i in range(count)]
 
 
-def _pictured(job: Job, probes: dict[str, Probe]) -> list[Probed]:
+def _pictured(job: Job, probes: dict[str, Probe], decoder: Autoencoder | None) -> list[Probed]:
     """The probes with pictures of what they predict, each field's in a file of its own."""
-    from floracle.models.autoencoder import load_autoencoder
     from floracle.report.probe import pictures_of, sheet
     from floracle.report.probe_figures import Probed
     from floracle.run.files import write_bytes
 
-    decoder = None
-    if job.autoencoder is not None:
-        decoder = load_autoencoder(job.autoencoder, device=job.device)
     found = []
     pictures = pictures_of(list(probes.values()), job.store, decoder)
     for (name, made), drawn in zip(probes.items(), pictures, strict=True):
@@ -209,22 +250,21 @@ def report(job: Job) -> None:
     """When the fields settle, on the terminal."""
     from floracle.analysis.probe import Probe
     from floracle.report import probe_words
+    from floracle.report.fields_names import visible
     from floracle.report.probe import PAGE
     from floracle.report.probe_figures import Probed
-    from floracle.report.tables import Table
     from floracle.run.results import load_results
 
-    from .console import say, show_table
+    from .columns import show
+    from .console import say
 
     found = [
         Probed(name, Probe.of_results(load_results(job.folder / plain(name))), where == ORACLE)
         for name, where in job.called.items()
     ]
-    tables: list[Table | None] = [probe_words.summary(found), probe_words.by_label(found)]
-    for table in tables:
-        if table is not None:
-            show_table(table.head, [row.cells for row in table.rows])
-    say(f"grid: {probe_words.grid_words(found[0])}")
+    show(probe_words.summary(found))
+    show(probe_words.by_label(found))
+    say(f"grid: {probe_words.grid_in_short(found[0])}")
     for sentence in (probe_words.headline(found), *probe_words.story(found)[1:]):
         say(sentence)
-    say(f"page: {job.folder / PAGE}")
+    say(f"page: {visible(str(job.folder / PAGE))}")

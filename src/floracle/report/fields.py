@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib as mpl
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from floracle.analysis.curves import Curve
 from floracle.analysis.loss import UNKNOWN, Losses, apart, interval
 
+from .fields_names import inscription, visible
 from .placing import name_curves
 from .plots import (
     BLUE,
@@ -44,6 +45,7 @@ Points = NDArray[np.float64]
 
 def loss_drawings(found: Losses) -> dict[str, Drawing]:
     """All figures of losses, by name."""
+    found = visibly(found)
     first = next(iter(found.path.values()))
     with mpl.rc_context(STYLE):
         drawings = [by_time(found)]
@@ -52,6 +54,15 @@ def loss_drawings(found: Losses) -> dict[str, Drawing]:
         if len(found.path) > 1 and bool((first.whole()["oracle"].mean > 0).all()):
             drawings.append(between(found))
     return {drawing.name: drawing for drawing in drawings}
+
+
+def visibly(found: Losses) -> Losses:
+    """Losses by names that can be shown."""
+    path, own = (
+        {visible(name): loss for name, loss in losses.items()}
+        for losses in (found.path, found.own)
+    )
+    return replace(found, path=path, own=own)
 
 
 def by_time(found: Losses) -> Drawing:
@@ -70,12 +81,13 @@ def by_time(found: Losses) -> Drawing:
     seen = [curve.mean[curve.mean > low] for curve, _, _ in curves.values()]
     least = min((float(means.min()) for means in seen if len(means)), default=low)
     ax.set_yscale("log")
-    ax.set_ylim(max(low, 0.4 * least), 3 * high)
+    ax.set_ylim(max(low, 0.4 * least) or 0.1, 3 * high or 10.0)
     times, drawn = numbers(next(iter(found.path.values())).times), {}
     for name, (curve, colour, style) in curves.items():
         drawn[name] = _in_logs(ax, times, curve, colour, style)
-    drawn = {name: points for name, points in drawn.items() if len(points)}
-    name_curves(ax, drawn, [curves[name][1] for name in drawn], lines=np.array([]))
+    inks = {inscription(name): colour for name, (_, colour, _) in curves.items()}
+    drawn = {inscription(name): points for name, points in drawn.items() if len(points)}
+    name_curves(ax, drawn, [inks[name] for name in drawn], lines=np.array([]))
     ax.minorticks_off()
     ax.set_ylabel("squared distance a dimension")
     return Drawing(
@@ -126,7 +138,8 @@ def between(found: Losses) -> Drawing:
         curves[name] = _differing(found, name, "oracle", (colour, "-"))
         if "held_out" in found.path[first].groups[0].by_pair:
             curves[f"{name}, unseen data"] = _differing(found, name, "held_out", (colour, DASHED))
-    figure, times = _around_nothing(found, curves, f"loss beside that of {_short(first)} / %")
+    beside = inscription(_short(first))
+    figure, times = _around_nothing(found, curves, f"loss beside that of {beside} / %")
     alt = f"Losses of {', '.join(others)} beside those of {first}, in percent by time"
     return Drawing("between", alt, figure, _percent_columns(times, curves))
 
@@ -159,7 +172,7 @@ def _around_nothing(
         points = np.concatenate([_dense(np.stack([times, line], 1)) for line in one.parts])
         drawn[name] = points[(points[:, 1] >= bottom) & (points[:, 1] <= top)]
     zero = _dense(np.array([[0.0, 0.0], [1.0, 0.0]]))
-    named = {name: np.concatenate([points, zero]) for name, points in drawn.items()}
+    named = {inscription(name): np.concatenate([points, zero]) for name, points in drawn.items()}
     name_curves(ax, named, [one.colour for one in curves.values()], lines=np.array([]))
     ax.set_ylabel(label)
     return figure, times

@@ -10,7 +10,8 @@ from floracle.run.files import write_bytes, write_text
 from floracle.version import VERSION
 
 from . import fields_words as said
-from .fields import loss_drawings
+from .fields import loss_drawings, visibly
+from .fields_names import any_letters, facts_of, visible
 from .html import inlined, rendered
 from .plots import Drawing
 
@@ -21,9 +22,10 @@ def write_losses(
     found: Losses, folder: Path, *, facts: Mapping[str, str] | None = None, command: str = ""
 ) -> Path:
     """Draw losses into a folder; returns the page."""
-    drawings = loss_drawings(found)
-    write_figures(drawings, folder)
-    write_text(folder / PAGE, page(found, drawings, facts=facts or {}, command=command))
+    with any_letters():
+        drawings = loss_drawings(found)
+        write_figures(drawings, folder)
+        write_text(folder / PAGE, page(found, drawings, facts=facts or {}, command=command))
     return folder / PAGE
 
 
@@ -39,12 +41,13 @@ def page(
     found: Losses, drawings: dict[str, Drawing], *, facts: Mapping[str, str], command: str = ""
 ) -> str:
     """The whole page as HTML."""
+    found = visibly(found)
     first = next(iter(found.path.values()))
     classes = len(first.groups)
     return rendered(
         "loss.html.j2",
         names=list(found.path),
-        data=facts.get("data", "a training set"),
+        data=visible(facts.get("data", "a training set")),
         scope=f"{first.pairs} pairs" + (f" of each of {classes} classes" if classes > 1 else ""),
         headline=said.headline(found),
         story=said.story(found),
@@ -58,13 +61,13 @@ def page(
             for name, loss in found.path.items()
         ],
         yardsticks=" and ".join(first.settings.get("yardsticks", ())),
-        facts=[*facts.items(), *versions(found.provenance)],
+        facts=facts_of(facts, versions(found.provenance)),
         command=command,
         version=VERSION,
     )
 
 
-def versions(known: Mapping[str, object]) -> list[tuple[str, str]]:
+def versions(known: Mapping[str, object]) -> dict[str, str]:
     """The versions that a result was made with."""
     words = f"floracle {known.get('floracle')}, torch {known.get('torch')}"
-    return [("versions", f"{words}, Python {known.get('python')}")]
+    return {"versions": f"{words}, Python {known.get('python')}"}

@@ -11,6 +11,7 @@ from floracle.analysis.curves import Curve
 from floracle.analysis.loss import LESS, MORE, UNKNOWN, Losses, OracleLoss, apart, interval
 
 from . import words
+from .fields_names import percent, visible
 from .tables import Row, Table
 
 SAME = 1e-4
@@ -23,13 +24,15 @@ PARTS = 8
 
 def headline(found: Losses) -> str:
     """Up to when each field follows the oracle, in one line."""
-    told = [f"{name} {_followed(loss)}" for name, loss in found.path.items()]
+    told = [f"{visible(name)} {_followed(loss)}" for name, loss in found.path.items()]
     return f"{'; '.join(told)}."
 
 
 def _followed(loss: OracleLoss) -> str:
     """Up to when the distance from the oracle is less than the gap."""
     whole = loss.whole()
+    if (whole["oracle"].mean.abs() < NOTHING).all():
+        return "has no oracle loss at any time: it is the oracle itself"
     beyond = whole["oracle"].mean > whole["gap"].mean
     if not beyond.any():
         return "stays closer to the oracle than a training target is, at all times"
@@ -46,7 +49,7 @@ def story(found: Losses) -> list[str]:
     for name, loss in found.path.items():
         said = [_agreement(loss), _memory(loss)]
         said += [_drift(loss, found.own[name])] if name in found.own else []
-        told.append(f"{name}: {' '.join(filter(None, said))}")
+        told.append(f"{visible(name)}: {' '.join(filter(None, said))}")
     return [*told, *differences(found)]
 
 
@@ -74,11 +77,16 @@ def _memory(loss: OracleLoss) -> str:
             f"Unseen data costs it more {at(loss.times, low > 0)}: if both sets are alike, it"
             " knows its training data."
         )
-    known = (high / whole["conditional"].mean).max()
+    known = float((high / whole["conditional"].mean).max())
     return (
-        "No sign that it memorizes: unseen data does not surely cost more at any time, and at most"
-        f" {100 * float(known):.0f} % more anywhere."
+        "No sign that it memorizes: unseen data does not surely cost more at any time, and surely"
+        f" less than {_at_most(known)} more at all of them."
     )
+
+
+def _at_most(share: float) -> str:
+    """A bound in percent that is not rounded to nothing."""
+    return percent(max(share, 0.001), 1 if share < 0.01 else 0)
 
 
 def _drift(path: OracleLoss, own: OracleLoss) -> str:
@@ -97,21 +105,23 @@ def _drift(path: OracleLoss, own: OracleLoss) -> str:
 def differences(found: Losses) -> list[str]:
     """Where the others differ from the first field, a sentence for each and for unseen data."""
     first, *others = found.path
-    told = []
+    told, base = [], visible(first)
+    exact = bool((found.path[first].whole()["oracle"].mean.abs() < NOTHING).all())
     for name in others:
-        verdicts = apart(found.path[name], found.path[first]).verdicts()
-        times = found.path[first].times
-        ways = {LESS: "closer to the oracle", MORE: "farther from the oracle"}
-        told.append(_compared(f"{name} is", f"than {first}", ways, verdicts, times))
+        times, shown = found.path[first].times, visible(name)
+        if not exact:  # what is not the oracle is farther from it than the oracle is
+            verdicts = apart(found.path[name], found.path[first]).verdicts()
+            ways = {LESS: "closer to the oracle", MORE: "farther from the oracle"}
+            told.append(_compared(f"{shown} is", f"than {base}", ways, verdicts, times))
         if "held_out" in found.path[first].groups[0].by_pair:
             verdicts = apart(found.path[name], found.path[first], "held_out").verdicts()
             ways = {LESS: "better", MORE: "worse"}
-            subject = f"On unseen data {name} is"
-            told.append(_compared(subject, f"than {first}", ways, verdicts, times))
+            subject = f"On unseen data {shown} is"
+            told.append(_compared(subject, f"than {base}", ways, verdicts, times))
     if told:
         told.append(
-            "(Differences are of the same pairs and noise; an interval of 95 % holds at all times"
-            " together.)"
+            "(Differences are of the same pairs and noise; an interval of 95\u00a0% holds at all"
+            " times together.)"
         )
     return told
 

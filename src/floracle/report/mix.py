@@ -35,6 +35,8 @@ from .plots import (
 COLOURS = (BLUE, ORANGE, TEAL, VIOLET, INK)
 DASHED, DOTTED = (0, (4, 1.6)), (0, (1, 1.6))
 OWN_LEVEL = "unseen data themselves"
+CHANCE = 1.15
+"""Where shares of what chance gives end, unless some are larger."""
 ACROSS = 6.6
 """Inches that the pictures of one row take."""
 
@@ -83,7 +85,7 @@ def settling(resume: Resumed) -> Drawing:
         curves[f"apart, {name}"] = (resume.apart(band), colour, "-")
         curves[f"spread, {name}"] = (resume.spread(band), colour, DASHED)
         halves.append((resume.half(band), colour))
-    figure, drawn = _by_tau(resume.taus, curves, "share of what chance gives", top=1.15)
+    figure, drawn = _by_tau(resume.taus, curves, "share of what chance gives", least=CHANCE)
     for mark, colour in halves:
         if mark.value is not None:
             shape = {"ms": 6, "mfc": colour, "mec": PAPER, "mew": 0.8, "zorder": 4}
@@ -145,14 +147,17 @@ def _by_tau(
     label: str,
     *,
     level: float | None = None,
-    top: float | None = None,
+    least: float = 0.0,
 ) -> tuple[Figure, dict[str, list]]:
-    """Curves by τ with two errors on either side, named; and the numbers they are drawn from."""
+    """Curves by τ with two errors on either side, named; and the numbers they are drawn from.
+
+    The upright axis holds all of them, and reaches up to `least` at least.
+    """
     figure, ax = axes()
     _tau_axis(ax)
     times, drawn = numbers(taus), {}
     highest = max(float((curve.mean + 2 * curve.error).max()) for curve, _, _ in curves.values())
-    ax.set_ylim(0, top or 1.08 * max(highest, level or 0.0) or 1.0)
+    ax.set_ylim(0, max(least, 1.08 * max(highest, level or 0.0)) or 1.0)
     columns: dict[str, list] = {"tau": times.tolist()}
     for name, (curve, colour, style) in curves.items():
         mean, error = numbers(curve.mean), numbers(curve.error)

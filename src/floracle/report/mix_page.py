@@ -17,6 +17,7 @@ from floracle.run.images import Display, reduced
 from floracle.version import VERSION
 
 from . import words
+from .fields_names import facts_of, percent, visible
 from .fields_page import versions, write_figures
 from .fields_words import with_error
 from .html import inlined, rendered
@@ -24,6 +25,9 @@ from .mix import mix_drawings
 from .tables import Row, Table
 
 PAGE = "mix.html"
+COVERED = percent(0.95)
+OWN = ("seeds", "labels", "rows", "noises", "edges", "seed")
+"""What parts are asked with that is their own."""
 LARGEST = 96
 """Pixels a side of a picture at most."""
 
@@ -38,6 +42,14 @@ class Mixed:
     """By τ."""
     resume: Resumed | None = None
 
+    @property
+    def parts(self) -> dict[str, Switched | Landing | Resumed]:
+        """Everything that was measured, by what it is called."""
+        landings = {f"the oracle from τ = {tau:g} on": one for tau, one in self.landings.items()}
+        found = {"the oracle until τ": self.switch, **landings}
+        found |= {"from unseen data at τ": self.resume}
+        return {name: part for name, part in found.items() if part is not None}
+
 
 def write_mixed(
     found: Mixed,
@@ -45,9 +57,11 @@ def write_mixed(
     *,
     display: Display | None = None,
     facts: Mapping[str, str] | None = None,
-    command: str = "",
 ) -> Path:
-    """Draw what was measured into a folder; returns the page."""
+    """Draw what was measured into a folder; returns the page.
+
+    What to type for a part is in its provenance, as `command`; so is the name of unseen data.
+    """
     drawings = mix_drawings(found.switch, found.resume, _pictures(found, display))
     sheets = {name: one for name, one in drawings.items() if name.endswith("-pictures")}
     curves = {name: one for name, one in drawings.items() if name not in sheets}
@@ -58,11 +72,11 @@ def write_mixed(
         write_bytes(folder / "figures" / f"{name}.png", content)
         uri = "data:image/png;base64," + base64.b64encode(content).decode()
         shown[name] = {"picture": uri, "alt": drawing.alt}
-    known = facts or {}
+    known, parts = facts or {}, found.parts.values()
     content = rendered(
         "mix.html.j2",
-        name=found.name,
-        data=known.get("data", "a training set"),
+        name=visible(found.name),
+        data=visible(known.get("data", "a training set")),
         headline=headline(found),
         story=story(found),
         sheets=shown,
@@ -70,8 +84,8 @@ def write_mixed(
         switch=switch_table(found.switch),
         landings=landing_table(found.landings),
         resume=resume_table(found.resume),
-        facts=[*known.items(), *versions(_known(found))],
-        command=command,
+        facts=facts_of(known, _settings(found), versions(_known(found))),
+        commands=[part.provenance["command"] for part in parts if "command" in part.provenance],
         version=VERSION,
     )
     write_text(folder / PAGE, content)
@@ -91,8 +105,25 @@ def _pictures(found: Mixed, display: Display | None) -> dict[str, Tensor]:
 
 
 def _known(found: Mixed) -> Mapping[str, object]:
-    parts = [found.switch, *found.landings.values(), found.resume]
-    return next(part.provenance for part in parts if part is not None)
+    return next(iter(found.parts.values())).provenance
+
+
+def _settings(found: Mixed) -> dict[str, str]:
+    """What each part was asked with."""
+    return {name: _asked(part) for name, part in found.parts.items()}
+
+
+def _asked(part: Switched | Landing | Resumed) -> str:
+    told = []
+    for name in OWN:
+        value = part.settings.get(name)
+        if isinstance(value, list):  # the library's; the command line has words
+            told.append(f"{len(value)} {name}")
+        elif value is not None:
+            told.append(f"{value} {name}" if name == "noises" else f"{name} {value}")
+    if "held-out data" in part.provenance:
+        told.append(f"of {part.provenance['held-out data']}")
+    return ", ".join(told)
 
 
 def headline(found: Mixed) -> str:
@@ -107,9 +138,9 @@ def headline(found: Mixed) -> str:
         if len(told) == len(marks):
             return f"Half of unseen data is kept: {', '.join(told)}."
     if found.switch is not None:
-        return _copying(found.switch, found.name)
+        return _copying(found.switch, visible(found.name))
     told = [f"{one.verdict} until τ = {tau:g}" for tau, one in found.landings.items()]
-    return f"{found.name} {', '.join(told)}."
+    return f"{visible(found.name)} {', '.join(told)}."
 
 
 def _plain_bands(resume: Resumed) -> list[str]:
@@ -120,13 +151,13 @@ def _plain_bands(resume: Resumed) -> list[str]:
 
 def story(found: Mixed) -> list[str]:
     """What can be said of each part, a sentence or two."""
-    told = []
+    told, name = [], visible(found.name)
     if found.switch is not None:
-        told += [_copying(found.switch, found.name)]
+        told += [_copying(found.switch, name)]
     for tau, one in found.landings.items():
-        told.append(f"{found.name} until τ = {tau:g}, then the oracle: {one}.")
+        told.append(f"{name} until τ = {tau:g}, then the oracle: {one}.")
     if found.resume is not None:
-        told += _resumed(found.resume, found.name)
+        told += _resumed(found.resume, name)
     return told
 
 
@@ -145,8 +176,8 @@ def _copying(switch: Switched, name: str) -> str:
     last = int(inner.nonzero()[-1])
     return (
         f"Even from τ = {float(switch.taus[last]):.3g} on {name} does not mostly copy what the"
-        f" oracle has chosen: {100 * float(share[last]):.0f} % of the ends are copies"
-        f" (95 %: {100 * float(low[last]):.0f} to {100 * float(high[last]):.0f} %)."
+        f" oracle has chosen: {percent(float(share[last]))} of the ends are copies"
+        f" ({COVERED}: {100 * float(low[last]):.0f} to {percent(float(high[last]))})."
     )
 
 
@@ -155,13 +186,18 @@ def _resumed(resume: Resumed, name: str) -> list[str]:
     own, share = float(resume.own.mean()) / resume.dims**0.5, resume.copied()
     before = resume.taus < 1
     worst = int(share[0][before].argmax())
+    most, bound = (percent(float(part[worst])) for part in (share[0], share[2]))
+    copies = (
+        f"{most} of the ends at τ = {float(resume.taus[worst]):.3g} are copies, more than at any"
+        f" other ({COVERED}: up to {bound})."
+        if share[0][worst] > 0
+        else f"no end is a copy ({COVERED}: at most {bound} would be)."
+    )
     return [
-        f"From unseen data {name} keeps half of {', '.join(halves)} (95 % intervals).",
+        f"From unseen data {name} keeps half of {', '.join(halves)} ({COVERED} intervals).",
         f"Its ends lie {float(resume.distance().mean[before].min()):.3g} to"
         f" {float(resume.distance().mean[before].max()):.3g} from the nearest training point, the"
-        f" unseen data {own:.3g}; at most {100 * float(share[0][worst]):.0f} % of the ends are"
-        f" copies (95 %: up to {100 * float(share[2][worst]):.0f} %, at τ ="
-        f" {float(resume.taus[worst]):.3g}).",
+        f" unseen data {own:.3g}; {copies}",
     ]
 
 
@@ -212,7 +248,7 @@ def landing_table(landings: Mapping[float, Landing]) -> Table | None:
                 )
             )
         )
-    head = ("τ", "verdict", "χ²/dof", "p", "effective number", "95 %", "of")
+    head = ("τ", "verdict", "χ²/dof", "p", "effective number", COVERED, "of")
     return Table(head, rows) if rows else None
 
 
@@ -225,11 +261,11 @@ def _by_tau(taus: Tensor, columns: Mapping[str, list[str]]) -> Table:
 
 
 def _percents(shares: Tensor) -> list[str]:
-    return [f"{100 * share:.0f} %" for share in shares.tolist()]
+    return [percent(share) for share in shares.tolist()]
 
 
 def _shares(found: tuple[Tensor, Tensor, Tensor]) -> list[str]:
     return [
-        f"{100 * share:.0f} % ({100 * low:.0f} – {100 * high:.0f})"
+        f"{percent(share)} ({100 * low:.0f} – {100 * high:.0f})"
         for share, low, high in zip(*(part.tolist() for part in found), strict=True)
     ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,11 @@ from floracle.run.images import (
 from floracle.version import VERSION
 
 from . import probe_words as said
+from .fields_names import any_letters, facts_of, visible
 from .html import inlined, rendered
 from .plots import Drawing
 from .probe_figures import Probed, probe_drawings
+from .tables import Table
 
 PAGE = "probe.html"
 PICTURED = 8
@@ -51,13 +55,14 @@ def write_probes(
     command: str = "",
 ) -> Path:
     """Draw fields that were probed alike into a folder; returns the page."""
-    found = probe_drawings(fields)
-    for name, drawing in found.items():
-        write_bytes(folder / "figures" / f"{name}.png", drawing.png())
-        if name != "predictions":
-            write_text(folder / "figures" / f"{name}.svg", drawing.svg())
-            write_text(folder / "figures" / f"{name}.csv", drawing.csv())
-    write_text(folder / PAGE, page(fields, found, facts=facts or {}, command=command))
+    with any_letters():
+        found = probe_drawings(fields)
+        for name, drawing in found.items():
+            write_bytes(folder / "figures" / f"{name}.png", drawing.png())
+            if name != "predictions":
+                write_text(folder / "figures" / f"{name}.svg", drawing.svg())
+                write_text(folder / "figures" / f"{name}.csv", drawing.csv())
+        write_text(folder / PAGE, page(fields, found, facts=facts or {}, command=command))
     return folder / PAGE
 
 
@@ -75,13 +80,13 @@ def page(
     versions = f"floracle {VERSION}, torch {known.get('torch')}, Python {known.get('python')}"
     return rendered(
         "probe.html.j2",
-        names=[each.name for each in fields],
+        names=[visible(each.name) for each in fields],
         scope=f"{len(first.seeds)} samples of shape {shape}",
         headline=said.headline(fields),
         reference=said.reference(first),
         until=f"{first.until:.3g}",
         story=said.story(fields),
-        summary=said.summary(fields),
+        summary=_unbroken(said.summary(fields)),
         lags=said.oracle_among(fields) is not None and len(fields) > 1,
         layout=f"{LAYOUT:g}" if "layout" in first.columns else "",
         examples=_examples(fields),
@@ -96,7 +101,7 @@ def page(
             " Transitions between two of these times are interpolated.",
             "times": said.grid_words(fields[0]),
         },
-        facts=[*facts.items(), ("versions", versions)],
+        facts=facts_of(facts, {"versions": versions}),
         command=command,
         version=VERSION,
     )
@@ -150,6 +155,16 @@ def _decoded(points: Tensor, store: Store | None, autoencoder: Autoencoder) -> T
     return quantised(autoencoder.decode(latents))
 
 
+def _unbroken(table: Table) -> Table:
+    """A table whose cells may be broken, but not within a number and its error."""
+
+    def kept(cell: str) -> str:
+        return re.sub(" (±|at) ", "\u00a0\\1\u00a0", cell)
+
+    rows = [replace(row, cells=[row.cells[0], *map(kept, row.cells[1:])]) for row in table.rows]
+    return replace(table, rows=rows)
+
+
 def _examples(fields: Sequence[Probed]) -> list[dict[str, Any]]:
     """A strip for each field, seed by seed."""
     shown = [(each, each.pictures) for each in fields if each.pictures is not None]
@@ -160,7 +175,7 @@ def _examples(fields: Sequence[Probed]) -> list[dict[str, Any]]:
         {
             "title": _title(probe, i),
             "rows": [
-                {"name": each.name, "pictures": [_uri(picture) for picture in pictures[i]]}
+                {"name": visible(each.name), "pictures": list(map(_uri, pictures[i]))}
                 for each, pictures in shown
             ],
         }

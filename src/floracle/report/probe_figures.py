@@ -16,6 +16,7 @@ from torch import Tensor
 from floracle.analysis.curves import Curve
 from floracle.analysis.probe import Probe
 
+from .fields_names import inscription, visible
 from .placing import name_curves
 from .plots import (
     BLUE,
@@ -80,15 +81,16 @@ def _drawn(fields: Sequence[Probed], name: str) -> Drawing:
     name_ends(ax, "noise", "data")
     ax.set_ylabel(CURVES[name])
     share = name in ("remaining", "layout")
-    curves = {each.name: each.probe.curve(name) for each in fields}
+    curves = {visible(each.name): each.probe.curve(name) for each in fields}
     _limits(ax, fields, name)
     points = {}
     for each, colour in zip(fields, colours(fields), strict=True):
         times = each.probe.times(name)
-        points[each.name] = _line(ax, times, curves[each.name], colour)
+        label = inscription(each.name)
+        points[label] = _line(ax, times, curves[visible(each.name)], colour)
         if share:
             marked = _mark(ax, each.probe, name, colour)
-            points[each.name] = np.concatenate([points[each.name], marked])
+            points[label] = np.concatenate([points[label], marked])
     seen = {key: some for key, some in points.items() if len(some)}
     inks = dict(zip(points, colours(fields), strict=True))
     name_curves(ax, seen, [inks[key] for key in seen], lines=np.array([]))
@@ -117,7 +119,7 @@ def _limits(ax: Axes, fields: Sequence[Probed], name: str) -> None:
         low = min(mean[early].min() for mean in means)
         high = max(mean[early].max() for mean in means)
         room = max(0.3 * (high - low), 0.02 * high)
-        ax.set_ylim(max(0.0, low - room), high + room)
+        ax.set_ylim(max(0.0, low - room), high + room or 1.0)
     else:
         ax.set_ylim(0, 1.08 * max(mean.max() for mean in means) or 1.0)
 
@@ -154,7 +156,7 @@ def strips(fields: Sequence[Probed], seeds: int = 3) -> Drawing:
     """Predictions of all fields from the same seeds as pictures, times across."""
     shown = fields[0].probe.shown.tolist()
     count = min(seeds, *(len(_pictures(each)) for each in fields))
-    names, inks = [each.name for each in fields], colours(fields)
+    names, inks = [visible(each.name) for each in fields], colours(fields)
     high = (len(fields) + BETWEEN_SEEDS) * count - BETWEEN_SEEDS + 0.45
     wide = len(shown) + NAMES
     figure = Figure(figsize=(STRIP, STRIP * high / wide))
@@ -165,7 +167,7 @@ def strips(fields: Sequence[Probed], seeds: int = 3) -> Drawing:
             for k, picture in enumerate(_pictures(each)[i]):
                 pixels = picture.expand(3, -1, -1).movedim(0, -1).numpy()
                 ax.imshow(pixels, extent=(k, k + 0.95, below + 0.95, below), interpolation="none")
-            ax.text(-0.1, below + 0.47, _short(each.name), color=inks[row], **BESIDE)
+            ax.text(-0.1, below + 0.47, inscription(_short(each.name)), color=inks[row], **BESIDE)
     for k, t in enumerate(shown):
         ax.text(k + 0.47, 0.2, f"{t:.3g}", color=QUIET, ha="center", va="center", fontsize=8)
     ax.text(-0.1, 0.2, "t", color=QUIET, **BESIDE)
@@ -187,4 +189,5 @@ def _pictures(each: Probed) -> Tensor:
 
 
 def _short(name: str) -> str:
+    name = visible(name)
     return name if len(name) <= 14 else f"{name[:13]}…"

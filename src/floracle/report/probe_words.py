@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 
 from floracle.analysis.probe import Probe
 from floracle.analysis.transition import Lag, lag, start_apart, transition_of
 from floracle.core.source import NO_LABEL
 
 from . import words
+from .fields_names import percent, visible
 from .probe_figures import Probed
 from .tables import Row, Table
 
@@ -26,16 +28,14 @@ def oracle_among(fields: Sequence[Probed]) -> Probed | None:
 def headline(fields: Sequence[Probed]) -> str:
     """When the fields settle, in one line."""
     oracle, others = oracle_among(fields), [each for each in fields if not each.oracle]
-    if not others:
-        return _settles(fields[0]) + "."
-    if oracle is None or len(others) > 1:
-        return "; ".join(_settles(each) for each in fields) + "."
-    found = lag(others[0].probe, oracle.probe)
-    return f"{_settles(others[0])}{_beside(found)}."
+    if oracle is not None and len(others) == 1:
+        return f"{_settles(others[0])}{_beside(lag(others[0].probe, oracle.probe))}."
+    told = "; ".join(_settles(each) for each in fields)
+    return f"T{told[1:]}." if fields[0].oracle else f"{told}."
 
 
 def _settles(each: Probed) -> str:
-    name = "The oracle" if each.oracle else each.name
+    name = "the oracle" if each.oracle else visible(each.name)
     found = each.probe.transition()
     if found.value is None:
         return f"{name} does not settle before t = {each.probe.until:.3g} in every sample"
@@ -55,23 +55,34 @@ def story(fields: Sequence[Probed]) -> list[str]:
     first = fields[0].probe
     told = [
         f"The prediction x̂(t) = x + (1 − t) v says where a field expects to end. It settles when"
-        f" its squared distance from {reference(first)} falls below {first.threshold:.0%} of what"
-        f" it is at t = 0, for good. Averages over {len(first.seeds)} trajectories, ± one standard"
-        f" error."
+        f" its squared distance from {reference(first)} falls below {_level(first.threshold)} of"
+        f" what it is at t = 0, for good. Averages over {len(first.seeds)} trajectories, ± one"
+        f" standard error."
     ]
     oracle = oracle_among(fields)
     if oracle is not None and first.shown[0] == 0:
-        begins = [
-            f"{each.name} is {start_apart(each.probe, oracle.probe).value:.1%} away"
-            for each in fields
-            if not each.oracle
-        ]
-        if begins:
-            told.append(
-                "At t = 0 the oracle predicts the mean of the data it is asked for;"
-                f" {', '.join(begins)}, as a share of the way from that mean to a sample."
-            )
+        told += _beginning(oracle.probe, [each for each in fields if not each.oracle])
     return told
+
+
+def _beginning(oracle: Probe, others: Sequence[Probed]) -> list[str]:
+    """How far from the mean of the data the others begin, in a sentence if there is one."""
+    apart = {visible(each.name): start_apart(each.probe, oracle).value for each in others}
+    if not apart:
+        return []
+    begins = "At t = 0 the oracle predicts the mean of the data it is asked for"
+    if any(isnan(share) for share in apart.values()):
+        return [
+            f"{begins}, which is the only sample there is: there is no way to go, and nothing to"
+            " compare with it."
+        ]
+    told = ", ".join(f"{name} is {percent(share, 1)} away" for name, share in apart.items())
+    return [f"{begins}; {told}, as a share of the way from that mean to a sample."]
+
+
+def _level(threshold: float) -> str:
+    """A threshold in percent, with the digits it was given."""
+    return f"{100 * threshold:.4g}\u00a0%"
 
 
 def reference(found: Probe) -> str:
@@ -93,11 +104,11 @@ def summary(fields: Sequence[Probed]) -> Table:
             cells += ["–" if each.oracle else _lag(each, oracle, name) for name in names]
         peak_at, peak = found.peak()
         moved = [
-            f"{found.later().value:.1%}",
+            percent(found.later().value, 1),
             f"{peak:.3f} at {peak_at:.3g}",
             f"{found.detour().value:.3f}",
         ]
-        rows.append(Row((each.name, *cells, *moved, str(found.evaluations))))
+        rows.append(Row((visible(each.name), *cells, *moved, str(found.evaluations))))
     head = ["", "settles", *(["its layout"] if layout else [])]
     if oracle is not None:
         head += ["lag", *(["of layout"] if layout else [])]
@@ -118,9 +129,11 @@ def by_label(fields: Sequence[Probed]) -> Table | None:
             if oracle is not None and not each.oracle:
                 cells.append(str(lag(each.probe, oracle.probe, label=label)))
         rows.append(Row(cells))
-    head = ["label", "samples"]
+    head, several = ["label", "samples"], len(fields) > 2
     for each in fields:
-        head += [each.name, *(["lag"] if oracle is not None and not each.oracle else [])]
+        name = visible(each.name)
+        lags = [f"{name}, lag" if several else "lag"]
+        head += [name, *(lags if oracle is not None and not each.oracle else [])]
     return Table(head, rows)
 
 
@@ -130,16 +143,22 @@ def by_threshold(fields: Sequence[Probed]) -> Table:
     oracle, rows = oracle_among(fields), []
     for each in fields:
         times = (transition_of(each.probe.transitions(threshold=level)) for level in levels)
-        rows.append(Row((each.name, *map(str, times))))
+        rows.append(Row((visible(each.name), *map(str, times))))
         if oracle is not None and not each.oracle:
             lags = (lag(each.probe, oracle.probe, threshold=level) for level in levels)
-            rows.append(Row((f"{each.name}, lag", *map(str, lags))))
+            rows.append(Row((f"{visible(each.name)}, lag", *map(str, lags))))
     return Table(("threshold", *(f"{level:.4g}" for level in levels)), rows)
 
 
 def grid_words(each: Probed) -> str:
     """The times at which a field is really asked."""
     return ", ".join(f"{t:.4g}" for t in each.probe.grid.tolist())
+
+
+def grid_in_short(each: Probed) -> str:
+    """The first and the last times at which a field is asked, and how many steps there are."""
+    *_, late, end = grid = each.probe.grid.tolist()
+    return f"{grid[0]:.4g}, {grid[1]:.4g} … {late:.4g}, {end:.4g} in {len(grid) - 1} steps"
 
 
 def steps_words(each: Probed) -> str:
