@@ -17,7 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from floracle.run.errors import Mistake
 from floracle.run.exchange import barrier
-from floracle.run.files import digest, read_json, sweep, writable_folder, write_json
+from floracle.run.files import NoRoom, digest, read_json, sweep, writable_folder, write_json
 from floracle.run.processes import ALONE, Group
 from floracle.run.results import differences
 
@@ -167,8 +167,9 @@ def writing(folder: Path, kind: Kind[Any]) -> Iterator[None]:
     """Say what failed on the disk, and that nothing of what was done is lost."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
+    except (OSError, NoRoom) as error:
+        refused = error.__cause__ if isinstance(error, NoRoom) else error
+        reason = getattr(refused, "strerror", None) or type(refused).__name__
         raise Mistake(
             f"{kind.doing} into {folder} failed: {reason.lower()}; put that right and run the same"
             " command again, which goes on from there"

@@ -14,6 +14,11 @@ from typing import Any
 
 from .errors import Mistake
 
+
+class NoRoom(Mistake):
+    """Something could not be written for want of room; what the system said is its cause."""
+
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room left."""
 
@@ -52,9 +57,9 @@ def is_full(error: Exception) -> bool:
     return any(f"(os error {number})" in str(error) for number in FULL)
 
 
-def no_room(path: Path) -> Mistake:
+def no_room(path: Path) -> NoRoom:
     """What to say then."""
-    return Mistake(f"there is no room left to write {path}; make some, or choose another --out")
+    return NoRoom(f"there is no room left to write {path}; make some, or choose another --out")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
