@@ -136,8 +136,9 @@ def test_what_goes_wrong_in_a_network_of_ones_own_is_no_bug(folder, capsys, cont
 
 def test_samples_do_not_go_into_the_data(folder, capsys):
     data = folder / "pictures"
-    data.mkdir()
+    (data / "0").mkdir(parents=True)
+    (data / "0" / "a.png").touch()
     for inside in (data, data / "samples"):
         assert main(["sample", "oracle", str(data), "--out", str(inside)]) == 2
         assert "lies in the data" in capsys.readouterr().err
-    assert list(data.iterdir()) == []
+    assert [path.name for path in data.iterdir()] == ["0"]

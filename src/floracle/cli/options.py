@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import islice
 from pathlib import Path
 
 from floracle.run.errors import Mistake
 
 MOST_SEEDS = 1_000_000
 SEEDS = 2**32
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+LOOKED_AT = 1000
+"""Files of a folder that are looked at, to see whether it holds pictures."""
 
 
 def seeds_of(words: str) -> list[int]:
@@ -88,11 +92,13 @@ def folder_for(verb: str, data: str) -> Path:
 def check_writable(folder: Path, *data: str) -> Path:
     """Refuse a folder that could not be written to, before anything is computed or made.
 
-    So is one that is, or lies in, a folder of data: results would be read as data from then on.
+    So is one that is a folder of data, or lies in one of pictures: what is drawn there would be
+    read as data from then on.
     """
     there = folder.expanduser()
-    for where in map(Path, data):
-        if where.expanduser().is_dir() and there.resolve().is_relative_to(where.resolve()):
+    for where in (Path(one).expanduser() for one in data):
+        inside = where.is_dir() and there.resolve().is_relative_to(where.resolve())
+        if inside and (there.resolve() == where.resolve() or _holds_pictures(where)):
             raise Mistake(f"{folder} lies in the data {where}; choose an --out beside it")
     while not there.exists():
         there = there.parent
@@ -101,6 +107,11 @@ def check_writable(folder: Path, *data: str) -> Path:
     if not os.access(there, os.W_OK | os.X_OK):
         raise Mistake(f"no permission to write to {there}; choose another --out")
     return folder.expanduser()
+
+
+def _holds_pictures(folder: Path) -> bool:
+    some = islice(folder.rglob("*"), LOOKED_AT)
+    return any(path.suffix.lower() in PICTURES for path in some)
 
 
 def _listed(known: list[int]) -> str:
