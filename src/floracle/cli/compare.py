@@ -123,9 +123,9 @@ def _names(data: tuple[str, ...], names: str | None) -> list[str]:
 
 
 def _plain(name: str) -> str:
-    import re
+    from .options import plain
 
-    return re.sub(r"[^0-9A-Za-z_-]+", "-", name).strip("-") or "data"
+    return plain(name, "data")
 
 
 def _summarise(spaces, say, show_table) -> None:  # noqa: ANN001

@@ -37,6 +37,10 @@ class Text:
         """Whether there is any."""
         return bool(self.settings())
 
+    def words(self) -> list[str]:
+        """The options as they are typed, those left alone left out."""
+        return [word for name, value in self.settings().items() for word in (f"--{name}", value)]
+
     def settings(self) -> dict[str, Any]:
         """What was given, as plain values."""
         given = {"prompt": self.prompt, "embeddings": self.embeddings}

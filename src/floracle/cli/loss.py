@@ -13,12 +13,11 @@ from .naming import (
     check_useful,
     command_of,
     conventions,
-    plain,
     points_oracle,
     times_of,
-    unseen,
 )
 from .opening import Opening, show_remarks
+from .options import plain
 
 if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
@@ -119,7 +118,7 @@ def loss(
     show_remarks(store)
     other = None
     if held_out is not None:
-        other = unseen(held_out, held_out_labels, store, opening, memory)
+        other = opening.held_out(held_out, store, memory, held_out_labels)
     chosen, followed = _classes(classes, store), _yardsticks(yardsticks, store)
     if other is not None:
         _check_classes(chosen, other, held_out_labels)

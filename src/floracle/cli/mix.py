@@ -13,13 +13,12 @@ from .naming import (
     check_useful,
     command_of,
     conventions,
-    plain,
     points_oracle,
     rows_of,
     times_of,
-    unseen,
 )
-from .opening import Layout, Moments, Opening, show_remarks
+from .opening import READING, Reading, show_remarks
+from .options import plain
 
 if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
@@ -50,11 +49,7 @@ def mix(
     solver: str = "euler",
     name: str | None = None,
     convention: str | None = None,
-    data_labels: Path | None = None,
-    flips: bool | None = None,
-    normalize: str = "stored",
-    layout: Layout | None = None,
-    moments: Moments | None = None,
+    reading: Reading = READING,
     seed: Whole = 0,
     out: Path | None = None,
     memory: str | None = None,
@@ -105,16 +100,8 @@ def mix(
         What to call the field.
     convention
         How the network is to be read: a project's name, or words like predicts=data,null=10.
-    data_labels
-        A .npy file with a label for each training point.
-    flips
-        Count the mirror of every picture as a point of its own.
-    normalize
-        stored, raw, standard, or a factor.
-    layout
-        Whose layout the data is, where the files cannot tell.
-    moments
-        What a stored mean and deviation become: a point, one draw, a Gaussian.
+    reading
+        How data is read.
     seed
         Where the noises of --resume start.
     out
@@ -139,12 +126,12 @@ def mix(
     asked = _asked(typed)
     called_so = next(iter(places))
     folder = check_writable(out or Path("runs") / f"mix-{plain(called_so)}")
-    opening = Opening(data_labels, None, flips, normalize, layout, moments)
+    opening = reading.opening()
     store = opening.store(data, memory)
     show_remarks(store)
     other = None
     if held_out is not None:
-        other = unseen(held_out, held_out_labels, store, opening, memory)
+        other = opening.held_out(held_out, store, memory, held_out_labels)
     common = {
         "field": field,
         "convention": read[called_so],

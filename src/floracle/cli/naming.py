@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import CycloptsError, Parameter, Token
 
-from .fields import ORACLE
-from .opening import Opening
+from .fields import ORACLE, Text
+from .opening import Opening, Reading
+from .options import plain, range_of
 
 if TYPE_CHECKING:
     from floracle.data.store import Store
     from floracle.oracle.oracle import Oracle
-
-
-MOST_ROWS = 1_000_000
 
 
 def whole(_: type, tokens: Sequence[Token]) -> int:
@@ -68,11 +66,6 @@ def short_name(field: str) -> str:
     return visible(Path(last).stem if function or Path(place).is_file() else last or field)
 
 
-def plain(name: str) -> str:
-    """A name that a folder can have."""
-    return re.sub(r"[^0-9A-Za-z_-]+", "-", name).strip("-") or "field"
-
-
 def conventions(fields: dict[str, str], given: list[str] | None) -> dict[str, str | None]:
     """How each field is to be read: one convention for all networks, or one for each."""
     from floracle.run.errors import Mistake
@@ -103,17 +96,7 @@ def times_of(words: str, option: str) -> list[float]:
 
 def rows_of(words: str) -> list[int]:
     """Rows from "0:64" (64 is left out) or "3,5,8"."""
-    from floracle.run.errors import Mistake
-
-    from .options import whole_numbers
-
-    found = re.fullmatch(r"(\d{1,18}):(\d{1,18})", words)
-    if found is None:
-        return whole_numbers(words, "--rows", "0:64 or 3,5,8")
-    first, stop = int(found[1]), int(found[2])
-    if not 0 < stop - first <= MOST_ROWS:
-        raise Mistake(f"--rows {words} holds no row, or more than {MOST_ROWS:,}")
-    return list(range(first, stop))
+    return range_of(words, "--rows", "row")
 
 
 def check_useful(
@@ -128,30 +111,6 @@ def check_useful(
         if typed[name] != signature(verb).parameters[name].default:
             option = f"--{name.replace('_', '-')}"
             raise Mistake(f"{option} is for {needed}; give that too, or leave {option} out")
-
-
-def unseen(
-    where: str, labels: Path | None, store: Store, opening: Opening, memory: str | None
-) -> Store:
-    """What was held out of the data, read and normalized alike."""
-    from floracle.data.store import open_store
-    from floracle.run.errors import Mistake
-
-    found = open_store(
-        where,
-        labels=labels,
-        flips=opening.flips,
-        normalize=store.normalizer,
-        layout=opening.layout,
-        moments=opening.moments,
-        memory=memory,
-    )
-    if tuple(found.shape) != tuple(store.shape):
-        raise Mistake(
-            f"held-out points have shape {list(found.shape)}, those of the data"
-            f" {list(store.shape)}"
-        )
-    return found
 
 
 def points_oracle(store: Store, memory: str | None, device: str) -> Oracle:
@@ -175,7 +134,7 @@ def command_of(verb: Callable[..., None], name: str, typed: dict[str, Any]) -> s
         value, option = typed[parameter.name], f"--{parameter.name.replace('_', '-')}"
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
             words += [value] if isinstance(value, str) else value
-        elif isinstance(value, Opening):
+        elif isinstance(value, (Opening, Reading, Text)):
             words += value.words()
         elif isinstance(value, bool):
             words.append(option if value else f"--no-{parameter.name}")

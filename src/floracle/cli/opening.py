@@ -19,6 +19,30 @@ Layout = Literal["lightningdit", "repa", "edm2", "mar", "fast-dit", "mean-std", 
 Moments = Literal["mean", "sample", "gaussian"]
 
 
+Flips = Annotated[
+    bool | None,
+    Parameter(
+        help="Count the mirror of every picture, or every stored mirrored latent, as a point of"
+        " its own.",
+        negative="--no-flips",
+    ),
+]
+Scale = Annotated[
+    str,
+    Parameter(
+        help="stored (as its project feeds it: bytes become -1 ... 1), raw, standard (every"
+        " channel mean 0 and deviation 1), or a factor like 0.18215."
+    ),
+]
+Whose = Annotated[
+    Layout | None, Parameter(help="Whose layout it is, where the files cannot tell.")
+]
+Become = Annotated[
+    Moments | None,
+    Parameter(help="What a stored mean and deviation become: a point, one draw, a Gaussian."),
+]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Opening:
@@ -30,34 +54,39 @@ class Opening:
     weights: Annotated[
         Path | None, Parameter(help="A .npy file with a weight for each point.")
     ] = None
-    flips: Annotated[
-        bool | None,
-        Parameter(
-            help="Count the mirror of every picture, or every stored mirrored latent, as a point"
-            " of its own.",
-            negative="--no-flips",
-        ),
-    ] = None
-    normalize: Annotated[
-        str,
-        Parameter(
-            help="stored (as its project feeds it: bytes become -1 ... 1), raw, standard (every"
-            " channel mean 0 and deviation 1), or a factor like 0.18215."
-        ),
-    ] = "stored"
-    layout: Annotated[
-        Layout | None, Parameter(help="Whose layout it is, where the files cannot tell.")
-    ] = None
-    moments: Annotated[
-        Moments | None,
-        Parameter(help="What a stored mean and deviation become: a point, one draw, a Gaussian."),
-    ] = None
+    flips: Flips = None
+    normalize: Scale = "stored"
+    layout: Whose = None
+    moments: Become = None
 
     def store(self, data: str, memory: str | None) -> Store:
         """The data, opened."""
         from floracle.data.store import open_store
 
         return open_store(data, memory=memory, **self.arguments())
+
+    def held_out(
+        self, where: str, store: Store, memory: str | None, labels: Path | None = None
+    ) -> Store:
+        """What was held out of the data, read and normalized alike."""
+        from floracle.data.store import open_store
+        from floracle.run.errors import Mistake
+
+        found = open_store(
+            where,
+            labels=labels,
+            flips=self.flips,
+            normalize=store.normalizer,
+            layout=self.layout,
+            moments=self.moments,
+            memory=memory,
+        )
+        if tuple(found.shape) != tuple(store.shape):
+            raise Mistake(
+                f"held-out points have shape {list(found.shape)}, those of the data"
+                f" {list(store.shape)}"
+            )
+        return found
 
     def arguments(self) -> dict[str, Any]:
         """What `open_store` is to be told."""
@@ -96,6 +125,32 @@ class Opening:
         if self.flips is not None:
             words += ["--flips" if self.flips else "--no-flips"]
         return words
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Reading:
+    """The same where --labels are those of samples."""
+
+    data_labels: Annotated[
+        Path | None, Parameter(help="A .npy file with a label for each training point.")
+    ] = None
+    flips: Flips = None
+    normalize: Scale = "stored"
+    layout: Whose = None
+    moments: Become = None
+
+    def opening(self) -> Opening:
+        """How data is read."""
+        how = (self.flips, self.normalize, self.layout, self.moments)
+        return Opening(self.data_labels, None, *how)
+
+    def words(self) -> list[str]:
+        """The options as they are typed, those left alone left out."""
+        return ["--data-labels" if word == "--labels" else word for word in self.opening().words()]
+
+
+READING = Reading()
 
 
 def oracle_of(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from floracle.run.errors import Mistake
 
-MOST_SEEDS = 1_000_000
+MOST = 1_000_000
 SEEDS = 2**32
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LOOKED_AT = 1000
@@ -18,17 +18,21 @@ LOOKED_AT = 1000
 
 def seeds_of(words: str) -> list[int]:
     """Seeds from "0:64" (64 is left out) or "3,5,8"."""
-    found = re.fullmatch(r"(\d+):(\d+)", words)
-    if found:
-        first, stop = int(found[1]), int(found[2])
-        if not 0 < stop - first <= MOST_SEEDS:
-            raise Mistake(f"--seeds {words} holds no seed, or more than {MOST_SEEDS:,}")
-        seeds = list(range(first, stop))
-    else:
-        seeds = whole_numbers(words, "--seeds", "0:64 or 3,5,8")
+    seeds = range_of(words, "--seeds", "seed")
     if not all(0 <= seed < SEEDS for seed in seeds):
         raise Mistake(f"--seeds lie in [0, 2**32), got {words}")
     return seeds
+
+
+def range_of(words: str, option: str, what: str) -> list[int]:
+    """Whole numbers from "0:64" (64 is left out) or "3,5,8"."""
+    found = re.fullmatch(r"(\d{1,18}):(\d{1,18})", words)
+    if found is None:
+        return whole_numbers(words, option, "0:64 or 3,5,8")
+    first, stop = int(found[1]), int(found[2])
+    if not 0 < stop - first <= MOST:
+        raise Mistake(f"{option} {words} holds no {what}, or more than {MOST:,}")
+    return list(range(first, stop))
 
 
 def checked_seed(seed: int) -> int:
@@ -86,7 +90,12 @@ def numbers(words: str, option: str) -> list[float]:
 def folder_for(verb: str, data: str) -> Path:
     """Where results go unless told otherwise."""
     name = data if re.fullmatch(r"\w+:\S+", data) else Path(data).resolve().name.split(".")[0]
-    return Path("runs") / f"{verb}-{re.sub(r'[^0-9A-Za-z_-]+', '-', name).strip('-') or 'data'}"
+    return Path("runs") / f"{verb}-{plain(name, 'data')}"
+
+
+def plain(name: str, otherwise: str = "field") -> str:
+    """A name that a folder can have."""
+    return re.sub(r"[^0-9A-Za-z_-]+", "-", name).strip("-") or otherwise
 
 
 def check_writable(folder: Path, *data: str) -> Path:

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from .fields import NO_TEXT, ORACLE, Text
-from .naming import Whole, called, check_useful, command_of, conventions, plain
-from .opening import Layout, Moments, Opening, show_remarks
+from .naming import Whole, called, command_of, conventions
+from .opening import READING, Reading, show_remarks
+from .options import plain
 from .probing import Job, answer, check, report
-
-OF_DATA = ("data_labels", "flips", "normalize", "layout", "moments")
-"""Options that say how a data set is read."""
 
 
 def probe(
@@ -31,11 +29,7 @@ def probe(
     text: Text = NO_TEXT,
     shape: str | None = None,
     autoencoder: Path | None = None,
-    data_labels: Path | None = None,
-    flips: bool | None = None,
-    normalize: str = "stored",
-    layout: Layout | None = None,
-    moments: Moments | None = None,
+    reading: Reading = READING,
     out: Path | None = None,
     memory: str | None = None,
     device: str = "cpu",
@@ -80,16 +74,8 @@ def probe(
         Of one sample, like 4,64,64, where neither data nor network says.
     autoencoder
         What decodes latents for the pictures; see floracle encode --help.
-    data_labels
-        A .npy file with a label for each training point.
-    flips
-        Count the mirror of every picture as a point of its own.
-    normalize
-        stored, raw, standard, or a factor.
-    layout
-        Whose layout the data is, where the files cannot tell.
-    moments
-        What a stored mean and deviation become: a point, one draw, a Gaussian.
+    reading
+        How data is read.
     out
         Folder for the page and its numbers; runs/probe-NAMES by default.
     memory
@@ -107,10 +93,11 @@ def probe(
     found = _fields(fields, names, data)
     folder = check_writable(out or Path("runs") / f"probe-{'-'.join(map(plain, found))}")
     if data is None:
-        check_useful(probe, typed, OF_DATA, "--data")
+        for option in reading.words()[:1]:
+            raise Mistake(f"{option} is for --data; give that too, or leave {option} out")
     elif shape is not None:
         raise Mistake("--shape is for fields without a data set; the data has its own")
-    opening = Opening(data_labels, None, flips, normalize, layout, moments)
+    opening = reading.opening()
     settings: dict[str, Any] = {
         "data": None,
         "seeds": seeds,
@@ -142,7 +129,7 @@ def probe(
         show_remarks(store)
         job = replace(job, store=store, settings={**settings, "data": store.fingerprint})
     if answered(folder, job.all_settings()) is None:
-        answer(job, _command(typed, flips, text))
+        answer(job, command_of(probe, "probe", typed))
     report(job)
 
 
@@ -159,13 +146,3 @@ def _fields(fields: tuple[str, ...], names: str | None, data: str | None) -> dic
     if len(fields) > len(COLOURS):
         raise Mistake(f"up to {len(COLOURS)} fields can be told apart, got {len(fields)}")
     return called(fields, names)
-
-
-def _command(typed: dict[str, Any], flips: bool | None, text: Text) -> str:
-    """What to type to make the page again."""
-    from floracle.report.fields_names import quoted
-
-    words = [command_of(probe, "probe", {**typed, "flips": None, "text": NO_TEXT})]
-    words += [] if flips is None else ["--flips" if flips else "--no-flips"]
-    words += [f"--{name} {quoted(value)}" for name, value in text.settings().items()]
-    return " ".join(words)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .fields import NO_TEXT, ORACLE, Text, field_of
-from .naming import plain, times_of
+from .naming import times_of
 from .opening import oracle_of
+from .options import plain
 
 if TYPE_CHECKING:
     from floracle.analysis.probe import Probe

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .fields import NO_TEXT, ORACLE, Text, field_of
 from .guiding import GUIDING, Guiding
-from .opening import Layout, Moments, Opening, oracle_of, show_remarks
+from .opening import READING, Reading, oracle_of, show_remarks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,11 +44,7 @@ def sample(
     guiding: Guiding = GUIDING,
     convention: str | None = None,
     text: Text = NO_TEXT,
-    data_labels: Path | None = None,
-    flips: bool | None = None,
-    normalize: str = "stored",
-    layout: Layout | None = None,
-    moments: Moments | None = None,
+    reading: Reading = READING,
     out: Path | None = None,
     memory: str | None = None,
     device: str = "cpu",
@@ -85,16 +81,8 @@ def sample(
         How networks are to be read: a project's name, or words like predicts=data,null=10.
     text
         What SD3 and Flux are asked with.
-    data_labels
-        A .npy file with a label for each training point.
-    flips
-        Count the mirror of every picture as a point of its own.
-    normalize
-        stored, raw, standard, or a factor.
-    layout
-        Whose layout the data is, where the files cannot tell.
-    moments
-        What a stored mean and deviation become: a point, one draw, a Gaussian.
+    reading
+        How data is read.
     out
         Folder for the samples; runs/sample-FIELD-DATA by default, without the oracle's name.
     memory
@@ -109,8 +97,7 @@ def sample(
     from floracle.sampling.solvers import named
 
     from .console import say
-    from .naming import plain
-    from .options import check_writable, folder_for, labels_for, seeds_of
+    from .options import check_writable, folder_for, labels_for, plain, seeds_of
     from .sampled import nearest_rows, report, write
 
     names = [name for name in (field, then) if name is not None]
@@ -123,7 +110,7 @@ def sample(
     device = str(chosen_device(own_device(device, group)))
     if group.first:
         folder = check_writable(folder, data)
-    opening = Opening(data_labels, None, flips, normalize, layout, moments)
+    opening = reading.opening()
     store = opening.store(data, own_memory(memory, group))
     show_remarks(store)
     given = labels_for(labels, len(chosen), labels_in(store))

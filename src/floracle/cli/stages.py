@@ -89,9 +89,9 @@ def stages(
         folder = check_writable(folder, data)
     store = opening.store(data, own_memory(memory, group))
     show_remarks(store)
-    other = None if held_out is None else _held_out(held_out, store, opening, memory)
+    other = None if held_out is None else opening.held_out(held_out, store, memory)
     chosen = classes_of(classes, labels_in(store))
-    _check_held_out(store, other, chosen)
+    _check_held_out(other, chosen)
     if dry_run:
         _say_cost(store, chosen, pairs, times, memory)
         return
@@ -202,31 +202,12 @@ def _deeper(kept: Kept) -> bool:
     return True
 
 
-def _held_out(where: str, store: Store, opening: Opening, memory: str | None) -> Store:
-    """What was held out of the data, read and normalized alike."""
-    from floracle.data.store import open_store
-
-    return open_store(
-        where,
-        flips=opening.flips,
-        normalize=store.normalizer,
-        layout=opening.layout,
-        moments=opening.moments,
-        memory=memory,
-    )
-
-
-def _check_held_out(store: Store, other: Store | None, chosen: list[int]) -> None:
+def _check_held_out(other: Store | None, chosen: list[int]) -> None:
     from floracle.core.source import classes as labels_in
     from floracle.run.errors import Mistake
 
     if other is None:
         return
-    if other.shape != store.shape:
-        raise Mistake(
-            f"held-out points have shape {list(other.shape)}, those of the data"
-            f" {list(store.shape)}"
-        )
     absent = [label for label in chosen if label >= 0 and label not in labels_in(other)]
     if absent:
         raise Mistake(

@@ -13,7 +13,6 @@ from .opening import Opening, show_remarks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from floracle.data.store import Store
     from floracle.run.processes import Group
     from floracle.training.config import Settings
     from floracle.training.counting import Progress
@@ -148,7 +147,7 @@ def train(
     place = str(chosen_device(own_device(device, group)))
     store = opening.store(data, own)
     show_remarks(store)
-    other = None if held_out is None else _held_out(held_out, store, opening, own)
+    other = None if held_out is None else opening.held_out(held_out, store, own)
     network = network_for(settings, store)
     warning = large(network, settings.images, chosen_device(place))
     if group.first and warning is not None:
@@ -185,19 +184,6 @@ def _whole(value: float, name: str) -> int:
     if not 1 <= value <= MOST or value != int(value):
         raise Mistake(f"--{name} is a whole number of images like 1e6, got {value:g}")
     return int(value)
-
-
-def _held_out(where: str, store: Store, opening: Opening, memory: str | None) -> Store:
-    from floracle.data.store import open_store
-
-    return open_store(
-        where,
-        flips=opening.flips,
-        normalize=store.normalizer,
-        layout=opening.layout,
-        moments=opening.moments,
-        memory=memory,
-    )
 
 
 def _follow(run: Iterator[Progress], settings: Settings, group: Group) -> None:

@@ -40,6 +40,11 @@ def gamma(terms: float, unit: float) -> float:
     return terms * unit / (1 - terms * unit) if terms * unit < 0.5 else torch.inf
 
 
+def lowered(exact: Tensor) -> Tensor:
+    """Numbers in float32, rounded down."""
+    return (exact - 8 * SINGLE * exact.abs()).float()
+
+
 @dataclass(frozen=True)
 class View:
     """Queries as a coarse view sees them; float64, [b] unless stated."""
@@ -139,8 +144,7 @@ class Level:
 
     def thresholds(self, view: View, cut: Tensor) -> Tensor:
         """Products below these belong to logits below `cut` [b]; float32, rounded down."""
-        exact = cut + view.half * self.middle - self.allowance(view)
-        return (exact - 8 * SINGLE * exact.abs()).float()
+        return lowered(cut + view.half * self.middle - self.allowance(view))
 
     def bounds(self, coefficients: Tensor, out: Tensor) -> Tensor:
         """The products of all atoms, written to float32 [n, b]."""

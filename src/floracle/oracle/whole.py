@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .levels import OVERFLOW, ROWS, SINGLE, View, gamma
+from .levels import OVERFLOW, ROWS, SINGLE, View, gamma, lowered
 from .members import Members
 
 COARSE = 2.0**-9
@@ -72,8 +72,7 @@ class Whole:
 
     def thresholds(self, view: View, cut: Tensor) -> Tensor:
         """Products below these belong to logits below `cut` [b]; float32, rounded down."""
-        exact = cut + view.half * self.middle - self._allowance(view)
-        return (exact - 8 * SINGLE * exact.abs()).float()
+        return lowered(cut + view.half * self.middle - self._allowance(view))
 
     def bounds(self, coefficients: Tensor, out: Tensor) -> Tensor:
         """The products of all atoms, no lower than they are, written to float32 [n, b]."""

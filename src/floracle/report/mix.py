@@ -17,23 +17,19 @@ from floracle.analysis.curves import Curve
 from floracle.analysis.resuming import Resumed
 from floracle.analysis.switching import Switched
 
+from .fields import COLOURS, DASHED, DOTTED
 from .placing import name_curves
 from .plots import (
     BLUE,
-    INK,
     ORANGE,
     PAPER,
     QUIET,
     STYLE,
-    TEAL,
-    VIOLET,
     Drawing,
     axes,
     numbers,
 )
 
-COLOURS = (BLUE, ORANGE, TEAL, VIOLET, INK)
-DASHED, DOTTED = (0, (4, 1.6)), (0, (1, 1.6))
 OWN_LEVEL = "unseen data themselves"
 CHANCE = 1.15
 """Where shares of what chance gives end, unless some are larger."""
