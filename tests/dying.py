@@ -26,9 +26,15 @@ def died(tests, folder, every, offset=0):
 
     All of it happens in a process of its own, which forks before any thread is started.
     """
-    paths = [str(Path(__file__).parent), str(Path(tests).parent)]
+    words = [__file__, Path(tests).stem, str(folder), str(every), str(offset)]
+    return told(words, Path(tests).parent)
+
+
+def told(words, *places):
+    """The number that Python prints when it is started so, with modules of tests at hand."""
+    paths = map(str, [Path(__file__).parent, *places])
     ended = subprocess.run(
-        [sys.executable, __file__, Path(tests).stem, str(folder), str(every), str(offset)],
+        [sys.executable, *words],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
@@ -75,8 +81,12 @@ def _in_a_child(work, moment, counted):
     os._exit(0)
 
 
-def _watch(moment):
-    """Count everything that changes the disk: before it, halfway where it has a half, after it."""
+def counting(moment):
+    """How many steps there were, and what makes steps of a function.
+
+    There is one before it, one halfway where it has a half, and one after it; the process ends at
+    the moment given.
+    """
     steps = [0]
 
     def step(half=None):
@@ -97,12 +107,18 @@ def _watch(moment):
 
         return counted
 
+    return steps, watched
+
+
+def _watch(moment):
+    """Count everything that changes the disk."""
+    steps, watched = counting(moment)
     remove = shutil.rmtree
     tree = watched(lambda path: remove(path, ignore_errors=True), _half_a_tree)
     shutil.rmtree = lambda path, **_: tree(path)
     os.fsync, os.replace = watched(os.fsync), watched(os.replace)
     Path.replace, Path.unlink = watched(Path.replace), watched(Path.unlink)
-    Path.mkdir, Path.write_bytes = watched(Path.mkdir), watched(Path.write_bytes, _half_the_bytes)
+    Path.mkdir, Path.write_bytes = watched(Path.mkdir), watched(Path.write_bytes, half_the_bytes)
     packed_files.append = watched(packed_files.append, _half_a_part)
     return steps
 
@@ -111,7 +127,8 @@ def _half_a_part(file, content):
     file.write(content[: len(content) // 2])
 
 
-def _half_the_bytes(path, content):
+def half_the_bytes(path, content):
+    """Write the first half of a file."""
     with open(path, "wb") as file:
         file.write(content[: len(content) // 2])
 

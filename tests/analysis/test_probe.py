@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import floracle
+from clouds import Clouds
 from floracle.analysis import probe as module
 from floracle.analysis.bands import radial_bands
 from floracle.analysis.probe import LAYOUT, probe
@@ -28,23 +29,6 @@ from floracle.sampling.sample import sample
 
 def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-@dataclass(frozen=True)
-class Clouds:
-    """A source of means with deviations."""
-
-    points: object
-    stds: Tensor
-
-    def __getattr__(self, name: str):
-        return getattr(self.points, name)
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def spreads(self, rows: Tensor) -> Tensor:
-        return self.stds[rows]
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from torch.testing import assert_close
 import floracle
 from floracle.cli import main
 from floracle.models.autoencoder_frame import Autoencoder
+from tiny_pipelines import FLUX_SIZES, SD3_SIZES, TEXT
 
 NETWORKS = '''
 import torch
@@ -170,9 +171,6 @@ def test_mistakes(folder, capsys):
         assert not (folder / "out").exists()
 
 
-TEXT = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-
-
 @pytest.fixture(scope="module")
 def pipelines(tmp_path_factory):
     """Tiny pipelines of Flux and SD3 as diffusers saves them, and text for them."""
@@ -205,33 +203,7 @@ def pipelines(tmp_path_factory):
     return home
 
 
-SIZES = {
-    "FluxPipeline": {
-        "patch_size": 1,
-        "in_channels": 16,
-        "num_layers": 1,
-        "num_single_layers": 1,
-        "attention_head_dim": 16,
-        "num_attention_heads": 2,
-        "joint_attention_dim": 32,
-        "pooled_projection_dim": 24,
-        "axes_dims_rope": (4, 4, 8),
-        "guidance_embeds": True,
-    },
-    "StableDiffusion3Pipeline": {
-        "sample_size": 8,
-        "patch_size": 2,
-        "in_channels": 4,
-        "out_channels": 4,
-        "num_layers": 1,
-        "attention_head_dim": 8,
-        "num_attention_heads": 4,
-        "joint_attention_dim": 32,
-        "caption_projection_dim": 32,
-        "pooled_projection_dim": 24,
-        "pos_embed_max_size": 8,
-    },
-}
+SIZES = {"FluxPipeline": FLUX_SIZES, "StableDiffusion3Pipeline": SD3_SIZES}
 AUTOENCODER = {
     "down_block_types": ("DownEncoderBlock2D",) * 2,
     "up_block_types": ("UpDecoderBlock2D",) * 2,

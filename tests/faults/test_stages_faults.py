@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 
+from dying import told
 from floracle.core.seeds import generator
 from floracle.data.pack import pack
 
@@ -39,6 +40,7 @@ from floracle.cli import main
 import floracle.analysis.kept, floracle.cli.stages, floracle.report.write as write
 import floracle.data.packed, safetensors, torch
 from floracle.run.files import write_text
+from dying import counting, half_the_bytes
 
 data, folder, every, offset = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 write.draw = lambda place: write_text(place / write.PAGE, "drawing takes longer than all else")
@@ -55,28 +57,7 @@ def contents(place):
 
 def dying(moment):
     '''Count everything that changes the disk, and end at the moment given.'''
-    done = [0]
-
-    def passed(last=None):
-        if done[0] == moment:
-            if last is not None:
-                last()
-            os._exit(9)
-        done[0] += 1
-
-    def watched(run, halfway=None):
-        def counted(*given, **named):
-            passed()
-            if halfway is not None:
-                passed(lambda: halfway(*given))
-            result = run(*given, **named)
-            passed()
-            return result
-        return counted
-
-    def half(path, content):
-        with open(path, "wb") as file:
-            file.write(content[: len(content) // 2])
+    done, watched = counting(moment)
 
     def half_tree(path):
         for file in [file for file in sorted(Path(path).rglob("*")) if file.is_file()][::2]:
@@ -86,7 +67,7 @@ def dying(moment):
     tree = watched(lambda path: remove(path, ignore_errors=True), half_tree)
     shutil.rmtree = lambda path, **_: tree(path)
     os.fsync, tempfile.mkstemp = watched(os.fsync), watched(tempfile.mkstemp)
-    Path.write_bytes = watched(Path.write_bytes, half)
+    Path.write_bytes = watched(Path.write_bytes, half_the_bytes)
     for name in ("replace", "unlink", "mkdir", "chmod"):
         setattr(Path, name, watched(getattr(Path, name)))
     return done
@@ -122,10 +103,7 @@ print(total)
 
 def died(folder, every, offset):
     data = packed(folder, 2, 12, 6)
-    command = [sys.executable, "-c", KILLED, str(data), str(folder), str(every), str(offset)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return int(ended.stdout)
+    return told(["-c", KILLED, str(data), str(folder), str(every), str(offset)])
 
 
 @pytest.mark.slow

@@ -15,34 +15,11 @@ from floracle.models.diffusers import SD3, Flux, Prompts, packed, places, unpack
 from floracle.models.field import model_field
 from floracle.models.zoo import load_model
 from floracle.run.errors import Mistake
+from tiny_pipelines import FLUX_SIZES, SD3_SIZES, TEXT
 
 pytestmark = pytest.mark.slow  # importing diffusers takes seconds
 CPU = torch.device("cpu")
 PROMPTS = {"prompt_embeds": (3, 6, 32), "pooled_prompt_embeds": (3, 24)}
-SD3_SIZES = {
-    "sample_size": 8,
-    "patch_size": 2,
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 1,
-    "attention_head_dim": 8,
-    "num_attention_heads": 4,
-    "joint_attention_dim": 32,
-    "caption_projection_dim": 32,
-    "pooled_projection_dim": 24,
-    "pos_embed_max_size": 8,
-}
-FLUX_SIZES = {
-    "patch_size": 1,
-    "in_channels": 16,
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "attention_head_dim": 16,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 32,
-    "pooled_projection_dim": 24,
-    "axes_dims_rope": (4, 4, 8),
-}
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +69,6 @@ def pipeline(library, kind, transformer, parts):
     )
     made.set_progress_bar_config(disable=True)
     return made
-
-
-TEXT = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -13,40 +13,18 @@ import torch
 from torch.testing import assert_close
 
 import floracle
+import tiny_pipelines
 from floracle.cli import main
 from floracle.models.diffusers import packed, unpacked
 from floracle.models.zoo import load_model
 from floracle.run.errors import Mistake
+from tiny_pipelines import SD3_SIZES
 
 pytestmark = [
     pytest.mark.slow,  # importing diffusers takes seconds
     pytest.mark.filterwarnings("ignore"),  # of others' deprecations
 ]
-SD3_SIZES = {
-    "sample_size": 8,
-    "patch_size": 2,
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 1,
-    "attention_head_dim": 8,
-    "num_attention_heads": 4,
-    "joint_attention_dim": 32,
-    "caption_projection_dim": 32,
-    "pooled_projection_dim": 24,
-    "pos_embed_max_size": 8,
-}
-FLUX_SIZES = {
-    "patch_size": 1,
-    "in_channels": 16,
-    "num_layers": 1,
-    "num_single_layers": 1,
-    "attention_head_dim": 16,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 32,
-    "pooled_projection_dim": 12,
-    "axes_dims_rope": (4, 4, 8),
-    "guidance_embeds": True,
-}
+FLUX_SIZES = tiny_pipelines.FLUX_SIZES | {"pooled_projection_dim": 12}
 PROMPTS = ["a red cat", "two dogs and a very long story about them"]
 LOOP = {
     "height": 64,

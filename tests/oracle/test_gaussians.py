@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,25 +10,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import floracle
+from clouds import Clouds
 from floracle.core.paths import COSINE, LINEAR, TRIGONOMETRIC
 from floracle.oracle.gaussians import GaussianOracle
-
-
-@dataclass(frozen=True)
-class Clouds:
-    """A source of means with deviations."""
-
-    points: object
-    stds: Tensor
-
-    def __getattr__(self, name: str):
-        return getattr(self.points, name)
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def spreads(self, rows: Tensor) -> Tensor:
-        return self.stds[rows]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from torch.testing import assert_close
 
 import floracle
+from clouds import Clouds
 from floracle.core.source import NO_LABEL
 from floracle.oracle.reference import reference
 from floracle.sampling.guidance import HABITS, guided
@@ -151,22 +151,6 @@ def bound():
 '''
 
 
-@dataclass(frozen=True)
-class Clouds:
-    """A source of means, each with a deviation of .3."""
-
-    points: object
-
-    def __getattr__(self, name):
-        return getattr(self.points, name)
-
-    def __len__(self):
-        return len(self.points)
-
-    def spreads(self, rows):
-        return torch.full((len(rows), *self.points.shape), 0.3)
-
-
 def kinds(points_source, tmp_path):
     """A field of every kind, with the shape of its samples."""
     (tmp_path / "networks.py").write_text(NETWORKS)
@@ -182,7 +166,8 @@ def kinds(points_source, tmp_path):
     priors = torch.arange(1, 11, dtype=torch.float64)
     yield "mixture", floracle.mixture(floracle.Oracle(digits), priors / priors.sum()), (1, 8, 8)
     means = points_source(torch.randn(100, 6), torch.arange(100) % 10)
-    yield "Gaussians", floracle.GaussianOracle(Clouds(means)), (6,)
+    clouds = Clouds(means, torch.full((100, 6), 0.3))
+    yield "Gaussians", floracle.GaussianOracle(clouds), (6,)
     yield "guided", guided(mnist, 1.5, interval=(0.3, 0.8)), (1, 28, 28)
 
 

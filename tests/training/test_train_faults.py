@@ -2,13 +2,12 @@
 
 import json
 import random
-import subprocess
-import sys
 import time
 
 import pytest
 from safetensors.torch import load_file
 
+from dying import told
 from many import Started
 
 KILLED = """
@@ -24,6 +23,7 @@ from floracle.training.evaluation import Look
 from floracle.models import weights
 from floracle.models.lightningdit import Architecture, initialized
 from floracle.run import results
+from dying import counting, half_the_bytes
 
 folder, every, offset = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 pairs = 2 if sys.argv[4] == "looking" else 0
@@ -54,38 +54,17 @@ def contents(out):
 
 def dying(moment):
     '''Count everything that changes the disk, and end at the moment given.'''
-    done = [0]
-
-    def passed(last=None):
-        if done[0] == moment:
-            if last is not None:
-                last()
-            os._exit(9)
-        done[0] += 1
-
-    def watched(run, halfway=None):
-        def counted(*given, **named):
-            passed()
-            if halfway is not None:
-                passed(lambda: halfway(*given))
-            result = run(*given, **named)
-            passed()
-            return result
-        return counted
-
-    def half(path, content):
-        with open(path, "wb") as file:
-            file.write(content[: len(content) // 2])
+    done, watched = counting(moment)
 
     def half_tensors(tensors, path):
-        half(path, b"x" * 999)
+        half_the_bytes(path, b"x" * 999)
 
     def half_line(log, images, **values):
         with log.path.open("a") as file:
             file.write('{"images": %d, "lo' % images)
 
     os.fsync, tempfile.mkstemp = watched(os.fsync), watched(tempfile.mkstemp)
-    Path.write_bytes = watched(Path.write_bytes, half)
+    Path.write_bytes = watched(Path.write_bytes, half_the_bytes)
     for module in (checkpoint, weights):
         module.save_file = watched(module.save_file, half_tensors)
     watch.Log.add = watched(watch.Log.add, half_line)
@@ -128,10 +107,7 @@ print(total)
 
 
 def died(folder, every, offset, looking):
-    command = [sys.executable, "-c", KILLED, str(folder), str(every), str(offset), looking]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=280)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return int(ended.stdout)
+    return told(["-c", KILLED, str(folder), str(every), str(offset), looking])
 
 
 @pytest.mark.slow
