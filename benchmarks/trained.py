@@ -1,13 +1,13 @@
-"""Real training runs: conditional against oracle targets, and two sizes, over several seeds.
+"""Real training runs: conditional against oracle targets, sizes and durations, over several seeds.
 
+    python benchmarks/trained.py digits digits --held-out .33 --models nano,pico --patch 2 …
     python benchmarks/trained.py NAME DATA --held-out DATA [--device cuda] [--images 1e6] …
 
 Every run is a `floracle train` of its own, some at a time; its evaluations say how far the
-averaged network is from the oracle in each stage, and what unseen data costs. Afterwards each
-network draws samples, whose Fréchet distance to the unseen data is taken over the 64 leading
-principal coordinates of the training set's pixels (a measure of our own, not comparable with
-published FID), beside that of as many training points. Differences are paired by seed, with
-Student's interval; one that holds 0 is "cannot say".
+averaged network is from the oracle in each stage, and what unseen data costs. The first model is
+trained on each of the targets, the others on conditional ones. Afterwards networks draw samples,
+whose Fréchet distance to unseen data stands beside that of as many training points. Where a
+share is held out, points are shuffled by a fixed seed and both parts written to the folder.
 """
 
 from __future__ import annotations
@@ -23,29 +23,24 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import sqrtm
-from scipy.stats import t as student
 
 import floracle
 from measure import report
-
-COORDINATES = 64
-TOGETHER = 500
-STAGES = ("navigation", "refinement")
+from paired import STAGES, compared, longer
+from quality import copied, drawn, frechet, principal
 
 
 def runs_of(options: argparse.Namespace) -> dict[str, list[str]]:
     """The runs by name, and what each is told."""
+    first, *others = options.models.split(",")
     kinds = {
-        "conditional": ["--model", options.model, "--target", "conditional"],
-        "oracle": ["--model", options.model, "--target", "oracle"],
+        target: ["--model", first, "--target", target] for target in options.targets.split(",")
     }
-    if options.smaller != "none":
-        kinds["smaller"] = ["--model", options.smaller, "--target", "conditional"]
+    kinds |= {model: ["--model", model, "--target", "conditional"] for model in others}
     return {
         f"{kind}-{seed}": [*words, "--seed", str(seed)]
-        for kind, words in kinds.items()
         for seed in range(options.seeds)
+        for kind, words in kinds.items()
     }
 
 
@@ -56,9 +51,25 @@ def command_of(options: argparse.Namespace) -> list[str]:
         *("--held-out", options.held_out, "--device", options.device),
         *("--precision", options.precision, "--images", str(options.images)),
         *("--batch", str(options.batch), "--rate", str(options.rate), "--ema", str(options.ema)),
-        *("--every", str(options.images / 2), "--samples", "64"),
+        *("--every", str(options.images / options.looks), "--samples", str(options.shown)),
+        *("--normalize", options.normalize, "--pairs", str(options.pairs)),
         *(["--patch", str(options.patch)] if options.patch else []),
+        *(["--switch", str(options.switch)] if options.switch else []),
+        *(["--compile"] if options.compile else []),
     ]
+
+
+def apart(options: argparse.Namespace) -> tuple[str, str]:
+    """Both parts of shuffled data, written as archives, where a share of it is held out."""
+    share = float(options.held_out)
+    store = floracle.open_store(options.data)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(store)))
+    cut = round(len(store) * (1 - share))
+    files = []
+    for name, rows in {"train": order[:cut], "unseen": order[cut:]}.items():
+        files.append(options.folder / f"{name}.npz")
+        np.savez(files[-1], points=store.take(rows).numpy(), labels=store.labels[rows].numpy())
+    return str(files[0]), str(files[1])
 
 
 def trained(name: str, words: list[str], options: argparse.Namespace) -> dict[str, Any]:
@@ -71,150 +82,95 @@ def trained(name: str, words: list[str], options: argparse.Namespace) -> dict[st
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     taken = sum(line.get("seconds", 0) for line in lines)  # also of a run that was done before
-    print(f"{name}: {taken:.0f} s", flush=True)
-    looks = {line["images"]: line["evaluation"] for line in lines if "evaluation" in line}
+    looks = [looked(line) for line in lines if "evaluation" in line]
+    last = looks[-1]["oracle"]
+    print(f"{name}: {taken:.0f} s, " + ", ".join(f"{s} {last[s]:.4f}" for s in STAGES), flush=True)
     values = json.loads((out / "result.json").read_text())["values"]
-    last = {name: short(curve) for name, curve in looks[max(looks)].items()}
-    by_images = {images: {n: staged(c) for n, c in look.items()} for images, look in looks.items()}
-    return {"seconds": round(taken, 1), **values, "stages": by_images, "last": last}
+    return {"seconds": round(taken, 1), **values, "looks": looks}
 
 
-def short(curve: Any) -> Any:
-    """Numbers with the digits that mean something, as one line of text."""
-    if isinstance(curve, dict):
-        return {name: short(values) for name, values in curve.items()}
-    return (
-        " ".join(f"{x:.4g}" for x in curve) if isinstance(curve, list) else float(f"{curve:.4g}")
-    )
+def looked(line: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of an evaluation."""
+    names = ("t", "oracle", "held_out")
+    return {"images": line["images"]} | {n: v for n, v in line["evaluation"].items() if n in names}
 
 
-def staged(curve: Any) -> dict[str, float]:
-    """The means over both stages of a curve that has them."""
-    if not isinstance(curve, dict):
-        return {}
-    return {stage: float(f"{curve[stage]:.4g}") for stage in STAGES}
+def short(value: Any) -> Any:
+    """Numbers with the digits that mean something; a curve is a line of text."""
+    if isinstance(value, dict):
+        return {name: short(one) for name, one in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], float):
+        return " ".join(f"{x:.4g}" for x in value)
+    if isinstance(value, list):
+        return [short(one) for one in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def principal(points: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean and the leading directions [k, D] of points [n, D]."""
-    mean = points.mean(0)
-    _, _, directions = torch.svd_lowrank(points - mean, COORDINATES, niter=4)
-    return mean, directions.T
-
-
-def frechet(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Between Gaussians fitted to features [n, k]."""
-    (a, ca), (b, cb) = ((x.mean(0), np.cov(x, rowvar=False)) for x in (one.numpy(), other.numpy()))
-    return float(((a - b) ** 2).sum() + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real))
-
-
-def drawn(folder: Path, data: floracle.Store, options: argparse.Namespace) -> torch.Tensor:
-    """Samples of a run's network, classes in turn, [n, D]."""
-    network = floracle.load_model(folder, device=options.device)
-    grid, known = floracle.time_grid(50), int(data.labels.max()) + 1
-    parts = []
-    for start in range(0, options.samples, TOGETHER):
-        seeds = range(start, min(start + TOGETHER, options.samples))
-        labels = torch.tensor([seed % known for seed in seeds])
-        begin = floracle.noise(seeds, data.shape).to(options.device)
-        parts.append(floracle.sample(network, begin, grid, labels=labels).flatten(1).cpu())
-    return torch.cat(parts)
-
-
-def copied(points: torch.Tensor, samples: torch.Tensor, device: str) -> float:
-    """The share of samples whose nearest point is nearer than a third of the second.
-
-    The points are distinct: of a point that is there twice no copy would be seen.
-    """
-    points, copies = points.to(device), 0
-    for some in samples.to(device).split(TOGETHER):
-        near = torch.cdist(some, points).topk(2, dim=1, largest=False).values
-        copies += int((near[:, 0] < near[:, 1] / 3).sum())
-    return copies / len(samples)
-
-
-def compared(found: dict[str, Any], one: str, other: str, seeds: int) -> dict[str, str]:
-    """One kind of run less another, by what was measured; paired by seed."""
-    told = {}
-    for name in found[f"{one}-0"]["scores"]:
-        ours, theirs = (
-            np.array([found[f"{kind}-{seed}"]["scores"][name] for seed in range(seeds)])
-            for kind in (one, other)
-        )
-        apart = ours - theirs
-        reach = student.ppf(0.975, seeds - 1) * apart.std(ddof=1) / seeds**0.5
-        sure = abs(apart.mean()) > reach
-        words = f"{apart.mean():+.3g} ± {reach:.2g}"
-        told[name] = words if sure else f"{words}: cannot say"
-    return told
-
-
-def scores(run: dict[str, Any]) -> dict[str, float]:
-    """What is compared: the last evaluation, and the samples."""
-    last = run["last"]
-    found = {
-        f"{name}, {stage}": last[name][stage]
-        for name in ("oracle", "held_out")
-        if name in last
-        for stage in STAGES
-    }
-    return found | {name: run[name] for name in ("Fréchet distance", "copies")}
+def sampled(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Adds to every run how good its samples are; says how good training points would be."""
+    read = {"normalize": options.normalize}
+    data = floracle.open_store(options.data, **read)
+    unseen = floracle.open_store(options.held_out, normalize=data.normalizer)
+    points, others = (one.take(torch.arange(len(one))).flatten(1) for one in (data, unseen))
+    told: dict[str, Any] = {"points": len(data), "unseen points": len(unseen)}
+    if not options.samples:
+        return told
+    distinct = points[data.atoms().rows]
+    mean, directions = principal(points)
+    others = (others - mean) @ directions
+    for name, run in found.items():
+        samples = drawn(options.folder / name, data, options.samples, options.device)
+        run["Fréchet distance"] = frechet((samples - mean) @ directions, others)
+        run["copies"] = copied(distinct, samples, options.device)
+        print(name, run["Fréchet distance"], run["copies"], flush=True)
+    some = points[torch.linspace(0, len(points) - 1, options.samples).long()]
+    best = frechet((some - mean) @ directions, others)
+    return told | {"Fréchet distance of training points": best}
 
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("name")
     asked.add_argument("data")
-    asked.add_argument("--held-out", required=True)
+    asked.add_argument("--held-out", required=True, help="data, or a share of the points")
     asked.add_argument("--folder", type=Path, required=True)
     asked.add_argument("--device", default="cpu")
     asked.add_argument("--precision", default="float32")
-    asked.add_argument("--model", default="tiny")
-    asked.add_argument("--smaller", default="nano", help="or none")
+    asked.add_argument("--compile", action="store_true")
+    asked.add_argument("--models", default="tiny,nano")
+    asked.add_argument("--targets", default="conditional,oracle")
+    asked.add_argument("--normalize", default="stored")
     asked.add_argument("--patch", type=int, default=None)
+    asked.add_argument("--switch", type=float, default=None, help="measured for each seed if none")
     asked.add_argument("--images", type=float, default=1e5)
+    asked.add_argument("--looks", type=int, default=2, help="evaluations, evenly spaced")
+    asked.add_argument("--pairs", type=int, default=64, help="of each class, in an evaluation")
     asked.add_argument("--batch", type=int, default=256)
     asked.add_argument("--rate", type=float, default=3e-4)
     asked.add_argument("--ema", type=float, default=0.999)
     asked.add_argument("--seeds", type=int, default=3)
-    asked.add_argument("--samples", type=int, default=2000)
+    asked.add_argument("--samples", type=int, default=2000, help="for the distance; 0 for none")
+    asked.add_argument("--shown", type=int, default=64)
     asked.add_argument("--at-once", type=int, default=1)
     options = asked.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    command = " ".join(Path(word).name for word in sys.argv[1:])
+    if options.held_out.replace(".", "", 1).isdigit():
+        options.data, options.held_out = apart(options)
     runs, start = runs_of(options), time.perf_counter()
     with ThreadPoolExecutor(options.at_once) as pool:
         done = pool.map(lambda item: trained(*item, options), runs.items())
         found = dict(zip(runs, done, strict=True))
     hours = (time.perf_counter() - start) / 3600
-    data, unseen = floracle.open_store(options.data), floracle.open_store(options.held_out)
-    points, others = (one.take(torch.arange(len(one))).flatten(1) for one in (data, unseen))
-    distinct = points[data.atoms().rows]
-    mean, directions = principal(points)
-    others = (others - mean) @ directions.T
-    some = points[torch.linspace(0, len(points) - 1, options.samples).long()]
+    told = {"command": command, "hours, all runs": round(hours, 3), **sampled(found, options)}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for name, run in found.items():
-        samples = drawn(options.folder / name, data, options)
-        run["Fréchet distance"] = frechet((samples - mean) @ directions.T, others)
-        run["copies"] = copied(distinct, samples, options.device)
-        run["scores"] = scores(run)
-        print(name, run["scores"], flush=True)
-    others_said = {}
-    if options.smaller != "none":
-        said = compared(found, "smaller", "conditional", options.seeds)
-        others_said = {"smaller less larger": said}
-    report(
-        f"trained_{options.name}",
-        {
-            "command": " ".join(Path(word).name for word in sys.argv[1:]),
-            "points": len(data),
-            "unseen points": len(unseen),
-            "hours, all runs": round(hours, 3),
-            "Fréchet distance of training points": frechet((some - mean) @ directions.T, others),
-            "oracle less conditional": compared(found, "oracle", "conditional", options.seeds),
-            **others_said,
-            "runs": found,
-        },
-    )
+        groups.setdefault(name.rpartition("-")[0], []).append(run)
+    first, *others = groups
+    told |= {f"{k} less {first}": compared(groups[k], groups[first]) for k in others}
+    if options.looks > 1:
+        told |= {f"{k}, all less half of the images": longer(groups[k]) for k in groups}
+    report(f"trained_{options.name}", told | {"runs": short(found)})
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import resource
 import statistics
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -184,7 +185,7 @@ def measured(asked: argparse.Namespace) -> dict:
         if name != "conditional"
     }
     return {
-        "data": asked.data,
+        "data": Path(asked.data).name,
         "points": len(data),
         "classes": len(classes(data)),
         "shape": list(data.shape),

@@ -126,7 +126,7 @@ def test_patches_come_back_where_they_were():
 
 
 def test_rotary_products_depend_on_the_offset_alone():
-    turn = torch.complex(*rotary(8, 16))
+    turn = torch.stack(rotary(8, 16), dim=-1)
     q, k = torch.randn(16), torch.randn(16)
     product = rotated(q.expand(64, 16), turn) @ rotated(k.expand(64, 16), turn).T
     grid = product.reshape(8, 8, 8, 8)
@@ -136,7 +136,7 @@ def test_rotary_products_depend_on_the_offset_alone():
 
 
 def test_a_compiled_network_turns_its_heads_alike(monkeypatch):
-    turn, heads = torch.complex(*rotary(4, 16)), torch.randn(2, 3, 16, 16)
+    turn, heads = torch.stack(rotary(4, 16), dim=-1), torch.randn(2, 3, 16, 16)
     plain = rotated(heads, turn)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     assert_close(rotated(heads, turn), plain)

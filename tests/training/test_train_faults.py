@@ -23,10 +23,12 @@ from floracle.training.evaluation import Look
 from floracle.models import weights
 from floracle.models.lightningdit import Architecture, initialized
 from floracle.run import results
-from dying import counting, half_the_bytes
+from floracle.run.processes import joined
+from dying import DIED, counting, half_the_bytes
+from many import free_port
 
 folder, every, offset = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-pairs = 2 if sys.argv[4] == "looking" else 0
+pairs, processes = 2 if sys.argv[4] == "looking" else 0, int(sys.argv[5])
 look = Look(pairs=pairs, times=1, classes=1, samples=0)
 settings = Settings(images=60, batch=16, rate=1e-3, every=32, lines=2, keep=1)
 settings = replace(settings, target="oracle", switch=0.4)
@@ -73,21 +75,36 @@ def dying(moment):
     return done
 
 
+def begun(out, rank, port, moment):
+    '''A process that trains alone, or as one of two of which the first is to die.'''
+    child = os.fork()
+    if child:
+        return child
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    try:
+        done = dying(None if rank else moment)
+        with joined(timeout=20):
+            train(out)
+        if rank == 0:
+            (folder / "count").open("w").write(str(done[0]))
+        os._exit(0)
+    except BaseException as error:
+        if moment is None:
+            print(repr(error), file=sys.stderr, flush=True)
+        os._exit(1)
+
+
 def run(out, *moments):
-    '''Train in processes that die at the given moments, then in one that does not.'''
+    '''Train in processes of which the first dies at the given moments, then in whole ones.'''
     for moment in (*moments, None):
-        child = os.fork()
-        if child == 0:
-            try:
-                done = dying(moment)
-                train(out)
-                (folder / "count").open("w").write(str(done[0]))
-                os._exit(0)
-            except BaseException as error:
-                print(repr(error), file=sys.stderr, flush=True)
-                os._exit(1)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        assert code == 0 or (code == 9 and moment is not None), (moment, code)
+        port = free_port()
+        children = [begun(out, rank, port, moment) for rank in range(processes)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        if moment is None:
+            assert set(codes) == {0}, codes
+        else:
+            assert codes[0] in (0, DIED) and set(codes[1:]) <= {0, 1}, (moment, codes)
 
 
 train(folder / "loading")  # what torch imports late is loaded once, not in every child
@@ -106,14 +123,15 @@ print(total)
 """
 
 
-def died(folder, every, offset, looking):
-    return told(["-c", KILLED, str(folder), str(every), str(offset), looking])
+def died(folder, every, offset, looking, processes=1):
+    return told(["-c", KILLED, str(folder), str(every), str(offset), looking, str(processes)])
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2], ids=["alone", "two"])
 @pytest.mark.parametrize("offset", range(3))
-def test_a_run_that_dies_at_every_write_sync_and_rename_goes_on(tmp_path, offset):
-    assert died(tmp_path, 3, offset, "blind") > 100
+def test_a_run_that_dies_at_every_write_sync_and_rename_goes_on(tmp_path, offset, processes):
+    assert died(tmp_path, 3, offset, "blind", processes) > 100
 
 
 @pytest.mark.slow
@@ -155,7 +173,7 @@ def killed(out, processes, *, more, pause, victim):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "kills"), [(1, 4), (2, 2)], ids=["alone", "two"])
+@pytest.mark.parametrize(("processes", "kills"), [(1, 10), (2, 10)], ids=["alone", "two"])
 def test_a_run_killed_at_random_moments_goes_on_to_the_same_bytes(tmp_path, processes, kills):
     drawn = random.Random(processes)
     expected = finish(tmp_path / "whole", processes)

@@ -106,7 +106,7 @@ def train(
     learning
         How the network learns.
     model
-        The size of the network: nano, tiny, small, base, large, xl.
+        The size of the network: pico, nano, tiny, small, base, large, xl.
     patch
         Pixels of an edge that become one token; the fewest that leave at most 256 tokens.
     images

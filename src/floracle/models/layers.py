@@ -95,13 +95,13 @@ def rotary(side: int, head: int) -> tuple[Tensor, Tensor]:
 
 
 def rotated(x: Tensor, turn: Tensor) -> Tensor:
-    """Heads [..., n, head], pairs of neighbours as complex numbers, times turn [n, head / 2]."""
+    """Heads [..., n, head], pairs of neighbours as complex numbers, times turn [n, head / 2, 2]."""
     exact = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():  # which fuses products of real numbers, not of complex ones
-        (a, b), (cos, sin) = exact.unbind(-1), torch.view_as_real(turn).unbind(-1)
+        (a, b), (cos, sin) = exact.unbind(-1), turn.unbind(-1)
         product = torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1)
     else:
-        product = torch.view_as_real(torch.view_as_complex(exact) * turn)
+        product = torch.view_as_real(torch.view_as_complex(exact) * torch.view_as_complex(turn))
     return product.flatten(-2).to(x.dtype)
 
 

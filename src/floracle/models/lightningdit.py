@@ -94,6 +94,7 @@ class Architecture:
 
 
 SIZES = {
+    "pico": Architecture(4, 64, 4),
     "nano": Architecture(4, 128, 4),
     "tiny": Architecture(6, 256, 4),
     "small": Architecture(12, 384, 6),
@@ -103,7 +104,7 @@ SIZES = {
     "1p0b": Architecture(24, 1536, 24),
     "1p6b": Architecture(28, 1792, 28),
 }
-"""Depth, width and heads by name; nano and tiny are ours, for two cores."""
+"""Depth, width and heads by name; pico, nano and tiny are ours, for two cores."""
 
 
 def architecture(size: str, **parts: Any) -> Architecture:
@@ -186,13 +187,10 @@ class LightningDiT(nn.Module):
 
     @property
     def turn(self) -> Tensor | None:
-        """What heads are turned by, complex [tokens, head / 2]; its parts lie apart in memory.
-
-        A complex buffer would lose its imaginary part where a network is made bfloat16.
-        """
+        """What heads are turned by, float32 [tokens, head / 2, 2]: cosines and sines."""
         if self.cos is None or self.sin is None:
             return None
-        return torch.complex(self.cos.float(), self.sin.float())
+        return torch.stack((self.cos.float(), self.sin.float()), dim=-1)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
         """What it predicts; the second half of 2C outputs is dropped."""
