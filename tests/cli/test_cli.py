@@ -89,6 +89,10 @@ MISTAKES = {
     ),
     "field": (["sample", "orakel", "gaussian:9x4"], "'orakel'"),
     "grid": (["sample", "oracle", "gaussian:9x4", "--grid", "0"], "one step"),
+    "no whole step": (
+        ["sample", "oracle", "gaussian:9x4", "--grid", "50.7"],
+        "--grid is a whole number, got 50.7",
+    ),
     "shift": (["sample", "oracle", "gaussian:9x4", "--shift", "0"], "shift must be positive"),
     "seeds": (["sample", "oracle", "gaussian:9x4", "--seeds", "9:3"], "--seeds"),
     "large seeds": (["sample", "oracle", "gaussian:9x4", "--seeds", "4294967296"], "2**32"),

@@ -68,8 +68,8 @@ def test_a_run_is_sampled_by_its_folder(capsys):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"images": "1e-3"}, "whole number of images"),
-        ({"images": "10.5"}, "whole number of images"),
+        ({"images": "1e-3"}, "--images is a whole number, got 1e-3"),
+        ({"batch": "10.5"}, "--batch is a whole number, got 10.5"),
         ({"model": "nanno"}, "did you mean 'nano'"),
         ({"patch": 3}, "cannot be cut into patches of 3"),
         ({"drop": 1}, "drop is a share"),

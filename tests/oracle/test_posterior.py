@@ -234,3 +234,25 @@ def test_scan_keeps_the_true_leaders(oracle, data):
     atoms = data.atoms()
     truth = reference(data.take(atoms.rows), x, T, weights=atoms.weights).posterior
     assert_close(sums.top[2:, 0], truth.argmax(1)[2:])
+
+
+@pytest.mark.parametrize("many", [1, 2], ids=["alone", "beside another"])
+def test_without_a_budget_what_is_held_stays_within_half_of_what_was_free(
+    points_source, monkeypatch, many
+):
+    """However many classes are asked for: what is held already is not free a second time."""
+    drawn = torch.randn(40, 25, 64, generator=torch.Generator().manual_seed(0))
+    data = points_source(drawn.flatten(0, 1), torch.arange(40).repeat_interleave(25))
+    oracles = [Oracle(data) for _ in range(many)]
+    free = 20 * 25 * 64 * 4
+
+    def held():
+        return sum(oracle._held() for oracle in oracles)
+
+    monkeypatch.setattr("floracle.run.budget.free_memory", lambda: free - held())
+    most = 0
+    for label in [*range(40), *range(40)]:
+        for oracle in oracles:
+            oracle.members(label)
+            most = max(most, held())
+    assert free * (0.4 if many == 1 else 0.6) < most <= free * (0.5 if many == 1 else 2 / 3)

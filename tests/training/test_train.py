@@ -69,6 +69,35 @@ def test_a_run_opens_as_a_field_and_as_a_result(whole):
     assert "pos_embed" in weights
 
 
+def test_checkpoints_open_as_fields_averaged_or_as_trained(whole):
+    out = whole[0]
+    x, t = torch.randn(3, 1, 8, 8), torch.rand(3, dtype=torch.float64)
+    given = x, t, torch.tensor([4, 7, -1])
+    early, last = sorted((out / "checkpoints").glob("*.safetensors"))
+    averaged_then = floracle.load_model(last)
+    assert torch.equal(averaged_then(*given), floracle.load_model(out)(*given))
+    assert "480 images" in averaged_then.assumed
+    assert not torch.equal(floracle.load_model(early)(*given), averaged_then(*given))
+    kept = checkpoint.read(checkpoint.latest(out)[0])
+    raw = network()
+    raw.load_state_dict({name: kept[f"network/{name}"] for name in raw.state_dict()})
+    labels = torch.tensor([4, 7, raw.null])
+    expected = raw.eval()(x, t.float(), labels)
+    assert torch.equal(floracle.load_model(last, weights="model")(*given), expected)
+    with pytest.raises(Mistake, match="no weights 'emma'; did you mean 'ema'"):
+        floracle.load_model(last, weights="emma")
+
+
+def test_a_checkpoint_of_a_foreign_network_says_how_to_load_it(tmp_path):
+    run = floracle.train(
+        Linear(), digits(), replace(SMALL, images=160), out=tmp_path, look=BLIND, null=10
+    )
+    assert list(run)
+    (path,) = (tmp_path / "checkpoints").glob("*.safetensors")
+    with pytest.raises(Mistake, match=r"not made here.*module:function"):
+        floracle.load_model(path)
+
+
 def test_the_same_again_answers_and_another_is_refused_with_its_differences(whole):
     out, said, weights = whole
     again, kept = trained(out)

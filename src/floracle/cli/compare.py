@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Literal
 
+from .counts import Whole
 from .opening import Opening
 
 OPENING = Opening()
@@ -17,9 +18,9 @@ def compare(
     names: str | None = None,
     opening: Opening = OPENING,
     classes: str = "both",
-    pairs: int = 512,
-    times: int = 50,
-    seed: int = 0,
+    pairs: Whole = 512,
+    times: Whole = 50,
+    seed: Whole = 0,
     memory: str | None = None,
     path: Literal["linear", "cosine", "trigonometric"] = "linear",
 ) -> None:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from .counts import Whole
+
 if TYPE_CHECKING:
     from floracle.core.foreign import ForeignTime, Shift
 
@@ -20,7 +22,7 @@ def convert_time(
     shift: float | None = None,
     k: float | None = None,
     mu: float | None = None,
-    steps: int | None = None,
+    steps: Whole | None = None,
 ) -> None:
     """Say what a moment between noise and data is called by other projects.
 

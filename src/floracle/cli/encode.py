@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from .counts import Whole
+
 if TYPE_CHECKING:
     from floracle.data.encode_manifest import Encoded
 
@@ -29,9 +31,9 @@ def encode(
     flips: Annotated[bool, Parameter(negative="--no-flips")] = False,
     moments: Moments = "mean",
     dtype: Stored = "fp32",
-    seed: int = 0,
-    batch: int = 16,
-    shard_images: int = 1000,
+    seed: Whole = 0,
+    batch: Whole = 16,
+    shard_images: Whole = 1000,
     device: str = "cpu",
     memory: str | None = None,
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from .counts import Whole
+
 if TYPE_CHECKING:
     from floracle.sampling.presets import Preset
 
@@ -13,10 +15,10 @@ def grid(
     name: str,
     /,
     *,
-    steps: int = 50,
+    steps: Whole = 50,
     shift: float | None = None,
     mu: float | None = None,
-    tokens: int | None = None,
+    tokens: Whole | None = None,
     json_: bool = False,
 ) -> None:
     """Print the time grid of a project: what its number of steps really means.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .counts import Whole
 from .fields import field_of
 from .naming import (
-    Whole,
     called,
     check_useful,
     command_of,

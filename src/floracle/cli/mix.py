@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .counts import Whole
 from .fields import field_of
 from .mixing import LANDING, RESUME, SWITCH, Job, measure, report
 from .naming import (
-    Whole,
     called,
     check_useful,
     command_of,

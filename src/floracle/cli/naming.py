@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import CycloptsError, Parameter, Token
+from typing import TYPE_CHECKING, Any
 
 from .fields import ORACLE, Text
 from .opening import Opening, Reading
@@ -16,24 +14,6 @@ from .options import plain, range_of
 if TYPE_CHECKING:
     from floracle.data.store import Store
     from floracle.oracle.oracle import Oracle
-
-
-def whole(_: type, tokens: Sequence[Token]) -> int:
-    """A count as it is typed: 1e3 is one, and 50.7 is none."""
-    from decimal import Decimal, InvalidOperation
-
-    typed = tokens[0].value
-    try:
-        value = Decimal(typed)
-    except InvalidOperation:
-        value = Decimal("NaN")
-    if not value.is_finite() or abs(value) >= 10**18 or value != int(value):
-        raise CycloptsError(msg=f"{tokens[0].keyword} is a whole number, got {typed}")
-    return int(value)
-
-
-Whole = Annotated[int, Parameter(converter=whole)]
-"""How counts are typed."""
 
 
 def called(fields: Sequence[str], names: str | None, option: str = "--names") -> dict[str, str]:

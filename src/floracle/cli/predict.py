@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .counts import Whole
 from .opening import Opening, show_remarks
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def predict(
     /,
     *,
     points: float | None = None,
-    dims: int | None = None,
+    dims: Whole | None = None,
     spectrum: Path | None = None,
     opening: Opening = OPENING,
     classes: str = "both",

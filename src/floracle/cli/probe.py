@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .counts import Whole
 from .fields import NO_TEXT, ORACLE, Text
-from .naming import Whole, called, command_of, conventions
+from .naming import called, command_of, conventions
 from .opening import READING, Reading, show_remarks
 from .options import plain
 from .probing import Job, answer, check, report

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .counts import Whole
 from .opening import Opening
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def reproduce(
     opening: Opening = OPENING,
     out: Path | None = None,
     quick: bool = False,
-    seed: int | None = None,
+    seed: Whole | None = None,
 ) -> None:
     """Compute a figure or table of the paper and draw it; without ITEM, list them.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .counts import Whole
 from .fields import NO_TEXT, ORACLE, Text, field_of
 from .guiding import GUIDING, Guiding
 from .opening import READING, Reading, oracle_of, show_remarks
@@ -36,7 +37,7 @@ def sample(
     *,
     seeds: str = "0:64",
     labels: str | None = None,
-    grid: int = 50,
+    grid: Whole = 50,
     shift: float = 1.0,
     solver: str = "euler",
     then: str | None = None,

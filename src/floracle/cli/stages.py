@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from .counts import Whole
 from .opening import Opening, oracle_of, show_remarks
 
 if TYPE_CHECKING:
@@ -28,9 +29,9 @@ def stages(
     opening: Opening = OPENING,
     out: Path | None = None,
     classes: str = "both",
-    pairs: int = 512,
-    times: int = 50,
-    seed: int = 0,
+    pairs: Whole = 512,
+    times: Whole = 50,
+    seed: Whole = 0,
     held_out: str | None = None,
     deep: bool = False,
     dry_run: bool = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from .counts import Whole
 from .opening import Opening, show_remarks
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 OPENING = Opening()
 HOUR = 3600
-MOST = 1e12
 
 
 @Parameter(name="*")
@@ -27,7 +27,7 @@ MOST = 1e12
 class Learning:
     """How the network learns; what is left out is as the recipe has it."""
 
-    batch: Annotated[int | None, Parameter(help="Images in a step, over all processes.")] = None
+    batch: Annotated[Whole | None, Parameter(help="Images in a step, over all processes.")] = None
     rate: Annotated[float | None, Parameter(help="The rate of AdamW, constant.")] = None
     decay: Annotated[float | None, Parameter(help="The weight decay of AdamW.")] = None
     clip: Annotated[float | None, Parameter(help="The largest norm of a gradient.")] = None
@@ -44,7 +44,7 @@ class Learning:
     share: Annotated[
         float | None, Parameter(help="The residual variance that the measured switch leaves.")
     ] = None
-    bank: Annotated[int | None, Parameter(help="Points of a class in a reference batch.")] = None
+    bank: Annotated[Whole | None, Parameter(help="Points of a class in a reference batch.")] = None
     times: Annotated[
         Literal["uniform", "logit-normal", "shifted", "split-aware"] | None,
         Parameter(help="Where times come from; split-aware is weighted to stay unbiased."),
@@ -60,15 +60,17 @@ class Learning:
         Literal["float32", "bf16"] | None, Parameter(help="In which type the network computes.")
     ] = None
     accumulate: Annotated[
-        int | None, Parameter(help="Pieces that a process takes its part of a batch in.")
+        Whole | None, Parameter(help="Pieces that a process takes its part of a batch in.")
     ] = None
     recompute: Annotated[
         bool | None, Parameter(help="Compute blocks again for the gradient, to save memory.")
     ] = None
     compile: Annotated[bool | None, Parameter(help="Compile the network first.")] = None
-    seed: Annotated[int | None, Parameter(help="Where all random draws start.")] = None
-    lines: Annotated[int | None, Parameter(help="Batches between lines of metrics.jsonl.")] = None
-    keep: Annotated[int | None, Parameter(help="Checkpoints that are kept.")] = None
+    seed: Annotated[Whole | None, Parameter(help="Where all random draws start.")] = None
+    lines: Annotated[Whole | None, Parameter(help="Batches between lines of metrics.jsonl.")] = (
+        None
+    )
+    keep: Annotated[Whole | None, Parameter(help="Checkpoints that are kept.")] = None
 
 
 LEARNING = Learning()
@@ -81,13 +83,13 @@ def train(
     opening: Opening = OPENING,
     learning: Learning = LEARNING,
     model: str | None = None,
-    patch: int | None = None,
-    images: float | None = None,
-    every: float | None = None,
+    patch: Whole | None = None,
+    images: Whole | None = None,
+    every: Whole | None = None,
     recipe: Literal["paper", "lightningdit", "sit"] = "paper",
     held_out: str | None = None,
-    pairs: int = 64,
-    samples: int = 64,
+    pairs: Whole = 64,
+    samples: Whole = 64,
     out: Path | None = None,
     memory: str | None = None,
     device: str = "cpu",
@@ -172,18 +174,8 @@ def _settings(recipe: str, learning: Learning, named: dict[str, Any]) -> Setting
 
     from floracle.training.config import PRESETS
 
-    for name in ("images", "every"):
-        named[name] = None if named[name] is None else _whole(named[name], name)
     asked = {**asdict(learning), **named}
     return replace(PRESETS[recipe], **{k: v for k, v in asked.items() if v is not None})
-
-
-def _whole(value: float, name: str) -> int:
-    from floracle.run.errors import Mistake
-
-    if not 1 <= value <= MOST or value != int(value):
-        raise Mistake(f"--{name} is a whole number of images like 1e6, got {value:g}")
-    return int(value)
 
 
 def _follow(run: Iterator[Progress], settings: Settings, group: Group) -> None:

@@ -95,7 +95,7 @@ def rotary(side: int, head: int) -> tuple[Tensor, Tensor]:
 
 
 def rotated(x: Tensor, turn: Tensor) -> Tensor:
-    """Heads [..., n, head], pairs of neighbours as complex numbers, times turn [n, head / 2, 2]."""
+    """Heads [..., n, head] times turn [n, head / 2, 2]; neighbours are complex numbers."""
     exact = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
     if torch.compiler.is_compiling():  # which fuses products of real numbers, not of complex ones
         (a, b), (cos, sin) = exact.unbind(-1), turn.unbind(-1)

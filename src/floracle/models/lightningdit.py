@@ -94,7 +94,7 @@ class Architecture:
 
 
 SIZES = {
-    "pico": Architecture(4, 64, 4),
+    "pico": Architecture(4, 48, 4),
     "nano": Architecture(4, 128, 4),
     "tiny": Architecture(6, 256, 4),
     "small": Architecture(12, 384, 6),

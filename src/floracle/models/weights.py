@@ -15,8 +15,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from floracle.run.errors import Mistake
-from floracle.run.files import written_aside
+from floracle.run.errors import Mistake, suggestion
+from floracle.run.files import read_json, written_aside
 from floracle.run.results import provenance
 
 from .checkpoints import check_whole, read_safetensors
@@ -28,6 +28,8 @@ FORMAT = 1
 NAME = "network.safetensors"
 """What the file is called in a run's folder."""
 KEY = "floracle"
+PARTS = {"ema": "average/", "model": "network/"}
+"""Whose tensors a checkpoint of a run holds, by the names that other projects have for them."""
 
 
 @dataclass(frozen=True)
@@ -86,3 +88,39 @@ def read_network(path: Path) -> Network:
     except (KeyError, TypeError) as error:
         raise Mistake(f"the header of {path} is damaged ({error}); write it again") from error
     return Network(filled(plan, tensors, path), convention, found.get("made", {}))
+
+
+def is_kept(path: Path) -> bool:
+    """Whether a file is a checkpoint of a training run: there is a JSON beside it that says so."""
+    about = path.with_suffix(".json")
+    if path.suffix != ".safetensors" or not about.is_file():
+        return False
+    try:
+        said = read_json(about)
+    except Mistake:
+        return False  # somebody else's file beside somebody else's checkpoint
+    return isinstance(said, dict) and {"settings", "images", "hash"} <= said.keys()
+
+
+def read_kept(path: Path, weights: str | None = None) -> Network:
+    """The network of a checkpoint of a training run: its average, or as it was trained ("model").
+
+    Networks that were not made here are unknown to the run, and have to be loaded where they are.
+    """
+    said = read_json(path.with_suffix(".json"))
+    part = PARTS.get(weights or "ema")
+    if part is None:
+        raise Mistake(f"{path} has no weights {weights!r}; {suggestion(weights or '', PARTS)}")
+    plan = said["settings"].get("network")
+    if not isinstance(plan, dict):
+        raise Mistake(
+            f"{path} is a checkpoint of a network that was not made here; load its tensors"
+            f" {part}… in code of your own, and name that as module:function"
+        )
+    tensors = read_safetensors(path)
+    own = {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)}
+    try:
+        network = filled(Architecture(**plan), own, path)
+    except TypeError as error:
+        raise Mistake(f"{path.with_suffix('.json')} describes no network ({error})") from error
+    return Network(network, Convention(null=network.null), {"images": said["images"]})

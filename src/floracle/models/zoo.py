@@ -1,8 +1,10 @@
 """`load_model`: whatever people have, as a velocity field.
 
 runs/xl, network.safetensors       a network that floracle wrote
+runs/xl/checkpoints/….safetensors  the same at a moment of its training
 0400000.pt, model.safetensors      a checkpoint of LightningDiT, SiT or REPA
 flux/, flux/transformer/           a folder of diffusers
+digits-pico                        a small network of the embedded digits, which comes along
 my_code:network, my.py:network     a function that makes a network, with its convention
 """
 
@@ -27,9 +29,11 @@ from .families import recognized, title
 from .field import ModelField, model_field
 from .lightningdit import LightningDiT
 from .tensors import filled
-from .weights import NAME, description, read_network
+from .weights import NAME, description, is_kept, read_kept, read_network
 
 Asked = Convention | Mapping[str, Any] | str
+EMBEDDED = {"digits-pico": Path(__file__).with_name("digits-pico.safetensors")}
+"""Networks that come along; docs/how-to/train.md has the command that made each."""
 
 
 def load_model(
@@ -62,11 +66,14 @@ def load_model(
     if isinstance(where, str) and is_factory(where) and not path.exists():
         _refuse("a function", weights=weights, heads=heads, **text)
         return _factory(where, asked, place, dtype)
-    file = _file(path)
+    file = _file(path if path.exists() else EMBEDDED.get(str(where), path))
     if file.suffix == ".safetensors" and description(file) is not None:
         _refuse("a run of floracle", weights=weights, heads=heads, **text)
         return _own(file, asked, place, dtype)
     _refuse("a checkpoint", **text)
+    if is_kept(file):
+        _refuse("a checkpoint of a run", heads=heads)
+        return _kept(file, weights, asked, place, dtype)
     found = recognized(open_checkpoint(file, weights), asked, heads)
     network = filled(found.plan, found.tensors, file)
     return _transformer(network, found.convention, found.name, found.assumed, place, dtype)
@@ -85,7 +92,7 @@ def _file(path: Path) -> Path:
         if not path.exists():
             raise Mistake(
                 f"there is no {str(path)!r}; name a checkpoint, a run's folder, a folder of"
-                f" diffusers, or module:function"
+                f" diffusers, module:function, or {', '.join(EMBEDDED)}"
             )
         return path
     if (path / NAME).is_file():
@@ -127,6 +134,21 @@ def _own(
     said = [f"as floracle {written.made.get('floracle', '?')} wrote it", str(file)]
     convention = _with_null(asked or written.convention, written.network.null)
     return _transformer(written.network, convention, name, said, device, dtype)
+
+
+def _kept(
+    file: Path,
+    weights: str | None,
+    asked: Convention | None,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> ModelField:
+    found = read_kept(file, weights)
+    name = title("floracle", found.network.plan)
+    which = "as it was trained" if weights == "model" else "averaged"
+    said = [f"{which}, after {found.made['images']:,} images", str(file)]
+    convention = _with_null(asked or found.convention, found.network.null)
+    return _transformer(found.network, convention, name, said, device, dtype)
 
 
 def _factory(

@@ -17,7 +17,7 @@ from torch import Tensor
 from floracle.core.coarse import coarse_of, kept_coordinates
 from floracle.core.paths import LINEAR, Path, checked_times
 from floracle.core.source import NO_LABEL, Source, classes
-from floracle.run.budget import chosen_device, memory_budget
+from floracle.run.budget import SHARE, chosen_device, memory_budget
 from floracle.run.errors import Mistake
 from floracle.run.exchange import bytes_of, check_same, first_says
 from floracle.run.files import digest
@@ -187,13 +187,13 @@ class Oracle:
             raise Mistake(f"{what} is defined at temperature 1, not {self.temperature:g}")
 
     def _budget(self) -> int:
-        """Bytes for resident points; what is already held counts as free when none was named.
+        """Bytes for resident points: as named, or half of what is free and already held together.
 
         The processes of one machine divide its memory.
         """
         device = chosen_device(self.device)
         budget = memory_budget(self.memory, device) // self._together.local
-        return budget + (self._held() if self.memory is None else 0)
+        return budget + (int(SHARE * self._held()) if self.memory is None else 0)
 
     def _held(self) -> int:
         return sum(self._size(label) for label in self._kept)
