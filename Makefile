@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 .PHONY: help demo quick test check bench clean
 
 help:
-	@echo "make demo    the two stages of a small data set, as a report"
+	@echo "make demo    the two stages of a small data set and of a network of it, as reports"
 	@echo "make quick   the tests that take seconds"
 	@echo "make test    the checks and every test"
 	@echo "make check   style, types and floors, without running anything"
@@ -17,7 +17,8 @@ help:
 
 demo: $(READY)
 	@$(BIN)/floracle stages digits --out demo
-	@echo "The report is in $(CURDIR)/demo"
+	@$(BIN)/floracle loss digits-pico --data digits --pairs 32 --trajectories 4 --out demo/network
+	@echo "The reports: $(CURDIR)/demo/report.html, and of a network $(CURDIR)/demo/network/loss.html"
 
 quick: $(READY)
 	$(PYTEST) -m "not slow and not gpu"
