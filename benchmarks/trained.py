@@ -130,10 +130,10 @@ def sampled(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
 
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("name")
-    asked.add_argument("data")
-    asked.add_argument("--held-out", required=True, help="data, or a share of the points")
-    asked.add_argument("--folder", type=Path, required=True)
+    asked.add_argument("name", nargs="?", help="of the file under results/")
+    asked.add_argument("data", nargs="?")
+    asked.add_argument("--held-out", help="data, or a share of the points")
+    asked.add_argument("--folder", type=Path)
     asked.add_argument("--device", default="cpu")
     asked.add_argument("--precision", default="float32")
     asked.add_argument("--compile", action="store_true")
@@ -153,6 +153,9 @@ def main() -> None:
     asked.add_argument("--shown", type=int, default=64)
     asked.add_argument("--at-once", type=int, default=1)
     options = asked.parse_args()
+    if not (options.name and options.data and options.held_out and options.folder):
+        print("trained: give NAME, DATA, --held-out and --folder; runs take hours")
+        return
     options.folder.mkdir(parents=True, exist_ok=True)
     command = " ".join(Path(word).name for word in sys.argv[1:])
     if options.held_out.replace(".", "", 1).isdigit():

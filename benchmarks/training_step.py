@@ -1,6 +1,6 @@
 """A training step on oracle targets against one on conditional targets, side by side.
 
-    python benchmarks/training_step.py --device cuda --model base --precision bf16
+    python benchmarks/training_step.py --device cuda --model base --precision bf16 --batch 256
     python benchmarks/training_step.py --device cpu --model tiny --data cifar10.npz --batch 64
 
 Budgets, class-conditional: ≤ 1.05 × a conditional step with the data resident, ≤ 1.15 × cold.
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--patch", type=int)
     parser.add_argument("--data", default=SYNTHETIC)
-    parser.add_argument("--batch", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--precision", default="float32", choices=["float32", "bf16"])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--fast", action="store_true", help="sums in any order on a GPU")

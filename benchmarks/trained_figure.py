@@ -1,0 +1,116 @@
+"""Draws what benchmarks/trained.py kept: oracle loss by t, and where runs part.
+
+    python benchmarks/trained_figure.py digits fashion_mnist cifar10
+
+Left the oracle loss of every kind of run, right differences as a share of the loss they are taken
+from, by t, with Student's 95 % interval over seeds; navigation is shaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import t as student
+
+from floracle.report.plots import BLUE, INK, NAVIGATION, ORANGE, QUIET, STYLE, TEAL, VIOLET
+from measure import RESULTS
+from paired import halfway
+
+DRAWN = Path(__file__).parents[1] / "docs" / "images" / "training.png"
+TITLES = {"digits": "Digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
+
+
+def numbers(value: Any) -> np.ndarray:
+    """A curve, kept as a list or as a line of text."""
+    return np.array(value.split() if isinstance(value, str) else value, float)
+
+
+def looks_of(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Its evaluations; older files keep the last one alone."""
+    return run["looks"] if "looks" in run else [run["last"]]
+
+
+def curve(look: dict[str, Any]) -> np.ndarray:
+    """The oracle loss by t."""
+    return numbers(look["oracle"]["mean"])
+
+
+def parted(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean difference of curves [seeds, times] as a share of theirs, and its reach."""
+    share = (ours - theirs) / theirs.mean(0)
+    reach = student.ppf(0.975, len(share) - 1) * share.std(0, ddof=1) / len(share) ** 0.5
+    return share.mean(0), reach
+
+
+def drawn(left: Any, right: Any, name: str, found: dict[str, Any]) -> None:
+    """One row of the figure."""
+    kinds: dict[str, list[dict[str, Any]]] = {}
+    for run_name, run in found["runs"].items():
+        kinds.setdefault(run_name.rpartition("-")[0], []).append(run)
+    last = {kind: np.stack([curve(looks_of(r)[-1]) for r in runs]) for kind, runs in kinds.items()}
+    times = numbers(looks_of(kinds["conditional"][0])[-1]["t"])
+    split = kinds["conditional"][0]["split"]
+    size = {kind: f"{runs[0]['parameters'] / 1e6:.1f} M" for kind, runs in kinds.items()}
+    other = next((kind for kind in kinds if kind not in ("conditional", "oracle")), None)
+    lines = [("conditional", BLUE, "-"), ("oracle", ORANGE, (0, (4, 2)))]
+    lines += [(other, TEAL, "-")] if other else []
+    for kind, colour, dashes in lines:
+        words = f"{size[kind]}, {kind if kind != other else 'conditional'} target"
+        left.plot(times, last[kind].mean(0), color=colour, ls=dashes, label=words)
+    differences = [("oracle", ORANGE, "oracle target less conditional")]
+    differences += [(other, TEAL, f"{size[other]} less {size['conditional']}")] if other else []
+    for kind, colour, words in differences:
+        banded(right, times, parted(last[kind], last["conditional"]), colour, words)
+    if len(looks_of(kinds["conditional"][0])) > 1:
+        runs = kinds["conditional"]
+        half = np.stack([curve(halfway(looks_of(run))) for run in runs])
+        left.plot(times, half.mean(0), color=VIOLET, lw=1, label="half of the images")
+        shares = parted(half, last["conditional"])
+        banded(right, times, shares, VIOLET, "half of the images less all")
+    for axis in (left, right):
+        axis.axvspan(0, split, color=NAVIGATION, lw=0, zorder=0)
+        axis.set_xlim(0, 1)
+        axis.set_xlabel("time t")
+    left.set_ylabel("oracle loss, a dimension")
+    left.set_ylim(bottom=0)
+    left.set_title(f"{TITLES.get(name, name)}: oracle loss", loc="left", color=INK)
+    right.axhline(0, color=INK, lw=0.7)
+    right.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0, symbol=" %"))
+    right.set_title("difference, as a share of it", loc="left", color=INK)
+    for axis in (left, right):
+        axis.legend(frameon=False, fontsize=7, labelcolor=QUIET)
+
+
+def banded(axis: Any, times: np.ndarray, shares: tuple, colour: str, words: str) -> None:
+    """A difference with its interval."""
+    mean, reach = shares
+    axis.fill_between(times, mean - reach, mean + reach, color=colour, alpha=0.18, lw=0)
+    axis.plot(times, mean, color=colour, marker=".", ms=4, label=words)
+
+
+def main() -> None:
+    """Draw the figure of the results that are named."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("names", nargs="*")
+    names = asked.parse_args().names
+    if not names:
+        print("trained_figure: name results of benchmarks/trained.py, like digits")
+        return
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.6, 2.9 * len(names)), layout="constrained", dpi=160)
+        axes = figure.subplots(len(names), 2, squeeze=False)
+        for name, (left, right) in zip(names, axes, strict=True):
+            found = json.loads((RESULTS / f"trained_{name}.json").read_text())
+            drawn(left, right, name, found)
+        figure.savefig(DRAWN)
+    print(DRAWN.name)
+
+
+if __name__ == "__main__":
+    main()
