@@ -141,9 +141,10 @@ VERBS = {
     ),
     "report": (
         "floracle.cli.report:report",
-        "Draw the reports of saved results again.",
+        "Draw the reports of stages and training runs again.",
         """Examples:
-  floracle report runs/stages-digits""",
+  floracle report runs/stages-digits
+  floracle report runs/xl                           # also while it trains""",
     ),
 }
 """Where each verb lives, what it does, and how it is used."""

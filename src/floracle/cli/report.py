@@ -6,13 +6,14 @@ from pathlib import Path
 
 
 def report(*runs: Path) -> None:
-    """Draw the reports of saved results again; their data is not needed.
+    """Draw the reports of stages and of training runs again; their data is not needed.
 
     Parameters
     ----------
     runs
-        Folders that hold results.
+        Folders that hold stages, or a training run, also one that goes on.
     """
+    from floracle.report.run_page import is_run, write_run
     from floracle.report.write import draw
     from floracle.run.errors import Mistake
 
@@ -21,4 +22,4 @@ def report(*runs: Path) -> None:
     if not runs:
         raise Mistake("name at least one folder of results")
     for run in runs:
-        say(f"report: {draw(run)}")
+        say(f"report: {write_run(run) if is_run(run) else draw(run)}")

@@ -224,6 +224,7 @@ def _time(seconds: float) -> str:
 
 def _summarise(folder: Path, group: Group) -> None:
     from floracle.models.weights import NAME
+    from floracle.report.run_page import write_run
     from floracle.run.results import load_results
 
     from .console import say
@@ -235,3 +236,4 @@ def _summarise(folder: Path, group: Group) -> None:
     say(f"{values['parameters']:,} parameters, {values['images']:,} images")
     say(f"conditional targets from t = {values['switch']:.3f} on, navigation until there")
     say(f"network: {folder / NAME}")
+    say(f"page: {write_run(folder)}")

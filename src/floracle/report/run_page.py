@@ -1,0 +1,209 @@
+"""A training run on one page: what was learned by time and by images, samples, and the settings.
+
+It is drawn from what the run wrote down, at any moment: while it goes on, or once it is done.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from floracle.run.errors import Mistake
+from floracle.run.files import read_json, write_text
+from floracle.training.evaluation import FOLDER
+from floracle.training.place import ABOUT
+from floracle.training.watch import read_log
+from floracle.version import VERSION
+
+from . import words
+from .fields_names import any_letters, facts_of, percent, quoted, visible
+from .fields_page import write_figures
+from .html import inlined, rendered
+from .run_figures import STAGES, run_drawings
+from .tables import Row, Table
+
+PAGE = "training.html"
+SHOWN = (
+    "model",
+    "target",
+    "times",
+    "batch",
+    "rate",
+    "ema",
+    "drop",
+    "precision",
+    "seed",
+    "switch",
+    "data",
+)
+"""Settings that are named on the page, in this order; run.json has all of them."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run has written down so far."""
+
+    folder: Path
+    settings: Mapping[str, Any]
+    lines: Sequence[Mapping[str, Any]]
+    """Of metrics.jsonl, with a loss, by images."""
+    looks: Sequence[Mapping[str, Any]]
+    """Evaluations: `images`, `t`, and curves by name."""
+
+    @property
+    def images(self) -> int:
+        """Seen so far."""
+        return int(max(line["images"] for line in (*self.lines, *self.looks)))
+
+    @property
+    def total(self) -> int:
+        """To be seen."""
+        return int(self.settings["images"])
+
+    @property
+    def samples(self) -> Path | None:
+        """The latest picture of samples."""
+        there = sorted((self.folder / FOLDER).glob("*.png"))
+        return there[-1] if there else None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a training run."""
+    return (folder / ABOUT).is_file()
+
+
+def read_run(folder: Path) -> Run:
+    """The run in a folder, as far as it has come."""
+    settings, log = read_json(folder / ABOUT), read_log(folder)
+    if not isinstance(settings, dict) or "images" not in settings:
+        raise Mistake(f"{folder / ABOUT} is not what a training run writes there")
+    lines = [line for line in log if "loss" in line]
+    looks = [
+        {"images": line["images"], **line["evaluation"]} for line in log if line.get("evaluation")
+    ]
+    if not lines:
+        raise Mistake(f"{folder} has no line of progress yet; wait for some batches")
+    return Run(folder, settings, lines, looks)
+
+
+def write_run(folder: Path) -> Path:
+    """Draw a run into its folder; returns the page."""
+    run = read_run(folder)
+    with any_letters():
+        drawings = run_drawings(run.lines, run.looks)
+        write_figures(drawings, folder)
+        content = rendered(
+            "run.html.j2",
+            name=visible(folder.resolve().name),
+            headline=headline(run),
+            story=story(run),
+            figures=inlined(drawings),
+            samples=_inline(run.samples),
+            losses=losses_table(run),
+            facts=facts_of(_facts(run)),
+            command=f"floracle report {quoted(str(folder))}",
+            version=VERSION,
+        )
+    write_text(folder / PAGE, content)
+    return folder / PAGE
+
+
+def headline(run: Run) -> str:
+    """Where it stands, and how far from the oracle."""
+    if not run.looks:
+        return f"{run.images:,} of {run.total:,} images, loss {run.lines[-1]['loss']:.3g}."
+    last = run.looks[-1]
+    loss, split = last["oracle"], run_split(run)
+    return (
+        f"After {last['images']:,} images the oracle loss is {loss['navigation']:.2g} in"
+        f" navigation and {loss['refinement']:.2g} in refinement, from t = {split} on."
+    )
+
+
+def run_split(run: Run) -> str:
+    """Where the stages part, in as many bins each."""
+    edges = run.lines[-1]["by_t"]["edges"]
+    return words.time(edges[len(edges) // 2])
+
+
+def story(run: Run) -> list[str]:
+    """What can be said."""
+    told, seconds = [], sum(line.get("seconds", 0.0) for line in run.lines)
+    if run.images < run.total:
+        told.append(f"It goes on: {run.images:,} of {run.total:,} images are seen.")
+    told.append(
+        f"{words.duration(seconds)} of training, {run.images / max(seconds, 1e-9):,.0f} images a"
+        f" second."
+    )
+    if len(run.looks) > 1:
+        told.append(_progress(run.looks))
+    if run.looks and "difference" in run.looks[-1]:
+        told.append(_unseen(run.looks[-1]))
+    return told
+
+
+def _progress(looks: Sequence[Mapping[str, Any]]) -> str:
+    last = looks[-1]
+    half = min(looks[:-1], key=lambda look: abs(2 * look["images"] - last["images"]))
+    fell = [1 - last["oracle"][stage] / half["oracle"][stage] for stage in STAGES]
+    ways = [f"{'fell' if share >= 0 else 'rose'} by {percent(abs(share))}" for share in fell]
+    same = (fell[0] >= 0) == (fell[1] >= 0)
+    return (
+        f"From {half['images']:,} images on the oracle loss {ways[0]} in navigation and"
+        f" {ways[1].partition(' ')[2] if same else ways[1]} in refinement."
+    )
+
+
+def _unseen(look: Mapping[str, Any]) -> str:
+    """What unseen data costs more, in the stage and at the time where it is the clearest."""
+    more = look["difference"]
+    sure = [
+        (mean / error, t, mean, error)
+        for t, mean, error in zip(look["t"], more["mean"], more["error"], strict=True)
+        if error
+    ]
+    ratio, t, mean, error = max(sure, default=(0.0, 0.0, 0.0, 0.0))
+    if ratio < 3:  # of the largest of many
+        return "Whether unseen data costs more than training data one cannot say."
+    return (
+        f"The network knows its training data from unseen data: at t = {words.time(t)} these cost"
+        f" {mean:.2g} ± {error:.1g} more."
+    )
+
+
+def losses_table(run: Run) -> Table | None:
+    """Losses of both stages by images seen; None where nothing was looked at."""
+    if not run.looks:
+        return None
+    names = {"oracle": "oracle loss", "conditional": "conditional", "held_out": "unseen data"}
+    there = [name for name in names if name in run.looks[-1]]
+    rows = []
+    for look in run.looks:
+        cells = [f"{look['images']:,}"]
+        for name in there:
+            cells += [f"{look[name][stage]:.3g}" if name in look else "–" for stage in STAGES]
+        rows.append(Row(cells, main=look is run.looks[-1]))
+    head = ("images", *("navigation", "refinement") * len(there))
+    return Table(head, rows, over=[("", 1), *((names[name], 2) for name in there)])
+
+
+def _facts(run: Run) -> dict[str, str]:
+    known = {name: run.settings.get(name) for name in SHOWN}
+    plan = run.settings.get("network")
+    if isinstance(plan, dict):
+        known["model"] = f"{known['model']}, patches of {plan['patch']}"
+    else:
+        known["model"] = str(plan)
+    if known["switch"] is None:
+        known["switch"] = f"{run_split(run)}, measured"
+    return {name: visible(str(value)) for name, value in known.items() if value is not None}
+
+
+def _inline(picture: Path | None) -> dict[str, str] | None:
+    if picture is None:
+        return None
+    content = base64.b64encode(picture.read_bytes()).decode()
+    return {"uri": f"data:image/png;base64,{content}", "images": f"{int(picture.stem):,}"}

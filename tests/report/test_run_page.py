@@ -1,0 +1,152 @@
+"""The page of a training run says what its log says, at any moment of the run."""
+
+import csv
+import json
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+import floracle
+from floracle.cli import main
+from floracle.report.run_figures import run_drawings, split_of
+from floracle.report.run_page import (
+    headline,
+    is_run,
+    losses_table,
+    read_run,
+    run_split,
+    story,
+    write_run,
+)
+from floracle.run.errors import Mistake
+from floracle.training.config import Settings
+from floracle.training.evaluation import Look
+from floracle.training.making import network_for
+
+ASKED = Settings(model="pico", patch=4, images=640, batch=32, rate=1e-3, every=160, switch=0.5)
+LOOK = Look(pairs=4, times=3, classes=2, samples=4, steps=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A finished run on the first digits, the others held out."""
+    store = floracle.open_store("digits")
+    points, labels = store.take(torch.arange(len(store))), store.labels
+    data, others = (
+        floracle.open_store(points[rows], labels=labels[rows])
+        for rows in (slice(0, 1200), slice(1200, None))
+    )
+    out = tmp_path_factory.mktemp("runs") / "mine"
+    network = network_for(ASKED, data)
+    assert list(floracle.train(network, data, ASKED, out=out, held_out=others, look=LOOK))
+    return out
+
+
+@pytest.fixture
+def early(folder, tmp_path):
+    """The same run as it stood before its second evaluation, a line half written."""
+    out = tmp_path / "early"
+    out.mkdir()
+    (out / "run.json").write_text((folder / "run.json").read_text())
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["images"] < 320]
+    (out / "metrics.jsonl").write_text("\n".join(kept) + '\n{"images": 320, "lo')
+    return out
+
+
+def columns(folder, name):
+    with open(folder / "figures" / f"{name}.csv", newline="") as file:
+        head, *rows = csv.reader(file)
+    return {
+        name: [float(x) for x in values] for name, values in zip(head, zip(*rows), strict=True)
+    }
+
+
+def test_figures_hold_the_numbers_of_the_log(folder):
+    assert write_run(folder) == folder / "training.html"
+    looks = read_run(folder).looks
+    assert [look["images"] for look in looks] == [160, 320, 480, 640]
+    by_time = columns(folder, "run-by-time")
+    assert by_time["t"] == looks[-1]["t"]
+    for look in looks:
+        assert by_time[f"oracle loss after {look['images']}"] == look["oracle"]["mean"]
+    more = columns(folder, "run-unseen")
+    assert more["unseen less training data, refinement"] == [
+        look["difference"]["refinement"] for look in looks
+    ]
+    by_images = columns(folder, "run-by-images")
+    assert by_images["images"] == [line["images"] for line in read_run(folder).lines]
+
+
+def test_the_page_is_whole_and_stands_by_itself(folder):
+    page = write_run(folder).read_text()
+    assert page.count("<svg ") == 3
+    assert "data:image/png;base64," in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    for markup in page.split("<svg ")[1:]:
+        ElementTree.fromstring("<svg " + markup.partition("</svg>")[0] + "</svg>")
+
+
+def test_it_says_where_the_run_stands(folder, early):
+    done, going = read_run(folder), read_run(early)
+    last = done.looks[-1]
+    assert headline(done).startswith("After 640 images the oracle loss is")
+    assert f"{last['oracle']['refinement']:.2g} in refinement, from t = 0.500" in headline(done)
+    assert not any("goes on" in sentence for sentence in story(done))
+    assert story(going)[0] == f"It goes on: {going.images} of 640 images are seen."
+    assert any("From 320 images on the oracle loss" in sentence for sentence in story(done))
+    table = losses_table(done)
+    assert [row.cells[0] for row in table.rows] == ["160", "320", "480", "640"]
+    assert table.rows[-1].cells[1] == f"{last['oracle']['navigation']:.3g}"
+
+
+def test_a_run_that_goes_on_is_drawn_without_what_it_has_not(early):
+    page = write_run(early).read_text()
+    assert "Samples after" not in page
+    assert len(read_run(early).looks) == 1
+
+
+def test_unseen_data_is_told_only_where_it_is_clear(folder):
+    run = read_run(folder)
+    look = dict(run.looks[-1])
+    clear = "at t = 0.0833 these cost 0.04 ± 0.01 more"
+    for mean, words in ((0.004, "one cannot say"), (0.04, clear)):
+        differences = {**look["difference"], "mean": [mean] + [0.0] * 5, "error": [0.01] * 6}
+        told = story(replace(run, looks=[{**look, "difference": differences}]))
+        assert words in told[-1]
+
+
+def test_stages_part_where_the_run_has_it(folder):
+    run = read_run(folder)
+    assert split_of(run.looks[-1]["t"]) == pytest.approx(0.5)
+    assert run_split(run) == "0.500"
+
+
+def test_runs_without_evaluations_or_errors_are_drawn(folder):
+    lines = [{**line, "by_t": {"edges": line["by_t"]["edges"]}} for line in read_run(folder).lines]
+    assert set(run_drawings(lines, [])) == {"run-by-images"}
+
+
+def test_folders_that_are_no_run_are_told(tmp_path):
+    assert not is_run(tmp_path)
+    (tmp_path / "run.json").write_text("[]")
+    with pytest.raises(Mistake, match="not what a training run writes"):
+        read_run(tmp_path)
+    (tmp_path / "run.json").write_text('{"images": 5}')
+    with pytest.raises(Mistake, match="no line of progress yet"):
+        read_run(tmp_path)
+
+
+def test_names_are_no_markup(folder, tmp_path):
+    hostile = tmp_path / "<b>run"
+    hostile.mkdir()
+    for name in ("run.json", "metrics.jsonl"):
+        (hostile / name).write_text((folder / name).read_text())
+    assert "<b>run" not in write_run(hostile).read_text()
+
+
+def test_the_verb_draws_it(early, capsys):
+    assert main(["report", str(early)]) == 0
+    assert str(early / "training.html") in capsys.readouterr().out
