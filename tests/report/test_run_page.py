@@ -59,9 +59,7 @@ def early(folder, tmp_path):
 def columns(folder, name):
     with open(folder / "figures" / f"{name}.csv", newline="") as file:
         head, *rows = csv.reader(file)
-    return {
-        name: [float(x) for x in values] for name, values in zip(head, zip(*rows), strict=True)
-    }
+    return {name: [float(row[place]) for row in rows] for place, name in enumerate(head)}
 
 
 def test_figures_hold_the_numbers_of_the_log(folder):
