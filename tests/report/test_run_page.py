@@ -1,15 +1,19 @@
 """The page of a training run says what its log says, at any moment of the run."""
 
+import base64
 import csv
+import io
 import json
 from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 
 import floracle
 from floracle.cli import main
+from floracle.report import run_page
 from floracle.report.run_figures import run_drawings, split_of
 from floracle.report.run_page import (
     headline,
@@ -92,8 +96,8 @@ def test_it_says_where_the_run_stands(folder, early):
     last = done.looks[-1]
     assert headline(done).startswith("After 640 images the oracle loss is")
     assert f"{last['oracle']['refinement']:.2g} in refinement, from t = 0.500" in headline(done)
-    assert not any("goes on" in sentence for sentence in story(done))
-    assert story(going)[0] == f"It goes on: {going.images} of 640 images are seen."
+    assert not any("So far" in sentence for sentence in story(done))
+    assert story(going)[0] == f"So far {going.images} of 640 images are seen."
     assert any("From 320 images on the oracle loss" in sentence for sentence in story(done))
     table = losses_table(done)
     assert [row.cells[0] for row in table.rows] == ["160", "320", "480", "640"]
@@ -109,7 +113,7 @@ def test_a_run_that_goes_on_is_drawn_without_what_it_has_not(early):
 def test_unseen_data_is_told_only_where_it_is_clear(folder):
     run = read_run(folder)
     look = dict(run.looks[-1])
-    clear = "at t = 0.0833 these cost 0.04 ± 0.01 more"
+    clear = "At t = 0.0833 unseen data costs 0.04 ± 0.01 more"
     for mean, words in ((0.004, "one cannot say"), (0.04, clear)):
         differences = {**look["difference"], "mean": [mean] + [0.0] * 5, "error": [0.01] * 6}
         told = story(replace(run, looks=[{**look, "difference": differences}]))
@@ -120,6 +124,36 @@ def test_stages_part_where_the_run_has_it(folder):
     run = read_run(folder)
     assert split_of(run.looks[-1]["t"]) == pytest.approx(0.5)
     assert run_split(run) == "0.500"
+
+
+def test_facts_are_those_of_the_run(folder):
+    facts = run_page._facts(read_run(folder))
+    assert facts["network"] == "LightningDiT-pico/4"
+    assert facts["conditional targets from"] == "t = 0.500"
+    assert facts["held out"] == json.loads((folder / "run.json").read_text())["held_out"]
+    foreign = replace(read_run(folder), settings={"network": "Linear", "target": "oracle"})
+    assert run_page._facts(foreign)["network"] == "Linear"
+
+
+def test_evaluations_at_other_times_are_left_out(folder):
+    run = read_run(folder)
+    first = {**run.looks[0], "t": [0.5], "oracle": {**run.looks[0]["oracle"], "mean": [1.0]}}
+    found = run_drawings(run.lines, [first, *run.looks[1:]])["run-by-time"].columns
+    assert list(found) == ["t", *(f"oracle loss after {n}" for n in (320, 480, 640)), "gap"]
+    assert found["gap"] == run.looks[-1]["gap"]["mean"]
+
+
+def test_large_pictures_are_made_smaller_for_the_page(tmp_path):
+    picture = tmp_path / "000000000064.png"
+    Image.new("RGB", (3000, 1500), "red").save(picture)
+    found = run_page._inline(picture)
+    content = base64.b64decode(found["uri"].partition(",")[2])
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == (1100, 550)
+    assert found["images"] == "64"
+    (tmp_path / "evaluations").mkdir()
+    (tmp_path / "evaluations" / "mine.png").write_bytes(picture.read_bytes())
+    assert run_page.Run(tmp_path, {}, [], []).samples is None
 
 
 def test_runs_without_evaluations_or_errors_are_drawn(folder):

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import BLIND, SMALL, digits, network, same, tensors, trained
-from torch import nn
+from tiny import BLIND, SMALL, Linear, digits, network, same, tensors, trained
 
 import floracle
 from floracle.run.errors import Mistake
@@ -17,18 +16,6 @@ from floracle.training.evaluation import Look
 from floracle.training.making import fitting_patch, network_for
 from floracle.training.step import cosine_loss
 from floracle.training.watch import read_log
-
-
-class Linear(nn.Module):
-    """v = W (x, 1), a matrix for each class; learnt in closed form it would be least squares."""
-
-    def __init__(self, classes=10):
-        super().__init__()
-        self.matrix = nn.Parameter(torch.zeros(classes + 1, 64, 65))
-
-    def forward(self, x, t, labels):
-        given = torch.cat([x.flatten(1), torch.ones(len(x), 1)], 1)
-        return torch.einsum("bij,bj->bi", self.matrix[labels], given).reshape(x.shape)
 
 
 @pytest.fixture(scope="module")
@@ -67,35 +54,6 @@ def test_a_run_opens_as_a_field_and_as_a_result(whole):
     assert found.arrays["images"].tolist() == [at.images for at in said]
     assert found.values["images"] == 480
     assert "pos_embed" in weights
-
-
-def test_checkpoints_open_as_fields_averaged_or_as_trained(whole):
-    out = whole[0]
-    x, t = torch.randn(3, 1, 8, 8), torch.rand(3, dtype=torch.float64)
-    given = x, t, torch.tensor([4, 7, -1])
-    early, last = sorted((out / "checkpoints").glob("*.safetensors"))
-    averaged_then = floracle.load_model(last)
-    assert torch.equal(averaged_then(*given), floracle.load_model(out)(*given))
-    assert "480 images" in averaged_then.assumed
-    assert not torch.equal(floracle.load_model(early)(*given), averaged_then(*given))
-    kept = checkpoint.read(checkpoint.latest(out)[0])
-    raw = network()
-    raw.load_state_dict({name: kept[f"network/{name}"] for name in raw.state_dict()})
-    labels = torch.tensor([4, 7, raw.null])
-    expected = raw.eval()(x, t.float(), labels)
-    assert torch.equal(floracle.load_model(last, weights="model")(*given), expected)
-    with pytest.raises(Mistake, match="no weights 'emma'; did you mean 'ema'"):
-        floracle.load_model(last, weights="emma")
-
-
-def test_a_checkpoint_of_a_foreign_network_says_how_to_load_it(tmp_path):
-    run = floracle.train(
-        Linear(), digits(), replace(SMALL, images=160), out=tmp_path, look=BLIND, null=10
-    )
-    assert list(run)
-    (path,) = (tmp_path / "checkpoints").glob("*.safetensors")
-    with pytest.raises(Mistake, match=r"not made here.*module:function"):
-        floracle.load_model(path)
 
 
 def test_the_same_again_answers_and_another_is_refused_with_its_differences(whole):
@@ -281,7 +239,7 @@ def test_evaluations_tell_the_oracle_loss_with_errors_and_held_out_loss(tmp_path
     said, _ = trained(tmp_path, settings, data=train, held_out=other, look=look)
     told = said[-1].evaluation
     assert len(told["t"]) == 4
-    assert set(told) == {"t", "oracle", "conditional", "held_out", "difference"}
+    assert set(told) == {"t", "oracle", "conditional", "gap", "held_out", "difference"}
     assert all(error > 0 for error in told["oracle"]["error"])
     assert told["oracle"]["navigation"] < told["conditional"]["navigation"]
     kept = floracle.load(tmp_path / "evaluations/000000000160")

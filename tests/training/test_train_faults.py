@@ -141,7 +141,7 @@ def test_so_does_one_that_dies_around_its_evaluations(tmp_path):
 
 def command(out):
     verb = ["-m", "floracle", "train", "digits", "--model", "nano", "--patch", "4"]
-    verb += ["--images", "1600", "--batch", "32", "--every", "160", "--rate", "1e-3"]
+    verb += ["--images", "6400", "--batch", "32", "--every", "160", "--rate", "1e-3"]
     verb += ["--pairs", "0", "--samples", "0", "--target", "oracle", "--lines", "5"]
     return [*verb, "--out", str(out)]
 
@@ -170,6 +170,7 @@ def killed(out, processes, *, more, pause, victim):
     running.kill(victim)
     codes, _, _ = running.ended()
     assert codes[victim] in (-9, 0)
+    return codes[victim] == -9
 
 
 @pytest.mark.slow
@@ -177,9 +178,10 @@ def killed(out, processes, *, more, pause, victim):
 def test_a_run_killed_at_random_moments_goes_on_to_the_same_bytes(tmp_path, processes, kills):
     drawn = random.Random(processes)
     expected = finish(tmp_path / "whole", processes)
-    out = tmp_path / "killed"
+    out, died = tmp_path / "killed", 0
     for k in range(kills):
         pause, more = 0.05 * drawn.random(), drawn.randint(1, 3)
-        killed(out, processes, more=more, pause=pause, victim=k % processes)
+        died += killed(out, processes, more=more, pause=pause, victim=k % processes)
+    assert died == kills
     assert finish(out, processes) == expected
     assert images(out) == images(tmp_path / "whole")

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from floracle.run.errors import Mistake, suggestion
-from floracle.run.files import read_json, written_aside
+from floracle.run.files import hash_of, read_json, written_aside
 from floracle.run.results import provenance
 
 from .checkpoints import check_whole, read_safetensors
@@ -28,6 +28,8 @@ FORMAT = 1
 NAME = "network.safetensors"
 """What the file is called in a run's folder."""
 KEY = "floracle"
+KEPT = 2
+"""The format of checkpoints of runs (training/checkpoint.py)."""
 PARTS = {"ema": "average/", "model": "network/"}
 """Whose tensors a checkpoint of a run holds, by the names that other projects have for them."""
 
@@ -117,7 +119,13 @@ def read_kept(path: Path, weights: str | None = None) -> Network:
             f"{path} is a checkpoint of a network that was not made here; load its tensors"
             f" {part}… in code of your own, and name that as module:function"
         )
+    if said.get("format") != KEPT:
+        raise Mistake(
+            f"{path} is a checkpoint of format {said.get('format')}, this version reads {KEPT}"
+        )
     tensors = read_safetensors(path)
+    if hash_of(path) != said["hash"]:
+        raise Mistake(f"{path} is damaged (its bytes are not those that were written)")
     own = {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)}
     try:
         network = filled(Architecture(**plan), own, path)

@@ -7,14 +7,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import to_hex, to_rgb
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from .plots import (
     BLUE,
     NAVIGATION,
     ORANGE,
-    PAPER,
     QUIET,
     REFINEMENT,
     STYLE,
@@ -46,21 +44,21 @@ def run_drawings(
 def by_time(looks: Sequence[Mapping[str, Any]]) -> Drawing:
     """The oracle loss by time, the latest evaluation the darkest; dotted, the gap."""
     figure, ax = axes()
-    _stages(ax, looks[-1])
-    places = np.unique(np.linspace(0, len(looks) - 1, min(MOST, len(looks))).round().astype(int))
-    columns: dict[str, Any] = {"t": looks[-1]["t"]}
-    for order, place in enumerate(places):
-        look = looks[place]
-        share = (order + 1) / len(places)
-        ink = BLUE if share == 1 else _mixed(BLUE, 0.25 + 0.6 * share)
-        fine, mean = smooth(look["t"], np.array(look["oracle"]["mean"]))
-        ax.plot(fine, mean, color=ink, lw=1.0 + 0.8 * share, label=f"{look['images']:,} images")
-        columns[f"oracle loss after {look['images']}"] = look["oracle"]["mean"]
     last = looks[-1]
-    gap = np.subtract(last["conditional"]["mean"], last["oracle"]["mean"]).clip(min=0)
-    fine, shown = smooth(last["t"], gap)
-    ax.plot(fine, shown, color=QUIET, ls=(0, (1, 1.6)), lw=1.2, label="gap")
-    columns["conditional less oracle loss"] = gap.tolist()
+    alike = [look for look in looks if look["t"] == last["t"]]  # evaluations may have changed
+    _stages(ax, last)
+    places = np.unique(np.linspace(0, len(alike) - 1, min(MOST, len(alike))).round().astype(int))
+    columns: dict[str, Any] = {"t": last["t"]}
+    for order, place in enumerate(places):
+        look, share = alike[place], (order + 1) / len(places)
+        fine, mean = smooth(look["t"], np.array(look["oracle"]["mean"]))
+        words = f"{look['images']:,} images"
+        ax.plot(fine, mean, color=BLUE, alpha=0.25 + 0.75 * share, lw=1 + 0.8 * share, label=words)
+        columns[f"oracle loss after {look['images']}"] = look["oracle"]["mean"]
+    if "gap" in last:
+        fine, shown = smooth(last["t"], np.array(last["gap"]["mean"]))
+        ax.plot(fine, shown, color=QUIET, ls=(0, (1, 1.6)), lw=1.2, label="gap")
+        columns["gap"] = last["gap"]["mean"]
     ax.set_ylim(bottom=0)
     ax.set_ylabel("squared distance a dimension")
     ax.legend(fontsize=8, labelcolor=QUIET, loc="upper left")
@@ -77,7 +75,8 @@ def by_images(lines: Sequence[Mapping[str, Any]], looks: Sequence[Mapping[str, A
         means = [(line["by_t"].get(stage) or [None])[0] for line in lines]
         seen = [(line["images"], m) for line, m in zip(lines, means, strict=True) if m]
         if seen:
-            ax.plot(*zip(*seen, strict=True), color=_mixed(ink, 0.4), lw=0.8)
+            words = None if looks else f"loss of batches, {stage}"
+            ax.plot(*zip(*seen, strict=True), color=ink, alpha=0.45, lw=0.8, label=words)
         columns[f"loss of batches, {stage}"] = ["" if mean is None else mean for mean in means]
         if looks:
             images = [look["images"] for look in looks]
@@ -85,9 +84,10 @@ def by_images(lines: Sequence[Mapping[str, Any]], looks: Sequence[Mapping[str, A
             ax.plot(images, values, color=ink, marker="o", ms=3, label=f"oracle loss, {stage}")
     ax.set_xlabel("images")
     ax.set_ylabel("loss a dimension")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_minor_locator(NullLocator())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    if looks:
+    if ax.get_legend_handles_labels()[0]:
         ax.legend(fontsize=8, labelcolor=QUIET, loc="lower left")
     return Drawing("run-by-images", "Losses of both stages by images seen", figure, columns)
 
@@ -125,12 +125,3 @@ def split_of(times: Sequence[float]) -> float:
     """Where the stages part, from the middles of as many equal bins in both."""
     half = len(times) // 2
     return times[half - 1] + times[0]
-
-
-def _mixed(ink: str, share: float) -> str:
-    """A colour on paper, this share of it."""
-    red, green, blue = (
-        share * own + (1 - share) * ground
-        for own, ground in zip(to_rgb(ink), to_rgb(PAPER), strict=True)
-    )
-    return to_hex((red, green, blue))

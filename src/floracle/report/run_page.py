@@ -6,13 +6,19 @@ It is drawn from what the run wrote down, at any moment: while it goes on, or on
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from floracle.models.families import title
+from floracle.models.lightningdit import Architecture
 from floracle.run.errors import Mistake
 from floracle.run.files import read_json, write_text
+from floracle.training.checkpoint import latest
 from floracle.training.evaluation import FOLDER
 from floracle.training.place import ABOUT
 from floracle.training.watch import read_log
@@ -26,8 +32,9 @@ from .run_figures import STAGES, run_drawings
 from .tables import Row, Table
 
 PAGE = "training.html"
+WIDEST = 1100
+"""Pixels across that samples have on the page at most."""
 SHOWN = (
-    "model",
     "target",
     "times",
     "batch",
@@ -35,9 +42,11 @@ SHOWN = (
     "ema",
     "drop",
     "precision",
+    "cosine",
+    "clip",
     "seed",
-    "switch",
     "data",
+    "held_out",
 )
 """Settings that are named on the page, in this order; run.json has all of them."""
 
@@ -66,8 +75,17 @@ class Run:
     @property
     def samples(self) -> Path | None:
         """The latest picture of samples."""
-        there = sorted((self.folder / FOLDER).glob("*.png"))
-        return there[-1] if there else None
+        there = [path for path in (self.folder / FOLDER).glob("*.png") if path.stem.isdigit()]
+        return max(there, default=None)
+
+    @property
+    def switch(self) -> float | None:
+        """From when on the target was conditional, where the run has said so by now."""
+        asked = self.settings.get("switch")
+        if asked is not None or self.settings.get("target") == "conditional":
+            return asked
+        kept, _ = latest(self.folder)
+        return None if kept is None else kept.facts.get("switch")
 
 
 def is_run(folder: Path) -> bool:
@@ -133,7 +151,7 @@ def story(run: Run) -> list[str]:
     """What can be said."""
     told, seconds = [], sum(line.get("seconds", 0.0) for line in run.lines)
     if run.images < run.total:
-        told.append(f"It goes on: {run.images:,} of {run.total:,} images are seen.")
+        told.append(f"So far {run.images:,} of {run.total:,} images are seen.")
     told.append(
         f"{words.duration(seconds)} of training, {run.images / max(seconds, 1e-9):,.0f} images a"
         f" second."
@@ -169,8 +187,8 @@ def _unseen(look: Mapping[str, Any]) -> str:
     if ratio < 3:  # of the largest of many
         return "Whether unseen data costs more than training data one cannot say."
     return (
-        f"The network knows its training data from unseen data: at t = {words.time(t)} these cost"
-        f" {mean:.2g} ± {error:.1g} more."
+        f"At t = {words.time(t)} unseen data costs {mean:.2g} ± {error:.1g} more: if both sets are"
+        f" alike, the network knows its training data."
     )
 
 
@@ -191,19 +209,31 @@ def losses_table(run: Run) -> Table | None:
 
 
 def _facts(run: Run) -> dict[str, str]:
-    known = {name: run.settings.get(name) for name in SHOWN}
-    plan = run.settings.get("network")
-    if isinstance(plan, dict):
-        known["model"] = f"{known['model']}, patches of {plan['patch']}"
-    else:
-        known["model"] = str(plan)
-    if known["switch"] is None:
-        known["switch"] = f"{run_split(run)}, measured"
+    known: dict[str, Any] = {"network": _network(run.settings.get("network"))}
+    known |= {name.replace("_", " "): run.settings.get(name) for name in SHOWN}
+    known["conditional targets from"] = None if run.switch is None else f"t = {run.switch:.3f}"
     return {name: visible(str(value)) for name, value in known.items() if value is not None}
 
 
+def _network(plan: Any) -> str:
+    """The architecture by its name; a network of the user's own by its class."""
+    try:
+        return title("LightningDiT", Architecture(**plan))
+    except (TypeError, Mistake):
+        return str(plan)
+
+
 def _inline(picture: Path | None) -> dict[str, str] | None:
+    """A picture for the page; a large one is made smaller, the file keeps its size."""
     if picture is None:
         return None
-    content = base64.b64encode(picture.read_bytes()).decode()
-    return {"uri": f"data:image/png;base64,{content}", "images": f"{int(picture.stem):,}"}
+    content, kind = picture.read_bytes(), "png"
+    with Image.open(io.BytesIO(content)) as image:
+        if image.width > WIDEST:
+            smaller, kind = io.BytesIO(), "jpeg"
+            image.convert("RGB").resize(
+                (WIDEST, round(WIDEST * image.height / image.width)), Image.Resampling.LANCZOS
+            ).save(smaller, "JPEG", quality=90)
+            content = smaller.getvalue()
+    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return {"uri": uri, "kind": kind, "images": f"{int(picture.stem):,}"}

@@ -96,6 +96,12 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
+def hash_of(path: Path) -> str:
+    """The hash of a file, 128 bits of BLAKE2b in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 def writable_folder(folder: Path) -> Path:
     """Make a folder, or say why it cannot be written to."""
     try:

@@ -11,7 +11,6 @@ one before it taken; it stays where it is until it is written anew.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,11 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from floracle.models.weights import KEPT, PARTS
 from floracle.run.errors import Mistake
-from floracle.run.files import read_json, write_json, written_aside
+from floracle.run.files import hash_of, read_json, write_json, written_aside
 from floracle.run.results import provenance
 
-FORMAT = 2
+FORMAT = KEPT
 FOLDER = "checkpoints"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter that has had a gradient."""
@@ -47,8 +47,8 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, by name, on the CPU."""
-        found = {f"network/{n}": v for n, v in self.network.state_dict().items()}
-        found |= {f"average/{n}": v for n, v in self.average.state_dict().items()}
+        found = {PARTS["model"] + n: v for n, v in self.network.state_dict().items()}
+        found |= {PARTS["ema"] + n: v for n, v in self.average.state_dict().items()}
         for name, parameter in self.named().items():
             state = self.optimizer.state.get(parameter)
             if state:  # there is none before its first gradient
@@ -57,12 +57,12 @@ class Learner:
 
     def restore(self, tensors: Mapping[str, Tensor], where: Path) -> None:
         """Become what was kept."""
-        wanted = {f"network/{name}": v for name, v in self.network.state_dict().items()}
+        wanted = {PARTS["model"] + name: v for name, v in self.network.state_dict().items()}
         for name, value in wanted.items():
             if name not in tensors or tensors[name].shape != value.shape:
                 raise Mistake(f"{where} is of another network ({name}); choose another --out")
-        for part, module in (("network", self.network), ("average", self.average)):
-            chosen = {n: tensors[f"{part}/{n}"] for n in module.state_dict()}
+        for part, module in (("model", self.network), ("ema", self.average)):
+            chosen = {n: tensors[PARTS[part] + n] for n in module.state_dict()}
             module.load_state_dict(chosen)
         moments = {
             i: {m: tensors[f"{m}/{n}"] for m in MOMENTS}
@@ -222,9 +222,3 @@ def read(kept: Kept) -> dict[str, Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise Mistake(f"{kept.path} cannot be read ({error}); remove it to go back") from error
-
-
-def hash_of(path: Path) -> str:
-    """The hash of a file, 128 bits of BLAKE2b in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

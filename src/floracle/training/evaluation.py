@@ -97,7 +97,7 @@ def words_of(found: OracleLoss, split: float) -> dict[str, Any]:
     curves = found.whole()
     early = found.times < split
     told: dict[str, Any] = {"t": found.times.tolist()}
-    for name in ("oracle", "conditional", "held_out", "difference"):
+    for name in ("oracle", "conditional", "gap", "held_out", "difference"):
         if name in curves:
             told[name] = _words(curves[name], early)
     return told
