@@ -42,6 +42,16 @@ def ratios(taken: dict[str, list[float]], against: str) -> dict[str, float]:
     }
 
 
+def spread(taken: dict[str, list[float]], against: str) -> dict[str, tuple[float, float]]:
+    """The least and the most over rounds of the same ratios."""
+    found = {}
+    for name, times in taken.items():
+        if name != against:
+            all_of = [a / b for a, b in zip(times, taken[against], strict=True)]
+            found[name] = round(min(all_of), 3), round(max(all_of), 3)
+    return found
+
+
 def machine() -> dict[str, Any]:
     """Where this was measured."""
     cpu = platform.processor() or platform.machine()

@@ -1,7 +1,9 @@
-"""Training runs side by side, paired by their seeds; what chance could have done is not said.
+"""Training runs side by side, paired by their seeds.
 
-A run's `looks` are its evaluations by images seen, each with curves by t and their means over both
-stages. Intervals are Student's, 95 %, over seeds; one that holds 0 is "cannot say".
+A run's `looks` are its evaluations by images seen, each with curves by t and their means over
+both stages. Intervals are Student's, 95 %, over seeds of training; one that holds 0 is "cannot
+say". All runs are evaluated on the same pairs and noise: what others would change is not in them,
+nor are they corrected for the many times of a table.
 """
 
 from __future__ import annotations

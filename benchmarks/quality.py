@@ -13,6 +13,7 @@ import torch
 from scipy.linalg import sqrtm
 
 import floracle
+from floracle.core.source import classes
 
 COORDINATES = 64
 TOGETHER = 500
@@ -35,11 +36,11 @@ def frechet(one: torch.Tensor, other: torch.Tensor) -> float:
 def drawn(folder: Path, data: floracle.Store, count: int, device: str) -> torch.Tensor:
     """Samples of a run's network, classes in turn, [n, D]."""
     network = floracle.load_model(folder, device=device)
-    grid, known = floracle.time_grid(50), int(data.labels.max()) + 1
+    grid, known = floracle.time_grid(50), classes(data) or [-1]
     parts = []
     for start in range(0, count, TOGETHER):
         seeds = range(start, min(start + TOGETHER, count))
-        labels = torch.tensor([seed % known for seed in seeds])
+        labels = torch.tensor([known[seed % len(known)] for seed in seeds])
         begin = floracle.noise(seeds, data.shape).to(device)
         parts.append(floracle.sample(network, begin, grid, labels=labels).flatten(1).cpu())
     return torch.cat(parts)

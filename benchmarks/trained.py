@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ import numpy as np
 import torch
 
 import floracle
+from floracle.training.config import Settings
+from floracle.training.switch import measured_gap, switch_time
+from floracle.training.times import Uniform
 from measure import report
 from paired import STAGES, compared, longer
 from quality import copied, drawn, frechet, principal
@@ -51,10 +55,10 @@ def command_of(options: argparse.Namespace) -> list[str]:
         *("--held-out", options.held_out, "--device", options.device),
         *("--precision", options.precision, "--images", str(options.images)),
         *("--batch", str(options.batch), "--rate", str(options.rate), "--ema", str(options.ema)),
-        *("--every", str(options.images / options.looks), "--samples", str(options.shown)),
+        *("--every", str(ceil(options.images / options.looks)), "--samples", str(options.shown)),
         *("--normalize", options.normalize, "--pairs", str(options.pairs)),
         *(["--patch", str(options.patch)] if options.patch else []),
-        *(["--switch", str(options.switch)] if options.switch else []),
+        *("--switch", f"{options.switch:.4f}"),
         *(["--compile"] if options.compile else []),
     ]
 
@@ -70,6 +74,12 @@ def apart(options: argparse.Namespace) -> tuple[str, str]:
         files.append(options.folder / f"{name}.npz")
         np.savez(files[-1], points=store.take(rows).numpy(), labels=store.labels[rows].numpy())
     return str(files[0]), str(files[1])
+
+
+def switch_of(options: argparse.Namespace) -> float:
+    """Where the conditional target takes over, measured once for all runs."""
+    oracle = floracle.Oracle(floracle.open_store(options.data, normalize=options.normalize))
+    return switch_time(measured_gap(oracle, seed=0), Uniform(), Settings().share)
 
 
 def trained(name: str, words: list[str], options: argparse.Namespace) -> dict[str, Any]:
@@ -113,19 +123,20 @@ def sampled(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     unseen = floracle.open_store(options.held_out, normalize=data.normalizer)
     points, others = (one.take(torch.arange(len(one))).flatten(1) for one in (data, unseen))
     told: dict[str, Any] = {"points": len(data), "unseen points": len(unseen)}
-    if not options.samples:
+    count = min(options.samples, len(data))
+    if not count:
         return told
     distinct = points[data.atoms().rows]
     mean, directions = principal(points)
     others = (others - mean) @ directions
     for name, run in found.items():
-        samples = drawn(options.folder / name, data, options.samples, options.device)
+        samples = drawn(options.folder / name, data, count, options.device)
         run["Fréchet distance"] = frechet((samples - mean) @ directions, others)
         run["copies"] = copied(distinct, samples, options.device)
         print(name, run["Fréchet distance"], run["copies"], flush=True)
-    some = points[torch.linspace(0, len(points) - 1, options.samples).long()]
+    some = points[torch.linspace(0, len(points) - 1, count).long()]
     best = frechet((some - mean) @ directions, others)
-    return told | {"Fréchet distance of training points": best}
+    return told | {"samples": count, "Fréchet distance of training points": best}
 
 
 def main() -> None:
@@ -141,10 +152,10 @@ def main() -> None:
     asked.add_argument("--targets", default="conditional,oracle")
     asked.add_argument("--normalize", default="stored")
     asked.add_argument("--patch", type=int, default=None)
-    asked.add_argument("--switch", type=float, default=None, help="measured for each seed if none")
+    asked.add_argument("--switch", type=float, default=None, help="measured where left out")
     asked.add_argument("--images", type=float, default=1e5)
     asked.add_argument("--looks", type=int, default=2, help="evaluations, evenly spaced")
-    asked.add_argument("--pairs", type=int, default=64, help="of each class, in an evaluation")
+    asked.add_argument("--pairs", type=int, default=64, help="of each class, 2 at least")
     asked.add_argument("--batch", type=int, default=256)
     asked.add_argument("--rate", type=float, default=3e-4)
     asked.add_argument("--ema", type=float, default=0.999)
@@ -160,6 +171,8 @@ def main() -> None:
     command = " ".join(Path(word).name for word in sys.argv[1:])
     if options.held_out.replace(".", "", 1).isdigit():
         options.data, options.held_out = apart(options)
+    if options.switch is None:
+        options.switch = switch_of(options)
     runs, start = runs_of(options), time.perf_counter()
     with ThreadPoolExecutor(options.at_once) as pool:
         done = pool.map(lambda item: trained(*item, options), runs.items())
@@ -171,7 +184,7 @@ def main() -> None:
         groups.setdefault(name.rpartition("-")[0], []).append(run)
     first, *others = groups
     told |= {f"{k} less {first}": compared(groups[k], groups[first]) for k in others}
-    if options.looks > 1:
+    if options.looks % 2 == 0:  # there is an evaluation at half of the images
         told |= {f"{k}, all less half of the images": longer(groups[k]) for k in groups}
     report(f"trained_{options.name}", told | {"runs": short(found)})
 

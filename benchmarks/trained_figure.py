@@ -23,6 +23,7 @@ from measure import RESULTS
 from paired import halfway
 
 DRAWN = Path(__file__).parents[1] / "docs" / "images" / "training.png"
+TARGETS = ("conditional", "oracle", "bank")
 TITLES = {"digits": "Digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 
 
@@ -57,13 +58,16 @@ def drawn(left: Any, right: Any, name: str, found: dict[str, Any]) -> None:
     times = numbers(looks_of(kinds["conditional"][0])[-1]["t"])
     split = kinds["conditional"][0]["split"]
     size = {kind: f"{runs[0]['parameters'] / 1e6:.1f} M" for kind, runs in kinds.items()}
-    other = next((kind for kind in kinds if kind not in ("conditional", "oracle")), None)
-    lines = [("conditional", BLUE, "-"), ("oracle", ORANGE, (0, (4, 2)))]
+    other = next((kind for kind in kinds if kind not in TARGETS), None)
+    lines = [("conditional", BLUE, "-")]
+    lines += [("oracle", ORANGE, (0, (4, 2)))] if "oracle" in kinds else []
     lines += [(other, TEAL, "-")] if other else []
     for kind, colour, dashes in lines:
         words = f"{size[kind]}, {kind if kind != other else 'conditional'} target"
         left.plot(times, last[kind].mean(0), color=colour, ls=dashes, label=words)
-    differences = [("oracle", ORANGE, "oracle target less conditional")]
+    differences = []
+    if "oracle" in kinds:
+        differences.append(("oracle", ORANGE, "oracle target less conditional"))
     differences += [(other, TEAL, f"{size[other]} less {size['conditional']}")] if other else []
     for kind, colour, words in differences:
         banded(right, times, parted(last[kind], last["conditional"]), colour, words)

@@ -37,7 +37,7 @@ from floracle.training.switch import measured_gap, switch_time
 from floracle.training.targets import target_for
 from floracle.training.times import Uniform
 from floracle.training.together import Sums
-from measure import decaying, ratios, report
+from measure import decaying, ratios, report, spread
 
 SYNTHETIC = "synthetic:100x1300x4x32x32"
 """Classes, points of each, and the shape of a point: a tenth of ImageNet's SD-VAE latents."""
@@ -205,6 +205,7 @@ def measured(asked: argparse.Namespace) -> dict:
             name: round(asked.batch / statistics.median(s), 1) for name, s in seconds.items()
         },
         "against a conditional step": ratios(seconds, "conditional"),
+        "the same, least and most of a round": spread(seconds, "conditional"),
         "µs a navigation pair, alone": {name: round(value, 1) for name, value in pairs.items()},
         "ms to make a batch, alone": {
             name: round(found["ms a batch"], 2) for name, found in making.items()
