@@ -1,9 +1,11 @@
 """Draws what benchmarks/trained.py kept: oracle loss by t, and where runs part.
 
     python benchmarks/trained_figure.py digits fashion_mnist cifar10
+    python benchmarks/trained_figure.py images256_latents+images256_pixels
 
 Left the oracle loss of every kind of run, right differences as a share of the loss they are taken
-from, by t, with Student's 95 % interval over seeds; navigation is shaded.
+from, by t, with Student's 95 % interval over seeds; navigation is shaded. Spaces that are named
+with a + between share a row: right the same losses over a logarithmic t.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from floracle.report.plots import BLUE, INK, NAVIGATION, ORANGE, QUIET, STYLE, T
 from measure import RESULTS
 from paired import halfway
 
-DRAWN = Path(__file__).parents[1] / "docs" / "images" / "training.png"
+DRAWN = Path(__file__).parents[1] / "docs" / "images"
 TARGETS = ("conditional", "oracle", "bank")
 TITLES = {"digits": "Digits", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 
@@ -91,6 +93,33 @@ def drawn(left: Any, right: Any, name: str, found: dict[str, Any]) -> None:
         axis.legend(frameon=False, fontsize=7, labelcolor=QUIET)
 
 
+def spaces(left: Any, right: Any, found: dict[str, dict[str, Any]]) -> None:
+    """A row of several spaces: the oracle loss of each, at half and at all of the images."""
+    for (name, one), colour in zip(found.items(), (BLUE, ORANGE, TEAL), strict=False):
+        runs = [run for kind, run in one["runs"].items() if kind.startswith("conditional-")]
+        times = numbers(looks_of(runs[0])[-1]["t"])
+        every = np.stack([curve(looks_of(run)[-1]) for run in runs])
+        half = np.stack([curve(halfway(looks_of(run))) for run in runs]).mean(0)
+        reach = student.ppf(0.975, len(runs) - 1) * every.std(0, ddof=1) / len(runs) ** 0.5
+        words = name.rpartition("_")[2]
+        for axis in (left, right):
+            low, high = every.mean(0) - reach, every.mean(0) + reach
+            axis.fill_between(times, low, high, color=colour, alpha=0.18, lw=0)
+            axis.plot(times, every.mean(0), color=colour, marker=".", ms=4, label=words)
+            axis.plot(
+                times, half, color=colour, lw=0.9, alpha=0.6, label=f"{words}, half the images"
+            )
+    right.set_xscale("log")
+    left.set_xlim(0, 1)
+    for axis in (left, right):
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("time t")
+        axis.legend(frameon=False, fontsize=7, labelcolor=QUIET)
+    left.set_ylabel("oracle loss, a dimension")
+    left.set_title("Photographs in two spaces, each standardized", loc="left", color=INK)
+    right.set_title("the same, t on a logarithmic axis", loc="left", color=INK)
+
+
 def banded(axis: Any, times: np.ndarray, shares: tuple, colour: str, words: str) -> None:
     """A difference with its interval."""
     mean, reach = shares
@@ -110,10 +139,17 @@ def main() -> None:
         figure = Figure(figsize=(7.6, 2.9 * len(names)), layout="constrained", dpi=160)
         axes = figure.subplots(len(names), 2, squeeze=False)
         for name, (left, right) in zip(names, axes, strict=True):
-            found = json.loads((RESULTS / f"trained_{name}.json").read_text())
-            drawn(left, right, name, found)
-        figure.savefig(DRAWN)
-    print(DRAWN.name)
+            found = {
+                one: json.loads((RESULTS / f"trained_{one}.json").read_text())
+                for one in name.split("+")
+            }
+            if len(found) > 1:
+                spaces(left, right, found)
+            else:
+                drawn(left, right, name, found[name])
+        path = DRAWN / ("training-spaces.png" if "+" in names[0] else "training.png")
+        figure.savefig(path)
+    print(path.name)
 
 
 if __name__ == "__main__":
