@@ -16,7 +16,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
@@ -173,12 +172,12 @@ def main() -> None:
         options.data, options.held_out = apart(options)
     if options.switch is None:
         options.switch = switch_of(options)
-    runs, start = runs_of(options), time.perf_counter()
+    runs = runs_of(options)
     with ThreadPoolExecutor(options.at_once) as pool:
         done = pool.map(lambda item: trained(*item, options), runs.items())
         found = dict(zip(runs, done, strict=True))
-    hours = (time.perf_counter() - start) / 3600
-    told = {"command": command, "hours, all runs": round(hours, 3), **sampled(found, options)}
+    hours = sum(run["seconds"] for run in found.values()) / 3600
+    told = {"command": command, "hours, run by run": round(hours, 3), **sampled(found, options)}
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, run in found.items():
         groups.setdefault(name.rpartition("-")[0], []).append(run)
