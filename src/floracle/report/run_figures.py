@@ -42,7 +42,7 @@ def run_drawings(
 
 
 def by_time(looks: Sequence[Mapping[str, Any]]) -> Drawing:
-    """The oracle loss by time, the latest evaluation the darkest; dotted, the gap."""
+    """The oracle loss by time, the latest evaluation the strongest; dotted, the gap."""
     figure, ax = axes()
     last = looks[-1]
     alike = [look for look in looks if look["t"] == last["t"]]  # evaluations may have changed
