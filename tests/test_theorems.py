@@ -146,6 +146,7 @@ def test_gap_is_the_conditional_variance(oracle, data):
     assert direct.mean() > 100 * error  # the statement has content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
 def test_information_law(data, path):
     """½ ∫ tr Cov(data | x_t) d(r²) = H(w) on every path, whatever the data (I-MMSE)."""

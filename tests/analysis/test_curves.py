@@ -117,6 +117,7 @@ def test_a_control_narrows_and_does_not_shift():
     assert_close(controlled(values, torch.zeros_like(values)), values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pairs", [16, 64, 128])
 def test_a_control_leaves_the_mean_where_it_was(pairs):
     """Values bend with the control: a slope learnt from the pair itself would be biased."""

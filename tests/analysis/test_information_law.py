@@ -13,6 +13,7 @@ from floracle.analysis.stages import measured, planned
 from floracle.core.source import Atoms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["digits", "gaussian:1000x256"])
 def test_the_error_is_below_two_percent_at_the_default_pairs(where):
     stages = floracle.stages(floracle.Oracle(floracle.open_store(where)))

@@ -61,6 +61,7 @@ def pictures(points_source):
     return points_source(normal(40, *SHAPE), torch.arange(40) % 2)
 
 
+@pytest.mark.slow
 def test_a_gaussian_field_is_as_its_closed_form_says(points_source):
     """A wave of variance λ ends at f x_τ, f² = λ / (τ² λ + (1 − τ)²), so apart is 1 − f τ,
 

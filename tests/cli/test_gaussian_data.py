@@ -46,6 +46,7 @@ def test_moments_are_asked_for(stored, capsys):
     assert "mean" in told
 
 
+@pytest.mark.slow
 def test_moments_taken_for_samples_are_noticed(stored, tmp_path, capsys):
     out = str(tmp_path / "out")
     assert main(["stages", str(stored[0]), "--pairs", "8", "--out", out]) == 0

@@ -63,6 +63,7 @@ def both(folder):
     return (f"{folder / 'networks.py'}:near", f"{folder / 'networks.py'}:far")
 
 
+@pytest.mark.slow
 def test_fields_are_measured_as_the_library_does(folder, capsys):
     unseen = ("--held-out", folder / "unseen.npy", "--held-out-labels")
     words = (*both(folder), "--names", "near,far", *READ, *unseen, folder / "unseen-classes.npy")
@@ -110,6 +111,7 @@ def test_held_out_data_without_the_classes_is_named(folder, capsys):
     assert not (folder / "out").exists()
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_said_that_is_said(folder, capsys):
     assert typed(folder, both(folder)[0], both(folder)[0], "--names", "one,two", *READ) == 0
     said = capsys.readouterr().out

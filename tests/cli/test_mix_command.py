@@ -46,6 +46,7 @@ def typed(folder, *words, field="networks.py:mean", data="digits", out="out"):
     return main(["mix", field, "--data", data, *map(str, words), "--out", str(folder / out)])
 
 
+@pytest.mark.slow
 def test_all_three_are_what_the_library_measures(folder, capsys):
     unseen = ("--held-out", "digits", "--resume", "0,.5,1", "--rows", "3:9", "--noises", 2)
     words = ("--switch", "0,.5,1", "--labels", "0,1", "--landing", ".5", *unseen, "--edges", 2)
@@ -76,6 +77,7 @@ def test_all_three_are_what_the_library_measures(folder, capsys):
     assert "<script" not in page
 
 
+@pytest.mark.slow
 def test_parts_are_kept_and_joined(folder, capsys):
     """Each is measured once; another run draws them together."""
     assert typed(folder, "--switch", "0,1", *READ, *FEW) == 0
@@ -96,6 +98,7 @@ def test_parts_are_kept_and_joined(folder, capsys):
     assert "not whole results of switch" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_part_has_a_line_of_its_own_and_what_was_asked_is_said_first(folder, capsys):
     """The page of two runs repeats both, each with its own seeds and labels."""
     few = {"field": "oracle", "out": "out"}
@@ -112,6 +115,7 @@ def test_every_part_has_a_line_of_its_own_and_what_was_asked_is_said_first(folde
     assert "<dd>seeds 0:12, labels 3</dd>" in page
 
 
+@pytest.mark.slow
 def test_the_oracle_copies_whatever_takes_over(folder, capsys):
     unseen = ("--held-out", "digits", "--resume", "0,.6", "--rows", "0:8", "--noises", 2)
     assert typed(folder, "--switch", "0,.6", *unseen, *FEW, field="oracle") == 0
@@ -122,6 +126,7 @@ def test_the_oracle_copies_whatever_takes_over(folder, capsys):
         assert (share > 0.9).all()  # ten steps leave a few between two training points
 
 
+@pytest.mark.slow
 def test_points_that_are_no_pictures_have_no_pictures(folder, capsys):
     np.save(folder / "points.npy", np.random.default_rng(0).normal(size=(40, 6)).astype("f4"))
     np.save(folder / "unseen.npy", np.random.default_rng(1).normal(size=(9, 6)).astype("f4"))

@@ -132,6 +132,7 @@ def test_networks_side_by_side_without_data(folder, capsys):
     assert "--names half,none" in page
 
 
+@pytest.mark.slow
 def test_points_that_are_no_pictures_have_no_pictures(folder, capsys):
     np.save(folder / "rows.npy", np.random.default_rng(1).normal(size=(20, 5)).astype(np.float32))
     assert typed(folder, "--data", folder / "rows.npy", "--show", "0,.5") == 0  # the oracle alone
@@ -283,6 +284,7 @@ def test_an_autoencoder_that_does_not_fit_is_refused_before_anything_is_followed
     assert not (folder / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_file_may_be_called_anything(folder, capsys):
     """What cannot be printed is escaped, on the terminal, on the page and in its figures."""
     odd = folder / "net\x1b[31m\x07.py"

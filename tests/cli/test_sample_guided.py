@@ -108,6 +108,7 @@ def test_the_cost_is_told(tmp_path, capsys):
     assert values["evaluations"] == floracle.evaluations(grid, "heun", field=field)
 
 
+@pytest.mark.slow
 def test_two_fields_have_a_scale_each(folder):
     field, data = f"{folder / 'networks.py'}:pull", folder / "points.npy"
     labelled = ("--data-labels", folder / "labels.npy", "--labels", "0,1", "--seeds", "0:6")

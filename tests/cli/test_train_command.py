@@ -34,6 +34,7 @@ def lines(out):
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_says_where_it_stands_and_answers_the_second_time(tmp_path, capsys):
     words = asked(out="run", every="1.6e2", target="oracle")
     assert main(words) == 0

@@ -55,6 +55,7 @@ def test_sixteen_conversions_agree_with_the_definitions(path, seed, t):
         assert_close(found, known[target], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @paths
 @given(seed=seeds, t=times)
 def test_sixteen_conversions_round_trip(path, seed, t):

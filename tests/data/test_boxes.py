@@ -132,6 +132,7 @@ def listed(count, *, long):
     return content + b"PK\5\6" + end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("long", [False, True])
 @pytest.mark.parametrize("name", ["a.zip", "a.npz"])
 def test_endless_lists_of_members(tmp_path, long, name):

@@ -81,6 +81,7 @@ DATA = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "memory"), [*((kind, 3000) for kind in DATA), ("pictures", None)]
 )

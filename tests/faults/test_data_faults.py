@@ -100,6 +100,7 @@ def test_packed_idx_that_goes_on_is_refused(tmp_path):
     refused(path, path.name, "goes on")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

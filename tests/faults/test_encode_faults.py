@@ -58,6 +58,7 @@ def write(where, out):
     encode(where, out, Squares(), **HOW)
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_between_any_two_steps_goes_on(tmp_path):
     assert died(__file__, tmp_path, 29, 4) > 100
 

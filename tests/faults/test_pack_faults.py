@@ -53,6 +53,7 @@ def write(where, out):
     pack(where, out, flips=True, shard_bytes=900, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_dies_between_any_two_steps_goes_on(tmp_path):
     assert died(__file__, tmp_path, 24, 5) > 100
 
@@ -103,6 +104,7 @@ def finish(folder, out, whole):
     verify(out, quiet=True)
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_to_the_same_bytes(tmp_path):
     assert kill_and_resume(tmp_path, 2, seed=1) >= 1
 

@@ -65,6 +65,7 @@ DECLARED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "words", "answer"), DECLARED)
 def test_a_real_network_is_read_rightly_with_data(networks, digits, network, words, answer):
     field = convention_of(f"{words},null=10").field(networks[network])
@@ -80,6 +81,7 @@ def test_a_real_network_is_read_rightly_without_data(networks, network, words, a
     assert check_convention(field, shape=(1, 28, 28), pairs=24).answer == answer
 
 
+@pytest.mark.slow
 def test_the_advice_is_the_declaration_that_passes(networks, digits):
     wrong = convention_of("clock=0:1000,null=10").field(networks["repa"])
     verdict = check_convention(wrong, digits)
@@ -230,6 +232,7 @@ def test_a_doubt_is_what_the_whole_check_says(networks, digits, network, words, 
         assert doubt(again, digits) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["sit,sign=-1", "repa,sign=-1", "data,sign=-1", "jit,clock=1:0"])
 def test_the_convention_to_declare_counts_what_was_declared(networks, digits, words):
     """A sign of −1 that is wrong is to be taken back, not to be declared again."""

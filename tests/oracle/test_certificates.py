@@ -67,6 +67,7 @@ def test_points_in_awkward_company_when_no_query_escapes(kind):
     assert all(row["handed back"] == 0 for row in rows if row["kind"] != "midpoints")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [0.0, 1.0, 3.0])
 def test_spectra_when_no_query_escapes(power):
     with forced():
@@ -90,6 +91,7 @@ def test_a_bound_that_is_too_low_is_found_out(monkeypatch):
     assert sum(row["broken"] for row in rows) > 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
 def test_packed_stores_of_any_type_mirrored_or_not(tmp_path, dtype):
     """What a store says its points are is what certificates are about."""

@@ -161,6 +161,7 @@ def test_contract_holds_wherever_it_is_asked(
     assert off.max() <= 1 + 0.02 * single, f"{off.max():.2g} at t = {TIMES[off.argmax()]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize(("scale", "offset"), [(1, 0), (1, 10), (1, 1000), (1e3, 0), (1e-3, 0)])
 def test_contract_holds_for_images(points_source, scale, offset, streamed):
@@ -262,6 +263,7 @@ def test_forward_path_in_navigation_is_not_rescored(points_source):
     assert not resolve(oracle.members(), asked, scan(oracle.members(), asked)).rescored.any()
 
 
+@pytest.mark.slow
 def test_leaders_put_right_within_the_sums_are_enough(points_source):
     """At the collapse many atoms compete, but the few that weigh much are those that are kept."""
     spectrum = (1 + torch.arange(4096)).float() ** -1

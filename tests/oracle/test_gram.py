@@ -56,6 +56,7 @@ def agrees(data, label, path=LINEAR):
 # one moment ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [NO_LABEL, 1])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_weights_velocities_and_gaps_are_those_of_the_reference(points_source, layout, label):

@@ -42,6 +42,7 @@ def ambient(data, label, path):
     return field
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["euler", "heun", RK4], ids=["euler", "heun", "rk4"])
 @pytest.mark.parametrize("layout", ["plain", "weighted", "near 1e-4", "nested", "far near"])
 def test_trajectories_are_those_of_sampling(points_source, layout, solver):

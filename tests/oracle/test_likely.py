@@ -168,6 +168,7 @@ def check_promises(data, outline, monkeypatch, *, tolerance, failure=1e-6, count
     return shares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
 def test_promises_are_kept_on_a_decaying_spectrum(points_source, monkeypatch, tolerance, half):

@@ -100,6 +100,7 @@ def agree(found, truth, *, atol=5e-4):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [-1, 1])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_pairs_agree_with_the_reference_at_every_time(points_source, layout, label):
@@ -143,6 +144,7 @@ def alike(found, expected):
     assert_close(found.rivals, expected.rivals)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("layout", ["near 1e-4", "weighted", "plain"])
 def test_pieces_change_nothing(points_source, monkeypatch, layout, mirrored):

@@ -83,6 +83,7 @@ def test_merged_duplicates_vote_once_with_both_weights(points_source):
     assert_close(found.concentration, torch.tensor([0.625]).double())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
 @pytest.mark.parametrize("t", [0.0, 0.3, 0.8, 0.97])
 def test_log_mass_is_a_log_density(points_source, path, t):

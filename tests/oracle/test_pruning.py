@@ -35,6 +35,7 @@ def asked_of(points, kind):
     return {"data": first, "midpoints": (first + second) / 2, "far": 5 * first}[kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-8])
 @pytest.mark.parametrize("kind", ["data", "midpoints", "far"])
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -167,6 +167,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize(("case", "limit"), CASES.values(), ids=CASES)
 @pytest.mark.parametrize("streamed", [False, True])

@@ -94,6 +94,7 @@ def test_a_field_that_sees_more_than_the_noisy_sample_is_found_out(oracle):
     assert "gives the same oracle loss" in story[1]
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_from_the_numbers(points_source, oracle):
     fields = {"a": shifted_by(oracle, 0.3), "b": shifted_by(oracle, 0.5)}
     found = measured(oracle, fields, own=True, held_out=points_source(normal(30, 6, seed=3)))
@@ -155,6 +156,7 @@ def test_half_kept_is_in_the_headline_and_the_figure(points_source):
     assert columns["spread, to 2 cycles"] == found.spread(0).mean.tolist()
 
 
+@pytest.mark.slow
 def test_pictures_are_those_that_were_kept(points_source, tmp_path):
     from PIL import Image
 
@@ -183,6 +185,7 @@ def test_a_landing_without_coincidences_is_open_above():
     assert landing_table({}) is None
 
 
+@pytest.mark.slow
 def test_names_of_losses_are_drawn_as_they_can_be_printed(oracle, tmp_path):
     odd = {"a\x1b[31m 模型 $x$": still, "b\x07": shifted_by(oracle, 0.5)}
     content = write_losses(measured(oracle, odd, own=True), tmp_path).read_text()
@@ -192,6 +195,7 @@ def test_names_of_losses_are_drawn_as_they_can_be_printed(oracle, tmp_path):
         assert r"b\x07" in "".join(ElementTree.fromstring(file.read_text()).itertext())
 
 
+@pytest.mark.slow
 def test_the_axis_of_what_is_kept_holds_all_that_is_drawn(points_source):
     """A field that moves far beyond its data is farther from it than chance, and is seen."""
     unseen, data = points_source(normal(20, 1, 8, 8)), points_source(normal(20, 1, 8, 8, seed=1))

@@ -82,6 +82,7 @@ def test_figures_hold_the_numbers_of_the_log(folder):
     assert by_images["images"] == [line["images"] for line in read_run(folder).lines]
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_and_stands_by_itself(folder):
     page = write_run(folder).read_text()
     assert page.count("<svg ") == 3

@@ -41,6 +41,7 @@ def closed_form(store, x, t, labels, scale, interval):
     return velocity.view_as(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [(0.1, 0.6), (0.0, 0.3), (0.2, 1.0)])
 @pytest.mark.parametrize("scale", [2.5, 0.5])
 def test_a_guided_oracle_follows_the_closed_form(oracle, scale, interval):

@@ -136,6 +136,7 @@ def test_dropped_labels_may_keep_the_oracle_of_their_class(data, oracle):
     assert (of_class - of_all).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_a_switch_by_the_pairs_own_weight_would_be_biased(data, oracle):
     """Why switches go by t alone: "my own sample has won" is knowledge of the sample, not of x_t.
 
@@ -239,6 +240,7 @@ def without_own(data, pairs, size, step):
     return velocity
 
 
+@pytest.mark.slow
 def test_a_bank_with_the_own_point_is_unbiased_and_one_without_it_is_not(data, oracle):
     """A bank that holds the pair's own point is E[c | x_t, bank], so it is u* on average.
 

@@ -110,6 +110,7 @@ VARIED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", VARIED.values(), ids=VARIED)
 def test_every_kind_of_run_resumes_to_the_same_bits(tmp_path, parts):
     settings = replace(SMALL, **parts)
