@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-STAGES = ("navigation", "refinement")
+from floracle.report.run_figures import STAGES, halfway
+
 UNSURE = "cannot say"
 
 
@@ -60,9 +61,11 @@ def longer(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return words | {"oracle loss by t": by_time(last, half)}
 
 
-def halfway(looks: list[dict[str, Any]]) -> dict[str, Any]:
-    """The evaluation nearest to half of the images."""
-    return min(looks, key=lambda look: abs(2 * look["images"] - looks[-1]["images"]))
+def remembered(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """How much more unseen data costs than training data, and the pairs' own error by t."""
+    last = [run["looks"][-1]["difference"] for run in runs]
+    found: dict[str, Any] = {s: told([one[s] for one in last], [0] * len(last)) for s in STAGES}
+    return found | {"standard errors of the pairs": last[0]["error"]}
 
 
 def by_time(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, str]:

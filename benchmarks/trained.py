@@ -25,11 +25,12 @@ import numpy as np
 import torch
 
 import floracle
+from floracle.report.run_figures import STAGES
 from floracle.training.config import Settings
 from floracle.training.switch import measured_gap, switch_time
 from floracle.training.times import Uniform
 from measure import report
-from paired import STAGES, compared, longer
+from paired import compared, longer, remembered
 from quality import copied, drawn, frechet, principal
 
 
@@ -100,7 +101,7 @@ def trained(name: str, words: list[str], options: argparse.Namespace) -> dict[st
 
 def looked(line: dict[str, Any]) -> dict[str, Any]:
     """What is kept of an evaluation."""
-    names = ("t", "oracle", "held_out")
+    names = ("t", "oracle", "held_out", "difference")
     return {"images": line["images"]} | {n: v for n, v in line["evaluation"].items() if n in names}
 
 
@@ -183,6 +184,7 @@ def main() -> None:
         groups.setdefault(name.rpartition("-")[0], []).append(run)
     first, *others = groups
     told |= {f"{k} less {first}": compared(groups[k], groups[first]) for k in others}
+    told |= {f"{k}, unseen data less training data": short(remembered(groups[k])) for k in groups}
     if options.looks % 2 == 0:  # there is an evaluation at half of the images
         told |= {f"{k}, all less half of the images": longer(groups[k]) for k in groups}
     report(f"trained_{options.name}", told | {"runs": short(found)})

@@ -123,7 +123,7 @@ def test_unseen_data_is_told_only_where_it_is_clear(folder):
 
 def test_stages_part_where_the_run_has_it(folder):
     run = read_run(folder)
-    assert split_of(run.looks[-1]["t"]) == pytest.approx(0.5)
+    assert split_of(run.lines) == pytest.approx(0.5)
     assert run_split(run) == "0.500"
 
 

@@ -29,7 +29,7 @@ from .families import recognized, title
 from .field import ModelField, model_field
 from .lightningdit import LightningDiT
 from .tensors import filled
-from .weights import NAME, description, is_kept, read_kept, read_network
+from .weights import NAME, Network, description, is_kept, read_kept, read_network
 
 Asked = Convention | Mapping[str, Any] | str
 EMBEDDED = {"digits-pico": Path(__file__).with_name("digits-pico.safetensors")}
@@ -69,11 +69,16 @@ def load_model(
     file = _file(path if path.exists() else EMBEDDED.get(str(where), path))
     if file.suffix == ".safetensors" and description(file) is not None:
         _refuse("a run of floracle", weights=weights, heads=heads, **text)
-        return _own(file, asked, place, dtype)
+        written = read_network(file)
+        said = [f"as floracle {written.made.get('floracle', '?')} wrote it", str(file)]
+        return _own(written, said, asked, place, dtype)
     _refuse("a checkpoint", **text)
     if is_kept(file):
         _refuse("a checkpoint of a run", heads=heads)
-        return _kept(file, weights, asked, place, dtype)
+        kept = read_kept(file, weights)
+        which = "as it was trained" if weights == "model" else "averaged"
+        said = [f"{which}, after {kept.made['images']:,} images", str(file)]
+        return _own(kept, said, asked, place, dtype)
     found = recognized(open_checkpoint(file, weights), asked, heads)
     network = filled(found.plan, found.tensors, file)
     return _transformer(network, found.convention, found.name, found.assumed, place, dtype)
@@ -127,27 +132,15 @@ def _transformer(
 
 
 def _own(
-    file: Path, asked: Convention | None, device: torch.device, dtype: torch.dtype | None
-) -> ModelField:
-    written = read_network(file)
-    name = title("floracle", written.network.plan)
-    said = [f"as floracle {written.made.get('floracle', '?')} wrote it", str(file)]
-    convention = _with_null(asked or written.convention, written.network.null)
-    return _transformer(written.network, convention, name, said, device, dtype)
-
-
-def _kept(
-    file: Path,
-    weights: str | None,
+    found: Network,
+    said: list[str],
     asked: Convention | None,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> ModelField:
-    found = read_kept(file, weights)
-    name = title("floracle", found.network.plan)
-    which = "as it was trained" if weights == "model" else "averaged"
-    said = [f"{which}, after {found.made['images']:,} images", str(file)]
+    """A network of floracle's as a field; its file says how it is read."""
     convention = _with_null(asked or found.convention, found.network.null)
+    name = title("floracle", found.network.plan)
     return _transformer(found.network, convention, name, said, device, dtype)
 
 

@@ -160,7 +160,7 @@ def _moment(examples: Examples, i: int, k: int) -> dict[str, Any]:
                 "own": row == int(examples.rows[i]),
                 "weight": words.percent(weight),
                 "width": f"{100 * weight:.1f}",
-                "picture": _uri(png(enlarged(face[None], TILE)[0])),
+                "picture": data_uri(png(enlarged(face[None], TILE)[0])),
             }
             for row, weight, face in voters
         ],
@@ -174,11 +174,12 @@ def _strip_times(times: list[float]) -> list[str]:
 
 
 def _strip(pictures: Tensor) -> list[str]:
-    return [_uri(png(picture)) for picture in enlarged(pictures, TILE)]
+    return [data_uri(png(picture)) for picture in enlarged(pictures, TILE)]
 
 
-def _uri(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+def data_uri(content: bytes, kind: str = "png") -> str:
+    """A picture's file as an address that a page can hold."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _pictures_note(stages: Stages) -> str:

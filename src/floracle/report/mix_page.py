@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from . import words
 from .fields_names import facts_of, percent, visible
 from .fields_page import versions, write_figures
 from .fields_words import with_error
-from .html import inlined, rendered
+from .html import data_uri, inlined, rendered
 from .mix import mix_drawings
 from .tables import Row, Table
 
@@ -70,7 +69,7 @@ def write_mixed(
     for name, drawing in sheets.items():
         content = drawing.png()
         write_bytes(folder / "figures" / f"{name}.png", content)
-        uri = "data:image/png;base64," + base64.b64encode(content).decode()
+        uri = data_uri(content)
         shown[name] = {"picture": uri, "alt": drawing.alt}
     known, parts = facts or {}, found.parts.values()
     content = rendered(

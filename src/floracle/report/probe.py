@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +30,7 @@ from floracle.version import VERSION
 
 from . import probe_words as said
 from .fields_names import any_letters, facts_of, visible
-from .html import inlined, rendered
+from .html import data_uri, inlined, rendered
 from .plots import Drawing
 from .probe_figures import Probed, probe_drawings
 from .tables import Table
@@ -189,8 +188,7 @@ def _title(probe: Probe, i: int) -> str:
 
 
 def _uri(picture: Tensor) -> str:
-    content = png(enlarged(picture[None], 32)[0])
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+    return data_uri(png(enlarged(picture[None], 32)[0]))
 
 
 def _note(fields: Sequence[Probed]) -> str:

@@ -35,18 +35,18 @@ def run_drawings(
     with mpl.rc_context(STYLE):
         drawings = [by_images(lines, looks)]
         if looks:
-            drawings.insert(0, by_time(looks))
+            drawings.insert(0, by_time(looks, split_of(lines)))
         if looks and "difference" in looks[-1]:
             drawings.append(unseen(looks))
     return {drawing.name: drawing for drawing in drawings}
 
 
-def by_time(looks: Sequence[Mapping[str, Any]]) -> Drawing:
+def by_time(looks: Sequence[Mapping[str, Any]], split: float) -> Drawing:
     """The oracle loss by time, the latest evaluation the strongest; dotted, the gap."""
     figure, ax = axes()
     last = looks[-1]
     alike = [look for look in looks if look["t"] == last["t"]]  # evaluations may have changed
-    _stages(ax, last)
+    _stages(ax, split)
     places = np.unique(np.linspace(0, len(alike) - 1, min(MOST, len(alike))).round().astype(int))
     columns: dict[str, Any] = {"t": last["t"]}
     for order, place in enumerate(places):
@@ -111,17 +111,20 @@ def unseen(looks: Sequence[Mapping[str, Any]]) -> Drawing:
     return Drawing("run-unseen", "How much more unseen data costs by images", figure, columns)
 
 
-def _stages(ax: Any, look: Mapping[str, Any]) -> None:
+def _stages(ax: Any, split: float) -> None:
     """Time from noise to data, both stages as ground."""
-    times = look["t"]
-    split = split_of(times)
     ax.set_xlim(0, 1)
     ax.axvspan(0, split, color=NAVIGATION, lw=0, zorder=0)
     ax.axvspan(split, 1, color=REFINEMENT, lw=0, zorder=0)
     name_ends(ax, "noise", "data")
 
 
-def split_of(times: Sequence[float]) -> float:
-    """Where the stages part, from the middles of as many equal bins in both."""
-    half = len(times) // 2
-    return times[half - 1] + times[0]
+def split_of(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Where the stages part: both have as many bins."""
+    edges = lines[-1]["by_t"]["edges"]
+    return edges[len(edges) // 2]
+
+
+def halfway(looks: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of several evaluations the one nearest to half of the images of the last."""
+    return min(looks[:-1], key=lambda look: abs(2 * look["images"] - looks[-1]["images"]))

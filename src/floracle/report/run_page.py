@@ -5,9 +5,9 @@ It is drawn from what the run wrote down, at any moment: while it goes on, or on
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from floracle.models.families import title
 from floracle.models.lightningdit import Architecture
 from floracle.run.errors import Mistake
 from floracle.run.files import read_json, write_text
-from floracle.training.checkpoint import latest
+from floracle.training.checkpoint import abouts, described
 from floracle.training.evaluation import FOLDER
 from floracle.training.place import ABOUT
 from floracle.training.watch import read_log
@@ -27,8 +27,8 @@ from floracle.version import VERSION
 from . import words
 from .fields_names import any_letters, facts_of, percent, quoted, visible
 from .fields_page import write_figures
-from .html import inlined, rendered
-from .run_figures import STAGES, run_drawings
+from .html import data_uri, inlined, rendered
+from .run_figures import STAGES, halfway, run_drawings, split_of
 from .tables import Row, Table
 
 PAGE = "training.html"
@@ -84,8 +84,10 @@ class Run:
         asked = self.settings.get("switch")
         if asked is not None or self.settings.get("target") == "conditional":
             return asked
-        kept, _ = latest(self.folder)
-        return None if kept is None else kept.facts.get("switch")
+        for about in reversed(abouts(self.folder)):  # its tensors may be large, and are not read
+            with suppress(Mistake):
+                return described(about).facts.get("switch")
+        return None
 
 
 def is_run(folder: Path) -> bool:
@@ -142,9 +144,8 @@ def headline(run: Run) -> str:
 
 
 def run_split(run: Run) -> str:
-    """Where the stages part, in as many bins each."""
-    edges = run.lines[-1]["by_t"]["edges"]
-    return words.time(edges[len(edges) // 2])
+    """Where the stages part, in words."""
+    return words.time(split_of(run.lines))
 
 
 def story(run: Run) -> list[str]:
@@ -164,8 +165,7 @@ def story(run: Run) -> list[str]:
 
 
 def _progress(looks: Sequence[Mapping[str, Any]]) -> str:
-    last = looks[-1]
-    half = min(looks[:-1], key=lambda look: abs(2 * look["images"] - last["images"]))
+    last, half = looks[-1], halfway(looks)
     fell = [1 - last["oracle"][stage] / half["oracle"][stage] for stage in STAGES]
     ways = [f"{'fell' if share >= 0 else 'rose'} by {percent(abs(share))}" for share in fell]
     same = (fell[0] >= 0) == (fell[1] >= 0)
@@ -211,7 +211,8 @@ def losses_table(run: Run) -> Table | None:
 def _facts(run: Run) -> dict[str, str]:
     known: dict[str, Any] = {"network": _network(run.settings.get("network"))}
     known |= {name.replace("_", " "): run.settings.get(name) for name in SHOWN}
-    known["conditional targets from"] = None if run.switch is None else f"t = {run.switch:.3f}"
+    switch = run.switch
+    known["conditional targets from"] = None if switch is None else f"t = {switch:.3f}"
     return {name: visible(str(value)) for name, value in known.items() if value is not None}
 
 
@@ -235,5 +236,4 @@ def _inline(picture: Path | None) -> dict[str, str] | None:
                 (WIDEST, round(WIDEST * image.height / image.width)), Image.Resampling.LANCZOS
             ).save(smaller, "JPEG", quality=90)
             content = smaller.getvalue()
-    uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-    return {"uri": uri, "kind": kind, "images": f"{int(picture.stem):,}"}
+    return {"uri": data_uri(content, kind), "kind": kind, "images": f"{int(picture.stem):,}"}
