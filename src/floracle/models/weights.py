@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from floracle.run.errors import Mistake, suggestion
-from floracle.run.files import hash_of, read_json, written_aside
+from floracle.run.files import check_hash, read_json, written_aside
 from floracle.run.results import provenance
 
 from .checkpoints import check_whole, read_safetensors
@@ -123,9 +123,8 @@ def read_kept(path: Path, weights: str | None = None) -> Network:
         raise Mistake(
             f"{path} is a checkpoint of format {said.get('format')}, this version reads {KEPT}"
         )
+    check_hash(path, said["hash"])
     tensors = read_safetensors(path)
-    if hash_of(path) != said["hash"]:
-        raise Mistake(f"{path} is damaged (its bytes are not those that were written)")
     own = {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)}
     try:
         network = filled(Architecture(**plan), own, path)

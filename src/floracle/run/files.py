@@ -102,6 +102,17 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def check_hash(path: Path, known: str) -> None:
+    """Name a file whose bytes are not those that were written."""
+    try:
+        flaw = f"its {path.stat().st_size:,} bytes are not those that were written"
+        if hash_of(path) == known:
+            return
+    except OSError as error:
+        flaw = error.strerror or str(error)
+    raise Mistake(f"{path} is damaged ({flaw})")
+
+
 def writable_folder(folder: Path) -> Path:
     """Make a folder, or say why it cannot be written to."""
     try:

@@ -24,7 +24,7 @@ from torch.optim import AdamW, Optimizer
 
 from floracle.models.weights import KEPT, PARTS
 from floracle.run.errors import Mistake
-from floracle.run.files import hash_of, read_json, write_json, written_aside
+from floracle.run.files import check_hash, hash_of, read_json, write_json, written_aside
 from floracle.run.results import provenance
 
 FORMAT = KEPT
@@ -194,7 +194,7 @@ def latest(out: Path) -> tuple[Kept | None, list[str]]:
     for about in reversed(abouts(out)):
         try:
             kept = described(about)
-            check_whole(kept)
+            check_hash(kept.path, kept.hash)
         except Foreign:
             raise
         except Mistake as flaw:
@@ -202,17 +202,6 @@ def latest(out: Path) -> tuple[Kept | None, list[str]]:
         else:
             return kept, [f"{flaw}; the checkpoint before it is taken" for flaw in flaws]
     return None, [f"{flaw}; none is whole, so that the run starts again from 0" for flaw in flaws]
-
-
-def check_whole(kept: Kept) -> None:
-    """Name a checkpoint whose tensors are not those that were written."""
-    try:
-        flaw = f"its {kept.path.stat().st_size:,} bytes are not those that were written"
-        if hash_of(kept.path) == kept.hash:
-            return
-    except OSError as error:
-        flaw = error.strerror or str(error)
-    raise Mistake(f"{kept.path} is damaged ({flaw})")
 
 
 def read(kept: Kept) -> dict[str, Tensor]:
