@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +20,8 @@ import floracle.data.idx
 import floracle.data.verify  # noqa: F401  (loaded once, not in every child)
 from floracle.data import packed_files
 
-DIED = 9
+DIED, TOLD = 9, 143
+"""The exit codes of a process that died here, and of one that was told to end."""
 
 
 def died(tests, folder, every, offset=0):
@@ -38,7 +41,7 @@ def told(words, *places):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=float((os.environ.get("FLORACLE_EVERY_STEP") and 7200) or 280),
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return int(ended.stdout)
@@ -70,7 +73,7 @@ def _in_a_child(work, moment, counted):
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    steps = _watch(moment)
+    steps = watch_disk(moment)
     try:
         work()
         with open(counted, "w") as file:
@@ -81,20 +84,24 @@ def _in_a_child(work, moment, counted):
     os._exit(0)
 
 
-def counting(moment):
+def counting(moment, *, told=False):
     """How many steps there were, and what makes steps of a function.
 
     There is one before it, one halfway where it has a half, and one after it; the process ends at
-    the moment given.
+    the moment given, or is `told` to by SIGTERM.
     """
     steps = [0]
 
     def step(half=None):
-        if steps[0] == moment:
+        steps[0] += 1
+        if steps[0] != (-1 if moment is None else moment + 1):
+            return
+        if told:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
             if half:
                 half()
             os._exit(DIED)
-        steps[0] += 1
 
     def watched(run, halfway=None):
         def counted(*given, **named):
@@ -110,15 +117,14 @@ def counting(moment):
     return steps, watched
 
 
-def _watch(moment):
-    """Count everything that changes the disk."""
-    steps, watched = counting(moment)
-    remove = shutil.rmtree
-    tree = watched(lambda path: remove(path, ignore_errors=True), _half_a_tree)
-    shutil.rmtree = lambda path, **_: tree(path)
+def watch_disk(moment, *, told=False):
+    """Count everything that changes the disk, and end at the moment given."""
+    steps, watched = counting(moment, told=told)
     os.fsync, os.replace = watched(os.fsync), watched(os.replace)
-    Path.replace, Path.unlink = watched(Path.replace), watched(Path.unlink)
-    Path.mkdir, Path.write_bytes = watched(Path.mkdir), watched(Path.write_bytes, half_the_bytes)
+    tempfile.mkstemp = watched(tempfile.mkstemp)
+    Path.write_bytes = watched(Path.write_bytes, half_the_bytes)
+    for name in ("replace", "unlink", "mkdir", "rmdir", "chmod"):
+        setattr(Path, name, watched(getattr(Path, name)))
     packed_files.append = watched(packed_files.append, _half_a_part)
     return steps
 
@@ -131,10 +137,6 @@ def half_the_bytes(path, content):
     """Write the first half of a file."""
     with open(path, "wb") as file:
         file.write(content[: len(content) // 2])
-
-
-def _half_a_tree(path):
-    os.unlink(sorted(path.iterdir())[0])
 
 
 if __name__ == "__main__":

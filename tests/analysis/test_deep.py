@@ -27,6 +27,21 @@ def test_it_has_the_fields_that_can_be_afforded(looked):
     assert (floracle.open_store("digits").labels[looked.followed.rows] == 3).all()
 
 
+@pytest.mark.parametrize(
+    ("classes", "label"), [([0, 1], 1), ([0, 1, -1], -1), ([1, 0, 2], 0)], ids=str
+)
+def test_it_looks_at_a_class_that_was_measured_or_the_whole_set(points_source, classes, label):
+    """Never at the pool, which is no class: at the class in the middle by predicted collapse."""
+    scales = torch.tensor([1.0, 0.5, 2.0])[torch.arange(30) % 3]
+    points = torch.randn(30, 8) * scales[:, None]
+    oracle = floracle.Oracle(points_source(points, torch.arange(30) % 3))
+    found = look_deeper(oracle, floracle.stages(oracle, pairs=8, times=12, classes=classes))
+    assert found.label == label
+    assert found.distances.label == label
+    labels = oracle.data.labels[found.followed.rows]
+    assert label == -1 or (labels == label).all()
+
+
 def test_it_is_saved_and_read_back_whole(looked, tmp_path):
     save(looked, tmp_path)
     again = deep_of(load_results(tmp_path))

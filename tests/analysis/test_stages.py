@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 import floracle
+from floracle.analysis.curves import Estimate
 from floracle.analysis.groups import POOLED
 from floracle.core.paths import PATHS
 from floracle.run.errors import Mistake
@@ -147,12 +148,6 @@ def test_held_out_points_must_fit(points_source):
         floracle.stages(oracle, pairs=4, held_out=points_source(normal(30, 16), labels * 0))
 
 
-def test_classes_of_a_single_point_are_left_out(points_source):
-    labels = torch.tensor([0] * 20 + [1] * 20 + [2])
-    found = floracle.stages(floracle.Oracle(points_source(normal(41, 32), labels)), pairs=16)
-    assert [group.label for group in found.groups] == [POOLED, 0, 1, -1]
-
-
 def test_a_single_class_is_the_whole_set(points_source):
     labels = torch.zeros(30, dtype=torch.int64)
     found = floracle.stages(floracle.Oracle(points_source(normal(30, 32), labels)), pairs=16)
@@ -160,10 +155,69 @@ def test_a_single_class_is_the_whole_set(points_source):
     assert found.main.points == 30
 
 
-def test_nothing_to_measure_is_a_mistake(points_source):
-    same = floracle.Oracle(points_source(torch.ones(5, 8)))
-    with pytest.raises(Mistake, match="single distinct point"):
-        floracle.stages(same)
+def in_ratio(mark, path, scale):
+    """A landmark as α/σ, in units of the data's scale."""
+    c = path.coefficients(torch.tensor([mark], dtype=torch.float64))
+    return float(c.alpha / c.sigma) * scale
+
+
+@pytest.fixture(scope="module")
+def unit(points_source):
+    """Points of unit variance."""
+    return floracle.stages(floracle.Oracle(points_source(normal(60, 64))), pairs=64).main
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        ("linear", 1e-6),
+        ("cosine", 1e-6),
+        ("trigonometric", 1e-6),
+        ("linear", 1e-3),
+        ("linear", 1e6),
+    ],
+)
+def test_landmarks_follow_the_scale_of_the_data(points_source, unit, name, scale):
+    """Only r = α/σ times the scale matters, however near to noise or data all is decided."""
+    path, linear = PATHS[name], PATHS["linear"]
+    oracle = floracle.Oracle(points_source(normal(60, 64) * scale), path=path)
+    found = floracle.stages(oracle, pairs=64)
+    for landmark in ("centre", "collapse", "end"):
+        expected = in_ratio(getattr(unit, landmark).value, linear, 1)
+        measured = in_ratio(getattr(found.main, landmark).value, path, scale)
+        assert measured == pytest.approx(expected, rel=0.03)
+    predicted = in_ratio(found.main.predicted_collapse, path, scale)
+    assert predicted == pytest.approx(in_ratio(unit.predicted_collapse, linear, 1), rel=1e-3)
+    assert found.main.area.value == pytest.approx(unit.area.value, rel=2e-3)
+    assert found.main.unknown < 1e-6
+    assert (found.times.diff() > 0).all()
+
+
+def test_landmarks_do_not_move_with_an_offset(points_source, unit):
+    """1e6 away float32 still has sixteen numbers in every unit."""
+    oracle = floracle.Oracle(points_source(normal(60, 64) + 1e6))
+    there = floracle.stages(oracle, pairs=64).main
+    for name in ("centre", "collapse", "end"):
+        assert getattr(there, name).value == pytest.approx(getattr(unit, name).value, rel=0.01)
+    assert there.predicted_collapse == pytest.approx(unit.predicted_collapse, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [(1e-15, "close together"), (1e-30, "differ by so little"), (1e18, "far apart")],
+)
+def test_a_scale_beyond_float64_is_a_mistake_with_a_way_out(points_source, scale, words):
+    with pytest.raises(Mistake, match=f"{words}.*scale the data"):
+        floracle.stages(floracle.Oracle(points_source(normal(20, 16) * scale)), pairs=4)
+
+
+@pytest.mark.parametrize(
+    ("area", "deviation"),
+    [(Estimate(2.0, 0.0), math.inf), (Estimate(0.5, 0.0), -math.inf), (Estimate(1.0, 0.0), 0.0)],
+)
+def test_without_an_error_the_law_is_off_by_all_or_nothing(stages, area, deviation):
+    group = replace(stages.main, area=area, knowable=1.0, unknown=0.0)
+    assert group.law_deviation == deviation
 
 
 @pytest.mark.parametrize(

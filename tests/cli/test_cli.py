@@ -79,7 +79,6 @@ MISTAKES = {
     "classes": ([*SMALL, "--classes", "some"], "each, whole, both"),
     "class without labels": ([*SMALL, "--classes", "3"], "the data has no labels"),
     "held-out shape": ([*SMALL, "--held-out", "gaussian:9x7"], "[7]"),
-    "single point": (["stages", "gaussian:1x4"], "single distinct point"),
     "points alone": (["predict", "--points", "9"], "dims or spectrum"),
     "nothing to predict": (["predict"], "give either data"),
     "no spectrum": (["predict", "--points", "9", "--spectrum", "no.npy"], "no.npy"),
@@ -98,7 +97,8 @@ MISTAKES = {
     "large seeds": (["sample", "oracle", "gaussian:9x4", "--seeds", "4294967296"], "2**32"),
     "labels": (["sample", "oracle", "gaussian:9x4", "--labels", "1"], "no class 1"),
     "solver": (["sample", "oracle", "gaussian:9x4", "--solver", "euclid"], "euler"),
-    "no result": (["report", "/nowhere"], "result.json is missing"),
+    "no result": (["report", "/nowhere"], "there is no folder /nowhere"),
+    "no result there": (["report", "/usr"], "holds other files beside its result"),
     "no runs": (["report"], "name at least one"),
 }
 
@@ -193,13 +193,33 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(classed, capsys, monkeyp
     capsys.readouterr()
     assert main([*classed, "--out", "halves"]) == 130
     assert capsys.readouterr().err == (
-        "floracle: interrupted; the same command again goes on from here\n"
+        "floracle: interrupted; the same command again goes on from what is finished\n"
     )
     assert main([*classed, "--out", "halves", "--seed", "1"]) == 2
-    assert "unfinished measurement with other settings" in capsys.readouterr().err
+    assert "with other settings" in capsys.readouterr().err
     assert main([*classed, "--out", "halves"]) == 0
     assert calls == [0, 1, 2, 2, -1]
     assert contents("halves") == contents("whole")
+
+
+@pytest.mark.slow
+def test_an_interrupted_comparison_measures_nothing_again(capsys, monkeypatch):
+    asked = ["compare", "gaussian:40x4", "gaussian:50x4", "--pairs", "8", "--times", "8"]
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    def never(*_, **__):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr("floracle.report.write.draw", lambda *_: None)  # which takes longest
+    with monkeypatch.context() as patch:
+        patch.setattr("floracle.report.compare.write_comparison", interrupted)
+        assert main([*asked, "--out", "both"]) == 130
+    assert "the same command again goes on from what is finished" in capsys.readouterr().err
+    monkeypatch.setattr("floracle.analysis.kept.measured_in_turn", never)
+    monkeypatch.setattr("floracle.report.compare.write_comparison", lambda *_, **__: "page")
+    assert main([*asked, "--out", "both"]) == 0
 
 
 @pytest.mark.slow

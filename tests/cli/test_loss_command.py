@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import floracle
+from edits import resealed
 from floracle.analysis.errors import oracle_losses
 from floracle.analysis.gaussians import class_gaussians
 from floracle.analysis.loss import Losses, apart
@@ -139,9 +140,13 @@ def test_the_same_again_answers_and_other_settings_are_listed(folder, capsys):
     assert (folder / "out" / "result.json").stat().st_mtime_ns == before
     assert typed(folder, *words, "--seed", 3) == 2
     assert "seed: 0 there, 3 asked" in capsys.readouterr().err
-    (folder / "out" / "result.json").write_text(
-        json.dumps(json.loads((folder / "out" / "result.json").read_text()) | {"values": {}})
-    )
+    path = folder / "out" / "result.json"
+    content = path.read_text()
+    path.write_text(json.dumps(json.loads(content) | {"values": {}}))
+    assert typed(folder, *words) == 2
+    assert "is damaged: its values are not those that were written" in capsys.readouterr().err
+    path.write_text(content)
+    resealed(path, values={})
     assert typed(folder, *words) == 2
     assert "not whole results of losses" in capsys.readouterr().err
 

@@ -66,7 +66,7 @@ def test_mistakes_are_one_line(kind, capsys):
         os.mkdir("data")
         os.rename("points.npy", "data/points.npy")
         words = ["data/points.npy", "."]
-        told = "is no packed store"
+        told = "holds what no run of floracle pack wrote"
     assert main(["pack", *words]) == 2
     said = capsys.readouterr().err
     assert told in said

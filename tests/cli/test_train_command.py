@@ -97,7 +97,7 @@ def test_what_is_large_for_a_cpu_is_said_before_it_begins(capsys, monkeypatch):
 
 def test_recipes_are_presets(tmp_path):
     assert main(asked(out="run", images=64, recipe="lightningdit")) == 0
-    settings = json.loads((tmp_path / "run/run.json").read_text())
+    settings = json.loads((tmp_path / "run/run.json").read_text())["settings"]
     assert settings["cosine"] == 1
     assert settings["times"] == "logit-normal"
     assert settings["rate"] == 1e-3

@@ -182,7 +182,7 @@ def test_a_seed_without_draws_changes_nothing(tmp_path):
 REFUSED = {
     "inside": (lambda data: data / "new", {}, "inside the pictures"),
     "a file": (lambda data: data.parent / "file", {}, "is a file"),
-    "something else": (lambda data: data.parent / "other", {}, "is no encoded store"),
+    "something else": (lambda data: data.parent / "other", {}, "what no run of floracle enc"),
     "a type": (lambda data: data.parent / "new", {"dtype": "fp8"}, "one of: fp32|did you mean"),
     "a batch": (lambda data: data.parent / "new", {"batch": 0}, "--batch is at least 1"),
     "a seed": (lambda data: data.parent / "new", {"moments": "sample", "seed": 2**32}, "--seed"),

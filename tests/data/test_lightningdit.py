@@ -253,7 +253,7 @@ def test_one_shard_alone_and_labels_and_weights_of_ones_own(tmp_path):
         (b"K\x08", b"K\x00", True),
         (b"K\x02", b"K\x00", False),
         (b"K\x08", b"K\x01", False),
-        (b"J\xff\xff\xff\x7f", b"K\x00", True),  # more is claimed than there is, none of it used
+        (b"J\xff\xff\xff\x7f", b"K\x00", False),  # more is claimed than there is
         (b"J\xff\xff\xff\x7f", b"J\x00\x00\x00\x40", False),
         (b"J\xff\xff\xff\xff", b"K\x00", False),
     ],

@@ -281,7 +281,7 @@ REFUSED = {
     "inside": (lambda data: data / "new", {}, "inside the data"),
     "the data itself": (lambda data: data, {}, "inside the data"),
     "a file": (lambda data: data.parent / "file", {}, "is a file"),
-    "something else": (lambda data: data.parent / "other", {}, "is no packed store"),
+    "something else": (lambda data: data.parent / "other", {}, "what no run of floracle pack"),
     "a type": (lambda data: data.parent / "new", {"dtype": "fp8"}, "choose stored, fp16"),
     "a size": (lambda data: data.parent / "new", {"shard_bytes": "big"}, "shard-bytes"),
     "spectra": (lambda data: data.parent / "new", {"memory": 2000}, "--no-spectra"),
@@ -313,7 +313,7 @@ def test_gaussians_are_no_points(tmp_path):
 def test_a_disk_too_small_is_seen_beforehand(tmp_path, monkeypatch):
     full = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("floracle.data.destination.shutil.disk_usage", lambda _: full)
-    with pytest.raises(Mistake, match=r"needs .* GB more"):
+    with pytest.raises(Mistake, match=r"needs .* MB more, and .* are free"):
         pack(drawn(40), tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
 

@@ -10,9 +10,9 @@ import torch
 
 from floracle.core.source import prepared
 from floracle.core.spectrum import moments, spectrum
+from floracle.data.file_rows import ahead, normalized_
 from floracle.data.normalize import RAW, Normalizer, multiplied
 from floracle.data.pack import pack
-from floracle.data.packed_rows import ahead, normalized_
 from floracle.data.store import open_store
 from floracle.oracle.members import gather_members
 from floracle.run.errors import Mistake
@@ -118,9 +118,18 @@ def test_normalizing_in_place_is_the_same_to_the_last_bit(normalizer, kind, shap
 
 
 def test_opening_reads_no_points(folder, monkeypatch):
-    monkeypatch.setattr("floracle.data.packed_rows.PackedRows._read", None)
+    from floracle.data import file_rows
+
+    seen, read_at = [], file_rows.read_at
+    monkeypatch.setattr(
+        file_rows,
+        "read_at",
+        lambda *given: seen.append((given[3], len(given[2]))) or read_at(*given),
+    )
     monkeypatch.setattr("floracle.data.packed_files.sha256_of", None)
     store = open_store(folder)
+    shards = [size for path, size in seen if path.suffix == ".safetensors"]
+    assert sum(shards) == 60 * 8  # the labels
     assert len(store) == 60
     assert store.duplicates == 2
     assert store.prepared(1) is not None
@@ -175,7 +184,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(folder):
     store = open_store(folder, memory=1000)
     name = "latents_rank00_shard001.safetensors"
     os.truncate(folder / name, 700)
-    with pytest.raises(Mistake, match=f"{name} ended while it was read"):
+    with pytest.raises(Mistake, match=f"{name} changed while it was read"):
         every(store)
 
 

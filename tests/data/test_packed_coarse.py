@@ -15,8 +15,8 @@ import certificates
 from certificates import evaluated, examined, queries_of, verdict
 from floracle.core.coarse import coarse_of
 from floracle.core.seeds import generator
+from floracle.data.file_rows import FileRows
 from floracle.data.pack import pack
-from floracle.data.packed_rows import PackedRows
 from floracle.data.store import open_store
 from floracle.oracle import pruning
 from floracle.oracle.oracle import Oracle
@@ -60,14 +60,14 @@ def test_what_is_not_read_does_no_harm(packed, monkeypatch, kind):
     store, read = open_store(packed, memory=MEMORY), []
     assert not store.resident
     points = store.take(store.atoms().rows).flatten(1)
-    plain = PackedRows.__getitem__
+    plain = FileRows.__getitem__
 
     def watched(rows, key):
         found = plain(rows, key)
         read.append(len(found))
         return found
 
-    monkeypatch.setattr(PackedRows, "__getitem__", watched)
+    monkeypatch.setattr(FileRows, "__getitem__", watched)
     monkeypatch.setattr(pruning, "COSTS", pruning.COSTS._replace(fetched=1e3))
     oracle = Oracle(store, tolerance=1e-5, memory=MEMORY)
     t = torch.tensor([0.75, 0.85, 0.95], dtype=torch.float64).repeat(8)

@@ -231,7 +231,7 @@ def test_labels_are_kept_as_int64_of_our_own():
     assert store.classes == ("0", "1", "2")
 
 
-def test_memory_of_a_mapped_file_is_not_taken(tmp_path):
+def test_points_of_a_file_beyond_the_budget_stay_there(tmp_path):
     points = np.random.default_rng(0).normal(size=(1000, 16)).astype(np.float32)
     np.save(tmp_path / "points.npy", points)
     small = open_store(tmp_path / "points.npy", memory=4096)

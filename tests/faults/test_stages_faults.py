@@ -34,13 +34,13 @@ def contents(folder):
 
 
 KILLED = """
-import os, shutil, sys, tempfile
+import os, shutil, sys
 from pathlib import Path
 from floracle.cli import main
 import floracle.analysis.kept, floracle.cli.stages, floracle.report.write as write
 import floracle.data.packed, safetensors, torch
 from floracle.run.files import write_text
-from dying import counting, half_the_bytes
+from dying import watch_disk
 
 data, folder, every, offset = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 write.draw = lambda place: write_text(place / write.PAGE, "drawing takes longer than all else")
@@ -55,31 +55,13 @@ def contents(place):
     }
 
 
-def dying(moment):
-    '''Count everything that changes the disk, and end at the moment given.'''
-    done, watched = counting(moment)
-
-    def half_tree(path):
-        for file in [file for file in sorted(Path(path).rglob("*")) if file.is_file()][::2]:
-            os.unlink(file)
-
-    remove = shutil.rmtree
-    tree = watched(lambda path: remove(path, ignore_errors=True), half_tree)
-    shutil.rmtree = lambda path, **_: tree(path)
-    os.fsync, tempfile.mkstemp = watched(os.fsync), watched(tempfile.mkstemp)
-    Path.write_bytes = watched(Path.write_bytes, half_the_bytes)
-    for name in ("replace", "unlink", "mkdir", "chmod"):
-        setattr(Path, name, watched(getattr(Path, name)))
-    return done
-
-
 def run(out, *moments):
     '''Measure in processes that die at the given moments, then in one that does not.'''
     for moment in (*moments, None):
         child = os.fork()
         if child == 0:
             sys.stdout = open(os.devnull, "w")
-            done = dying(moment)
+            done = watch_disk(moment)
             code = main(["stages", data, "--pairs", "4", "--times", "8", "--out", str(out)])
             (folder / "count").open("w").write(str(done[0]))
             os._exit(code)
@@ -89,7 +71,7 @@ def run(out, *moments):
 
 run(folder / "whole")
 total, expected = int((folder / "count").read_text()), contents(folder / "whole")
-assert "result.json" in expected and not any(name.startswith("parts") for name in expected)
+assert "result.json" in expected and not any(".floracle" in name for name in expected)
 for moment in range(offset, total, every):
     out = folder / f"moment-{moment}"
     run(out, moment, *([moment * 7919 % total] if moment % 3 == 0 else []))
@@ -118,7 +100,7 @@ def command(data, out):
 
 
 def measured(out):
-    return len(list(out.glob("parts/*/result.json")))
+    return len(list(out.glob(".floracle/parts/*/result.json")))
 
 
 def killed(data, out, parts, pause):

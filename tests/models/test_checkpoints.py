@@ -1,15 +1,30 @@
-"""Files that must not be opened, or cannot: the reason and the way out, and nothing is run."""
+"""Files that must not be opened, or cannot: the reason and the way out, and nothing is run.
+
+Archives of torch.save are damaged in tests/faults/test_checkpoint_archives.py.
+"""
 
 import argparse
+import os
 import pathlib
+import random
+from dataclasses import replace
 
 import pytest
 import torch
-from checkpoint_files import MODERN, lightningdit, tensors
-from safetensors.torch import save_file
+from checkpoint_files import MODERN, lightningdit, network, tensors
+from safetensors.torch import load_file, save_file
 
-from floracle.models.checkpoints import open_checkpoint, plain_names
+from floracle.models.autoencoder_frame import filled
+from floracle.models.autoencoder_tiny import load_taef2
+from floracle.models.checkpoints import open_checkpoint, plain_names, read_safetensors
+from floracle.models.diffusers import check_files, loaded
+from floracle.models.prompts import prompts_of
+from floracle.models.weights import read_network, write_network
 from floracle.run.errors import Mistake
+from tiny_pipelines import FLUX_SIZES
+
+CPU = torch.device("cpu")
+EDITS = 300
 
 
 class Bomb:
@@ -109,7 +124,10 @@ def test_a_bare_file_has_no_choice_of_weights(tmp_path):
         open_checkpoint(tmp_path / "bare.pt", "ema")
 
 
-@pytest.mark.parametrize("content", [[1, 2], {}, {"step": 3}, torch.ones(2)])
+@pytest.mark.parametrize(
+    "content",
+    [[1, 2], {}, {"step": 3}, torch.ones(2), {0: torch.ones(2)}, {0: {"a": torch.ones(2)}}],
+)
 def test_what_holds_no_weights_is_named(tmp_path, content):
     torch.save(content, tmp_path / "other.pt")
     with pytest.raises(Mistake, match=r"other\.pt holds"):
@@ -119,3 +137,114 @@ def test_what_holds_no_weights_is_named(tmp_path, content):
 def test_wrappers_leave_no_prefix():
     given = {"module._orig_mod.a": torch.ones(1), "_orig_mod.b.module.c": torch.ones(1)}
     assert set(plain_names(given)) == {"a", "b.module.c"}
+
+
+@pytest.fixture(scope="module")
+def network_file(tmp_path_factory):
+    """The bytes of a network that was written, and what they are read as."""
+    plan = replace(MODERN, depth=1, width=16, heads=2)
+    path = tmp_path_factory.mktemp("network") / "network.safetensors"
+    write_network(path, network(plan))
+    return path.read_bytes(), read_network(path)
+
+
+def header_edit(rng, content):
+    """One byte of the table of tensors or of its length, another length of the file or table."""
+    length = int.from_bytes(content[:8], "little")
+    table = content.index(b'"blocks.', content.index(b"}", content.index(b"__metadata__")))
+    place = rng.randrange(table, 8 + length)
+    before, byte, after = content[:place], content[place], content[place + 1 :]
+    match rng.randrange(6):
+        case 0:
+            return before + bytes([byte ^ 1 << rng.randrange(8)]) + after
+        case 1:
+            return before + bytes([rng.choice(b'0123456789",:[]{} .abF')]) + after
+        case 2:
+            return rng.randrange(2 * length).to_bytes(8, "little") + content[8:]
+        case 3:
+            return content[: rng.randrange(len(content))]
+        case 4:
+            return before + after[rng.choice([0, 1, 7]) :]
+        case _:
+            return before + rng.choice([b" ", b"0", b"9" * 8, b"null"]) + content[place:]
+
+
+def test_an_edited_header_of_a_network_is_read_as_it_was_or_refused(tmp_path, network_file):
+    """Bytes of tensors, and of what describes them, have no checksum in this format."""
+    content, whole = network_file
+    rng, wanted = random.Random(0), whole.network.state_dict()
+    for _ in range(EDITS):
+        (tmp_path / "edited.safetensors").write_bytes(header_edit(rng, content))
+        try:
+            found = read_network(tmp_path / "edited.safetensors")
+        except Mistake as mistake:
+            (_,) = str(mistake).splitlines()
+            continue
+        assert (found.network.plan, found.convention) == (whole.network.plan, whole.convention)
+        assert all(map(torch.equal, found.network.state_dict().values(), wanted.values()))
+
+
+def test_every_cut_of_a_safetensors_file_is_refused(tmp_path, network_file):
+    content, _ = network_file
+    table = 8 + int.from_bytes(content[:8], "little")
+    sizes = [*range(12), table - 1, table, table + 1, len(content) - 1]
+    for changed in [*(content[:size] for size in sizes), content + b"\0", content + bytes(8)]:
+        (tmp_path / "cut.safetensors").write_bytes(changed)
+        with pytest.raises(Mistake, match=r"cut\.safetensors is incomplete"):
+            read_safetensors(tmp_path / "cut.safetensors")
+
+
+def test_whole_numbers_are_no_weights_of_an_autoencoder(tmp_path):
+    with torch.device("meta"):
+        layer = torch.nn.Linear(2, 3)
+    tensors = {"weight": torch.ones(3, 2), "bias": torch.ones(3, dtype=torch.int32)}
+    with pytest.raises(Mistake, match=r"bias holds torch\.int32"):
+        filled(layer, tensors, tmp_path)
+
+
+READERS = {
+    "model.pt": open_checkpoint,
+    "model.ckpt": open_checkpoint,
+    "model.safetensors": open_checkpoint,
+    "network.safetensors": read_network,
+    "text.safetensors": lambda path: prompts_of(str(path), CPU, torch.float32),
+    "diffusion_pytorch_model.safetensors": lambda path: check_files(path.parent),
+    "taef2_encoder.safetensors": lambda path: load_taef2(path.parent, CPU, None),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_refused_at_once(tmp_path, name, kind):
+    path = tmp_path / name
+    (tmp_path / "taef2_decoder.safetensors").write_bytes(b"")
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case _:
+            path.symlink_to("/dev/zero")
+    with pytest.raises(Mistake, match=rf"{name} is no regular file"):
+        READERS[name](path)
+
+
+def test_links_to_files_are_followed(tmp_path):
+    for name, save in {"a.pt": torch.save, "a.safetensors": save_file}.items():
+        save({"a": torch.ones(3)}, tmp_path / "blob")
+        (tmp_path / name).symlink_to(tmp_path / "blob")
+        assert torch.equal(open_checkpoint(tmp_path / name).tensors["a"], torch.ones(3))
+
+
+@pytest.mark.slow  # importing diffusers takes seconds
+@pytest.mark.filterwarnings("ignore")
+def test_a_tensor_of_another_name_is_not_drawn_anew_by_diffusers(tmp_path):
+    library = pytest.importorskip("diffusers")
+    library.FluxTransformer2DModel(**FLUX_SIZES).save_pretrained(tmp_path)
+    path = tmp_path / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["proj_out.wait"] = tensors.pop("proj_out.weight")
+    save_file(tensors, path)
+    text = {"prompt_embeds": torch.ones(1, 6, 32), "pooled_prompt_embeds": torch.ones(1, 24)}
+    with pytest.raises(Mistake, match=r"lacks proj_out\.weight"):
+        loaded(tmp_path, text, None, guidance=1.0, device=CPU, dtype=None)

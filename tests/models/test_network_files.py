@@ -14,6 +14,7 @@ from floracle.models.convention import Convention
 from floracle.models.weights import NAME, read_network, write_network
 from floracle.models.zoo import load_model
 from floracle.run.errors import Mistake
+from floracle.run.files import digest
 
 PLANS = [MODERN, PLAIN, SIGMA, replace(MODERN, qk_norm=True, shift=False, null=False)]
 
@@ -76,6 +77,8 @@ def rewritten(path, change):
     with safe_open(path, "pt") as file:
         said = json.loads(file.metadata()["floracle"])
     change(said)
+    said.pop("digest", None)
+    said["digest"] = digest(json.dumps(said, sort_keys=True))  # as if written so
     save_file(load_file(path), path, metadata={"floracle": json.dumps(said)})
 
 
@@ -109,3 +112,28 @@ def test_a_foreign_file_is_not_read_as_ours(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
     with pytest.raises(Mistake, match="not a network that floracle wrote"):
         read_network(tmp_path / "a.safetensors")
+
+
+def test_equal_networks_are_equal_files(tmp_path):
+    made = network(MODERN)
+    files = [write_network(tmp_path / f"{i}.safetensors", made, images=5) for i in range(6)]
+    assert len({file.read_bytes() for file in files}) == 1
+    with safe_open(files[0], "pt") as file:
+        assert file.metadata()["format"] == "pt"  # without which transformers reads no file
+
+
+def test_a_network_that_was_changed_afterwards_is_refused(tmp_path):
+    file = write_network(tmp_path / "a.safetensors", network(MODERN))
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    changed = [
+        content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        for place in (start, start + 100, len(content) - 1)
+    ]
+    for said, other in ((rb"heads\": 4", rb"heads\": 2"), (rb"null\": 5", rb"null\": 6")):
+        assert content.count(said) == 1, said
+        changed.append(content.replace(said, other))
+    for other in changed:
+        file.write_bytes(other)
+        with pytest.raises(Mistake, match="is damaged: it is not as it was written"):
+            read_network(file)

@@ -59,11 +59,11 @@ def test_what_is_finished_is_not_measured_again():
     COUNTED.clear()
     with pytest.raises(KeyboardInterrupt):
         reproduced(counting("c"), Path("out"))
-    kept = load_results("out/parts/a").arrays["x"]
+    kept = load_results("out/.floracle/parts/a").arrays["x"]
     found = reproduced(counting(), Path("out"))
     assert COUNTED == ["a", "b", "c"]
     assert torch.equal(found.arrays["a"], kept)
-    assert not Path("out/parts").exists()
+    assert not Path("out/.floracle").exists()
     reproduced(counting("a"), Path("out"))  # answers at once
     assert COUNTED == ["a", "b", "c"]
 
@@ -71,7 +71,7 @@ def test_what_is_finished_is_not_measured_again():
 def test_other_settings_are_a_mistake_that_lists_them():
     with pytest.raises(KeyboardInterrupt):
         reproduced(counting("b"), Path("out"))
-    with pytest.raises(Mistake, match=r"unfinished.*seed: 0 there, 1 asked.*another --out"):
+    with pytest.raises(Mistake, match=r"other settings.*seed: 0 there, 1 asked.*another --out"):
         reproduced(counting(), Path("out"), {"seed": 1})
     reproduced(counting(), Path("out"))
     with pytest.raises(Mistake, match="seed: 0 there, 1 asked"):
@@ -110,15 +110,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes():
         )
 
     assert start("whole").wait(60) == 0
-    for stop in ("parts/D=16 N=1000/result.json", "parts/D=256 N=100/arrays.safetensors"):
+    for stop in ("D=16 N=1000/result.json", "D=256 N=100/arrays.safetensors"):
         process = start("killed")
         until = time.monotonic() + 60
-        while not Path("killed", stop).exists() and process.poll() is None:
+        while not Path("killed/.floracle/parts", stop).exists() and process.poll() is None:
             assert time.monotonic() < until
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert Path("killed/parts").exists()
+    assert Path("killed/.floracle/parts").exists()
     assert start("killed").wait(60) == 0
     assert contents("killed") == contents("whole")
 
@@ -162,8 +162,11 @@ def test_a_seed_and_data_reach_the_computation(capsys):
     assert found.settings["seed"] == 5
     assert found.settings["data"] == [open_store("gaussian:40x8").fingerprint]
     assert "as expected" not in capsys.readouterr().out
+    folder = Path("runs/figure-2a-gaussian-40x8-quick")
     with pytest.raises(Mistake, match="seed: 5 there, 6 asked"):
-        verb.reproduce("figure-2a", "gaussian:40x8", quick=True, seed=6)
+        verb.reproduce("figure-2a", "gaussian:40x8", quick=True, seed=6, out=folder)
+    verb.reproduce("figure-2a", "gaussian:40x8", quick=True, seed=6)
+    assert load_results(f"{folder}-2").settings["seed"] == 6
 
 
 def test_results_of_other_kinds_are_not_drawn():

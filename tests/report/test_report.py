@@ -5,15 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from floracle.analysis.curves import Landmark
+from floracle.analysis.curves import Estimate, Landmark
+from floracle.analysis.deep import look_deeper
 from floracle.analysis.saved import load
 from floracle.analysis.stages import stages
 from floracle.data.store import open_store
 from floracle.oracle.oracle import Oracle
+from floracle.report import words
 from floracle.report.examples import examples
 from floracle.report.figures import drawings
 from floracle.report.html import page
-from floracle.report.write import draw, save_stages
+from floracle.report.write import EXAMPLES, draw
+from floracle.report.yardsticks import deep_drawings
+from floracle.run.output_folder import OutputFolder
 
 pytestmark = pytest.mark.slow  # they draw
 
@@ -44,7 +48,10 @@ def vectors():
 @pytest.fixture(scope="module")
 def folder(pictures, tmp_path_factory):
     there = tmp_path_factory.mktemp("report")
-    save_stages(*pictures, there)
+    found, shown = pictures
+    output = OutputFolder(there, found.settings)
+    output.save(shown, EXAMPLES)
+    output.save(found)
     draw(there)
     return there
 
@@ -118,6 +125,146 @@ def test_an_end_that_is_not_reached_names_the_rows(pictures):
     content = html_of(replace(found, groups=(main, *found.groups[1:])), shown)
     assert "Navigation does not end" in content
     assert "rows 12 and 57, 60 and 61. Leave" in content
+
+
+def of_law(found, **changes):
+    """What is said of the law with other numbers."""
+    return words.law(replace(found.main, **changes))
+
+
+def test_the_law_says_both_sides_and_how_far_apart_they_may_be(pictures):
+    found, _ = pictures
+    told = of_law(found, knowable=3.0, unknown=0.0, area=Estimate(2.9, 0.1), law_holds=True)
+    assert told.startswith("The information law holds: the measured area is 2.900 ± 0.100 nats")
+    assert "against H(w) = 3.000" in told
+    assert "(1.0 standard errors apart, up to 4 are allowed)" in told
+    told = of_law(found, knowable=3.0, unknown=0.0, area=Estimate(2.0, 0.1), law_holds=False)
+    assert "broken" in told
+    assert "10.0 standard errors apart; up to 0.415 nats are allowed" in told
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-13, 1e-9])
+def test_the_law_never_holds_beside_an_absurd_number_of_errors(pictures, error):
+    """Where the error is next to nothing it is the half percent of H(w) that is kept to."""
+    found, _ = pictures
+    told = of_law(found, knowable=3.0, unknown=0.0, area=Estimate(2.99, error), law_holds=True)
+    assert "holds within 4 standard errors and 0.5 % of H(w)" in told
+    assert "0.010 nats apart; up to 0.015 nats are allowed" in told
+    assert f"2.990 ± {error:.1e}" in told or (error == 0 and "2.990 ± 0.000" in told)
+
+
+def test_the_law_has_nothing_to_check_where_nothing_is_known(pictures):
+    """All but a thousandth of H(w) stays unknown: an area of 0 would hold as well."""
+    found, _ = pictures
+    area = Estimate(0.003, 1e-9)
+    told = of_law(found, knowable=5.0, unknown=4.995, area=area, law_holds=True)
+    assert "nothing to check" in told
+    assert "holds" not in told
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0.0, "0.000"),
+        (3.1e-7, "3.10e-07"),
+        (0.0031, "0.0031"),
+        (0.25, "0.250"),
+        (0.99971, "0.9997"),
+        (1 - 2.5e-6, "1 − 2.50e-06"),
+        (1.0, "1.000"),
+    ],
+)
+def test_a_time_that_is_not_an_end_is_not_written_as_one(value, written):
+    assert words.time(value) == written
+
+
+@pytest.mark.parametrize(("value", "written"), [(0, "0.000"), (1e-9, "1.0e-09"), (2.5, "2.500")])
+def test_nats_that_are_not_zero_are_not_written_as_zero(value, written):
+    assert words.nats(value) == written
+
+
+def spoken(content):
+    """The words of a page."""
+    text = re.sub(r"<svg.*?</svg>|<style>.*?</style>", "", content, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", text))
+
+
+@pytest.fixture(scope="module")
+def single():
+    """A picture a hundred times."""
+    return measured(torch.randn(1, 1, 6, 6).repeat(100, 1, 1, 1))
+
+
+def test_a_single_point_is_drawn_and_no_law_is_claimed(single):
+    text = spoken(html_of(*single))
+    assert "There is nothing to navigate" in text
+    assert "a single distinct point" in text
+    assert "nothing to check" in text
+    assert "law holds" not in text
+    assert "Centre nothing to know" in text
+    assert "Collapse 0.000" in text
+    assert "nan" not in text.lower().split()
+    assert "none needed" in text
+
+
+def test_curves_of_a_single_point_are_as_they_must_be(single):
+    columns = {name: drawing.columns for name, drawing in drawings(*single).items()}
+    assert set(columns["weights"]["top"]) == set(columns["weights"]["own"]) == {1.0}
+    assert set(columns["votes"]["effective"]) == {1.0}
+    assert set(columns["gap"]["gap"]) == set(columns["entropy"]["entropy"]) == {0.0}
+
+
+@pytest.fixture(scope="module")
+def partly_single():
+    """Two classes of twenty points, and two of a single one each."""
+    drawn = torch.Generator().manual_seed(5)
+    labels = torch.tensor([0] * 20 + [1] * 20 + [2, 3])
+    return measured(torch.randn(42, 12, generator=drawn), labels=labels)
+
+
+def test_classes_of_a_single_point_are_named_and_agree_with_nothing(partly_single):
+    found, shown = partly_single
+    text = spoken(html_of(found, shown))
+    assert "is in 2 classes, with 4.8 % of the data: 2, 3. In the averages they count" in text
+    assert "The collapse comes first in class 2" not in text
+    assert text.count("nothing to check") == 2
+    figures = drawings(found, shown)
+    assert figures["predicted"].columns["label"] == [0, 1, -1]
+    assert sorted(figures["classes"].columns["label"]) == [-1, 0, 1, 2, 3]
+
+
+def test_classes_that_are_all_single_leave_the_page_to_the_whole_set():
+    found, shown = measured(torch.randn(3, 12), labels=torch.arange(3))
+    text = spoken(html_of(found, shown))
+    assert "The whole set, since its classes have a single distinct point each." in text
+    assert f"Navigation ends at t = {found.group(-1).end.value:.3f}" in text
+    each, shown = measured(torch.randn(3, 12), labels=torch.arange(3), classes=[0, 1, 2])
+    assert "predicted" not in drawings(each, shown)
+    assert "Nothing is predicted of a single distinct point" in spoken(html_of(each, shown))
+
+
+def test_fields_that_are_the_oracle_have_no_curve_and_are_named():
+    oracle = Oracle(open_store(torch.randn(1, 12)))
+    found = stages(oracle, times=12, pairs=4)
+    deep = look_deeper(oracle, found)
+    markup = deep_drawings(found, deep)["yardsticks"].svg()
+    assert "below 10⁻⁵ at all times: one Gaussian" in markup
+    assert "the oracle cannot be told from these simple fields: one Gaussian" in " ".join(
+        words.deep(deep)
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_a_page_of_any_scale_writes_times_that_mean_something(scale):
+    points = torch.randn(40, 12, generator=torch.Generator().manual_seed(6))
+    found, shown = measured(points * scale)
+    text = spoken(html_of(found, shown))
+    assert f"Navigation ends at t = {words.time(found.main.end.value)}:" in text
+    assert "e-0" in words.time(found.main.end.value)
+    pasted = text[text.index("LightningDiT sample:") :]
+    assert "timestep_shift: 0.0000" not in pasted
+    assert not re.search(r"cfg_interval_start: [01]\.0000 ", pasted)
+    assert not re.search(r"guidance-low 0\.0000 --guidance-high 0\.0000", pasted)
 
 
 def test_vectors_show_their_votes_as_bars(vectors):

@@ -25,6 +25,7 @@ from floracle.report.run_page import (
     write_run,
 )
 from floracle.run.errors import Mistake
+from floracle.run.records import write_record
 from floracle.training.config import Settings
 from floracle.training.evaluation import Look
 from floracle.training.making import network_for
@@ -131,7 +132,8 @@ def test_facts_are_those_of_the_run(folder):
     facts = run_page._facts(read_run(folder))
     assert facts["network"] == "LightningDiT-pico/4"
     assert facts["conditional targets from"] == "t = 0.500"
-    assert facts["held out"] == json.loads((folder / "run.json").read_text())["held_out"]
+    settings = json.loads((folder / "run.json").read_text())["settings"]
+    assert facts["held out"] == settings["held_out"]
     foreign = replace(read_run(folder), settings={"network": "Linear", "target": "oracle"})
     assert run_page._facts(foreign)["network"] == "Linear"
 
@@ -164,10 +166,15 @@ def test_runs_without_evaluations_or_errors_are_drawn(folder):
 
 def test_folders_that_are_no_run_are_told(tmp_path):
     assert not is_run(tmp_path)
-    (tmp_path / "run.json").write_text("[]")
-    with pytest.raises(Mistake, match="not what a training run writes"):
+    with pytest.raises(Mistake, match="is not the folder of a training run"):
         read_run(tmp_path)
-    (tmp_path / "run.json").write_text('{"images": 5}')
+    for content in ("[]", '{"images": 5}'):
+        (tmp_path / "run.json").write_text(content)
+        assert not is_run(tmp_path)
+        with pytest.raises(Mistake, match=r"is not a record that floracle wrote"):
+            read_run(tmp_path)
+    write_record(tmp_path / "run.json", "run", {"verb": "train", "settings": {"images": 5}})
+    assert is_run(tmp_path)
     with pytest.raises(Mistake, match="no line of progress yet"):
         read_run(tmp_path)
 

@@ -1,6 +1,9 @@
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from floracle.run import ending, exchange, processes
 from floracle.run.errors import Mistake
 from floracle.run.exchange import Lost, check_same, first_says, gathered, merged_over, parts_over
-from floracle.run.processes import ALONE, Group, joined, launched, share
+from floracle.run.processes import ALONE, Group, Heart, bounded, joined, launched, share
 from many import Started, in_threads
 
 
@@ -182,6 +185,78 @@ def test_a_link_that_breaks_is_one_clear_error(monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_gather", late)
     with pytest.raises(Lost, match="FLORACLE_TIMEOUT"):
         exchange.barrier(group)
+
+
+# hearts ----------------------------------------------------------------------------------------
+
+
+class Memory:
+    """A board of one process."""
+
+    def __init__(self):
+        self.values, self.answers = {}, threading.Event()
+        self.answers.set()
+
+    def set(self, key, value):
+        self.values[key] = value.encode()
+
+    def multi_get(self, keys):
+        self.answers.wait()
+        return [self.values[key] for key in keys]
+
+
+@pytest.fixture
+def hearts():
+    board = Memory()
+    several = [Heart(board, rank, 1.0, [0, 0, 0]) for rank in range(3)]  # pyright: ignore
+    for heart in several:
+        heart.beat()
+    for heart in several:
+        heart.start()
+    yield several
+    board.answers.set()
+    for heart in several:
+        heart.stopping.set()
+
+
+def within(seconds, fact):
+    until = time.monotonic() + seconds
+    while not fact() and time.monotonic() < until:
+        time.sleep(0.02)
+    return fact()
+
+
+def test_a_heart_that_stops_is_missed_by_the_others(hearts):
+    time.sleep(1.5)
+    assert hearts[0].silent_for(1) is None
+    hearts[2].stopping.set()
+    assert within(10, lambda: hearts[0].silent_for(1))
+    rank, seconds = hearts[0].silent_for(1)
+    assert (rank, hearts[1].silent_for(10)) == (2, None)
+    assert seconds >= 1
+
+
+def test_a_board_that_does_not_answer_is_told_from_a_process(hearts):
+    hearts[0].board.answers.clear()
+    time.sleep(0.5)
+    for _ in range(5):
+        assert hearts[0].silent_for(2) is None
+        hearts[0].look(0.5)
+    assert hearts[0].silent_for(2) == (None, 2)
+    hearts[0].board.answers.set()
+    assert within(10, lambda: hearts[0].look(0.5) or hearts[0].silent_for(1) is None)
+
+
+def test_calls_to_a_board_that_does_not_answer_end(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as board, socket.create_server(("", 0)) as other:
+        monkeypatch.setenv("MASTER_PORT", str(board.getsockname()[1]))
+        call = socket.create_connection(board.getsockname(), timeout=10)
+        apart = socket.create_connection(("127.0.0.1", other.getsockname()[1]), timeout=0.1)
+        with call, apart:
+            with bounded(0.2):
+                assert call.recv(1) == b""
+            with pytest.raises(TimeoutError):
+                apart.recv(1)
 
 
 # real processes --------------------------------------------------------------------------------

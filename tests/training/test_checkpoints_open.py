@@ -8,6 +8,7 @@ import torch
 from tiny import BLIND, SMALL, Linear, digits, network, trained
 
 import floracle
+from edits import resealed
 from floracle.run.errors import Mistake
 from floracle.training import checkpoint
 
@@ -42,13 +43,16 @@ def test_checkpoints_that_training_would_refuse_do_not_open_either(whole, tmp_pa
     about = checkpoint.latest(whole[0])[0].about
     path = tmp_path / "000000000480.safetensors"
     content, said = about.with_suffix(".safetensors").read_bytes(), json.loads(about.read_text())
-    for change, flipped, words in (
-        ({"format": 1}, 0, "of format 1"),
-        ({}, 1, "is damaged"),
-        ({"settings": {"network": {"depth": 1}}}, 0, "describes no network"),
+    for change, sealed, flipped, words in (
+        ({"format": 1}, {}, 0, "of format 1"),
+        ({}, {}, 1, "is damaged"),
+        ({"images": 160}, {}, 0, "is damaged"),
+        ({}, {"settings": {"network": {"depth": 1}}}, 0, "describes no network"),
     ):
         path.write_bytes(content[:-1] + bytes([content[-1] ^ flipped]))
         path.with_suffix(".json").write_text(json.dumps(said | change))
+        if sealed:
+            resealed(path.with_suffix(".json"), **sealed)
         with pytest.raises(Mistake, match=words):
             floracle.load_model(path)
     path.with_suffix(".json").write_text("{")

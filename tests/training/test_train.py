@@ -32,7 +32,7 @@ def test_it_learns_and_says_where_it_stands(whole):
     assert all(at.total == 480 and at.images_per_second > 0 for at in said)
     assert said[-1].left == 0
     assert [at.images for at in said if at.checkpoint] == [160, 320, 480]
-    lines = [line for line in read_log(out) if "loss" in line]
+    lines = [line for line in read_log(out).lines if "loss" in line]
     assert [line["images"] for line in lines] == [at.images for at in said]
     for line in lines:
         counts = line["by_t"]["counts"]
@@ -69,7 +69,7 @@ def test_the_same_again_answers_and_another_is_refused_with_its_differences(whol
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("chapter 1")
-    with pytest.raises(Mistake, match="something else than a run"):
+    with pytest.raises(Mistake, match=r"holds what no run of floracle train wrote \(thesis.tex\)"):
         trained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -84,7 +84,7 @@ def stopped_after(out, images, settings=SMALL, **more):
 
 def plain_lines(out):
     timed = {"seconds", "images_per_second"}
-    return [{k: v for k, v in line.items() if k not in timed} for line in read_log(out)]
+    return [{k: v for k, v in line.items() if k not in timed} for line in read_log(out).lines]
 
 
 @pytest.mark.parametrize("images", [128, 160, 256, 384, 480])
@@ -143,14 +143,14 @@ def test_a_truncated_checkpoint_is_named_and_the_one_before_it_taken(whole, tmp_
     assert "000000000320.safetensors is damaged" in said[0].notes[0]
     assert said[0].images == 256
     assert same(weights, whole[2])
-    notes = [line for line in read_log(tmp_path) if "note" in line]
+    notes = [line for line in read_log(tmp_path).lines if "note" in line]
     assert [note["images"] for note in notes] == [160]
 
 
 def test_lines_beyond_the_checkpoint_are_cut(whole, tmp_path):
     stopped_after(tmp_path, 256)
     log = tmp_path / "metrics.jsonl"
-    assert [line["images"] for line in read_log(tmp_path)] == [128, 160, 256]
+    assert [line["images"] for line in read_log(tmp_path).lines] == [128, 160, 256]
     log.write_text(log.read_text() + '{"images": 288, "lo')
     trained(tmp_path)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -247,7 +247,7 @@ def test_evaluations_tell_the_oracle_loss_with_errors_and_held_out_loss(tmp_path
     assert floracle.run.results.provenance()["floracle"] == kept.provenance["floracle"]
     shown = (tmp_path / "evaluations/000000000160.png").read_bytes()
     assert shown.startswith(b"\x89PNG")
-    line = [line for line in read_log(tmp_path) if "evaluation" in line][-1]["evaluation"]
+    line = [line for line in read_log(tmp_path).lines if "evaluation" in line][-1]["evaluation"]
     assert line["oracle"] == told["oracle"]
 
 

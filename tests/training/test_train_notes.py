@@ -10,6 +10,7 @@ from tiny import BLIND, SMALL, digits, network, trained
 from torch import nn
 
 import floracle
+from edits import resealed
 from floracle.run.errors import Mistake
 from floracle.run.processes import ALONE, LAUNCHED
 from floracle.training.batches import Making
@@ -30,6 +31,7 @@ import sys
 import torch
 from torch import nn
 import floracle
+from edits import resealed
 from floracle.run.processes import joined
 from floracle.training.evaluation import Look
 
@@ -82,7 +84,7 @@ def test_a_cosine_loss_on_averaged_targets_is_noted_once(tmp_path):
     at = first_of(tmp_path, replace(SHORT, cosine=1.0, target="bank"))
     assert "the cosine loss is not linear in its target" in at.notes[0]
     first_of(tmp_path, replace(SHORT, cosine=1.0, target="bank"))
-    assert len([line for line in read_log(tmp_path) if "note" in line]) == 1
+    assert len([line for line in read_log(tmp_path).lines if "note" in line]) == 1
     assert not first_of(tmp_path / "plain", replace(SHORT, cosine=1.0)).notes
 
 
@@ -105,10 +107,10 @@ def test_going_on_elsewhere_is_noted(tmp_path):
         pass
     run.close()
     about = tmp_path / "checkpoints/000000000064.json"
-    said = json.loads(about.read_text())
-    assert said["facts"]["machine"]["torch"] == torch.__version__
-    said["facts"]["machine"] |= {"device": "cuda", "threads": 96}
-    about.write_text(json.dumps(said))
+    facts = json.loads(about.read_text())["facts"]
+    assert facts["machine"]["torch"] == torch.__version__
+    facts["machine"] |= {"device": "cuda", "threads": 96}
+    resealed(about, facts=facts)
     (note,) = first_of(tmp_path).notes
     assert "device: 'cuda' there, 'cpu' asked" in note
     assert "threads: 96 there" in note
@@ -143,7 +145,7 @@ def test_processes_that_have_not_joined_are_refused(tmp_path, monkeypatch):
 def test_losses_by_time_of_unlabelled_data_are_logged(tmp_path):
     data = floracle.open_store(digits().take(torch.arange(500)))
     trained(tmp_path, SHORT, data=data, net=network(0))
-    lines = [line for line in read_log(tmp_path) if "loss" in line]
+    lines = [line for line in read_log(tmp_path).lines if "loss" in line]
     assert [sum(line["by_t"]["counts"]) for line in lines] == [64, 64]
     assert all(line["by_t"]["navigation"][0] is not None for line in lines)
 

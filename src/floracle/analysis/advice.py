@@ -28,14 +28,22 @@ class Advice(NamedTuple):
 
 def advise(stages: Stages) -> tuple[Advice, ...]:
     """Shift, steps in navigation and a guidance interval to start a search from."""
-    group = stages.main
-    end = group.end.value
+    end = stages.main.end.value
     if end is None:
         return (
             Advice(
                 "none yet",
                 "merge near-duplicates first",
                 "navigation does not end: some samples never win against their near-duplicates",
+            ),
+        )
+    if end == 0:
+        return (
+            Advice(
+                "none needed",
+                "uniform steps",
+                "navigation has ended at t = 0: one training point has all the weight from the"
+                " start, so that no steps are needed to choose it",
             ),
         )
     transition = min(LAG * end, (1 + end) / 2)
@@ -53,14 +61,15 @@ def _shift(end: float, transition: float) -> Advice:
         return Advice(
             "timestep shift",
             "1 (uniform steps)",
-            f"the oracle's navigation ends at t = {end:.2f}, so a model's lasts to about "
-            f"{transition:.2f} and uniform steps already give it more than a third",
+            f"the oracle's navigation ends at t = {short(end)}, so a model's lasts to about "
+            f"{short(transition)} and uniform steps already give it more than a third",
         )
     return Advice(
         "timestep shift",
-        f"{shift:.2f} (SD3 and Flux notation: {1 / shift:.2f})",
-        f"puts {SHARE:.0%} of the steps before t = {transition:.2f}, where a model's navigation "
-        f"is expected to end (the oracle's ends at {end:.2f}); best share in the paper's Table 2",
+        f"{short(shift)} (SD3 and Flux notation: {short(1 / shift)})",
+        f"puts {SHARE:.0%} of the steps before t = {short(transition)}, where a model's "
+        f"navigation is expected to end (the oracle's ends at {short(end)}); best share in the "
+        "paper's Table 2",
     )
 
 
@@ -69,7 +78,7 @@ def _share(transition: float) -> Advice:
     return Advice(
         "steps in navigation",
         f"{share:.0%}",
-        f"the share of steps that start before t = {transition:.2f} with that shift",
+        f"the share of steps that start before t = {short(transition)} with that shift",
     )
 
 
@@ -77,7 +86,14 @@ def _guidance(end: float) -> Advice:
     low, high = end, (1 + end) / 2
     return Advice(
         "guidance interval",
-        f"search from [{low:.2f}, {high:.2f}]",
+        f"search from [{short(low)}, {short(high)}]",
         "from the end of navigation to the middle of refinement: guidance in navigation disturbs "
         "layouts, late guidance does little (the paper's Table 3 is best at [.1, .6], end .1)",
     )
+
+
+def short(value: float) -> str:
+    """Two decimals, or two digits of what these would round to 0 or to 1."""
+    if 0 < value < 0.01:
+        return f"{value:.2g}"
+    return f"1 − {1 - value:.2g}" if 0 < 1 - value < 0.005 else f"{value:.2f}"

@@ -22,7 +22,7 @@ from floracle.run.errors import Mistake
 from floracle.sampling.grid import share_of_steps
 from floracle.sampling.presets import preset_grid
 
-from .advice import LAG, shift_for
+from .advice import LAG, shift_for, short
 from .groups import Stages
 
 MOST_STEPS = 5000
@@ -55,9 +55,9 @@ class Recommended(NamedTuple):
 
 
 def recommended(stages: Stages) -> Recommended | None:
-    """What `advise` recommends, as numbers; None where navigation does not end."""
+    """What `advise` recommends, as numbers; None where navigation does not end, or begin."""
     end = stages.main.end.value
-    if end is None:
+    if not end:
         return None
     transition = min(LAG * end, (1 + end) / 2)
     return Recommended(min(1.0, shift_for(transition)), transition, end, (1 + end) / 2)
@@ -66,7 +66,7 @@ def recommended(stages: Stages) -> Recommended | None:
 def arguments(stages: Stages, *, steps: int = 50) -> tuple[Arguments, ...]:
     """The advice in the notation of each tool that was told to take so many steps.
 
-    Empty where there is no advice, because navigation does not end.
+    Empty where there is no advice, because navigation does not end, or has ended at t = 0.
     """
     if not 2 <= steps <= MOST_STEPS:
         raise Mistake(f"arguments are for 2 to {MOST_STEPS} steps, got {steps}")
@@ -82,9 +82,9 @@ def _lightningdit(advice: Recommended, steps: int) -> Arguments:
     return Arguments(
         "LightningDiT",
         f"sample:\n  num_sampling_steps: {steps}  # {_in_navigation(preset.grid, advice)}\n"
-        f"  timestep_shift: {advice.shift:.4f}\n"
-        f"  cfg_interval_start: {advice.low:.4f}",
-        f"the interval has no upper end (t = {advice.high:.2f} is advised); {FIRST_CHANNELS};"
+        f"  timestep_shift: {digits(advice.shift)}\n"
+        f"  cfg_interval_start: {digits(advice.low)}",
+        f"the interval has no upper end (t = {short(advice.high)} is advised); {FIRST_CHANNELS};"
         " demo sampling sets both to 0",
         {"timestep_shift": advice.shift, "cfg_interval_start": advice.low},
     )
@@ -92,7 +92,7 @@ def _lightningdit(advice: Recommended, steps: int) -> Arguments:
 
 def _sit(advice: Recommended, steps: int) -> Arguments:
     preset = preset_grid("lightningdit", steps, shift=advice.shift)  # SiT's grid with that line
-    s = f"{advice.shift:.4f}"
+    s = digits(advice.shift)
     return Arguments(
         "SiT",
         f"# transport/integrators.py, class ode, after self.t = th.linspace(…);"
@@ -109,7 +109,8 @@ def _repa(advice: Recommended, steps: int) -> Arguments:
     preset = preset_grid("repa", steps)
     return Arguments(
         "REPA",
-        f"--num-steps {steps} --mode ode --guidance-low {low:.4f} --guidance-high {high:.4f}",
+        f"--num-steps {steps} --mode ode --guidance-low {digits(low)}"
+        f" --guidance-high {digits(high)}",
         f"REPA has no shift ({_in_navigation(preset.grid, advice)}); its interval is closed and in"
         " s = 1 − t, and does nothing unless --cfg-scale is above 1",
         {"guidance_low": low, "guidance_high": high},
@@ -121,7 +122,7 @@ def _rae(advice: Recommended, steps: int) -> Arguments:
     preset = preset_grid("rae", steps)
     return Arguments(
         "RAE",
-        f"guidance:\n  t_min: {low:.4f}\n  t_max: {high:.4f}",
+        f"guidance:\n  t_min: {digits(low)}\n  t_max: {digits(high)}",
         "write t_min and t_max: src/sample.py silently ignores the t-min and t-max of RAE's own"
         " files; both are in s = 1 − t; the shift √(dims / 4096) was also trained with,"
         f" so it stays ({_in_navigation(preset.grid, advice)} with 196608 dims)",
@@ -131,7 +132,7 @@ def _rae(advice: Recommended, steps: int) -> Arguments:
 
 def _sd3(advice: Recommended, steps: int) -> Arguments:
     k = Shift(advice.shift).k
-    line = f"scheduler = FlowMatchEulerDiscreteScheduler(shift={k:.4f})"
+    line = f"scheduler = FlowMatchEulerDiscreteScheduler(shift={digits(k)})"
     caveat = (
         "start and stop are shares of the steps and hold for this shift and number of steps only;"
         " the guider is that of modular pipelines; the last σ is shifted twice (#13243)"
@@ -142,7 +143,8 @@ def _sd3(advice: Recommended, steps: int) -> Arguments:
 def _flux(advice: Recommended, steps: int) -> Arguments:
     k = Shift(advice.shift).k
     line = (
-        f"scheduler = FlowMatchEulerDiscreteScheduler(shift={k:.4f}, use_dynamic_shifting=False)"
+        f"scheduler = FlowMatchEulerDiscreteScheduler(shift={digits(k)},"
+        " use_dynamic_shifting=False)"
     )
     caveat = (
         "with use_dynamic_shifting, as Flux.1-dev ships, shift is ignored and mu rules; the"
@@ -182,7 +184,7 @@ def _edm2(advice: Recommended, _: int) -> Arguments:
         values |= {"first": chosen[0], "last": chosen[1]}
     return Arguments(
         "EDM2",
-        f"guidance for σ in ({low:.4f}, {high:.4f}]{option}",
+        f"guidance for σ in ({digits(low)}, {digits(high)}]{option}",
         "σ is that of EDM2's own latents, whose deviation is ½; the option is that of the authors"
         " of guidance intervals (kynkaat/guidance-interval), it counts steps from 0, both ends"
         f" included, of EDM's {EDM_STEPS}, whose grid has no shift",
@@ -203,6 +205,12 @@ def edm_sigmas() -> Tensor:
     return (first + ramp * (last - first)) ** EDM_BEND
 
 
+def digits(value: float) -> str:
+    """Four decimals to paste; more digits of what these would round to 0 or to 1."""
+    fixed = f"{value:.4f}"
+    return f"{value:.10g}" if float(fixed) in (0.0, 1.0) and float(fixed) != value else fixed
+
+
 def _turned(advice: Recommended, name: str) -> tuple[float, float]:
     """The guidance interval on a clock that runs towards noise."""
     clock = TIMES[name]
@@ -221,4 +229,4 @@ def _in_navigation(grid: Tensor, advice: Recommended) -> str:
     """How many steps of a grid start in a model's navigation."""
     steps = len(grid) - 1
     count = round(share_of_steps(grid, advice.transition) * steps)
-    return f"{count} of {steps} steps start before t = {advice.transition:.2f}"
+    return f"{count} of {steps} steps start before t = {short(advice.transition)}"

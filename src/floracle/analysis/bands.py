@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.core.source import NO_LABEL
+from floracle.core.source import NO_LABEL, Source
 from floracle.core.spectrum import moments
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import Mistake
@@ -97,6 +97,16 @@ class Settled:
     """Where half of each band is explained."""
     shares: tuple[float, ...]
     """The share of each band in the variance of the data."""
+
+
+def varies_in_bands(source: Source, *, pairs: int, label: int, seed: int) -> bool:
+    """Whether the pairs that `settled_by_band` draws are pictures that vary in all its bands."""
+    shape = source.shape
+    if len(shape) != 3 or max(shape[1:]) < 4:
+        return False
+    drawn = forward_pairs(source, pairs, label=label, seed=seed)
+    centre = moments(source, label).mean.reshape(shape)
+    return bool((radial_bands(shape).energies(drawn.data - centre).sum(0) > 0).all())
 
 
 @torch.no_grad()

@@ -59,8 +59,8 @@ class Space:
 
     @property
     def effective_dims(self) -> float | None:
-        """(Σλ)² / Σλ²: how many equal directions would spread the same."""
-        if self.spectrum is None:
+        """(Σλ)² / Σλ²: how many equal directions would spread the same; None of one point."""
+        if self.spectrum is None or not self.spectrum.any():
             return None
         return float(self.spectrum.sum() ** 2 / self.spectrum.square().sum())
 
@@ -85,8 +85,13 @@ class Space:
 
 
 def factors(first: Space, other: Space) -> Factors | None:
-    """Why the predicted collapse of another space lies elsewhere; None without their spectra."""
+    """Why the predicted collapse of another space lies elsewhere; None without their spectra.
+
+    A single point has none: its spectrum is zero, and its collapse at r = 0.
+    """
     if first.spectrum is None or other.spectrum is None:
+        return None
+    if not (first.spectrum.any() and other.spectrum.any()):
         return None
     ours = first.stages.group(first.typical).knowable
     variance = first.variance

@@ -1,40 +1,84 @@
 """What a stages run will take: bytes to read, operations, memory, seconds, before it is run.
 
-Three speeds are measured here and now, in some hundredths of a second: of a float32 product, of
-turning stored values into float32, and of following weights through time.
+Speeds are measured here and now, in some hundredths of a second each, of the code that a run
+spends its time in: a float32 product, a pass that takes moments, weights followed through time,
+noise, memory that was not used before, and points that are read from where they are stored. What
+is multiplied with them are counts of operations and of passes over values.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from floracle.core.source import NO_LABEL, classes, prepared
+from floracle.core.seeds import generator, noise
+from floracle.core.source import Block
+from floracle.core.spectrum import GRAM_BYTES, PASS_BYTES, Moments
 from floracle.data.store import Store
-from floracle.oracle.posterior import weights_of
-from floracle.run.budget import memory_budget
+from floracle.oracle.course import Rows, course
 
-from .stages import NOISE
+from . import deep
+from .held_out import held_out_pairs
+from .memory_needs import LEADERS, QUERIES, Need, Run, needs
 
-PAIRS, TIMES = 512, 50
-"""What a stages run measures by default."""
-PRODUCT = 768
-"""The size of the product that tells how fast this machine is."""
-VALUES = 2**21
-"""How many values are converted for the same purpose."""
-FOLLOWED = 0.35
-"""Of all times, the share at which (nearly) every atom is still followed."""
-EIGENVALUES = 8.0
+PROGRAM = 380 * 2**20
+"""Bytes of the program itself: torch, and what pages are drawn with."""
+ALLOCATOR, KEPT = 20, 2**25
+"""Float64 vectors of D numbers that the allocator keeps for the next phase, unless they are longer
+than these bytes: then they go back at once."""
+START, DRAWING = 2.5, 2.0
+"""Seconds until the program has started, and of a page; neither depends on the data."""
+CLASS, CLASS_PAIR, CLASS_DRAWN = 9e-3, 12e-6, 3e-3
+"""Seconds of the many small calls that a class takes until it is saved, of each of its pairs, and
+of its rows in tables and figures."""
+EIGENVALUES = 12.0
 """Operations on n³ of an eigendecomposition, as slow as they are beside a product's."""
-EACH = 0.008
-"""Seconds of bookkeeping a class."""
-LONG_ENOUGH = 0.1
+NORMS = 0.6
+"""What norms take beside moments."""
+WIDE = 2.0
+"""How much longer float64 takes than float32."""
+MERGED, CACHED = 10.0, 2**22
+"""Vectors of D numbers that merging the moments of two blocks takes; up to so many bytes each …"""
+IN_CACHE = 6.0
+"""… they are in cache, and written so many times as fast as to memory that was not used before."""
+PAIR_VALUES, CLASS_VALUES = 6.0, 10.0
+"""Fresh values (`Speeds.fresh`) for each coordinate of a pair; and for each class that is told
+apart, at each time of a pair and for every `ATOMS` atoms."""
+ATOMS = 4096
+"""Atoms of a block at most."""
+WEIGHT_VALUES, MEAN_VALUES, GATHERED = 4.0, 2.0, 0.1
+"""Fresh values for each weight of a held-out pair, for each coordinate of its mean at each time,
+and for each coordinate of an atom at each time: the share of those that are picked out."""
+QUERY_VALUES, LEADER_VALUES, LOGIT_VALUES = 90.0, 3.7, 4.0
+"""Fresh values for each coordinate of a query and of a leader put right, and for each logit."""
+QUERY_CALLS = 0.01
+"""Seconds of the many small calls that a batch of queries takes."""
+PATCH_VALUES = 5.0
+"""Fresh values for each atom, pixel and query of a patch-local oracle."""
+LONG_ENOUGH = 0.06
 """Seconds that are spent on measuring each speed."""
-BASE = 3 * 2**27
-"""Bytes of the program itself."""
+
+
+class Speeds(NamedTuple):
+    """What this machine does in a second."""
+
+    product: float
+    """Operations of a float32 product."""
+    moments: float
+    """Values of points of which moments are taken."""
+    weights: float
+    """Weights that are followed through time."""
+    noise: float
+    """Values of noise that are drawn."""
+    fresh: float
+    """Float64 values that are written to memory that was not used before."""
+    reading: float
+    """Values of points that are read from where they are stored; infinite where they are held."""
 
 
 @dataclass(frozen=True)
@@ -42,99 +86,241 @@ class Cost:
     """What a stages run would take."""
 
     seconds: float
+    """Of all but opening the data."""
     memory: int
-    """Bytes at the peak, within the budget."""
+    """Bytes at the peak."""
     operations: float
     """Of products and eigenvalues."""
     read: int
     """Bytes of points that are read from their files."""
     classes: int
     """Groups that are measured, the whole set among them."""
+    phases: dict[str, float]
+    """Seconds by phase."""
+
+
+def cost(run: Run) -> Cost:
+    """The time and memory of a stages run."""
+    work, every = _Work(run, speeds_of(run.store)), list(needs(run))
+    phases = {name: float(seconds) for name, seconds in work.phases().items()}
+    kept = ALLOCATOR * 8 * run.dims if 8 * run.dims <= KEPT else 0
+    read = float((work.passes * run.points).sum()) * run.dims * run.store.dtype.itemsize
+    return Cost(
+        seconds=sum(phases.values()),
+        memory=PROGRAM + run.held + kept + _peak(every),
+        operations=float((work.products + work.spectra).sum()),
+        read=0 if run.store.resident else int(read),
+        classes=len(run.labels),
+        phases=phases,
+    )
+
+
+def _peak(every: list[Need]) -> int:
+    """Bytes at the peak: what is known of classes is there while others are worked on."""
+    return max(need.size + need.stays for need in every)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What one class asks for."""
+    """What there is to do for each label; float64 [C]."""
 
-    points: int
-    products: float
-    weights: float
-    spectra: float
-    passes: int
+    run: Run
+    speeds: Speeds
+
+    def phases(self) -> dict[str, Tensor | float]:
+        """Seconds of each phase."""
+        run, count = self.run, len(self.run.labels)
+        found: dict[str, Tensor | float] = {
+            "start-up": START,
+            "spectra": self._spectra_seconds().sum(),
+            "pairs": self._pair_seconds().sum() + count * (CLASS + CLASS_PAIR * run.pairs),
+        }
+        if run.held_out is not None:
+            found["held-out pairs"] = self._held_out_seconds().sum()
+        found["examples"] = self._example_seconds()
+        if run.deep:
+            found["deep"] = self._deep_seconds()
+        return found | {"drawing": DRAWING + CLASS_DRAWN * count}
+
+    @property
+    def values(self) -> Tensor:
+        """Coordinates of all atoms."""
+        return self.run.points * self.run.dims
+
+    @property
+    def products(self) -> Tensor:
+        """Operations of the products of pairs with all atoms."""
+        return 2.0 * 2 * self.run.pairs * self.values
+
+    @property
+    def spectra(self) -> Tensor:
+        """Operations of covariances, or of inner products, and of eigenvalues."""
+        small = self.run.points.clamp(max=self.run.dims)
+        products = 2 * self.values * small
+        if self.run.summed:
+            products[-1] = 0.0
+        return self.run.measured * (products + EIGENVALUES * small**3)
+
+    @property
+    def held(self) -> Tensor:
+        """Whether the oracle, or the data, holds the points of a class while it is worked on."""
+        fits = 4 * self.values <= self.run.oracle
+        return fits | self.run.store.resident
+
+    @property
+    def passes(self) -> Tensor:
+        """How often the points of a class are read from where they are stored."""
+        return self._spectrum_passes + self._pair_passes
+
+    @property
+    def _spectrum_passes(self) -> Tensor:
+        blocks = (self.run.points / max(1, GRAM_BYTES // (4 * self.run.dims))).ceil()
+        gram = self.run.points <= self.run.dims
+        return self.run.measured * (1 + torch.where(gram, (blocks + 1) / 2, 1))
+
+    @property
+    def _pair_passes(self) -> Tensor:
+        batches = (self.run.pairs / self.run.together).ceil()
+        return (0 if self.run.known else 2) + torch.where(self.held, 1, batches)
+
+    @property
+    def _moments(self) -> Tensor:
+        """Seconds of one pass for moments: of blocks, and of merging them."""
+        run, row = self.run, 8 * self.run.dims
+        blocks = (run.points / max(1, PASS_BYTES // row)).ceil()
+        faster = IN_CACHE if row <= CACHED else 1.0
+        merging = MERGED * blocks * run.dims / (self.speeds.fresh * faster)
+        return self.values / self.speeds.moments + merging
+
+    def _spectra_seconds(self) -> Tensor:
+        read = self._spectrum_passes * self.values / self.speeds.reading
+        weighted = self._moments + self.values / self.speeds.fresh
+        return self.spectra / self.speeds.product + self.run.measured * weighted + read
+
+    def _pair_seconds(self) -> Tensor:
+        """The class made ready, pairs, and their weights at all times."""
+        run, speeds = self.run, self.speeds
+        read = self._pair_passes * self.values / speeds.reading
+        ready = 0 if run.known else self._moments + NORMS * self.values / speeds.moments
+        drawn = run.pairs * run.dims * (1 / speeds.noise + PAIR_VALUES / speeds.fresh)
+        followed = 2 * run.pairs * run.times * run.points / speeds.weights
+        apart = 2 * run.pairs * run.times * run.kinds_by_label * (run.points / ATOMS).ceil()
+        told = CLASS_VALUES * apart / speeds.fresh
+        return read + ready + drawn + self.products / speeds.product + followed + told
+
+    def _held_out_seconds(self) -> Tensor:
+        """Products in float64, and at every time weights and a mean over all atoms with weight."""
+        run, speeds = self.run, self.speeds
+        count = held_out_pairs(run.pairs, run.dims)
+        products = WIDE * 2 * 2 * count * self.values / speeds.product
+        weights = WEIGHT_VALUES * count * run.times * run.points
+        means = run.times * (MEAN_VALUES * count * run.dims + GATHERED * self.values)
+        written = (weights + means + self.values) / speeds.fresh
+        means = 2 * count * run.times / 2 * self.values / speeds.product  # half in navigation
+        read = torch.where(self.held, 0, 1 + run.times) * self.values / speeds.reading
+        return products + written + means + read + CLASS_PAIR * count
+
+    def _example_seconds(self) -> Tensor:
+        """Of a few pairs of typical classes, and the spectrum of one of them once more."""
+        label = int(self.run.points.argsort()[len(self.run.points) // 2])
+        return self._spectra_seconds()[label] + self._query_seconds(label, QUERIES, batches=4)
+
+    def _query_seconds(self, label: int, count: int, *, batches: int) -> Tensor:
+        run, speeds = self.run, self.speeds
+        leaders = run.points[label].clamp(max=LEADERS)
+        own = QUERY_VALUES + LEADER_VALUES * leaders
+        read = 0 if self.held[label] else batches + count * leaders / run.points[label]
+        written = count * (run.dims * own + LOGIT_VALUES * run.points[label])
+        return (
+            2 * 2 * count * self.values[label] / speeds.product
+            + written / speeds.fresh
+            + read * self.values[label] / speeds.reading
+            + QUERY_CALLS * batches
+        )
+
+    def _deep_seconds(self) -> Tensor:
+        """Queries of the whole set, or of a class, along trajectories; and simpler fields."""
+        run = self.run
+        label = int(run.points.argmax())
+        batches = 2 * deep.TIMES + deep.STEPS
+        queries = 2 * deep.TIMES * deep.PAIRS + deep.STEPS * deep.SEEDS
+        return self._query_seconds(label, queries, batches=batches) + self._field_seconds(label)
+
+    def _field_seconds(self, label: int) -> Tensor:
+        """Gaussians and patch-local oracles, at the pairs and times where they are compared."""
+        run, asked, seconds = self.run, deep.PAIRS * deep.TIMES, torch.zeros(()).double()
+        if run.dims <= deep.LARGEST:
+            small = run.points.clamp(max=run.dims)
+            fits = 2 * self.values * small + 4 * EIGENVALUES * small**3
+            asking = 8 * asked * run.dims * small
+            seconds += WIDE * (fits + asking).sum() / self.speeds.product
+        shape = run.store.shape
+        work = asked * run.points[label] * run.dims / shape[0] * len(deep.PATCHES)
+        if len(shape) == 3 and work <= deep.AFFORDABLE:
+            seconds += work * shape[0] * PATCH_VALUES / self.speeds.fresh
+        return seconds
 
 
-def cost(
-    store: Store,
-    *,
-    pairs: int = PAIRS,
-    times: int = TIMES,
-    labels: Sequence[int] | None = None,
-    memory: int | str | None = None,
-) -> Cost:
-    """The time and memory of a stages run over these classes (all of them, and the whole set)."""
-    known = classes(store)
-    if labels is None:
-        labels = [*known, NO_LABEL] if len(known) > 1 else [NO_LABEL]
-    dims, budget = torch.Size(store.shape).numel(), memory_budget(memory)
-    work = [_work(store, label, dims, pairs, times, budget) for label in labels]
-    read = sum(one.passes * one.points for one in work) * dims * store.dtype.itemsize
-    operations = sum(one.products + one.spectra for one in work)
-    values = 0 if store.resident else sum(one.passes * one.points for one in work) * dims
-    seconds = operations / _product_speed() + EACH * len(labels)
-    seconds += sum(one.weights for one in work) / _weight_speed() + values / _conversion_speed()
-    largest = max(one.points for one in work)
-    held = 4 * len(store) * dims if store.resident else min(4 * largest * dims, budget // 2)
-    curves = 2 * pairs * times * 8 * 10 + min(NOISE * pairs * dims, budget // 4)
-    small = max((min(one.points, dims) for one in work if one.spectra), default=0)
-    peak = BASE + held + curves + 24 * small**2
-    return Cost(seconds, int(peak), operations, 0 if store.resident else read, len(labels))
-
-
-def _work(store: Store, label: int, dims: int, pairs: int, times: int, budget: int) -> _Work:
-    points, beforehand = len(store.atoms(label).rows), prepared(store, label)
-    small = min(points, dims)
-    taken = beforehand is None or beforehand.spectrum is None
-    spectra = 2.0 * points * dims * small + EIGENVALUES * small**3 if taken else 0.0
-    return _Work(
-        points,
-        2.0 * 2 * pairs * points * dims,
-        2.0 * pairs * times * points * FOLLOWED,
-        spectra,
-        passes=1 + 2 * (beforehand is None) + 2 * taken,
+def speeds_of(store: Store) -> Speeds:
+    """How fast this machine is now."""
+    return Speeds(
+        _product_speed(),
+        _moment_speed(),
+        _weight_speed(),
+        _noise_speed(),
+        _fresh_speed(),
+        _reading_speed(store),
     )
 
 
-def _product_speed() -> float:
-    """Operations a second of a float32 product on this machine."""
-    a = torch.ones(PRODUCT, PRODUCT)
+def _product_speed(side: int = 768) -> float:
+    a = torch.ones(side, side)
     product = torch.empty_like(a)
-    return 2 * PRODUCT**3 / _fastest(lambda: torch.mm(a, a, out=product))
+    return 2 * side**3 / _fastest(lambda: torch.mm(a, a, out=product))
 
 
-def _conversion_speed() -> float:
-    """Values a second turned from float16 into float32."""
-    stored, points = torch.ones(VALUES, dtype=torch.float16), torch.empty(VALUES)
-    return VALUES / _fastest(lambda: points.copy_(stored))
+def _moment_speed() -> float:
+    rows = PASS_BYTES // (8 * 1024)
+    weights = torch.full((rows,), 1 / rows, dtype=torch.float64)
+    block = Block(torch.arange(rows), weights, torch.ones(rows, 1024))
+    return block.points.numel() / _fastest(lambda: Moments.of_block(block))
 
 
-def _weight_speed() -> float:
-    """Weights a second that are followed at one time."""
-    pull, half = torch.rand(64, 2048), torch.rand(64, 2048)
+def _weight_speed(pairs: int = 64, atoms: int = 2048, times: int = 50, dims: int = 16) -> float:
+    """Of pairs of a Gaussian cloud, from noise to long past the end of navigation."""
+    points = torch.randn(atoms, dims, generator=generator(0))
+    fresh = torch.randn(pairs, dims, generator=generator(1))
+    norms, own = points.square().sum(1) / 2, points[:pairs]
+    half = (norms + norms[:pairs, None] - own @ points.T).clamp(min=0)
+    pull = fresh @ points.T - torch.linalg.vecdot(fresh, own)[:, None]
+    rows = Rows(torch.stack([pull, half, norms - norms[:pairs, None]]), None)
+    ratio = torch.expm1(torch.linspace(0, 4, times, dtype=torch.float64)).sqrt()
+    near, none = half.amin(1), torch.full((pairs,), -1)
+    followed = _fastest(lambda: course(rows, near, none, ratio, mirrored=True, classes=0))
+    return 2 * pairs * times * atoms / followed
 
-    def follow() -> None:
-        logits = torch.mul(pull, 3.0).addcmul_(half, half, value=-9.0)
-        alive, peak = logits > -1, logits.amax(1)
-        weights = weights_of(logits.sub_(peak[:, None]))
-        sums = [torch.linalg.vecdot(weights, of) for of in (pull, half, logits, weights)]
-        torch.stack([weights.sum(1), alive.sum(1), *sums])
 
-    return pull.numel() / _fastest(follow)
+def _noise_speed(count: int = 8, dims: int = 2**15) -> float:
+    return count * dims / _fastest(lambda: noise(range(count), (dims,)))
 
 
-def _fastest(run: Callable[[], object]) -> float:
+def _fresh_speed(count: int = 2**23) -> float:
+    return count / _fastest(lambda: torch.empty(count, dtype=torch.float64).fill_(1.0))
+
+
+def _reading_speed(store: Store, values: int = 2**20) -> float:
+    """From a few rows one after the other."""
+    if store.resident:
+        return float("inf")
+    dims = torch.Size(store.shape).numel()
+    rows = torch.arange(max(1, min(len(store), values // dims)))
+    return len(rows) * dims / _fastest(lambda: store.take(rows), least=1)
+
+
+def _fastest(run: Callable[[], object], *, least: int = 3) -> float:
     """The shortest of several runs, in seconds; on a busy machine most of them are disturbed."""
     seconds: list[float] = []
-    while len(seconds) < 4 or (sum(seconds) < LONG_ENOUGH and len(seconds) < 50):
+    while len(seconds) < least or (sum(seconds) < LONG_ENOUGH and len(seconds) < 50):
         started = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - started)

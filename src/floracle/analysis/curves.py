@@ -14,6 +14,8 @@ from torch import Tensor
 from floracle.core.seeds import generator
 
 RESAMPLES = 400
+RESAMPLED_BYTES = 2**26
+"""The size of a few resamples on the way to their means."""
 COVERED = 0.95
 ENOUGH = 64
 """Pairs from which a control is worth more than the noise of its slope."""
@@ -87,11 +89,15 @@ def controlled(values: Tensor, control: Tensor) -> Tensor:
 
 def resampled(values: Tensor, seed: int) -> Tensor:
     """Bootstrap means [RESAMPLES, T] of values of pairs [p, T]."""
-    pairs = len(values)
-    drawn = torch.randint(pairs, (RESAMPLES, pairs), generator=generator(seed))
-    counts = torch.zeros(RESAMPLES, pairs, dtype=torch.float64)
-    counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
-    return counts @ values / pairs
+    pairs, source = len(values), generator(seed)
+    one = torch.ones(1, 1, dtype=torch.float64)
+    means: list[Tensor] = []
+    for some in torch.arange(RESAMPLES).split(max(1, RESAMPLED_BYTES // (16 * pairs))):
+        drawn = torch.randint(pairs, (len(some), pairs), generator=source)
+        counts = torch.zeros(len(some), pairs, dtype=torch.float64)
+        counts.scatter_add_(1, drawn, one.expand_as(drawn))
+        means.append(counts @ values / pairs)
+    return torch.cat(means)
 
 
 def crossing(times: Tensor, values: Tensor, level: float | Tensor) -> Tensor:

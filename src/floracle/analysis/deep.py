@@ -21,7 +21,7 @@ from floracle.run.errors import Mistake
 from floracle.run.results import Results
 from floracle.sampling.grid import time_grid
 
-from .bands import Settled, radial_bands, settled_by_band
+from .bands import Settled, radial_bands, settled_by_band, varies_in_bands
 from .curves import Curve, Estimate, Landmark
 from .gaussians import class_gaussians, gaussian_field
 from .groups import Stages
@@ -46,7 +46,7 @@ class Deep:
     distances: Distances | None
     followed: Followed
     settled: Settled | None
-    """None where points are no pictures or latents [C, H, W]."""
+    """None where points are no pictures or latents [C, H, W] that vary in every band."""
 
     def to_results(self) -> Results:
         """As values and arrays."""
@@ -72,20 +72,23 @@ class Deep:
 
 
 def look_deeper(oracle: Oracle, stages: Stages, *, seed: int = 0) -> Deep:
-    """Measure yardsticks, trajectories and bands of the whole set, or of the only class."""
-    label = NO_LABEL if any(g.label == NO_LABEL for g in stages.groups) else stages.groups[0].label
-    shape = tuple(oracle.data.shape)
+    """Measure yardsticks, trajectories and bands of the whole set, or else of a typical class.
+
+    Both are of those that were measured, so that figures can show their landmarks.
+    """
+    whole = any(group.label == NO_LABEL for group in stages.groups)
+    label = NO_LABEL if whole else stages.typical.label
     times = _spread(stages)
     fields = _fields(oracle, label)
     return Deep(
         label,
-        shape,
+        tuple(oracle.data.shape),
         distances(oracle, fields, times=times, pairs=PAIRS, label=label, seed=seed)
         if fields
         else None,
         followed(oracle, range(seed, seed + SEEDS), time_grid(STEPS), label),
         settled_by_band(oracle, times=times, pairs=PAIRS, label=label, seed=seed)
-        if len(shape) == 3 and max(shape[1:]) >= 4
+        if varies_in_bands(oracle.data, pairs=PAIRS, label=label, seed=seed)
         else None,
     )
 
@@ -140,9 +143,9 @@ def _fields(oracle: Oracle, label: int) -> dict[str, VelocityField]:
 
 
 def _spread(stages: Stages, last: float = 0.97) -> Tensor:
-    """Times float64 [TIMES]: half of them up to the collapse, half beyond."""
+    """Times float64 [TIMES]: half of them up to the collapse (.5 without), half beyond."""
     main = stages.main
-    collapse = min(main.collapse.value or main.predicted_collapse, 0.9)
+    collapse = min(main.collapse.value or main.predicted_collapse or 0.5, 0.9)
     along = torch.arange(1, TIMES // 2 + 1, dtype=torch.float64) / (TIMES // 2)
     return torch.cat([collapse * along, collapse + (last - collapse) * along])
 

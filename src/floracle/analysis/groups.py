@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ END = 0.99
 """The mean largest weight at which navigation has ended."""
 FLAGGED = 4.0
 """How many standard errors the information law may be off before it is called broken."""
+TOLERATED = 0.005
+"""The share of H(w) that it may be off besides, for the error of the quadrature over times."""
 NOWHERE = Landmark(None)
 
 
@@ -33,7 +36,7 @@ class Group:
     share: float
     """Its share of the whole set's mass."""
     knowable: float
-    """H(w), nats: what there is to know about which sample it is."""
+    """H(w), nats: what there is to know about which sample it is; 0 of a single point."""
     curves: dict[str, Curve]
     centre: Landmark
     collapse: Landmark
@@ -56,9 +59,25 @@ class Group:
     resamples: dict[str, Tensor] | None = None
 
     @property
+    def single_point(self) -> bool:
+        """Whether every class in it has a single distinct point, so that H(w) = 0.
+
+        Then γ_own = 1 at all times: the collapse and the end are at t = 0, and there is no centre,
+        for there is nothing to know.
+        """
+        return self.knowable == 0
+
+    @property
+    def law_difference(self) -> float:
+        """By how many nats the measured area is off."""
+        return self.area.value - self.knowable + self.unknown
+
+    @property
     def law_deviation(self) -> float:
-        """How many standard errors the measured area is off."""
-        return (self.area.value - self.knowable + self.unknown) / max(self.area.error, 1e-12)
+        """How many standard errors the measured area is off; infinite where it has no error."""
+        if self.area.error == 0:
+            return math.copysign(math.inf, self.law_difference) if self.law_difference else 0.0
+        return self.law_difference / self.area.error
 
 
 @dataclass(frozen=True)
@@ -82,9 +101,29 @@ class Stages:
 
     @property
     def main(self) -> Group:
-        """What the headline is about: the classes pooled, or the whole set without classes."""
-        labels = [group.label for group in self.groups]
-        return self.group(POOLED if POOLED in labels else labels[0])
+        """What the headline is about: the classes pooled, or the whole set without classes.
+
+        What has a single point is passed over for what has more.
+        """
+        return min(self.groups, key=lambda group: (group.single_point, group.label != POOLED))
+
+    @property
+    def typical(self) -> Group:
+        """The class in the middle by predicted collapse; the whole set where there are none.
+
+        What has a single point is passed over for what has more. It is never the pool, which is
+        no class that a field could be evaluated with.
+        """
+        measured = [group for group in self.groups if group.label != POOLED]
+        measured = [group for group in measured if not group.single_point] or measured
+        classes = [group for group in measured if group.label >= 0] or measured
+        ordered = sorted(classes, key=lambda group: group.predicted_collapse)
+        return ordered[len(ordered) // 2]
+
+    @property
+    def single_points(self) -> tuple[Group, ...]:
+        """The classes that have a single distinct point each."""
+        return tuple(group for group in self.groups if group.label >= 0 and group.single_point)
 
     @property
     def landmarks(self) -> Group:
@@ -126,7 +165,8 @@ def landmarks(
 ) -> dict[str, Landmark]:
     """Centre, collapse and end of mean curves, with intervals from their resamples.
 
-    With H(class) in `classes` the time that separates classes is one more.
+    With H(class) in `classes` the time that separates classes is one more. Of a single point there
+    is nothing to know, so half of it is known at no particular time.
     """
     levels = {
         "centre": ("information", knowable / 2),
@@ -141,10 +181,16 @@ def landmarks(
         torch.stack([resamples[of] for of, _ in levels.values()]),
         torch.tensor([level for _, level in levels.values()], dtype=torch.float64),
     )
-    return dict(zip(levels, found, strict=True))
+    marks = dict(zip(levels, found, strict=True))
+    return marks if knowable > 0 else {**marks, "centre": NOWHERE}
 
 
 def law_holds(area: Estimate, knowable: float, unknown: float) -> bool:
     """Whether the measured area is what it must be, within its error."""
     off = abs(area.value - knowable + unknown)
-    return off <= FLAGGED * area.error + 0.005 * knowable
+    return off <= law_allowance(area, knowable)
+
+
+def law_allowance(area: Estimate, knowable: float) -> float:
+    """By how many nats the measured area may be off."""
+    return FLAGGED * area.error + TOLERATED * knowable

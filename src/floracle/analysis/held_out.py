@@ -12,6 +12,7 @@ from torch import Tensor
 from floracle.core.seeds import generator, noise
 from floracle.core.source import Source
 from floracle.oracle.oracle import Oracle
+from floracle.run.budget import memory_budget
 from floracle.run.errors import Mistake
 
 from .curves import Curve
@@ -19,6 +20,8 @@ from .curves import Curve
 MOST, LEAST, NUMBERS = 64, 16, 2**22
 """Held-out pairs a class: each costs a product with the data at every time, so at most 64, and
 towards 16 where points have so many dimensions that they would hold more than these numbers."""
+DRAWN = 8
+"""Bytes that a pair takes for every dimension while it is drawn: its point and its noise."""
 CURVES = ("gap", "top", "entropy")
 
 
@@ -33,9 +36,19 @@ def held_out_curves(
     rows, weights = held_out.atoms(label)
     if not len(rows):
         raise Mistake(f"there are no held-out points of class {label}")
-    fitting = NUMBERS // torch.Size(held_out.shape).numel()
-    count = min(pairs, MOST, max(LEAST, fitting))
-    drawn = torch.multinomial(weights, count, replacement=True, generator=generator(seed))
-    fresh = noise(range(seed, seed + count), oracle.data.shape)
-    found = oracle.strangers(held_out.take(rows[drawn]), fresh, times, label=label)
-    return {f"held_out_{name}": Curve.of(getattr(found, name)) for name in CURVES}
+    dims = torch.Size(held_out.shape).numel()
+    count = held_out_pairs(pairs, dims)
+    drawn = rows[torch.multinomial(weights, count, replacement=True, generator=generator(seed))]
+    size = max(1, memory_budget(oracle.memory) // 8 // (DRAWN * dims))
+    pieces = []
+    for some in torch.arange(count).split(size):
+        fresh = noise((some + seed).tolist(), oracle.data.shape)
+        points = held_out.take(drawn[some])
+        pieces.append(oracle.strangers(points, fresh, times, label=label))
+    values = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in CURVES}
+    return {f"held_out_{name}": Curve.of(curves) for name, curves in values.items()}
+
+
+def held_out_pairs(pairs: int, dims: int) -> int:
+    """How many held-out pairs of a class are measured where `pairs` of the data are."""
+    return min(pairs, MOST, max(LEAST, NUMBERS // dims))

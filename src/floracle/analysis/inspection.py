@@ -10,10 +10,15 @@ import torch
 
 from floracle.core.nearest import nearest
 from floracle.core.seeds import generator
+from floracle.core.source import NO_LABEL, classes
 from floracle.data.store import Store
 from floracle.run.results import Results, provenance
 
 from .cost import Cost, cost
+from .memory_needs import Run
+
+PAIRS, TIMES = 512, 50
+"""What a stages run measures unless told otherwise."""
 
 SAMPLED = 256
 """Rows whose nearest neighbours are looked at."""
@@ -86,8 +91,15 @@ def inspect(
         size=store.size,
         fingerprint=store.fingerprint,
         remarks=store.remarks,
-        cost=cost(store, memory=memory),
+        cost=cost(usual_run(store, memory)),
     )
+
+
+def usual_run(store: Store, memory: int | str | None) -> Run:
+    """A stages run with defaults: all classes, and the whole set."""
+    known = classes(store)
+    labels = (*known, NO_LABEL) if len(known) > 1 else (NO_LABEL,)
+    return Run(store, labels, PAIRS, TIMES, memory=memory)
 
 
 def neighbourhood(store: Store, *, sampled: int = SAMPLED, seed: int = 0) -> Neighbourhood:

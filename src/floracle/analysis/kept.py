@@ -1,13 +1,12 @@
 """Stages that are kept while they are measured, so that a run goes on where it was stopped.
 
-Classes lie in FOLDER/parts as soon as some of them are measured. Which classes share a part, and
-in which order all is added up, depends on the settings alone: a run that went on has the same
-numbers, bit for bit, as one that was never stopped.
+Classes are kept as parts of the run's folder as soon as some of them are measured. Which classes
+share a part, and in which order all is added up, depends on the settings alone: a run that went on
+has the same numbers, bit for bit, as one that was never stopped.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,11 +16,10 @@ from typing import Any
 from floracle.core.source import Source
 from floracle.run.errors import Mistake
 from floracle.run.exchange import barrier, first_says
-from floracle.run.files import read_json, sweep, write_json
-from floracle.run.processes import ALONE
-from floracle.run.processes import Group as Processes
+from floracle.run.output_folder import PLAN, OutputFolder
 from floracle.run.progress import tracked
-from floracle.run.results import Results, differences, load_results, save
+from floracle.run.records import read_record, write_record
+from floracle.run.results import Results
 
 from .groups import Group, Stages
 from .pooled import Pool
@@ -38,20 +36,14 @@ class Kept:
     """A measurement, and the folder it is kept in."""
 
     oracle: AnyOracle
-    folder: Path
-    settings: Mapping[str, Any]
-    """times, pairs, classes and seed, and whatever else makes it another measurement."""
+    output: OutputFolder
+    """Its settings are times, pairs, classes and seed, and what else makes another measurement."""
     held_out: Source | None = None
 
     @property
-    def group(self) -> Processes:
-        """The processes that measure together; the first of them writes, all of them read."""
-        return getattr(self.oracle, "group", None) or ALONE
-
-    @property
-    def parts(self) -> Path:
-        """Where finished classes wait for the others."""
-        return self.folder / "parts"
+    def settings(self) -> Mapping[str, Any]:
+        """What is measured."""
+        return self.output.settings
 
     def stages(self) -> Stages:
         """All classes, those of an earlier run taken as they are."""
@@ -62,14 +54,16 @@ class Kept:
             pool = pool.merge(summed)
         return replace(assembled(self.oracle, plan, groups, pool), settings=dict(self.settings))
 
-    def clear(self) -> None:
-        """Remove what only an unfinished run needs."""
-        shutil.rmtree(self.parts, ignore_errors=True)
-        sweep(self.folder)
+    def write_timing(self) -> None:
+        """Write down how long all parts took, apart from the numbers, which depend on no time."""
+        output = self.output
+        parts = [output.part(name) for name in output.finished_parts]
+        seconds = sum(part.provenance.get("seconds", 0.0) for part in parts if part is not None)
+        write_record(output.path / TIMING, "timing", {"seconds": round(seconds, 3)})
 
     def _plan(self) -> Plan:
         """Classes, times and spectra: as saved, or made and saved."""
-        saved = self._part("plan")
+        saved = self._part(PLAN)
         if saved is not None:
             return _plan_of(saved)
         started, asked = time.monotonic(), self.settings
@@ -80,7 +74,7 @@ class Kept:
             labels=asked["classes"],
             seed=asked["seed"],
         )
-        return _plan_of(self._saved(_results_of(plan, self.settings), "plan", started))
+        return _plan_of(self._saved(_results_of(plan, self.settings), PLAN, started))
 
     def _batches(self, plan: Plan) -> Iterator[tuple[list[Group], Pool]]:
         """Every class as it was saved, measured first where it was not; some to a part."""
@@ -102,36 +96,35 @@ class Kept:
         return part_of_groups(groups, pool, self.settings)
 
     def _part(self, name: str) -> Results | None:
-        """A finished part of an earlier run; one with other settings is a mistake."""
-        there = (self.parts / name / "result.json").exists()
-        if not first_says(self.group, [there])[0]:
+        """A finished part of an earlier run, if the first process sees one."""
+        found = self.output.part(name) if self.output.group.first else None
+        if not first_says(self.output.group, [found is not None])[0]:
             return None
-        found = load_results(self.parts / name)
-        unlike = differences(self.settings, found.settings)
-        if unlike:
-            raise Mistake(
-                f"{self.folder} holds an unfinished measurement with other settings"
-                f" ({'; '.join(unlike)}); choose another --out, or remove {self.parts}"
-            )
-        return found
+        return self._read(name) if found is None else found
 
     def _saved(self, content: Results, name: str, started: float) -> Results:
-        """Written by the first process and read again by all, so that they go on alike.
+        """Written by the first process and read again by all, so that they go on alike."""
+        if self.output.group.first:
+            seconds = time.monotonic() - started
+            self.output.save_part(replace(content, provenance={"seconds": seconds}), name)
+        barrier(self.output.group)
+        return self._read(name)
 
-        The time taken is kept apart, so that numbers do not depend on it.
-        """
-        if self.group.first:
-            save(content, self.parts / name)
-            total = (seconds_taken(self.folder) or 0.0) + time.monotonic() - started
-            write_json(self.folder / TIMING, {"seconds": round(total, 3)})
-        barrier(self.group)
-        return load_results(self.parts / name)
+    def _read(self, name: str) -> Results:
+        """A part that the first process has written."""
+        found = self.output.part(name)
+        if found is None:
+            raise Mistake(
+                f"{self.output.path} is not the same folder for every process, or was removed"
+                " meanwhile; share it, and run the same command again"
+            )
+        return found
 
 
 def seconds_taken(folder: Path) -> float | None:
     """How long a measurement took."""
     path = folder / TIMING
-    return float(read_json(path)["seconds"]) if path.exists() else None
+    return float(read_record(path, "timing")["seconds"]) if path.exists() else None
 
 
 def _count(batch: tuple[list[Group], Pool]) -> int:

@@ -6,7 +6,8 @@ For every t the information x_t carries about which sample it came from is an ar
 
 and over all times it is H(w), log N for N equal atoms. Three quarters of the times are equally
 spaced in predicted information up to 4 log N, where nearly all of the area lies; the rest reach on
-to t = .9999, ever wider in log r, for neighbours much closer than the spectrum lets expect.
+to t = .9999, ever wider in log r, for neighbours much closer than the spectrum lets expect. Where
+all points lie so close together that their collapse is near t = .9999, all times reach farther.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from scipy.integrate import simpson
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from floracle.run.errors import Mistake
+
 from .curves import Estimate, standard_error
 from .prediction import Predicted
 
@@ -27,19 +30,60 @@ SPREAD = 4.0
 BEYOND = 4
 """One in so many times lies beyond."""
 FARTHEST = 0.99
-LAST = 0.9999
+"""Even times end there at the latest …"""
+LAST = 0.9998999834060669
+"""… and all times end there, .9999 as float32 has it, …"""
+EVEN, WHOLE = math.log(10), math.log(1e4)
+"""… unless the first collapse is predicted later than FARTHEST. Then even times end at ten times
+its r at the latest and all times at 10⁴ times its r, where LAST lies for points of unit variance.
+"""
+LATEST = 1 - 1e-14
+"""Later times are too coarse in float64: steps of 1e-16."""
 
 
 def times_for(predicted: list[Predicted], count: int) -> Tensor:
-    """Times float64 [count] from 0 to .9999 that suit all of these classes."""
-    collapses, stops = _reached(predicted, 1.0), _reached(predicted, SPREAD)
-    usual, stop = predicted[int(collapses.argmin())], float(stops.max())
-    reach = usual.information(torch.tensor([min(stop, FARTHEST)], dtype=torch.float64))
+    """Times float64 [count] from 0 to .9999 that suit all of these classes.
+
+    Classes of a single point suit any times.
+    """
+    several = [one for one in predicted if one.points > 1]
+    if not several:
+        return torch.linspace(0, LAST, count, dtype=torch.float64)
+    collapses, stops = _reached(several, 1.0), _reached(several, SPREAD)
+    usual, stop = several[int(collapses.argmin())], float(stops.max())
+    farthest, end = _limits(usual, float(collapses.min()))
+    reach = usual.information(torch.tensor([min(stop, farthest)], dtype=torch.float64))
     beyond = count // BEYOND
     inner = usual.times_of(torch.linspace(0, 1, count - beyond, dtype=torch.float64) * reach)
-    first, last = _log_ratio(usual, inner[-1:]), _log_ratio(usual, torch.tensor([LAST]).double())
+    first, last = _log_ratio(usual, torch.cat([inner[-1:], inner.new_tensor([end])])).split(1)
     along = torch.linspace(0, 1, beyond + 1, dtype=torch.float64)[1:]
-    return torch.cat([inner, usual.times_at((first + (last - first) * along.square()).exp())])
+    times = torch.cat([inner, usual.times_at((first + (last - first) * along.square()).exp())])
+    if not (times.diff() > 0).all():
+        raise _unresolved(float(collapses.min()))
+    return times
+
+
+def _limits(usual: Predicted, collapse: float) -> tuple[float, float]:
+    """The latest even time and the last of all times, given the first predicted collapse."""
+    never = usual.within > 0 and collapse >= LATEST  # Gaussians may overlap for good
+    if collapse <= FARTHEST or never:
+        return FARTHEST, LAST
+    if collapse >= LATEST:
+        raise _unresolved(collapse)
+    at_collapse = _log_ratio(usual, torch.tensor([collapse], dtype=torch.float64))
+    later = torch.cat([at_collapse + EVEN, at_collapse + WHOLE]).exp()
+    even, whole = usual.times_at(later).clamp(max=LATEST).tolist()
+    return even, whole
+
+
+def _unresolved(collapse: float) -> Mistake:
+    """Why float64 has too few times around a collapse, and the way out."""
+    apart = "close together" if collapse > 0.5 else "far apart"
+    side = "after t = 1 − 1e−13" if collapse > 0.5 else f"before t = {collapse:.1g}"
+    return Mistake(
+        f"the points lie so {apart} that they are told apart {side}, where float64 has too few"
+        " times; scale the data, as with normalize='standard'"
+    )
 
 
 def _reached(predicted: list[Predicted], share: float) -> Tensor:
@@ -54,7 +98,12 @@ def _reached(predicted: list[Predicted], share: float) -> Tensor:
 
 
 def area_under(times: Tensor, variance: Tensor, predicted: Predicted) -> Estimate:
-    """½ ∫ tr Cov d(r²), from estimates of the variance [p, T] pair by pair; in nats."""
+    """½ ∫ tr Cov d(r²), from estimates of the variance [p, T] pair by pair; in nats.
+
+    A single point has no variance, and no area.
+    """
+    if not predicted.spectrum.any():
+        return Estimate(0.0, 0.0)
     values = variance @ _weights(times, predicted)
     return Estimate(float(values.mean()), float(standard_error(values)))
 

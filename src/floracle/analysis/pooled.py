@@ -95,6 +95,8 @@ def _times_of(predicted: list[Predicted], shares: Tensor, information: list[floa
 
 def _bisected(predicted: list[Predicted], shares: Tensor, information: float) -> float:
     """The same by bisection in t, where the variance within points differs between classes."""
+    if information <= 0:
+        return 0.0
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = torch.tensor([(low + high) / 2], dtype=torch.float64)

@@ -163,9 +163,10 @@ def predict(
     Give exactly one of `dims` (isotropic, unit variance: the paper's Fig 3) and `spectrum`
     (covariance eigenvalues, non-negative). `within` is the variance of a point by itself, where
     points are Gaussians; then this is an estimate, no bound, and a landmark of 1 is not reached.
+    A single point has a spectrum of zeros and log 1 = 0 nats to know: both landmarks are 0.
     """
-    if not points > 1:
-        raise Mistake(f"there are no stages without at least 2 points, got {points:g}")
+    if not points >= 1:
+        raise Mistake(f"stages are those of at least 1 point, got {points:g}")
     if (dims is None) == (spectrum is None):
         raise Mistake("give either dims or spectrum, one of the two")
     values = (
@@ -175,8 +176,12 @@ def predict(
     )
     if dims is not None and dims < 1:
         raise Mistake(f"dims counts dimensions and is at least 1, got {dims}")
-    if not (values.isfinite().all() and (values >= 0).all() and values.sum() > 0):
-        raise Mistake("a covariance spectrum is finite, non-negative and not all zero")
+    if not (values.numel() and values.isfinite().all() and (values >= 0).all()):
+        raise Mistake("a covariance spectrum is finite and non-negative, one value at least")
+    if (points > 1) != bool(values.sum() > 0):
+        told = "several points" if points > 1 else "a single point"
+        spread = "not all zero" if points > 1 else "all zero: it does not vary"
+        raise Mistake(f"the covariance spectrum of {told} is {spread}")
     if not 0 <= within < float("inf"):
         raise Mistake(f"the variance within points is finite and not negative, got {within:g}")
     return Predicted(float(points), values, path, within)

@@ -59,7 +59,7 @@ class Plan:
     seed: int
     spectra: dict[int, Tensor]
     sizes: dict[int, float]
-    """H(w) of every class in nats."""
+    """H(w) of every class in nats; 0 of a single point."""
     within: dict[int, float] = field(default_factory=dict)
     """The mean variance of atoms that are Gaussians themselves, by class."""
 
@@ -106,12 +106,8 @@ def planned(
         raise Mistake(f"errors need at least 2 pairs, got {pairs}")
     chosen = _chosen(oracle.data, labels)
     sizes = {label: _entropy(oracle.data.atoms(label).weights) for label in chosen}
-    chosen = tuple(label for label in chosen if sizes[label] > 0)
-    if not chosen:
-        raise Mistake("there are no stages to measure: every class has a single distinct point")
-    found = spectra(oracle.data, chosen)
     within = _within(oracle, chosen)
-    plan = Plan(chosen, torch.empty(0), pairs, seed, found, sizes, within)
+    plan = Plan(chosen, torch.empty(0), pairs, seed, _spectra(oracle.data, sizes), sizes, within)
     expected = [plan.predicted(oracle.path, label) for label in chosen]
     return replace(plan, times=times_for(expected, times))
 
@@ -225,11 +221,11 @@ def _followed(oracle: AnyOracle, plan: Plan, drawn: Drawn) -> Pairs:
 
 
 def together(oracle: AnyOracle, pairs: int) -> int:
-    """How many pairs are followed at a time: their noise takes a quarter of the memory at most."""
-    known = oracle if isinstance(oracle, Oracle) else None
-    room = memory_budget(known.memory if known else None) // 4
-    size = max(1, min(pairs, room // (NOISE * torch.Size(oracle.data.shape).numel())))
-    return first_says(known.group, [size])[0] if known and known.group else size
+    """How many pairs are drawn at a time: their noise takes a quarter of the memory at most."""
+    dims = torch.Size(oracle.data.shape).numel()
+    size = max(1, min(pairs, memory_budget(oracle.memory) // 4 // (NOISE * dims)))
+    group = oracle.group if isinstance(oracle, Oracle) else None
+    return first_says(group, [size])[0] if group else size
 
 
 def _held_out(oracle: AnyOracle, plan: Plan, label: int, held_out: Source) -> dict[str, Curve]:
@@ -291,8 +287,26 @@ def class_knowable(data: Source) -> float:
     return float(torch.special.entr(shares.index_add_(0, index, atoms.weights)).sum())
 
 
+def _spectra(data: Source, sizes: dict[int, float]) -> dict[int, Tensor]:
+    """The spectra of classes; that of a single point is zero, and it is not read for that."""
+    several = [label for label, nats in sizes.items() if nats > 0]
+    values = spectra(data, several) if several else {}
+    for label in several:
+        if not values[label].any():
+            points = "the points" if label == NO_LABEL else f"the points of class {label}"
+            raise Mistake(
+                f"{points} differ by so little that their squares are 0 in float32; scale the"
+                " data, as with normalize='standard'"
+            )
+    return dict.fromkeys(sizes, torch.zeros(1, dtype=torch.float64)) | values
+
+
 def _entropy(weights: Tensor) -> float:
-    return float(-(weights * weights.log()).sum()) if len(weights) > 1 else 0.0
+    """H(w) in nats; 0 also where float64 cannot tell e^H, the number of points, from 1."""
+    if len(weights) < 2:
+        return 0.0
+    nats = float(-(weights * weights.log()).sum())
+    return nats if math.exp(nats) > 1 else 0.0
 
 
 def _first(plan: Plan, label: int) -> int:

@@ -94,6 +94,11 @@ def unbent(seen: NDArray[np.float64], points: float) -> NDArray[np.float64]:
 
 def _curve(stages: Stages, group: Group) -> Unbent:
     centre, collapse = group.centre.value, group.collapse.value
+    if group.single_point:
+        raise Mistake(
+            f"the {stages.name(group.label)} has a single distinct point, which says nothing about"
+            " what tells other numbers of points apart"
+        )
     if centre is None or collapse is None:
         raise Mistake(
             f"the {stages.name(group.label)} never reached its centre and collapse, so its curve"

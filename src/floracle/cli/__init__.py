@@ -1,31 +1,49 @@
 """The command line: verbs that are loaded when they are asked for.
 
 Importing this module, and `floracle --help`, import no torch. Every mistake of the user is one
-line on standard error and exit code 2; FLORACLE_DEBUG=1 shows the traceback as well. Under
-torchrun the processes say it once between them, and only the first prints.
+line on standard error and exit code 2, and so is what the system refuses to read, write or print;
+FLORACLE_DEBUG=1 shows the traceback as well. Under torchrun the processes say it once between
+them, and only the first prints.
 """
 
 from __future__ import annotations
 
+import dataclasses  # `fields` would be hidden by a module here of that name
+import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from inspect import signature
 from traceback import walk_tb
+from types import FrameType
 
 from cyclopts import App, CycloptsError, Parameter
 
-from floracle.run.ending import Stopped, ended, gone, left_idle, quiet, told_to_end, whose
+from floracle.run.ending import Stopped, ended, gone, left_idle, quiet, whose
 from floracle.run.errors import Mistake, suggestion
 from floracle.run.exchange import Lost, barrier
 from floracle.run.processes import ALONE, Group, joined, launched
 
-from .console import as_typed
+from .console import Unwritten, as_typed, check_printed, guard_streams
 
-OK, BUG, MISTAKE, LOST, INTERRUPTED, BROKEN_PIPE, STOPPED = 0, 1, 2, 3, 130, 141, 143
+OK, BUG, MISTAKE, LOST, SIGNALLED, BROKEN_PIPE = 0, 1, 2, 3, 128, 141
+"""Exit codes; to SIGNALLED is added the number of the signal."""
+SIGNALS = {
+    "SIGINT": "interrupted",
+    "SIGTERM": "told to end (SIGTERM)",
+    "SIGHUP": "the terminal has gone (SIGHUP)",
+}
+"""Signals that end a verb, and how that is said."""
 TOGETHER = ("encode", "sample", "stages", "train")
 """Verbs that several processes can work on."""
-RESUMED = ("encode", "mix", "pack", "probe", "reproduce", "stages", "train")
-"""Verbs whose work goes on where it was stopped."""
+RESUMED = ("compare", "encode", "mix", "pack", "probe", "reproduce", "stages", "train")
+"""Verbs that keep what they have finished, for the same command to go on from."""
+SMALLER = ("a smaller --memory", "fewer --pairs", "a smaller --batch", "a larger --accumulate")
+"""How verbs that have such an option take less memory."""
 
 VERBS = {
     "inspect": (
@@ -179,14 +197,18 @@ def build() -> App:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    return _together(arguments) if launched() else _outcome(arguments)
+    with guard_streams():
+        if launched():
+            return _together(arguments)
+        with _ended_by_signals(ALONE):
+            return _outcome(arguments)
 
 
 def _together(arguments: list[str]) -> int:
     """Run the command line as one of several processes; all of them end alike."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # who has gone is said in our words
     try:
-        with joined() as group, told_to_end():
+        with joined() as group, _ended_by_signals(group):
             code = _outcome(arguments, group)
             if code != OK:
                 gone(group, code)
@@ -195,23 +217,51 @@ def _together(arguments: list[str]) -> int:
     return code
 
 
+@contextmanager
+def _ended_by_signals(group: Group) -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP end a verb in good order; what is ignored stays ignored.
+
+    Alone all three raise KeyboardInterrupt with their number, so that a verb does the same at
+    each. In a group SIGTERM can mean that another process has failed; it raises `Stopped`.
+    """
+    before = {each: signal.getsignal(each) for each in signal.Signals if each.name in SIGNALS}
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {each: handler for each, handler in before.items() if handler in usual}
+    if threading.current_thread() is not threading.main_thread():
+        before = {}  # Python lets only the main thread handle signals
+
+    def end(number: int, frame: FrameType | None) -> None:
+        for each in before:  # shells, `timeout` and torchrun send the same one again
+            second = each == signal.SIGINT and group.alone  # typed by a person: ends at once
+            signal.signal(each, signal.SIG_DFL if second else signal.SIG_IGN)
+        by = signal.Signals(number)
+        raise KeyboardInterrupt(by) if group.alone or by == signal.SIGINT else Stopped(by)
+
+    try:
+        for each in before:
+            signal.signal(each, end)
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
 def _outcome(arguments: list[str], group: Group = ALONE) -> int:
     """Run a verb and say what went wrong; returns the exit code."""
     try:
         return _run(arguments, group)
-    except BrokenPipeError:  # the reader has left; nothing more can be said to it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ended(group, BROKEN_PIPE)[1]
-    except KeyboardInterrupt:
-        resumes = (
-            "; the same command again goes on from here"
-            if next(iter(arguments), "") in RESUMED
-            else ""
-        )
-        return _said(f"interrupted{resumes}", INTERRUPTED, group)
-    except Stopped:
-        words = f"told to end (SIGTERM): one of {group.size} processes has ended, or all were to"
-        return _said(words, STOPPED, group)
+    except Unwritten as error:
+        if isinstance(error.__cause__, BrokenPipeError):  # the reader has left, as with `| head`
+            return ended(group, BROKEN_PIPE)[1]
+        return _said(str(error), MISTAKE, group)
+    except (KeyboardInterrupt, Stopped) as error:
+        by = next((each for each in error.args if isinstance(each, signal.Signals)), signal.SIGINT)
+        words = SIGNALS[by.name]
+        if isinstance(error, Stopped):
+            words += f": one of {group.size} processes has ended, or all were to"
+        elif _verb(arguments) in RESUMED:
+            words += "; the same command again goes on from what is finished"
+        return _said(words, SIGNALLED + by, group)
     except CycloptsError as error:
         return _said(_in_our_words(error, arguments), MISTAKE, group)
     except Mistake as error:
@@ -219,32 +269,39 @@ def _outcome(arguments: list[str], group: Group = ALONE) -> int:
     except Lost as error:
         return _said(str(error), LOST, group)
     except Exception as error:
-        if _is_memory(error):
-            words = "memory ran out; give a smaller --memory, or fewer --pairs"
-            return _said(f"{words}{whose(group)}", MISTAKE, group)
-        if place := _in_their_code(error, arguments):
-            words = f"{place} fails: {type(error).__name__}: {_short(error)}"
+        if words := _outside(error, arguments):
             return _said(f"{words}{whose(group)}", MISTAKE, group)
         hint = "set FLORACLE_DEBUG=1 to see where, and please report it"
         return _said(f"this is a bug: {type(error).__name__}: {error}; {hint}", BUG, group)
 
 
+def _outside(error: Exception, arguments: list[str]) -> str | None:
+    """What to say of an error that is no bug: of memory, of a user's network, or of a file."""
+    if _is_memory(error):
+        verb = _verb(arguments)
+        return _memory_words(verb) if verb in VERBS else "memory ran out"
+    if place := _in_their_code(error, arguments):
+        return f"{place} fails: {type(error).__name__}: {_short(error)}"
+    return _file_words(error)
+
+
 def _run(arguments: list[str], group: Group) -> int:
-    verb = next(iter(arguments), "")
+    verb = _verb(arguments)
     if not group.alone and verb in VERBS and verb not in TOGETHER:
         raise Mistake(f"{verb} is the work of one process; start it without torchrun")
     with quiet(group):
         if idle := left_idle(group):
             sys.stderr.write(f"note: {idle}\n")
-        build()(
-            arguments,
-            print_error=False,
-            exit_on_error=False,
-            result_action="return_value",
+        results = build()(
+            arguments, print_error=False, exit_on_error=False, result_action="return_value"
         )
-        sys.stdout.flush()
+        check_printed(results)
     barrier(group)
     return OK
+
+
+def _verb(arguments: list[str]) -> str:
+    return next(iter(arguments), "")
 
 
 def _said(words: str, code: int, group: Group = ALONE) -> int:
@@ -260,7 +317,7 @@ def _said(words: str, code: int, group: Group = ALONE) -> int:
 
 def _in_our_words(error: CycloptsError, arguments: list[str]) -> str:
     """What is wrong with the command line, short and with a suggestion."""
-    verb = arguments[0] if arguments else ""
+    verb = _verb(arguments)
     if type(error).__name__ == "UnknownCommandError":
         return f"there is no verb {verb!r}; {suggestion(verb, VERBS)}"
     known = f"floracle {verb}" if verb in VERBS else "floracle"
@@ -300,9 +357,38 @@ def _short(error: Exception) -> str:
 
 def _is_memory(error: Exception) -> bool:
     told = str(error).lower()
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and ("out of memory" in told or "allocate memory" in told)
     )
+
+
+def _memory_words(verb: str) -> str:
+    """That memory ran out, and which options of the verb make it take less."""
+    module, _, function = VERBS[verb][0].partition(":")
+    names = set()
+    for name, parameter in signature(getattr(import_module(module), function)).parameters.items():
+        group = parameter.default  # options that several verbs have are fields of a dataclass
+        grouped = dataclasses.fields(group) if dataclasses.is_dataclass(group) else ()
+        names |= {name, *(field.name for field in grouped)}
+    ways = [way for way in SMALLER if way.partition("--")[2] in names]
+    return "memory ran out" + (f"; give {', or '.join(ways)}" if ways else "")
+
+
+def _file_words(error: Exception) -> str | None:
+    """What to say of a file that the system refuses, and of names and text that are no UTF-8."""
+    if isinstance(error, OSError):
+        name = error.filename
+        place = os.fsdecode(name) if isinstance(name, (str, bytes)) else "a file"
+        reason = error.strerror.lower() if error.strerror else _short(error)
+        return f"cannot read or write {place}: {reason}"
+    if isinstance(error, (UnicodeEncodeError, UnicodeDecodeError)):
+        near = error.object[max(0, error.start - 20) : error.end + 20]
+        return f"a name or text is not UTF-8, near {near!r}; rename or convert it"
+    if isinstance(error, ValueError) and "embedded null" in str(error):
+        return "cannot read or write a file whose name has a NUL character"
+    return None
 
 
 def _version() -> str:

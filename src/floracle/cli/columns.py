@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .console import show_table
+from .console import show_table, transliterate
 
 if TYPE_CHECKING:
     from floracle.report.tables import Table
@@ -22,9 +23,10 @@ def show(table: Table | None, title: str = "") -> None:
         return
     console = Console()
     wide = console.width if console.is_terminal else 200  # as `show_table` has it
-    cells = [[_folded(row.cells[0], wide // 2), *row.cells[1:]] for row in table.rows]
-    for k, columns in enumerate(parts([table.head, *cells], wide)):
-        head, rows = _only(table.head, columns), [_only(row, columns) for row in cells]
+    heads, *cells = [_printed(row) for row in (table.head, *(row.cells for row in table.rows))]
+    cells = [[_folded(row[0], wide // 2), *row[1:]] for row in cells]
+    for k, columns in enumerate(parts([heads, *cells], wide)):
+        head, rows = _only(heads, columns), [_only(row, columns) for row in cells]
         show_table(head, rows, title if k == 0 else "")
 
 
@@ -48,6 +50,11 @@ def parts(rows: Sequence[Sequence[str]], wide: int) -> list[list[int]]:
         found[-1].append(k)
         left -= width
     return found
+
+
+def _printed(row: Sequence[str]) -> list[str]:
+    """Cells as they are printed: what the terminal lacks is wider in ASCII."""
+    return [transliterate(cell, sys.stdout.encoding) for cell in row]
 
 
 def _folded(name: str, wide: int) -> str:

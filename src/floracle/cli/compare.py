@@ -8,13 +8,14 @@ from typing import Literal
 
 from .counts import Whole
 from .opening import Opening
+from .output import Out, check_out, output_of
 
 OPENING = Opening()
 
 
 def compare(
     *data: str,
-    out: Path | None = None,
+    out: Out = None,
     names: str | None = None,
     opening: Opening = OPENING,
     classes: str = "both",
@@ -23,7 +24,7 @@ def compare(
     seed: Whole = 0,
     memory: str | None = None,
     path: Literal["linear", "cosine", "trigonometric"] = "linear",
-) -> None:
+) -> Path:
     """Measure several data sets, or take measured ones, and write one page that compares them.
 
     A folder that floracle stages wrote is taken as it is: measure there what needs options of its
@@ -53,41 +54,35 @@ def compare(
         The path from noise to data.
     """
     from floracle.report.compare import COLOURS, space, write_comparison
+    from floracle.report.fields_names import visible
     from floracle.run.errors import Mistake
 
     from .console import note, say, show_table
-    from .options import check_writable
     from .stages import stages
 
     if not 2 <= len(data) <= len(COLOURS):
         raise Mistake(f"name 2 to {len(COLOURS)} data sets to compare, got {len(data)}")
     called = _names(data, names)
-    folder = check_writable(out or Path("runs") / f"compare-{'-'.join(map(_plain, called))}")
-    folders = []
-    for where, name in zip(data, called, strict=True):
-        measured = _measured(where)
-        if measured is None:
-            note(f"measuring {name}")
-            measured = folder / _plain(name)
-            stages(
-                where,
-                opening=opening,
-                out=measured,
-                classes=classes,
-                pairs=pairs,
-                times=times,
-                seed=seed,
-                memory=memory,
-                path=path,
-            )
-        folders.append(measured)
-    spaces = [space(there, name) for there, name in zip(folders, called, strict=True)]
-    words = ["floracle", "compare", *data, *(["--names", names] if names else [])]
+    check_out(out, "compare", *(where for where in data if _measured(where) is None))
     chosen = {"classes": classes, "pairs": pairs, "times": times, "seed": seed, "path": path}
-    words += [*opening.words(), *_changed(**chosen)]
-    page = write_comparison(spaces, folder, command=shlex.join(words))
-    _summarise(spaces, say, show_table)
-    say(f"comparison: {page}")
+    settings = {"data": list(data), "names": called, **chosen, "opening": opening.words()}
+    default = Path("runs") / f"compare-{'-'.join(map(_plain, called))}"
+    with output_of("compare", out, default, settings, results=[]) as output:
+        folders = []
+        for where, name in zip(data, called, strict=True):
+            measured = _measured(where)
+            if measured is None:
+                note(f"measuring {name}")
+                measured = output.path / _plain(name)
+                stages(where, opening=opening, out=measured, memory=memory, **chosen)
+            folders.append(measured)
+        spaces = [space(there, name) for there, name in zip(folders, called, strict=True)]
+        words = ["floracle", "compare", *data, *(["--names", names] if names else [])]
+        words += [*opening.words(), *_changed(**chosen)]
+        page = write_comparison(spaces, output.path, command=shlex.join(words))
+        _summarise(spaces, say, show_table)
+        say(f"comparison: {visible(str(page))}")
+    return output.path
 
 
 def _changed(**options: str | int) -> list[str]:
@@ -138,9 +133,9 @@ def _summarise(spaces, say, show_table) -> None:  # noqa: ANN001
             one.name,
             f"{one.main.points:,}",
             f"{one.stages.dims:,}",
-            words.time(one.main.centre.value),
+            words.landmark(one.main, "centre"),
             words.time(one.main.collapse.value),
-            words.time(one.main.predicted_collapse),
+            words.predicted(one.main, "collapse"),
             words.time(one.main.end.value),
             f"{one.density:.2g}",
         )

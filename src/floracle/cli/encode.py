@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from .counts import Whole
+from .output import OutArgument, store_in
 
 if TYPE_CHECKING:
     from floracle.data.encode_manifest import Encoded
@@ -21,7 +22,7 @@ SCALE = "autoencoder scale"
 
 def encode(
     images: str,
-    out: Path,
+    out: OutArgument,
     /,
     *,
     autoencoder: Path,
@@ -36,7 +37,7 @@ def encode(
     shard_images: Whole = 1000,
     device: str = "cpu",
     memory: str | None = None,
-) -> None:
+) -> Path:
     """Encode pictures as latents, in the layout that LightningDiT trains from.
 
     The same command again goes on where it ended, to the same bytes, or answers at once. Under
@@ -76,33 +77,35 @@ def encode(
         How much the pictures may use, like 4G; half of what is free by default.
     """
     from floracle.data.encode import encode as encoded
+    from floracle.data.encode_manifest import MANIFEST
     from floracle.models.autoencoder import load_autoencoder
     from floracle.run.processes import current, own_device, own_memory
 
     group = current()
     where = own_device(device, group)
     network = load_autoencoder(autoencoder, scale=scale, shift=shift, device=where)
-    found = encoded(
-        images,
-        out,
-        network,
-        labels=labels,
-        flips=flips,
-        moments=moments,
-        dtype=dtype,
-        seed=seed,
-        batch=batch,
-        shard_images=shard_images,
-        memory=own_memory(memory, group),
-        group=group,
-    )
+    with store_in(out, "encode", MANIFEST):
+        found = encoded(
+            images,
+            out,
+            network,
+            labels=labels,
+            flips=flips,
+            moments=moments,
+            dtype=dtype,
+            seed=seed,
+            batch=batch,
+            shard_images=shard_images,
+            memory=own_memory(memory, group),
+            group=group,
+        )
     _show(found, f"{network.name} ({network.assumed})", out, group.size)
+    return out
 
 
 def _show(found: Encoded, autoencoder: str, out: Path, processes: int) -> None:
-    import shlex
-
     from floracle.report import words
+    from floracle.report.fields_names import quoted
 
     from .console import as_typed, say
 
@@ -130,4 +133,4 @@ def _show(found: Encoded, autoencoder: str, out: Path, processes: int) -> None:
             f"note: {processes} processes for {shards} file(s) of latents; a smaller"
             " --shard-images gives all of them work"
         )
-    say(f"then: {shlex.join(['floracle', 'stages', str(out), *flips])}")
+    say(f"then: {' '.join(map(quoted, ['floracle', 'stages', str(out), *flips]))}")

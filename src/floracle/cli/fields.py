@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,8 +61,7 @@ def field_of(
 ) -> VelocityField:
     """A field by its name: the oracle, or a network with what was assumed of it said.
 
-    Where there is an oracle, its data tells whether the network is read as it should be; those of
-    diffusers, which are asked with a text, say so themselves. The text is their label 0.
+    The text is label 0 of networks of diffusers.
     """
     from floracle.models.zoo import load_model
     from floracle.run.errors import Mistake
@@ -74,16 +74,44 @@ def field_of(
         return oracle
     found = load_model(name, convention=convention, device=device, **text.settings())
     sys.stderr.write(f"note: {as_typed(f'{found.name}: {found.assumed}')}\n")
-    if oracle is not None and not (text and convention is None):
-        warn_of_misreading(found, oracle.data, told=bool(text))
     return found
 
 
-def warn_of_misreading(field: ModelField, data: Source, *, told: bool = False) -> None:
+def identities(fields: Mapping[str, VelocityField], shape: Sequence[int]) -> dict[str, str]:
+    """What each network among the fields computes, as a fingerprint that results are kept under.
+
+    What is noticed on the way, such as dropout that was left on, is said on standard error.
+    """
+    from floracle.models.field import ModelField
+    from floracle.models.identity import field_fingerprint
+
+    from .console import as_typed
+
+    found = {}
+    for name, field in fields.items():
+        if isinstance(field, ModelField):
+            identity = field_fingerprint(field, shape)
+            for note in identity.notes:
+                sys.stderr.write(f"warning: {as_typed(note)}\n")
+            found[name] = identity.digest
+    return found
+
+
+def warn_of_misreading(
+    field: VelocityField, data: Source, *, told: bool = False, declared: bool = True
+) -> None:
     """Say on standard error what speaks against how a network is read, and what to declare.
 
-    Where it was `told` a text, that is what it is asked with.
+    Networks of diffusers that were `told` a text are asked with that, and know how they are read
+    unless a convention was `declared`; the oracle needs no check.
     """
+    from floracle.models.field import ModelField
+
+    if isinstance(field, ModelField) and not (told and not declared):
+        _warn(field, data, told=told)
+
+
+def _warn(field: ModelField, data: Source, *, told: bool) -> None:
     import torch
 
     from floracle.models.doubt import doubt

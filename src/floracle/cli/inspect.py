@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .opening import Opening
+from .output import Out, check_out, output_of
 
 if TYPE_CHECKING:
     from floracle.analysis.inspection import Inspection
@@ -27,8 +28,8 @@ def inspect(
     verify: bool = False,
     memory: str | None = None,
     json_: bool = False,
-    out: Path | None = None,
-) -> None:
+    out: Out = None,
+) -> Path | None:
     """Say what a data set is before anything is measured, and which flags to use.
 
     Choices that a stages run would ask for are made provisionally here, and named.
@@ -49,26 +50,27 @@ def inspect(
         A folder to keep it in, as JSON.
     """
     from floracle.analysis.inspection import inspect as described
-    from floracle.run.results import save
 
     from .console import say
-    from .options import check_writable
 
-    folder = None if out is None else check_writable(out)
+    check_out(out, "inspect", data)
     checked = _verified(data) if verify else None
     store, used, open_questions = _opened(data, opening, memory)
     found = described(store, moments=used.moments or "samples", memory=memory)
-    if folder is not None:
-        save(found, folder)
+    if out is not None:
+        settings = {"data": store.fingerprint, **used.settings()}
+        with output_of("inspect", out, out, settings, data=[store]) as output:
+            output.save(found)
     if json_:
         content = dict(found.to_results().values)
         content |= {"flags": _flags(data, used), "to_choose": open_questions}
         content |= {"verified": checked} if checked else {}
         say(json.dumps(content, indent=1, sort_keys=True))
-        return
+        return out
     if checked:
         say(f"{'verified':<18}{checked}")
     _show(found, data, used, open_questions)
+    return out
 
 
 def _verified(data: str) -> str:

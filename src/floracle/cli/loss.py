@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .counts import Whole
-from .fields import field_of
+from .fields import field_of, identities, warn_of_misreading
 from .naming import (
     called,
     check_useful,
@@ -18,11 +18,13 @@ from .naming import (
 )
 from .opening import Opening, show_remarks
 from .options import plain
+from .output import Out, check_out, output_of
 
 if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
     from floracle.data.store import Store
     from floracle.oracle.oracle import Oracle
+    from floracle.run.output_folder import OutputFolder
 
 OPENING = Opening()
 TIMES = "0,.05,.1,.15,.2,.3,.4,.5,.6,.7,.8,.9,.95"
@@ -44,10 +46,10 @@ def loss(
     convention: list[str] | None = None,
     opening: Opening = OPENING,
     seed: Whole = 0,
-    out: Path | None = None,
+    out: Out = None,
     memory: str | None = None,
     device: str = "cpu",
-) -> None:
+) -> Path:
     """Measure how far fields are from the oracle of their training set, time by time.
 
     Several fields, the checkpoints of a run say, are measured on the same pairs and noise and
@@ -100,7 +102,7 @@ def loss(
     from floracle.run.errors import Mistake
     from floracle.run.results import answered
 
-    from .options import check_writable, checked_seed
+    from .options import checked_seed
 
     places = called(fields, names)
     if len(places) > len(COLOURS):
@@ -113,7 +115,7 @@ def loss(
             f"at least 2 --pairs and 2 --trajectories, or 0, are needed, got {pairs} and"
             f" {trajectories}"
         )
-    folder = check_writable(out or Path("runs") / f"loss-{'-'.join(map(plain, places))}")
+    check_out(out, "loss", data)
     store = opening.store(data, memory)
     show_remarks(store)
     other = None
@@ -122,8 +124,12 @@ def loss(
     chosen, followed = _classes(classes, store), _yardsticks(yardsticks, store)
     if other is not None:
         _check_classes(chosen, other, held_out_labels)
+    where = str(chosen_device(device))
+    oracle = points_oracle(store, memory, where)
+    loaded = {name: field_of(path, oracle, read[name], where) for name, path in places.items()}
     settings = {
         "fields": places,
+        "networks": identities(loaded, store.shape),
         "conventions": read,
         "data": store.fingerprint,
         "held_out": None if other is None else other.fingerprint,
@@ -136,23 +142,22 @@ def loss(
         "seed": seed,
         **opening.settings(),
     }
-    job = Job(settings, folder, store, other, command_of(loss, "loss", typed))
-    if answered(folder, settings) is None:
-        oracle = points_oracle(store, memory, str(chosen_device(device)))
-        loaded = {
-            name: field_of(where, oracle, read[name], str(chosen_device(device)))
-            for name, where in places.items()
-        }
-        _measure(job, oracle, loaded)
-    _report(job)
+    default = Path("runs") / f"loss-{'-'.join(map(plain, places))}"
+    with output_of("loss", out, default, settings, data=[store, other]) as output:
+        job = Job(output, store, other, command_of(loss, "loss", typed))
+        if answered(output.path, output.settings) is None:
+            for field in loaded.values():
+                warn_of_misreading(field, store)
+            _measure(job, oracle, loaded)
+        _report(job)
+    return output.path
 
 
 @dataclass(frozen=True)
 class Job:
     """What is measured, and where that goes."""
 
-    settings: dict[str, Any]
-    folder: Path
+    output: OutputFolder
     store: Store
     held_out: Store | None
     command: str
@@ -164,11 +169,11 @@ def _measure(job: Job, oracle: Oracle, fields: dict[str, VelocityField]) -> None
 
     from floracle.analysis.errors import oracle_losses
     from floracle.analysis.loss import Losses
-    from floracle.run.results import provenance, save
+    from floracle.run.results import provenance
 
     from .console import note
 
-    asked = job.settings
+    asked = job.output.settings
     known: dict[str, Any] = {
         "times": torch.tensor(asked["times"], dtype=torch.float64),
         "classes": asked["classes"],
@@ -182,11 +187,11 @@ def _measure(job: Job, oracle: Oracle, fields: dict[str, VelocityField]) -> None
         note("following them on their own")
         more = {"pairs": asked["trajectories"], "steps": asked["steps"], "along": "own"}
         own = oracle_losses(fields, oracle, **more, **known)
-    save(Losses(path, own, asked, provenance(command=job.command)), job.folder)
+    job.output.save(Losses(path, own, asked, provenance(command=job.command)))
 
 
 def _facts(job: Job) -> dict[str, str]:
-    asked, held_out = job.settings, job.held_out
+    asked, held_out = job.output.settings, job.held_out
     facts = {
         "fields": ", ".join(f"{name}: {where}" for name, where in asked["fields"].items()),
         "data": job.store.name,
@@ -211,9 +216,9 @@ def _report(job: Job) -> None:
     from .columns import show
     from .console import say
 
-    found = Losses.of_results(load_results(job.folder))
+    found = Losses.of_results(load_results(job.output.path))
     command = found.provenance.get("command", job.command)
-    page = write_losses(found, job.folder, facts=_facts(job), command=command)
+    page = write_losses(found, job.output.path, facts=_facts(job), command=command)
     for name in found.path:
         show(fields_words.loss_table(found, name), name if len(found.path) > 1 else "")
     say(fields_words.headline(found))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .counts import Whole
-from .fields import field_of
+from .fields import field_of, identities
 from .mixing import LANDING, RESUME, SWITCH, Job, measure, report
 from .naming import (
     called,
@@ -19,9 +19,7 @@ from .naming import (
 )
 from .opening import READING, Reading, show_remarks
 from .options import plain
-
-if TYPE_CHECKING:
-    from floracle.core.fields import VelocityField
+from .output import Out, check_out, output_of
 
 OF_SEEDS = ("seeds", "labels")
 """Options of --switch and --landing."""
@@ -51,10 +49,10 @@ def mix(
     convention: str | None = None,
     reading: Reading = READING,
     seed: Whole = 0,
-    out: Path | None = None,
+    out: Out = None,
     memory: str | None = None,
     device: str = "cpu",
-) -> None:
+) -> Path:
     """Let a field and the oracle take over from each other, or a field go on from unseen data.
 
     --switch: the oracle until τ, the field after. Where does the field copy what was chosen?
@@ -115,8 +113,6 @@ def mix(
     from floracle.run.budget import chosen_device
     from floracle.run.errors import Mistake
 
-    from .options import check_writable
-
     if switch is None and landing is None and resume is None:
         raise Mistake("say what to do: --switch, --landing or --resume, with times like .1,.2,.4")
     if resume is not None and held_out is None:
@@ -125,15 +121,19 @@ def mix(
     read = conventions(places, None if convention is None else [convention])
     asked = _asked(typed)
     called_so = next(iter(places))
-    folder = check_writable(out or Path("runs") / f"mix-{plain(called_so)}")
+    check_out(out, "mix", data)
     opening = reading.opening()
     store = opening.store(data, memory)
     show_remarks(store)
     other = None
     if held_out is not None:
         other = opening.held_out(held_out, store, memory, held_out_labels)
-    common = {
+    where = str(chosen_device(device))
+    oracle = points_oracle(store, memory, where)
+    network = field_of(field, oracle, read[called_so], where)
+    settings = {
         "field": field,
+        "networks": identities({called_so: network}, store.shape),
         "convention": read[called_so],
         "data": store.fingerprint,
         "grid": grid,
@@ -141,15 +141,15 @@ def mix(
         "solver": solver,
         **opening.settings(),
     }
-    oracle = points_oracle(store, memory, str(chosen_device(device)))
     commands = {part: _command(typed, part) for part in asked}
-    job = Job(called_so, folder, oracle, store, other, common, commands)
-
-    def network() -> VelocityField:
-        return field_of(field, oracle, read[called_so], str(chosen_device(device)))
-
-    measure(job, asked, network)
-    report(job)
+    default = Path("runs") / f"mix-{plain(called_so)}"
+    with output_of(
+        "mix", out, default, settings, data=[store, other], results=list(asked)
+    ) as output:
+        job = Job(called_so, output, oracle, store, other, commands)
+        measure(job, asked, network)
+        report(job)
+    return output.path
 
 
 def _asked(typed: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,9 +14,11 @@ if TYPE_CHECKING:
     from floracle.oracle.oracle import Oracle
     from floracle.report.mix_page import Mixed
     from floracle.run.images import Display
+    from floracle.run.output_folder import OutputFolder
     from floracle.run.results import Results
 
 SWITCH, LANDING, RESUME = "switch", "landing", "resume"
+PART_NAMES = rf"{SWITCH}|{LANDING}-[0-9.e-]+|{RESUME}"
 
 
 @dataclass(frozen=True)
@@ -25,45 +26,45 @@ class Job:
     """What is mixed, and where that goes."""
 
     name: str
-    folder: Path
+    output: OutputFolder
+    """Its settings are what all parts have in common."""
     oracle: Oracle
     store: Store
     held_out: Store | None
-    common: dict[str, Any]
     commands: dict[str, str]
     """What to type for each part."""
 
     def settings(self, part: str, asked: dict[str, Any]) -> dict[str, Any]:
         """The settings of a part."""
-        settings = {**self.common, **asked}
+        settings = {**self.output.settings, **asked}
         if part == RESUME and self.held_out is not None:
             settings["held_out"] = self.held_out.fingerprint
         return settings
 
 
-def measure(
-    job: Job, asked: dict[str, dict[str, Any]], network: Callable[[], VelocityField]
-) -> None:
+def measure(job: Job, asked: dict[str, dict[str, Any]], field: VelocityField) -> None:
     """Measure what is not there yet; whether all can be is known before anything is."""
-    from floracle.run.results import answered, save
+    from floracle.run.results import answered
 
     from .console import note
+    from .fields import warn_of_misreading
 
     left = {
         part: job.settings(part, words)
         for part, words in asked.items()
-        if answered(job.folder / part, job.settings(part, words)) is None
+        if answered(job.output.path / part, job.settings(part, words)) is None
     }
     if not left:
         return
-    field, makers = network(), {SWITCH: _switched, RESUME: _resumed}
+    warn_of_misreading(field, job.store)
+    makers = {SWITCH: _switched, RESUME: _resumed}
     for part, settings in left.items():
         note(f"{part} of {job.name}")
         found = makers.get(part, _landed)(job, field, settings)
         known = {**found.provenance, "command": job.commands[part]}
         if part == RESUME and job.held_out is not None:
             known["held-out data"] = f"{job.held_out.name}, {len(job.held_out):,} points"
-        save(replace(found, settings=settings, provenance=known), job.folder / part)
+        job.output.save(replace(found, settings=settings, provenance=known), part)
 
 
 def _switched(job: Job, field: VelocityField, settings: dict[str, Any]) -> Any:
@@ -134,14 +135,14 @@ def report(job: Job) -> None:
     from .columns import show
     from .console import say
 
-    found = _parts(job)
+    found, settings = _parts(job), job.output.settings
     facts = {
-        "field": job.common["field"],
+        "field": job.output.settings["field"],
         "data": job.store.name,
         "data fingerprint": job.store.fingerprint,
-        "grid": f"{job.common['grid']} steps, shift {job.common['shift']:g}",
+        "grid": f"{settings['grid']} steps, shift {settings['shift']:g}",
     }
-    page = mix_page.write_mixed(found, job.folder, display=_display(job.store), facts=facts)
+    page = mix_page.write_mixed(found, job.output.path, display=_display(job.store), facts=facts)
     for one in _by_part(found, list(job.commands)):
         show(mix_page.switch_table(one.switch), "the oracle until τ")
         show(mix_page.landing_table(one.landings), "the oracle from τ on")
@@ -163,19 +164,22 @@ def _by_part(found: Mixed, asked: list[str]) -> list[Mixed]:
 
 
 def _parts(job: Job) -> Mixed:
-    """All parts in the folder, those of earlier runs among them if they are of the same field."""
+    """All parts in the folder, those of earlier runs among them."""
     from floracle.analysis.landing import Landing
     from floracle.analysis.resuming import Resumed
     from floracle.analysis.switching import Switched
     from floracle.report.mix_page import Mixed
-    from floracle.run.results import load_results
+    from floracle.run.errors import Mistake
+    from floracle.run.results import has_result, load_results
 
     there: dict[str, Results] = {}
-    for place in sorted(job.folder.iterdir()):
-        if (place / "result.json").exists():
-            results = load_results(place)
-            if all(results.settings.get(key) == value for key, value in job.common.items()):
-                there[place.name] = results
+    for place in sorted(job.output.path.iterdir()):
+        if re.fullmatch(PART_NAMES, place.name) and has_result(place):
+            results = load_results(place, part=place.name)
+            common = {name: results.settings.get(name) for name in job.output.settings}
+            if common != job.output.settings:
+                raise Mistake(f"{place} is part of another run; remove it")
+            there[place.name] = results
     landings = [Landing.of_results(one) for name, one in there.items() if name.startswith(LANDING)]
     return Mixed(
         job.name,

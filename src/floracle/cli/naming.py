@@ -80,7 +80,7 @@ def rows_of(words: str) -> list[int]:
 
 
 def check_useful(
-    verb: Callable[..., None], typed: dict[str, Any], names: Sequence[str], needed: str
+    verb: Callable[..., object], typed: dict[str, Any], names: Sequence[str], needed: str
 ) -> None:
     """Refuse options of which nothing would come, since what they are for was not asked."""
     from inspect import signature
@@ -103,7 +103,7 @@ def points_oracle(store: Store, memory: str | None, device: str) -> Oracle:
     return Oracle(store, memory=memory, device=device)
 
 
-def command_of(verb: Callable[..., None], name: str, typed: dict[str, Any]) -> str:
+def command_of(verb: Callable[..., object], name: str, typed: dict[str, Any]) -> str:
     """What to type to make a page again; options left alone are left out."""
     from inspect import signature
 

@@ -154,7 +154,7 @@ READING = Reading()
 
 
 def oracle_of(
-    store: Store, path: str, *, memory: str | None, device: str, group: Group | None = None
+    store: Store, path: str, *, memory: int | str | None, device: str, group: Group | None = None
 ) -> Oracle | GaussianOracle:
     """The oracle of points, or of Gaussians where the store has deviations.
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-from itertools import islice
 from pathlib import Path
 
 from floracle.run.errors import Mistake
 
 MOST = 1_000_000
 SEEDS = 2**32
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-LOOKED_AT = 1000
-"""Files of a folder that are looked at, to see whether it holds pictures."""
+SAY_NOTHING = {
+    *("train", "training", "val", "validation", "valid", "test", "eval", "held-out"),
+    *("data", "dataset", "images", "pictures", "latents", "points", "x", "packed"),
+}
+"""Names that many data sets have."""
 
 
 def seeds_of(words: str) -> list[int]:
@@ -88,39 +88,19 @@ def numbers(words: str, option: str) -> list[float]:
 
 
 def folder_for(verb: str, data: str) -> Path:
-    """Where results go unless told otherwise."""
-    name = data if re.fullmatch(r"\w+:\S+", data) else Path(data).resolve().name.split(".")[0]
+    """Where results go unless told otherwise; a name like train follows that of its folder."""
+    if re.fullmatch(r"\w+:\S+", data):
+        return Path("runs") / f"{verb}-{plain(data, 'data')}"
+    place = Path(data).resolve()
+    name = place.name.split(".")[0]
+    if name.lower() in SAY_NOTHING:
+        name = f"{place.parent.name}-{name}"
     return Path("runs") / f"{verb}-{plain(name, 'data')}"
 
 
 def plain(name: str, otherwise: str = "field") -> str:
     """A name that a folder can have."""
     return re.sub(r"[^0-9A-Za-z_-]+", "-", name).strip("-") or otherwise
-
-
-def check_writable(folder: Path, *data: str) -> Path:
-    """Refuse a folder that could not be written to, before anything is computed or made.
-
-    So is one that is a folder of data, or lies in one of pictures: what is drawn there would be
-    read as data from then on.
-    """
-    there = folder.expanduser()
-    for where in (Path(one).expanduser() for one in data):
-        inside = where.is_dir() and there.resolve().is_relative_to(where.resolve())
-        if inside and (there.resolve() == where.resolve() or _holds_pictures(where)):
-            raise Mistake(f"{folder} lies in the data {where}; choose an --out beside it")
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir():
-        raise Mistake(f"{folder} cannot be a folder: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise Mistake(f"no permission to write to {there}; choose another --out")
-    return folder.expanduser()
-
-
-def _holds_pictures(folder: Path) -> bool:
-    some = islice(folder.rglob("*"), LOOKED_AT)
-    return any(path.suffix.lower() in PICTURES for path in some)
 
 
 def _listed(known: list[int]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from .opening import Opening
+from .output import OutArgument, store_in
 
 if TYPE_CHECKING:
     from floracle.data.packed_manifest import Manifest
@@ -18,7 +19,7 @@ Stored = Literal["stored", "fp16", "bf16", "fp32"]
 
 def pack(
     data: str,
-    out: Path,
+    out: OutArgument,
     /,
     *,
     opening: Opening = OPENING,
@@ -26,7 +27,7 @@ def pack(
     shard_bytes: str = "1G",
     spectra: Annotated[bool, Parameter(negative="--no-spectra")] = True,
     memory: str | None = None,
-) -> None:
+) -> Path:
     """Rewrite data so that it opens at once, is read in order, and can be checked.
 
     The same command again goes on where it ended, or answers at once. LightningDiT reads the
@@ -50,28 +51,30 @@ def pack(
         How much may be used, like 4G; half of what is free by default.
     """
     from floracle.data.pack import pack as packed
+    from floracle.data.packed_manifest import MANIFEST
 
-    manifest = packed(
-        data,
-        out,
-        dtype=dtype,
-        shard_bytes=shard_bytes,
-        spectra=spectra,
-        memory=memory,
-        labels=opening.labels,
-        weights=opening.weights,
-        flips=opening.flips,
-        normalize=opening.normalizer(),
-        layout=opening.layout,
-        moments=opening.moments,
-    )
+    with store_in(out, "pack", MANIFEST):
+        manifest = packed(
+            data,
+            out,
+            dtype=dtype,
+            shard_bytes=shard_bytes,
+            spectra=spectra,
+            memory=memory,
+            labels=opening.labels,
+            weights=opening.weights,
+            flips=opening.flips,
+            normalize=opening.normalizer(),
+            layout=opening.layout,
+            moments=opening.moments,
+        )
     _show(manifest, out)
+    return out
 
 
 def _show(manifest: Manifest, out: Path) -> None:
-    import shlex
-
     from floracle.report import words
+    from floracle.report.fields_names import quoted
 
     from .console import say
 
@@ -90,7 +93,7 @@ def _show(manifest: Manifest, out: Path) -> None:
         say(f"{name:<18}{fact}")
     for remark in manifest.remarks:
         say(f"note: {remark}")
-    say(f"then: {shlex.join(['floracle', 'stages', str(out)])}")
+    say(f"then: {' '.join(map(quoted, ['floracle', 'stages', str(out)]))}")
 
 
 def _error(manifest: Manifest) -> str:

@@ -76,7 +76,9 @@ def predict(
     else:
         found = _of_data(str(data), opening, classes, memory)
     _show(found)
-    _show_what_if(*_typical(found), asked, factors)
+    several = {name: one for name, one in found.items() if one.points > 1}
+    if several:
+        _show_what_if(*_typical(several), asked, factors)
 
 
 def _of_data(
@@ -86,7 +88,6 @@ def _of_data(
     from floracle.analysis.prediction import predict as predicted_for
     from floracle.core.source import classes as labels_in
     from floracle.core.spectrum import spectra
-    from floracle.run.errors import Mistake
 
     from .options import classes_of
 
@@ -97,12 +98,14 @@ def _of_data(
     for label in chosen:
         weights = store.atoms(label).weights
         sizes[label] = math.exp(-float((weights * weights.log()).sum()))
-    chosen = [label for label in chosen if sizes[label] > 1 + 1e-9]
-    if not chosen:
-        raise Mistake(f"{store.name} has no stages: every class has a single distinct point")
-    found = spectra(store, chosen)
+    several = [label for label in chosen if sizes[label] > 1 + 1e-9]
+    found = spectra(store, several) if several else {}
     names = {c: "whole set" if c < 0 else f"class {store.classes[c]}" for c in chosen}
-    return {names[label]: predicted_for(sizes[label], spectrum=found[label]) for label in chosen}
+    one = predicted_for(1, spectrum=[0.0])  # a single point: all is decided at t = 0
+    return {
+        names[label]: predicted_for(sizes[label], spectrum=found[label]) if label in found else one
+        for label in chosen
+    }
 
 
 def _typical(found: dict[str, Predicted]) -> tuple[str, Predicted]:

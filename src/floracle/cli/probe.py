@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from .counts import Whole
-from .fields import NO_TEXT, ORACLE, Text
+from .fields import NO_TEXT, ORACLE, Text, identities
 from .naming import called, command_of, conventions
 from .opening import READING, Reading, show_remarks
 from .options import plain
-from .probing import Job, answer, check, report
+from .output import Out, check_out, output_of
+from .probing import Job, answer, check, load_decoder, load_fields, report, sample_shape
 
 
 def probe(
@@ -31,10 +32,10 @@ def probe(
     shape: str | None = None,
     autoencoder: Path | None = None,
     reading: Reading = READING,
-    out: Path | None = None,
+    out: Out = None,
     memory: str | None = None,
     device: str = "cpu",
-) -> None:
+) -> Path:
     """Follow fields from noise, and see what they predict on the way and when that settles.
 
     With a data set its oracle is followed from the same noise, and how much later a field settles
@@ -87,12 +88,9 @@ def probe(
     typed = dict(locals())
     from floracle.run.budget import chosen_device
     from floracle.run.errors import Mistake
-    from floracle.run.results import answered
-
-    from .options import check_writable
 
     found = _fields(fields, names, data)
-    folder = check_writable(out or Path("runs") / f"probe-{'-'.join(map(plain, found))}")
+    check_out(out, "probe", *([] if data is None else [data]))
     if data is None:
         for option in reading.words()[:1]:
             raise Mistake(f"{option} is for --data; give that too, or leave {option} out")
@@ -117,7 +115,6 @@ def probe(
         called=found,
         conventions=conventions(found, convention),
         settings=settings,
-        folder=folder,
         store=None,
         text=text,
         autoencoder=autoencoder,
@@ -129,9 +126,16 @@ def probe(
         store = opening.store(data, memory)
         show_remarks(store)
         job = replace(job, store=store, settings={**settings, "data": store.fingerprint})
-    if answered(folder, job.all_settings()) is None:
-        answer(job, command_of(probe, "probe", typed))
-    report(job)
+    loaded = load_fields(job)
+    shape_of_sample = sample_shape(job, loaded)
+    decoder = load_decoder(job, shape_of_sample)
+    networks = identities(loaded, shape_of_sample)
+    job = replace(job, settings={**job.settings, "networks": networks}, decoder=decoder)
+    default = Path("runs") / f"probe-{'-'.join(map(plain, found))}"
+    with output_of("probe", out, default, job.all_settings(), data=[job.store]) as output:
+        answer(job, output, loaded, command_of(probe, "probe", typed))
+        report(job, output.path)
+    return output.path
 
 
 def _fields(fields: tuple[str, ...], names: str | None, data: str | None) -> dict[str, str]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from floracle.data.store import Store
     from floracle.models.autoencoder_frame import Autoencoder
     from floracle.report.probe_figures import Probed
+    from floracle.run.output_folder import OutputFolder
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class Job:
     """How each is to be read."""
     settings: dict[str, Any]
     """What all have in common."""
-    folder: Path
     store: Store | None
     text: Text
     """What SD3 and Flux are asked with."""
     autoencoder: Path | None
     memory: str | None
     device: str
+    decoder: Autoencoder | None = None
+    """The autoencoder, once it is loaded."""
 
     def own_settings(self, name: str) -> dict[str, Any]:
         """The settings of one field."""
@@ -51,27 +53,29 @@ class Job:
         return {
             "fields": self.called,
             "conventions": self.conventions,
-            "autoencoder": None if self.autoencoder is None else str(self.autoencoder),
+            "autoencoder": None if self.decoder is None else dict(self.decoder.settings),
             **self.settings,
         }
 
 
-def answer(job: Job, command: str) -> None:
-    """Probe the fields, draw them, and last write the result."""
-    from floracle.report.probe import write_probes
-    from floracle.run.results import Results, provenance, save
+def answer(job: Job, output: OutputFolder, loaded: dict[str, VelocityField], command: str) -> None:
+    """Probe the fields, draw them, and last write the result; where all is there, do nothing."""
+    from floracle.report.probe import PAGE, write_probes
+    from floracle.run.results import Results, answered, provenance
 
-    probes, decoder = _probes(job)
-    probed = _pictured(job, probes, decoder)
+    done = answered(output.path, output.settings) is not None
+    if done and (output.path / PAGE).is_file():
+        return
+    probes = _probes(job, output, loaded)
+    probed = _pictured(job, output.path, probes)
     facts = {"fields": ", ".join(job.called.values())}
     if job.store is not None:
         facts |= {"data": job.store.name, "data fingerprint": job.store.fingerprint}
     facts |= {"seeds": job.settings["seeds"], "labels": job.settings["labels"] or "none"}
-    write_probes(probed, job.folder, facts=facts, command=command)
-    save(
-        Results("probes", job.all_settings(), {"names": list(probes)}, {}, provenance()),
-        job.folder,
-    )
+    write_probes(probed, output.path, facts=facts, command=command)
+    if not done:
+        values = {"names": list(probes)}
+        output.save(Results("probes", output.settings, values, {}, provenance()))
 
 
 def check(job: Job) -> None:
@@ -108,8 +112,8 @@ def _asked(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _probes(job: Job) -> tuple[dict[str, Probe], Autoencoder | None]:
-    """Every field probed, by its name, and what decodes them.
+def _probes(job: Job, output: OutputFolder, loaded: dict[str, VelocityField]) -> dict[str, Probe]:
+    """Every field probed, by its name.
 
     Those that an interrupted run has finished are taken.
     """
@@ -117,15 +121,14 @@ def _probes(job: Job) -> tuple[dict[str, Probe], Autoencoder | None]:
 
     from floracle.analysis.probe import Probe
     from floracle.analysis.probe import probe as follow
-    from floracle.run.results import answered, save
+    from floracle.run.results import answered
 
     from .console import note
+    from .fields import warn_of_misreading
     from .options import seeds_of
 
     settings, seeds = job.settings, seeds_of(job.settings["seeds"])
-    loaded = _loaded(job)
-    shape, labels = _shape(job, loaded), _labels(job, loaded, len(seeds))
-    decoder = _decoder(job, shape)
+    shape, labels = sample_shape(job, loaded), _labels(job, loaded, len(seeds))
     known: dict[str, Any] = {
         "labels": None if labels is None else torch.tensor(labels),
         "solver": settings["solver"],
@@ -136,18 +139,21 @@ def _probes(job: Job) -> tuple[dict[str, Probe], Autoencoder | None]:
             _try(field, shape, None if labels is None else labels[:1])
     found: dict[str, Probe] = {}
     for name, field in loaded.items():
-        place, own = job.folder / plain(name), job.own_settings(name)
-        before = answered(place, own)
+        own = job.own_settings(name)
+        before = answered(output.path / plain(name), own)
         if before is not None:
             found[name] = Probe.of_results(before)
             continue
+        if job.store is not None:
+            told, declared = _asks_with_text(job, name), job.conventions[name] is not None
+            warn_of_misreading(field, job.store, told=told, declared=declared)
         note(f"following {name}")
         found[name] = replace(follow(field, seeds, shape, **known), settings=own)
-        save(found[name], place)
-    return found, decoder
+        output.save(found[name], plain(name))
+    return found
 
 
-def _decoder(job: Job, shape: list[int]) -> Autoencoder | None:
+def load_decoder(job: Job, shape: list[int]) -> Autoencoder | None:
     """What decodes samples of this shape for the pictures."""
     from floracle.models.autoencoder import load_autoencoder
     from floracle.run.errors import Mistake
@@ -163,20 +169,23 @@ def _decoder(job: Job, shape: list[int]) -> Autoencoder | None:
     return found
 
 
-def _loaded(job: Job) -> dict[str, VelocityField]:
+def load_fields(job: Job) -> dict[str, VelocityField]:
     """The fields by their names."""
-    from floracle.models.diffusers import is_diffusers
-
-    asked = {name for name, where in job.called.items() if is_diffusers(Path(where))}
     oracle = None
     if job.store is not None:
         oracle = oracle_of(job.store, "linear", memory=job.memory, device=job.device)
     found = {}
     for name, where in job.called.items():
-        text = job.text if name in asked else NO_TEXT
-        convention = job.conventions[name]
-        found[name] = field_of(where, oracle, convention, job.device, text=text)
+        text = job.text if _asks_with_text(job, name) else NO_TEXT
+        found[name] = field_of(where, oracle, job.conventions[name], job.device, text=text)
     return found
+
+
+def _asks_with_text(job: Job, name: str) -> bool:
+    """Whether a field is asked with the text that was given."""
+    from floracle.models.diffusers import is_diffusers
+
+    return bool(job.text) and is_diffusers(Path(job.called[name]))
 
 
 def _try(field: VelocityField, shape: list[int], labels: list[int] | None) -> None:
@@ -192,7 +201,7 @@ def _try(field: VelocityField, shape: list[int], labels: list[int] | None) -> No
         )
 
 
-def _shape(job: Job, loaded: dict[str, VelocityField]) -> list[int]:
+def sample_shape(job: Job, loaded: dict[str, VelocityField]) -> list[int]:
     """The shape of a sample: the data's, as asked, or as a network says."""
     from floracle.run.errors import Mistake
 
@@ -232,22 +241,22 @@ def _labels(job: Job, loaded: dict[str, VelocityField], count: int) -> list[int]
     return [given[i % len(given)] for i in range(count)]
 
 
-def _pictured(job: Job, probes: dict[str, Probe], decoder: Autoencoder | None) -> list[Probed]:
+def _pictured(job: Job, folder: Path, probes: dict[str, Probe]) -> list[Probed]:
     """The probes with pictures of what they predict, each field's in a file of its own."""
     from floracle.report.probe import pictures_of, sheet
     from floracle.report.probe_figures import Probed
     from floracle.run.files import write_bytes
 
     found = []
-    pictures = pictures_of(list(probes.values()), job.store, decoder)
+    pictures = pictures_of(list(probes.values()), job.store, job.decoder)
     for (name, made), drawn in zip(probes.items(), pictures, strict=True):
         if drawn is not None:
-            write_bytes(job.folder / plain(name) / "predictions.png", sheet(drawn))
+            write_bytes(folder / plain(name) / "predictions.png", sheet(drawn))
         found.append(Probed(name, made, job.called[name] == ORACLE, drawn))
     return found
 
 
-def report(job: Job) -> None:
+def report(job: Job, folder: Path) -> None:
     """When the fields settle, on the terminal."""
     from floracle.analysis.probe import Probe
     from floracle.report import probe_words
@@ -259,8 +268,9 @@ def report(job: Job) -> None:
     from .columns import show
     from .console import say
 
+    results = {name: load_results(folder / plain(name), part=plain(name)) for name in job.called}
     found = [
-        Probed(name, Probe.of_results(load_results(job.folder / plain(name))), where == ORACLE)
+        Probed(name, Probe.of_results(results[name]), where == ORACLE)
         for name, where in job.called.items()
     ]
     show(probe_words.summary(found))
@@ -268,4 +278,4 @@ def report(job: Job) -> None:
     say(f"grid: {probe_words.grid_in_short(found[0])}")
     for sentence in (probe_words.headline(found), *probe_words.story(found)[1:]):
         say(sentence)
-    say(f"page: {visible(str(job.folder / PAGE))}")
+    say(f"page: {visible(str(folder / PAGE))}")

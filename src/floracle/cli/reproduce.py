@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .counts import Whole
 from .opening import Opening
+from .output import Out, check_out, output_of
 
 if TYPE_CHECKING:
     from floracle.recipes.recipe import Recipe
@@ -21,10 +22,10 @@ def reproduce(
     /,
     *data: str,
     opening: Opening = OPENING,
-    out: Path | None = None,
+    out: Out = None,
     quick: bool = False,
     seed: Whole | None = None,
-) -> None:
+) -> Path | None:
     """Compute a figure or table of the paper and draw it; without ITEM, list them.
 
     The same command again goes on where it was stopped, or answers at once.
@@ -44,25 +45,27 @@ def reproduce(
     seed
         Where the random draws start.
     """
-    from floracle.recipes.reproduce import drawn_in, recipe_for, reproduced
+    from floracle.recipes.reproduce import drawn_in, recipe_for, reproduced_in
 
     from .console import say
-    from .options import check_writable
 
     if item is None:
         return _list()
     recipe = recipe_for(item)
     settings = _settings(recipe, data, opening, quick=quick, seed=seed)
-    folder = check_writable(out or _folder(item, data, quick=quick))
-    found = reproduced(recipe, folder, settings)
+    check_out(out, "reproduce", *data)
+    plan = recipe.plan(settings)
+    default = _folder(item, data, quick=quick)
+    with output_of("reproduce", out, default, plan.settings, data=plan.data) as output:
+        found = reproduced_in(output, recipe, plan)
     _show(recipe, found)
     if settings == recipe.settings and recipe.expected:
         missed = recipe.missed(found)
         say(f"not as expected: {'; '.join(missed)}" if missed else "the numbers are as expected")
-    for path in drawn_in(recipe, folder):
+    for path in drawn_in(recipe, output.path):
         say(str(path))
-    say(str(folder / "result.json"))
-    return None
+    say(str(output.path / "result.json"))
+    return output.path
 
 
 def _list() -> None:

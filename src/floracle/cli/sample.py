@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .counts import Whole
-from .fields import NO_TEXT, ORACLE, Text, field_of
+from .fields import NO_TEXT, ORACLE, Text, field_of, identities, warn_of_misreading
 from .guiding import GUIDING, Guiding
 from .opening import READING, Reading, oracle_of, show_remarks
+from .output import Out, check_out, output_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
     from floracle.oracle.gaussians import GaussianOracle
     from floracle.oracle.oracle import Oracle
-    from floracle.run.processes import Group
     from floracle.sampling.solvers import Solver
 
 AT_ONCE = 64
@@ -46,10 +46,10 @@ def sample(
     convention: str | None = None,
     text: Text = NO_TEXT,
     reading: Reading = READING,
-    out: Path | None = None,
+    out: Out = None,
     memory: str | None = None,
     device: str = "cpu",
-) -> None:
+) -> Path:
     """Follow a field from noise to samples, and say which training row each is nearest to.
 
     Writes samples.npz (arr_0 with the samples, labels, seeds, rows, distances) and, for pictures,
@@ -92,14 +92,16 @@ def sample(
         cpu or cuda:0.
     """
     from floracle.core.source import classes as labels_in
+    from floracle.report.fields_names import visible
     from floracle.run.budget import chosen_device
+    from floracle.run.exchange import barrier, first_says
     from floracle.run.processes import current, own_device, own_memory
     from floracle.sampling.grid import cut, time_grid
     from floracle.sampling.solvers import named
 
     from .console import say
-    from .options import check_writable, folder_for, labels_for, plain, seeds_of
-    from .sampled import nearest_rows, report, write
+    from .options import folder_for, labels_for, plain, seeds_of
+    from .sampled import is_whole, nearest_rows, report, write
 
     names = [name for name in (field, then) if name is not None]
     _check_fields(names, at, convention)
@@ -107,16 +109,19 @@ def sample(
     guiding.check(len(names), labelled=bool(labels or text))
     chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), named(solver)
     verb = "-".join(["sample", *(plain(name) for name in names if name != ORACLE)])
-    group, folder = current(), out or folder_for(verb, data)
+    group = current()
     device = str(chosen_device(own_device(device, group)))
     if group.first:
-        folder = check_writable(folder, data)
+        check_out(out, "sample", data)
     opening = reading.opening()
     store = opening.store(data, own_memory(memory, group))
     show_remarks(store)
     given = labels_for(labels, len(chosen), labels_in(store))
+    oracle = oracle_of(store, "linear", memory=memory, device=device, group=group)
+    networks = _networks([*names, guiding.reference], oracle, (convention, device), text)
     settings = {
         "field": field,
+        "networks": identities(networks, store.shape),
         "data": store.fingerprint,
         "seeds": seeds,
         "labels": labels,
@@ -128,30 +133,27 @@ def sample(
         **text.settings(),
         **opening.settings(),
     }
-    if not _answered(folder, settings, group):
-        oracle = oracle_of(store, "linear", memory=memory, device=device, group=group)
-        fields = _fields(names, oracle, guiding, (convention, device), text)
-        asked = [_labels(name, given, text, len(chosen)) for name in names]
-        pieces = [times] if at is None else cut(times, at)
-        stages = [Stage(*parts) for parts in zip(fields, pieces, asked, strict=True)]
-        cost = _cost(stages, method)
-        guiding.check_acts(len(names), acts=cost["evaluations"] > cost["velocities"])
-        found = _followed(stages, store.shape, chosen, method)
-        near = nearest_rows(store, found, group)
-        if group.first:
-            write(folder, store, settings, chosen, given, found, near, cost)
+    default = folder_for(verb, data)
+    with output_of("sample", out, default, settings, group=group, data=[store]) as output:
+        if not first_says(group, [group.first and is_whole(output)])[0]:
+            declared = convention is not None
+            for network in networks.values():
+                warn_of_misreading(network, store, told=bool(text), declared=declared)
+            fields = _guided(names, networks, guiding)
+            asked = [_labels(name, given, text, len(chosen)) for name in names]
+            pieces = [times] if at is None else cut(times, at)
+            stages = [Stage(*parts) for parts in zip(fields, pieces, asked, strict=True)]
+            cost = _cost(stages, method)
+            guiding.check_acts(len(names), acts=cost["evaluations"] > cost["velocities"])
+            samples = _followed(stages, store.shape, chosen, method)
+            near = nearest_rows(store, samples, group)
+            if group.first:
+                write(output, store, chosen, given, samples, near, cost)
+        barrier(group)
     if group.first:
-        report(folder)
-    say(f"samples: {folder / 'samples.npz'}")
-
-
-def _answered(folder: Path, settings: dict[str, Any], group: Group) -> bool:
-    """Whether the first process finds these samples in the folder; it alone looks."""
-    from floracle.run.exchange import first_says
-    from floracle.run.results import answered
-
-    there = group.first and answered(folder, settings) is not None
-    return bool(first_says(group, [there])[0])
+        report(output.path)
+    say(f"samples: {visible(str(output.path / 'samples.npz'))}")
+    return output.path
 
 
 def _check_fields(names: list[str], at: float | None, convention: str | None) -> None:
@@ -180,22 +182,25 @@ def _more(asked: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in asked.items() if value is not None}
 
 
-def _fields(
-    names: list[str],
+def _networks(
+    names: list[str | None],
     oracle: Oracle | GaussianOracle,
-    guiding: Guiding,
     read: tuple[str | None, str],
     text: Text,
+) -> dict[str, VelocityField]:
+    """The fields by their names; a network that is named twice is loaded once."""
+    chosen = dict.fromkeys(name for name in names if name is not None)
+    return {name: field_of(name, oracle, *read, text=text) for name in chosen}
+
+
+def _guided(
+    names: list[str], networks: dict[str, VelocityField], guiding: Guiding
 ) -> list[VelocityField]:
-    """The fields by their names, guided as asked; a network that is named twice is loaded once."""
-    known: dict[str, VelocityField] = {}
-    for name in (*names, guiding.reference):
-        if name is not None and name not in known:
-            known[name] = field_of(name, oracle, *read, text=text)
-    reference = None if guiding.reference is None else known[guiding.reference]
+    """The fields that are followed, guided as asked."""
+    reference = None if guiding.reference is None else networks[guiding.reference]
     scales = guiding.scales(len(names))
     return [
-        guiding.around(known[name], scale, reference)
+        guiding.around(networks[name], scale, reference)
         for name, scale in zip(names, scales, strict=True)
     ]
 

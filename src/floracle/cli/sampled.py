@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
     from floracle.core.nearest import Neighbours
     from floracle.data.store import Store
+    from floracle.run.output_folder import OutputFolder
     from floracle.run.processes import Group
 
+FILE = "samples.npz"
 COLUMNS = 8
 DRAWN = 64
 """Samples in the picture at most."""
@@ -38,10 +40,28 @@ def nearest_rows(store: Store, found: Tensor, group: Group) -> Neighbours:
     return merged_over(group, nearest(mine, found) if len(mine.atoms().rows) else own)
 
 
+def is_whole(output: OutputFolder) -> bool:
+    """Whether the samples are there, and the file with them is as it was written."""
+    import sys
+
+    from floracle.run.errors import Mistake
+    from floracle.run.files import check_hash
+    from floracle.run.results import answered
+
+    results = answered(output.path, output.settings)
+    if results is None:
+        return False
+    try:
+        check_hash(output.path / FILE, results.values["file"])
+    except Mistake as flaw:
+        sys.stderr.write(f"note: {flaw}; the samples are drawn again\n")
+        return False
+    return True
+
+
 def write(
-    folder: Path,
+    output: OutputFolder,
     store: Store,
-    settings: dict[str, Any],
     seeds: list[int],
     labels: list[int] | None,
     found: Tensor,
@@ -52,10 +72,11 @@ def write(
     import numpy as np
     import torch
 
-    from floracle.run.files import write_bytes
+    from floracle.run.files import hash_of, write_bytes
     from floracle.run.images import display_for, enlarged, png, tiles
-    from floracle.run.results import Results, provenance, save
+    from floracle.run.results import Results, provenance
 
+    output.check()
     rows, distances = near.rows[:, 0], near.distances[:, 0]
     norms = store.take(rows).double().flatten(1).norm(dim=1).clamp(min=1e-12)
     given = torch.tensor(labels) if labels is not None else torch.full((len(found),), -1)
@@ -76,12 +97,13 @@ def write(
         labels=given.numpy(),
         **{name: values.numpy() for name, values in arrays.items() if name != "landed"},
     )
-    write_bytes(folder / "samples.npz", file.getvalue())
+    folder = output.path
+    write_bytes(folder / FILE, file.getvalue())
     if display is not None:
         shown = enlarged(display.pictures(found[:DRAWN]), 64)
         write_bytes(folder / "samples.png", png(tiles(shown, COLUMNS)))
-    known = provenance(name=store.name)
-    save(Results("samples", settings, cost, {**arrays, "labels": given}, known), folder)
+    values, made = {**cost, "file": hash_of(folder / FILE)}, provenance(name=store.name)
+    output.save(Results("samples", output.settings, values, {**arrays, "labels": given}, made))
 
 
 def report(folder: Path) -> None:

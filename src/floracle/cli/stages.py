@@ -1,6 +1,6 @@
 """`floracle stages`: measure the two stages of a data set and write a report.
 
-Classes are kept in OUT/parts as soon as they are measured, so that the same command goes on where
+Classes are kept as soon as they are measured, so that the same command goes on where
 it was stopped, to the same numbers bit for bit. With result.json in place it answers at once.
 """
 
@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .counts import Whole
 from .opening import Opening, oracle_of, show_remarks
+from .output import Out, check_out, output_of
 
 if TYPE_CHECKING:
     from floracle.analysis.groups import Stages
     from floracle.analysis.kept import Kept
+    from floracle.analysis.memory_needs import Run
     from floracle.data.store import Store
 
 OPENING = Opening()
@@ -27,7 +29,7 @@ def stages(
     /,
     *,
     opening: Opening = OPENING,
-    out: Path | None = None,
+    out: Out = None,
     classes: str = "both",
     pairs: Whole = 512,
     times: Whole = 50,
@@ -38,7 +40,7 @@ def stages(
     memory: str | None = None,
     device: str = "cpu",
     path: Literal["linear", "cosine", "trigonometric"] = "linear",
-) -> None:
+) -> Path | None:
     """Measure where navigation ends in a data set, and write a report.
 
     The same command again goes on where it was stopped, or answers at once.
@@ -73,29 +75,34 @@ def stages(
         The path from noise to data.
     """
     from floracle.analysis.kept import Kept
+    from floracle.analysis.memory_needs import Run, check_memory, oracle_memory
     from floracle.core.source import classes as labels_in
+    from floracle.report.fields_names import visible
     from floracle.run.budget import chosen_device
     from floracle.run.errors import Mistake
     from floracle.run.processes import current, own_device, own_memory
 
     from .console import say
-    from .options import check_writable, checked_seed, classes_of, folder_for
+    from .options import checked_seed, classes_of, folder_for
 
     checked_seed(seed)
     if pairs < 2 or times < 8:
         raise Mistake(f"at least 2 --pairs and 8 --times are needed, got {pairs} and {times}")
-    group, folder = current(), out or folder_for("stages", data)
+    group = current()
     device = str(chosen_device(own_device(device, group)))
     if group.first:
-        folder = check_writable(folder, data)
+        check_out(out, "stages", data)
     store = opening.store(data, own_memory(memory, group))
     show_remarks(store)
     other = None if held_out is None else opening.held_out(held_out, store, memory)
     chosen = classes_of(classes, labels_in(store))
     _check_held_out(other, chosen)
+    own = own_memory(memory, group)
+    planned = Run(store, tuple(chosen), pairs, times, held_out=other, deep=deep, memory=own)
+    check_memory(planned)
     if dry_run:
-        _say_cost(store, chosen, pairs, times, memory)
-        return
+        _say_cost(planned)
+        return None
     settings = {
         "times": times,
         "pairs": pairs,
@@ -119,28 +126,35 @@ def stages(
         "remarks": list(store.remarks) or None,
         "mirrored": store.flips,
     }
-    oracle = oracle_of(store, path, memory=memory, device=device, group=group)
-    kept = Kept(oracle, folder, settings, held_out=other)
-    _finish(Job(kept, store, facts), deep=deep)
+    if deep and store.stds is not None:
+        raise Mistake("--deep compares fields of points; open the data with --moments mean")
+    room = oracle_memory(store, own)
+    oracle = oracle_of(store, path, memory=room, device=device, group=group)
+    default = folder_for("stages", data)
+    with output_of("stages", out, default, settings, group=group, data=[store, other]) as output:
+        _finish(Job(Kept(oracle, output, held_out=other), store, facts), deep=deep)
     if group.first:
-        _summarise(folder)
-    say(f"report: {folder / 'report.html'}")
+        _summarise(output.path)
+    say(f"report: {visible(str(output.path / 'report.html'))}")
+    return output.path
 
 
-def _say_cost(store: Store, chosen: list[int], pairs: int, times: int, memory: str | None) -> None:
+def _say_cost(planned: Run) -> None:
     """What the run would take, on the terminal."""
     from floracle.analysis.cost import cost
     from floracle.report import words
 
     from .console import say
 
-    found = cost(store, pairs=pairs, times=times, labels=chosen, memory=memory)
+    found = cost(planned)
+    longest = sorted(found.phases.items(), key=lambda phase: -phase[1])[:3]
     facts = {
-        "groups": f"{found.classes:,} of {len(store):,} points",
+        "groups": f"{found.classes:,} of {len(planned.store):,} points",
         "reads": words.size(found.read) if found.read else "nothing more; the points are held",
         "operations": f"{found.operations:.2g}",
         "memory": f"{words.size(found.memory)} at the peak",
-        "time": f"about {words.duration(max(found.seconds, 1))} on this machine",
+        "time": f"about {words.duration(found.seconds)} on this machine, opening the data aside",
+        "mostly": ", ".join(f"{name} {words.duration(seconds)}" for name, seconds in longest),
     }
     for name, fact in facts.items():
         say(f"{name:<12}{fact}")
@@ -160,10 +174,10 @@ def _finish(job: Job, *, deep: bool) -> None:
     from floracle.run.exchange import first_says
     from floracle.run.results import answered
 
-    kept = job.kept
-    there = kept.group.first and answered(kept.folder, kept.settings) is not None
-    stages = None if first_says(kept.group, [there])[0] else kept.stages()
-    if kept.group.first:
+    output = job.kept.output
+    there = output.group.first and answered(output.path, output.settings) is not None
+    stages = None if first_says(output.group, [there])[0] else job.kept.stages()
+    if output.group.first:
         _write(job, stages, deep=deep)
 
 
@@ -171,36 +185,38 @@ def _write(job: Job, stages: Stages | None, *, deep: bool) -> None:
     """Save stages that are new, look deeper where that is asked, draw what has changed."""
     from floracle.oracle.oracle import Oracle
     from floracle.report.examples import examples
-    from floracle.report.write import PAGE, draw, save_stages
+    from floracle.report.write import EXAMPLES, draw, is_drawn
 
-    kept, folder, oracle = job.kept, job.kept.folder, job.kept.oracle
+    kept, output, oracle = job.kept, job.kept.output, job.kept.oracle
     oracle = oracle.alone() if isinstance(oracle, Oracle) else oracle
     if stages is not None:
         facts = {key: value for key, value in job.facts.items() if value is not None}
         stages = replace(stages, provenance={**stages.provenance, **facts})
-        save_stages(stages, examples(oracle, stages, job.store), folder)
-    deeper = deep and _deeper(replace(kept, oracle=oracle))
-    if stages is not None or deeper or not (folder / PAGE).exists():
-        draw(folder)
-    kept.clear()
+        shown = examples(oracle, stages, job.store)
+        kept.write_timing()
+        output.save(shown, EXAMPLES)
+        output.save(stages)  # last, so that with it all is there
+    if deep:
+        _look_deeper(replace(kept, oracle=oracle))
+    if not is_drawn(output.path):
+        draw(output.path)
+    output.clear_parts()
 
 
-def _deeper(kept: Kept) -> bool:
-    """Look deeper where that was not done yet; whether anything is new."""
+def _look_deeper(kept: Kept) -> None:
+    """Look deeper where that was not done yet."""
     from floracle.analysis.deep import look_deeper
     from floracle.analysis.saved import stages_of_results
     from floracle.oracle.oracle import Oracle
     from floracle.report.write import DEEP
-    from floracle.run.errors import Mistake
-    from floracle.run.results import load_results, save
+    from floracle.run.results import has_result, load_results
 
-    if (kept.folder / DEEP / "result.json").exists():
-        return False
-    if not isinstance(kept.oracle, Oracle):
-        raise Mistake("--deep compares fields of points; open the data with --moments mean")
-    stages = stages_of_results(load_results(kept.folder))
-    save(look_deeper(kept.oracle, stages, seed=kept.settings["seed"]), kept.folder / DEEP)
-    return True
+    output = kept.output
+    if has_result(output.path / DEEP):
+        return
+    assert isinstance(kept.oracle, Oracle)
+    stages = stages_of_results(load_results(output.path))
+    output.save(look_deeper(kept.oracle, stages, seed=kept.settings["seed"]), DEEP)
 
 
 def _check_held_out(other: Store | None, chosen: list[int]) -> None:
@@ -249,10 +265,10 @@ def _summarise(folder: Path) -> None:
         (
             found.name(group.label),
             f"{group.points:,}",
-            words.time(group.centre.value),
-            words.time(group.predicted_centre),
+            words.landmark(group, "centre"),
+            words.predicted(group, "centre"),
             words.time(group.collapse.value),
-            words.time(group.predicted_collapse),
+            words.predicted(group, "collapse"),
             words.time(group.end.value),
             words.interval(group.end),
         )
@@ -263,4 +279,5 @@ def _summarise(folder: Path) -> None:
     if len(shown) < len(groups):
         say(f"… and {len(groups) - len(shown)} classes more in the report")
     say(words.headline(found))
-    say(words.law(found.main))
+    for sentence in filter(None, [words.single_points(found), words.law(found.main)]):
+        say(sentence)

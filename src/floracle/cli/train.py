@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from .counts import Whole
 from .opening import Opening, show_remarks
+from .output import Out, check_out, say_standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,10 +91,10 @@ def train(
     held_out: str | None = None,
     pairs: Whole = 64,
     samples: Whole = 64,
-    out: Path | None = None,
+    out: Out = None,
     memory: str | None = None,
     device: str = "cpu",
-) -> None:
+) -> Path:
     """Train a network on data, towards its pairs' own velocities or the oracle's.
 
     The same command again goes on from the last checkpoint, to the same weights bit for bit, or
@@ -133,18 +134,21 @@ def train(
     import sys
 
     from floracle.run.budget import chosen_device
+    from floracle.run.output_folder import free_folder
     from floracle.run.processes import current, own_device, own_memory
+    from floracle.training.checkpoint import VERB
     from floracle.training.evaluation import Look
     from floracle.training.loop import train as progress
     from floracle.training.making import large, network_for
+    from floracle.training.place import GROWS, settings_of
 
-    from .options import check_writable, folder_for
+    from .options import folder_for
 
     named = {"model": model, "patch": patch, "images": images, "every": every}
     settings = _settings(recipe, learning, named)
-    group, folder = current(), out or folder_for("train", data)
+    group = current()
     if group.first:
-        folder = check_writable(folder)
+        check_out(out, VERB, data)
     own = own_memory(memory, group)
     place = str(chosen_device(own_device(device, group)))
     store = opening.store(data, own)
@@ -154,6 +158,13 @@ def train(
     warning = large(network, settings.images, chosen_device(place))
     if group.first and warning is not None:
         sys.stderr.write(f"note: {warning}\n")
+    asked = settings_of(settings, store, network, other, network.null)
+    folder = (
+        free_folder(folder_for("train", data), VERB, asked, group, GROWS) if out is None else out
+    )
+    folder = folder.expanduser()
+    if group.first:
+        _say_where(folder, settings)
     run = progress(
         network,
         store,
@@ -166,6 +177,21 @@ def train(
     )
     _follow(run, settings, group)
     _summarise(folder, group)
+    return folder
+
+
+def _say_where(folder: Path, settings: Settings) -> None:
+    """Whether the run is complete, or from where it goes on."""
+    from floracle.run.results import has_result
+    from floracle.training.checkpoint import abouts
+
+    stands = max((int(about.stem) for about in abouts(folder)), default=None)
+    if stands is None:
+        return
+    if stands >= settings.images and has_result(folder):
+        say_standing(folder, "complete; a larger --images would make it longer")
+    else:
+        say_standing(folder, f"going on from {stands:,} of {settings.images:,} images")
 
 
 def _settings(recipe: str, learning: Learning, named: dict[str, Any]) -> Settings:

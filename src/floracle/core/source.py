@@ -94,6 +94,17 @@ def prepared(source: Source, label: int = NO_LABEL) -> Prepared | None:
     return known(label) if known is not None else None
 
 
+def check_unchanged(source: Source) -> None:
+    """Raise what a source has to say if its files are not as they were when it was opened.
+
+    To be called before anything that was learnt from it is saved; points in memory stay as they
+    are.
+    """
+    check = getattr(source, "check_unchanged", None)
+    if check is not None:
+        check()
+
+
 def classes(source: Source) -> list[int]:
     """The labels that occur, in order, without −1."""
     return [label for label in source.labels.unique().tolist() if label >= 0]

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +23,11 @@ PASS_BYTES = 4 * 2**20
 """The size of a float64 block in passes that only measure: it should stay in cache."""
 GRAM_BYTES = 2**29
 """The size of a float32 block of a Gram matrix's points."""
+BLOCKS = 5
+"""Blocks of points in memory at once: two of them, one as it is read and as it becomes float32."""
+MATRICES = 24
+"""Bytes of an entry of the matrix: in float64 it, the sum over classes, and the copy whose
+eigenvalues are found or what is added to the sum."""
 
 
 @dataclass(frozen=True)
@@ -65,29 +73,51 @@ def moments(source: Source, label: int = NO_LABEL, *, rows: int | None = None) -
     return fold(blocks, Moments.of_block, Moments.empty(dims))
 
 
-def spectrum(source: Source, label: int = NO_LABEL, *, rows: int | None = None) -> Tensor:
+def spectrum(
+    source: Source, label: int = NO_LABEL, *, rows: int | None = None, room: int | None = None
+) -> Tensor:
     """Eigenvalues of the covariance of a class, float64 [min(n, D)], largest first.
 
     Costs one product of n × D × min(n, D) and an eigendecomposition of the smaller side.
     """
-    return spectra(source, (label,), rows=rows)[label]
+    return spectra(source, (label,), rows=rows, room=room)[label]
 
 
 def spectra(
-    source: Source, labels: Sequence[int], *, rows: int | None = None
+    source: Source,
+    labels: Sequence[int],
+    *,
+    rows: int | None = None,
+    room: int | None = None,
 ) -> dict[int, Tensor]:
     """The spectra of several classes; the whole set costs nothing where it is their sum.
 
     Those that the source knows beforehand are taken from it. `rows` are the points of a block; by
-    default as many as suit the cache.
+    default as many as suit the cache, and as fit beside the matrix into `room` bytes.
     """
     known = {label: prepared(source, label) for label in labels}
     found = {label: of.spectrum for label, of in known.items() if of and of.spectrum is not None}
     left = [label for label in labels if label not in found]
-    return found | (_taken(source, left, rows) if left else {})
+    return found | (_taken(source, left, _Blocks(rows, room)) if left else {})
 
 
-def _taken(source: Source, labels: Sequence[int], rows: int | None) -> dict[int, Tensor]:
+class _Blocks(NamedTuple):
+    """How many points are read at a time."""
+
+    rows: int | None
+    """As asked for."""
+    room: int | None
+    """Bytes for them and the matrix together."""
+
+    def fitting(self, usual: int, dims: int, matrix: int) -> int:
+        """Rows of a block beside a matrix of so many rows: `usual` ones where they fit."""
+        if self.rows is not None or self.room is None:
+            return self.rows or usual
+        left = self.room - MATRICES * matrix**2
+        return max(1, min(usual, left // (BLOCKS * 4 * dims)))
+
+
+def _taken(source: Source, labels: Sequence[int], size: _Blocks) -> dict[int, Tensor]:
     dims = dimension(source)
     counts = {label: len(source.atoms(label).rows) for label in labels}
     parts = [label for label in labels if label != NO_LABEL]
@@ -95,28 +125,29 @@ def _taken(source: Source, labels: Sequence[int], rows: int | None) -> dict[int,
     total, found = _Covariance.empty(dims) if summed else None, {}
     for label in parts:
         if counts[label] <= dims:
-            found[label] = _eigenvalues(_gram(source, label, counts[label], rows))
+            found[label] = _eigenvalues(_gram(source, label, counts[label], size))
             continue
-        covariance = _covariance(source, label, rows)
-        found[label] = _eigenvalues(covariance.matrix / covariance.weight)
+        covariance = _covariance(source, label, size)
+        found[label] = _eigenvalues(covariance.matrix)
         if total is not None:
-            share = mass(source, label)
-            total = total.merge(covariance.scaled(share))
+            total = total.merge(covariance.scaled(mass(source, label)))
     if NO_LABEL in labels:
-        whole = total or (
-            None if counts[NO_LABEL] <= dims else _covariance(source, NO_LABEL, rows)
-        )
-        found[NO_LABEL] = _eigenvalues(
-            whole.matrix / whole.weight
-            if whole is not None
-            else _gram(source, NO_LABEL, counts[NO_LABEL], rows)
-        )
+        if total is not None:
+            matrix = total.matrix.div_(total.weight)
+        elif counts[NO_LABEL] <= dims:
+            matrix = _gram(source, NO_LABEL, counts[NO_LABEL], size)
+        else:
+            matrix = _covariance(source, NO_LABEL, size).matrix
+        found[NO_LABEL] = _eigenvalues(matrix)
     return found
 
 
 @dataclass(frozen=True)
 class _Covariance:
-    """Weight, mean [D] and weighted scatter matrix [D, D] of points; float64."""
+    """Weight, mean [D] and weighted scatter matrix [D, D] of points; float64.
+
+    Matrices are large, so that they are changed in place: what was scaled or merged is gone.
+    """
 
     weight: float
     mean: Tensor
@@ -125,51 +156,53 @@ class _Covariance:
     @classmethod
     def empty(cls, dims: int) -> _Covariance:
         zeros = torch.zeros(dims, dims, dtype=torch.float64)
-        return cls(0.0, zeros[0], zeros)
+        return cls(0.0, zeros[0].clone(), zeros)
 
     def scaled(self, share: float) -> _Covariance:
         """The same points with another total weight."""
-        return _Covariance(share, self.mean, self.matrix * (share / self.weight))
+        return _Covariance(share, self.mean, self.matrix.mul_(share / self.weight))
 
     def merge(self, other: _Covariance) -> _Covariance:
         """Of both sets of points."""
         weight = self.weight + other.weight
         share, apart = other.weight / weight, other.mean - self.mean
-        between = (self.weight * share) * torch.outer(apart, apart)
-        return _Covariance(weight, self.mean + share * apart, self.matrix + other.matrix + between)
+        between = torch.outer(apart, apart).mul_(self.weight * share)
+        matrix = self.matrix.add_(other.matrix).add_(between)
+        return _Covariance(weight, self.mean + share * apart, matrix)
 
 
-def _covariance(source: Source, label: int, rows: int | None) -> _Covariance:
+def _covariance(source: Source, label: int, size: _Blocks) -> _Covariance:
+    """Of the atoms of a class, with weight 1."""
     mean = moments(source, label).mean
-    total = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-    rows = rows or max(_rows(len(mean)), len(mean) // 2)
-    for block in source.blocks(label, rows=rows):
-        points = _weighted(block, mean)
-        total += (points.T @ points).double()
+    dims = len(mean)
+    total = torch.zeros(dims, dims, dtype=torch.float64)
+    rows = size.fitting(max(_rows(dims), dims // 2), dims, dims)
+    for points in map(partial(_weighted, mean=mean), source.blocks(label, rows=rows)):
+        total += points.T @ points
     return _Covariance(1.0, mean, total)
 
 
-def _gram(source: Source, label: int, count: int, rows: int | None) -> Tensor:
+def _gram(source: Source, label: int, count: int, size: _Blocks) -> Tensor:
     """The n × n matrix of inner products, a pair of blocks at a time."""
     dims = dimension(source)
-    mean = moments(source, label).mean
-    rows = rows or max(1, GRAM_BYTES // (4 * dims))
+    weighted = partial(_weighted, mean=moments(source, label).mean)
+    rows = size.fitting(max(1, GRAM_BYTES // (4 * dims)), dims, count)
     total = torch.empty(count, count, dtype=torch.float64)
-    for i, block in enumerate(source.blocks(label, rows=rows)):
-        points = _weighted(block, mean)
-        for j, other in enumerate(source.blocks(label, rows=rows)):
-            if j > i:
-                break
-            products = points @ (points if i == j else _weighted(other, mean)).T
-            start, left = i * rows, j * rows
-            total[start : start + len(products), left : left + products.shape[1]] = products
-            total[left : left + products.shape[1], start : start + len(products)] = products.T
+    for i, points in enumerate(map(weighted, source.blocks(label, rows=rows))):
+        start, stop = i * rows, i * rows + len(points)
+        total[start:stop, start:stop] = (points @ points.T).T
+        before = islice(source.blocks(label, rows=rows), i)
+        for j, other in enumerate(map(weighted, before)):
+            products = points @ other.T
+            total[start:stop, j * rows : (j + 1) * rows] = products
+            total[j * rows : (j + 1) * rows, start:stop] = products.T
     return total
 
 
 def _weighted(block: Block, mean: Tensor) -> Tensor:
+    """The points less their mean times the root of their weight, float32 [n, D]."""
     scale = block.weights.sqrt().float()[:, None]
-    return (block.points - mean.float()) * scale
+    return (block.points - mean.float()).mul_(scale)
 
 
 def _eigenvalues(matrix: Tensor) -> Tensor:

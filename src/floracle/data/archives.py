@@ -1,8 +1,8 @@
 """Files of several named arrays: .npz and .safetensors.
 
 Points go by `images`, `latents`, `data`, `x` or `arr_0`, or are the only array of several axes;
-labels go by `labels`, `label`, `y` or `arr_1`. What is stored plain is mapped; what is compressed
-is unpacked into memory, never beyond its declared shape or the budget.
+labels go by `labels`, `label`, `y` or `arr_1`. What is stored plain is read row by row; what is
+compressed is unpacked into memory, never beyond its declared shape or the budget.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from torch import Tensor
 
 from floracle.run.errors import Mistake
 
-from .arrays import header, mapped, numeric
+from .arrays import header, numeric, read_array
 from .boxes import checked_members, open_archive
 from .content import Content, Foreign, Rows, as_points, readable, shared
 from .labels import checked
+from .source_files import open_source
 from .tensorfile import read_header
 
 POINTS = ("images", "latents", "data", "x", "arr_0")
@@ -41,29 +42,26 @@ def open_npz(path: Path, budget: int) -> Content:
         members = {name[:-4]: name for name in names if name.endswith(".npy")}
         shapes = {key: _shape(archive, name, path) for key, name in members.items()}
 
-        def load(key: str) -> tuple[Rows, bool]:
+        def load(key: str) -> Rows:
             return _member(archive, archive.getinfo(members[key]), path, budget)
 
         return _chosen(path, "npz", shapes, load)
 
 
 def open_safetensors(path: Path) -> Content:
-    """A .safetensors file, mapped."""
+    """A .safetensors file."""
     file = read_header(path)
     with readable(path, "a .safetensors file"):
         shapes = {key: entry.shape for key, entry in file.entries.items()}
-        return _chosen(path, "safetensors", shapes, lambda key: (file.rows(key)[0], True))
+        return _chosen(path, "safetensors", shapes, lambda key: file.rows(key)[0])
 
 
-def _chosen(
-    path: Path, layout: str, shapes: Shapes, load: Callable[[str], tuple[Rows, bool]]
-) -> Content:
+def _chosen(path: Path, layout: str, shapes: Shapes, load: Callable[[str], Rows]) -> Content:
     points = _points_key(path, shapes)
-    rows, is_mapped = load(points)
-    rows = as_points(rows, str(path))
+    rows = as_points(load(points), str(path))
     key = _labels_key(path, {key: shapes[key] for key in shapes if key != points})
-    labels = checked(_plain(load(key)[0]), len(rows), f"{key!r} in {path}") if key else None
-    return Content(rows, layout, labels, mapped=is_mapped)
+    labels = checked(_plain(load(key)), len(rows), f"{key!r} in {path}") if key else None
+    return Content(rows, layout, labels)
 
 
 def _points_key(path: Path, shapes: Shapes) -> str:
@@ -86,7 +84,9 @@ def _labels_key(path: Path, shapes: Shapes) -> str | None:
 
 
 def _plain(rows: Rows) -> np.ndarray | Tensor:
-    return rows.array if isinstance(rows, Foreign) else rows[:]
+    if isinstance(rows, Foreign):
+        return rows.array
+    return rows if isinstance(rows, Tensor) else rows[:]
 
 
 def _shape(archive: zipfile.ZipFile, name: str, path: Path) -> tuple[int, ...]:
@@ -94,19 +94,17 @@ def _shape(archive: zipfile.ZipFile, name: str, path: Path) -> tuple[int, ...]:
         return header(stream, f"{path}: {name}")[0]
 
 
-def _member(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, budget: int
-) -> tuple[Rows, bool]:
-    """One array of the archive, and whether it is mapped."""
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, budget: int) -> Rows:
+    """One array of the archive."""
     if info.compress_type != zipfile.ZIP_STORED:
         with archive.open(info) as stream:
-            return _unpacked(stream, info, path, budget), False
-    with path.open("rb") as stream:
+            return _unpacked(stream, info, path, budget)
+    with open_source(path) as stream:
         stream.seek(info.header_offset + 26)
         name, extra = struct.unpack("<HH", stream.read(4))
         start = info.header_offset + 30 + name + extra
         _check_sum(stream, info, path, start)
-        return mapped(path, stream, start + info.file_size, start=start), True
+        return read_array(path, stream, start, start + info.file_size, budget=budget)
 
 
 def _unpacked(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, budget: int) -> Rows:
@@ -116,7 +114,7 @@ def _unpacked(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, budget: int)
     if needed > budget:
         raise Mistake(
             f"{path}: {info.filename} unpacks to {needed >> 20} MiB, more than the memory of"
-            f" {budget >> 20} MiB; write it with np.savez, which is mapped, or raise the memory"
+            f" {budget >> 20} MiB; write it with np.savez, to be read by rows, or raise the memory"
         )
     content = np.empty(needed, np.uint8)
     fill(stream, content, f"{path}: {info.filename}")

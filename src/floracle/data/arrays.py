@@ -1,14 +1,14 @@
 """Arrays as points: tensors and numpy arrays in memory, and .npy files.
 
-Files are mapped, never read whole. Bytes [N, H, W] and [N, H, W, 1 or 3] are pictures; all else
-keeps its shape. Pickled objects are refused unread.
+Files are read when rows of them are asked for, never whole unless they fit. Bytes [N, H, W] and
+[N, H, W, 1 or 3] are pictures; all else keeps its shape. Pickled objects are refused unread.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from math import prod
 from pathlib import Path
 from typing import IO
@@ -19,8 +19,11 @@ from torch import Tensor, strided
 
 from floracle.run.errors import Mistake
 
-from .content import Content, Foreign, Rows, as_points, check_file, readable, shared
+from .content import Content, Rows, as_points, check_there, readable, shared
+from .file_rows import rows_at
+from .joined import held
 from .labels import beside, checked
+from .source_files import open_source, source_file
 
 MOST_HEADER = 10_000
 
@@ -37,42 +40,43 @@ def open_memory(array: Tensor | np.ndarray) -> Content:
     return Content(as_points(array.detach().cpu().resolve_neg(), "the tensor"), "tensor")
 
 
-def open_npy(path: Path, *, labelled: bool = False) -> Content:
-    """An .npy file, mapped; labels from its sibling NAME_labels.npy or labels.npy.
+def open_npy(path: Path, budget: int, *, labelled: bool = False) -> Content:
+    """An .npy file; labels from its sibling NAME_labels.npy or labels.npy.
 
     Where it is `labelled` otherwise no sibling is looked at.
     """
-    content = Content(as_points(mapped_npy(path), str(path)), "npy", mapped=True)
+    content = Content(as_points(read_npy(path, budget), str(path)), "npy")
     labels = None if labelled else beside(path)
     return replace(content, labels=read_labels(labels, len(content.rows))) if labels else content
 
 
 def read_labels(path: Path, count: int) -> Tensor:
     """Labels from an .npy file."""
-    rows = mapped_npy(path)
-    return checked(rows.array if isinstance(rows, Foreign) else rows, count, f"labels in {path}")
+    rows = read_npy(path)
+    return checked(rows if isinstance(rows, Tensor) else rows[:], count, f"labels in {path}")
 
 
-def mapped_npy(path: Path) -> Rows:
-    """The array of an .npy file, mapped."""
-    check_file(path)
-    with readable(path, "an .npy array"), path.open("rb") as stream:
-        return mapped(path, stream, stream.seek(0, os.SEEK_END), start=0)
+def read_npy(path: Path, budget: int = 0) -> Rows:
+    """The array of an .npy file, read when it is indexed."""
+    check_there(path)
+    with readable(path, "an .npy array"), open_source(path) as stream:
+        return read_array(path, stream, 0, stream.seek(0, os.SEEK_END), budget=budget)
 
 
-def mapped(path: Path, stream: IO[bytes], end: int, *, start: int) -> Rows:
-    """The array written in .npy format between two places of a file, mapped."""
+def read_array(path: Path, stream: BufferedReader, start: int, end: int, *, budget: int) -> Rows:
+    """The array written in .npy format between two places of a file.
+
+    One in column order is read once where the budget allows it, for its rows are scattered.
+    """
     stream.seek(start)
     shape, fortran, dtype = header(stream, str(path))
     numeric(dtype, str(path))
-    held, needed = end - stream.tell(), prod(shape) * dtype.itemsize
-    if held != needed:
-        raise Mistake(f"{path} is cut short or damaged: {held} bytes where {needed} should be")
-    if needed == 0:
-        return shared(np.empty(shape, dtype))
-    order = "F" if fortran else "C"
-    array = np.memmap(path, dtype, "c", offset=stream.tell(), shape=shape, order=order)
-    return shared(np.asarray(array))
+    begin, needed = stream.tell(), prod(shape) * dtype.itemsize
+    if end - begin != needed:
+        raise Mistake(f"{path} is cut short or damaged: {end - begin} bytes where {needed} belong")
+    columns = fortran and len(shape) > 1
+    rows = rows_at(source_file(path, stream), begin, shape, dtype, columns=columns)
+    return held(rows, budget) if columns else rows
 
 
 def parsed(content: bytes, name: str) -> np.ndarray:

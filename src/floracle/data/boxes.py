@@ -21,8 +21,9 @@ import numpy as np
 
 from floracle.run.errors import Mistake
 
-from .content import CONTROL, check_file, readable
+from .content import CONTROL, readable
 from .folders import below
+from .source_files import open_source
 
 PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 MOST_RATIO = 1100  # deflate reaches 1032 : 1
@@ -64,9 +65,7 @@ class Folder:
     def read(self, name: str, most: int) -> bytes:
         """The bytes of one file, at most so many."""
         path = self.path / name
-        if not path.is_file():  # a pipe would wait for ever
-            check_file(path)
-        with path.open("rb") as file:
+        with open_source(path) as file:
             content = file.read(most + 1)
         return _within(content, most, f"{path}")
 
@@ -106,7 +105,6 @@ def open_box(path: Path, budget: int) -> Box:
     if path.is_dir():
         files = (file.relative_to(path) for file in below(path))
         return Folder(path, sorted(file.as_posix() for file in files))
-    check_file(path)
     with readable(path, "a .zip archive"):
         archive = open_archive(path, budget)
         return Zipped(path, sorted(checked_members(archive, path, budget)), archive)
@@ -125,7 +123,7 @@ def open_archive(path: Path, budget: int) -> zipfile.ZipFile:
 
 def _list_size(path: Path) -> int:
     """Bytes of the list of members, as the end of the archive declares it; 0 where it has none."""
-    with path.open("rb") as file:
+    with open_source(path) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - LONGEST_END))
         end = file.read()

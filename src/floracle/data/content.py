@@ -1,12 +1,13 @@
 """What every layout hands over: rows as they are stored, their labels, and a few words.
 
 Rows are anything indexed by a slice or by int64 row numbers that gives a tensor [n, *shape] of the
-stored dtype: a tensor itself, in memory or mapped from a file, or one of the small classes here.
+stored dtype: a tensor itself, rows of files (file_rows.py), or one of the small classes here.
 Pictures are [channels, height, width] from here on, whatever their container says.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -65,8 +66,6 @@ class Content:
     layout: str
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
-    mapped: bool = False
-    """The rows are pages of a file, which the operating system may drop."""
     ignored: int = 0
     """Files passed over because they are no pictures."""
     normalizer: Normalizer | None = None
@@ -86,7 +85,7 @@ class Content:
 
 @dataclass(frozen=True, eq=False)
 class Foreign:
-    """An array torch cannot share: of another byte order, stride or alignment; copied as read."""
+    """An array in memory that torch cannot share: of another byte order, stride or alignment."""
 
     array: np.ndarray
 
@@ -105,8 +104,7 @@ class Foreign:
 
     def __getitem__(self, key: Key, /) -> Tensor:
         picked = self.array[key if isinstance(key, slice) else key.numpy()]
-        kept = np.dtype(np.float64) if picked.dtype.char == "g" else picked.dtype.newbyteorder("=")
-        return torch.from_numpy(np.array(picked, dtype=kept, order="C"))
+        return torch.from_numpy(np.array(picked, dtype=native(picked.dtype), order="C"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,10 +165,15 @@ def channels_first(images: Tensor) -> Tensor:
     return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
 
 
+def native(kind: np.dtype) -> np.dtype:
+    """The type that torch has for numbers of a file: in this byte order, of 64 bits at most."""
+    return np.dtype(np.float64) if kind.char == "g" else kind.newbyteorder("=")
+
+
 def shared(array: np.ndarray) -> Rows:
     """A numpy array as rows, without a copy where torch can share it."""
-    native = array.dtype.isnative and array.flags.aligned and array.dtype.char != "g"
-    if not native or min(array.strides, default=0) < 0:
+    ours = array.flags.aligned and native(array.dtype) == array.dtype
+    if not ours or min(array.strides, default=0) < 0:
         return Foreign(array)
     with warnings.catch_warnings():  # torch warns of read-only arrays; nothing here is written to
         warnings.simplefilter("ignore")
@@ -196,12 +199,10 @@ def is_picture(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3)
 
 
-def check_file(path: Path) -> None:
-    """Refuse what is no regular file, for a pipe would wait for ever; suggest the nearest name."""
-    if path.is_file():
+def check_there(path: Path) -> None:
+    """Refuse a path where nothing lies, and suggest the nearest name."""
+    if os.path.lexists(path):
         return
-    if path.exists():
-        raise Mistake(f"{path} is no regular file")
     folder = path.parent
     while not folder.is_dir() and folder != folder.parent:
         path, folder = folder, folder.parent

@@ -8,22 +8,27 @@ encoding differ in their words and in how a finished store is read: that is thei
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from floracle.run.errors import Mistake
-from floracle.run.exchange import barrier
-from floracle.run.files import NoRoom, digest, read_json, sweep, writable_folder, write_json
+from floracle.run.files import NoRoom, digest, remove_files
+from floracle.run.folder_checks import Marks, check_ours, check_output
+from floracle.run.folder_lock import locked
+from floracle.run.output_folder import OutputFolder, opened
 from floracle.run.processes import ALONE, Group
 from floracle.run.results import differences
 
 from .packed_files import UNFINISHED
 
-SETTINGS = f"{UNFINISHED}/settings.json"
+MARKS = Marks(marker=f"{UNFINISHED}/settings.json", control=UNFINISHED)
+MADE = re.compile(r"settings\.json|shard-\d+\.tensors|encoded-\d+\.json|\..+\.[a-z0-9_]{8}\.part")
+"""Files that an unfinished store has in its place, by their names."""
 
 
 class Finished(Protocol):
@@ -66,15 +71,9 @@ def check_place(folder: Path, where: Any, kind: Kind[Any]) -> None:
         data, place = Path(where).expanduser().resolve(), folder.resolve()
         if data.exists() and place.is_relative_to(data):
             raise Mistake(f"{folder} lies inside the {kind.data} {where}; choose a place outside")
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise Mistake(f"{folder} is a file; name a new folder to {kind.verb} into")
-    ours = any((folder / sign).exists() for sign in (kind.manifest, UNFINISHED))
-    if not ours and any(path.is_file() for path in folder.rglob("*")):
-        raise Mistake(
-            f"{folder} exists and is no {kind.done} store; name a new folder to {kind.verb} into"
-        )
+    check_output(folder, option="OUT")
+    if not (folder / kind.manifest).is_file():
+        check_ours(folder, kind.verb, MARKS)
 
 
 def answered(
@@ -96,23 +95,19 @@ def answered(
     kind.check(folder, found)
     if kind.source(folder) != source:
         kind.remember(folder, found, source)
-    tidy(folder)
+    if (folder / UNFINISHED).exists():  # a run was killed just after it had finished
+        with suppress(OSError, Mistake), locked(folder):
+            tidy(folder)
     return found
 
 
-def begin(folder: Path, kind: Kind[Any], settings: Mapping[str, Any]) -> None:
-    """Start here, or go on where a run with the same settings ended."""
-    writable_folder(folder / UNFINISHED)
-    sweep(folder)
-    if (folder / SETTINGS).is_file():
-        refuse_others(folder, kind, settings, read_json(folder / SETTINGS))
-    else:
-        write_json(folder / SETTINGS, dict(settings))
-
-
-def begun(folder: Path) -> Mapping[str, Any]:
-    """The settings of an unfinished run; empty where there is none."""
-    return read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+def begun(folder: Path) -> str | None:
+    """The verb of an unfinished run in a folder; None where there is none."""
+    for verb in ("pack", "encode"):
+        with suppress(Mistake):
+            if check_ours(folder, verb, MARKS) is not None:
+                return verb
+    return None
 
 
 def refuse_others(
@@ -128,38 +123,16 @@ def refuse_others(
 
 def tidy(folder: Path) -> None:
     """Remove what is of no use in a finished store."""
-    if (folder / UNFINISHED).exists():
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-    sweep(folder)
+    remove_files(folder / UNFINISHED, MADE)
 
 
 @contextmanager
-def locked(folder: Path, kind: Kind[Any], group: Group = ALONE) -> Iterator[None]:
-    """Keep other runs away from a folder for as long as any process of this one writes there.
-
-    The first process of a group looks whether anybody else is there. Then all of them hold the
-    lock together, since one that is slow to end may outlive the first.
-    """
-    try:
-        import fcntl
-    except ImportError:  # not on this system: two runs at a time are the user's own fault
-        yield
-        return
-    if not group.first:
-        barrier(group)
-    handle = os.open(writable_folder(folder), os.O_RDONLY)
-    try:
-        if group.first:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not group.alone:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if group.first:
-            barrier(group)
-        yield
-    except BlockingIOError as error:
-        raise Mistake(f"another run is {kind.doing} into {folder}; wait for it") from error
-    finally:
-        os.close(handle)
+def unfinished(
+    folder: Path, kind: Kind[Any], settings: Mapping[str, Any], group: Group = ALONE
+) -> Iterator[OutputFolder]:
+    """Start a store here, or go on where a run with the same settings ended; nobody else may."""
+    with opened(folder, kind.verb, settings, marks=MARKS, group=group) as output:
+        yield output
 
 
 @contextmanager
@@ -184,8 +157,12 @@ def check_room(folder: Path, needed: int) -> None:
     held = sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
     free = shutil.disk_usage(place).free
     if needed - held > free:
-        gigabytes = f"{(needed - held) / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free"
-        raise Mistake(f"{folder} needs {gigabytes}; make room, or choose --dtype fp16")
+        sizes = f"{_megabytes(needed - held)} more, and {_megabytes(free)} are free"
+        raise Mistake(f"{folder} needs {sizes}; make room, or choose --dtype fp16")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.2g} MB"
 
 
 def source_stamp(*places: Any) -> str | None:

@@ -12,6 +12,7 @@ way and feed them differently, so the user says whose they are:
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -45,10 +46,10 @@ EDM2_FINAL_STD = 0.5
 
 def is_edm(path: Path) -> bool:
     """Whether a folder has a dataset.json, or moments by their name, there or in `vae-sd`."""
-    if path.is_file():
+    if not path.is_dir():
         return path.suffix.lower() == ".zip"
     places = (path, path / OWN)
-    return any((place / INDEX).is_file() or _first_moments(place) for place in places)
+    return any(os.path.lexists(place / INDEX) or _first_moments(place) for place in places)
 
 
 def _first_moments(folder: Path) -> bool:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from floracle.run.errors import Mistake, suggestion
-from floracle.run.exchange import barrier, check_same, first_says
+from floracle.run.exchange import barrier, check_same, first_says, gathered
 from floracle.run.files import digest, write_bytes
 from floracle.run.images import quantised
 from floracle.run.processes import ALONE, Group, share
@@ -30,18 +30,27 @@ from floracle.version import VERSION
 
 from .destination import (
     answered,
-    begin,
     check_place,
     check_room,
-    locked,
     source_stamp,
     tidy,
+    unfinished,
     writing,
 )
 from .encode_manifest import ENCODED, Encoded, read_manifest, write_manifest
-from .encode_shards import DTYPES, Autoencoder, Work, Written, finished_shard, write_shard
+from .encode_shards import (
+    DTYPES,
+    Autoencoder,
+    Work,
+    Written,
+    finished_shard,
+    shard_name,
+    write_shard,
+)
 from .lightningdit import STATS
-from .packed_files import Sealed, sha256_of
+from .packed_files import UNFINISHED, Sealed, sha256_of
+from .places import companions
+from .source_files import AGAIN, Changed, change_behind
 from .spread import Spread
 from .store import Store, open_store
 
@@ -78,7 +87,7 @@ def encode(
     settings = _settings(autoencoder, {**chosen, "seed": seed, "shard_images": shard_images})
     if group.first:
         check_place(folder, where, ENCODED)
-    source = source_stamp(where, labels)
+    source = source_stamp(where, *companions(where), labels)
     if done := _answered(folder, settings, source, group):
         return done
     store = open_store(where, labels=labels, flips=False if flips else None, memory=memory)
@@ -93,7 +102,7 @@ def encode(
     work = Work(store, autoencoder, shape, flips, moments, kind, seed, batch, shard_images)
     if group.first:
         check_room(folder, work.size)
-    with writing(folder, ENCODED), locked(folder, ENCODED, group):
+    with writing(folder, ENCODED), unfinished(folder, ENCODED, settings, group):
         written = _shards(folder, work, settings, group, quiet=quiet)
         if group.first:
             _finish(folder, work, settings, written, source=source)
@@ -170,17 +179,41 @@ def _shards(
     numbers = range(len(work.shards))
     found: list[Written | None] = [None] * len(numbers)
     if group.first:
-        begin(folder, ENCODED, settings)
         found = [finished_shard(folder, work, number) for number in numbers]
     barrier(group)
     there = first_says(group, [one is not None for one in found])
     missing = [number for number in numbers if not there[number]]
-    for number in missing[share(len(missing), group)]:
-        found[number] = write_shard(folder, work, number, quiet=quiet)
+    change = None
+    try:
+        for number in missing[share(len(missing), group)]:
+            found[number] = write_shard(folder, work, number, quiet=quiet)
+        work.store.check_unchanged()
+    except Mistake as error:
+        change = change_behind(error, work.store.check_unchanged)
+        if change is None:
+            raise
     barrier(group)
+    _refuse_change(folder, work, change, group)
     if not group.first:
         return []
     return [one or _of_another(folder, work, number) for number, one in enumerate(found)]
+
+
+def _refuse_change(folder: Path, work: Work, change: Changed | None, group: Group) -> None:
+    """End everywhere where the pictures have changed for one process, and remove all shards.
+
+    They may be of two states of the pictures; without them the same command begins again.
+    """
+    every = gathered([torch.tensor([change is not None])], group, what="changes of pictures")
+    if not any(bool(changed) for (changed,) in every):
+        return
+    if group.first:
+        for number in range(len(work.shards)):
+            (folder / shard_name(number)).unlink(missing_ok=True)
+        for path in (folder / UNFINISHED).glob("encoded-*.json"):
+            path.unlink()
+    barrier(group)
+    raise change or Changed(f"{work.store.name} changed for another process; {AGAIN}")
 
 
 def _of_another(folder: Path, work: Work, number: int) -> Written:

@@ -22,8 +22,8 @@ from floracle.run.errors import Mistake
 from floracle.run.files import write_json
 from floracle.run.progress import tracked
 
+from .file_rows import ahead
 from .packed_files import UNFINISHED, Sealed, Streamed, flaw, stamp, whole, write_tensors
-from .packed_rows import ahead
 from .spread import Spread
 from .store import Store
 
@@ -158,7 +158,7 @@ def _blocks(work: Work, number: int, half: int, seen: _Seen, *, quiet: bool) -> 
 
 def _images(work: Work, half: int, rows: Tensor) -> Tensor:
     """Pictures [b, 3, H, W] in [−1, 1], mirrored in the second half; grey ones in three equals."""
-    images = work.store.take(rows).expand(-1, 3, -1, -1)
+    images = work.store.normalizer.apply(work.store.take_stored(rows)[0]).expand(-1, 3, -1, -1)
     return (images.flip(-1) if half else images).contiguous()
 
 

@@ -6,6 +6,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from floracle.run.errors import Mistake
+
+FILES = {".npy", ".npz", ".safetensors", ".json", ".png", ".jpg", ".jpeg", ".webp"}
+"""Endings of names that only files of data have."""
+
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is the system's own."""
@@ -21,9 +26,17 @@ def below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        shown = (name for name in folders if not is_hidden(name))
-        folders[:] = [name for name in shown if not leads_back(Path(place, name), folder.parent)]
+        shown = [Path(place, name) for name in folders if not is_hidden(name)]
+        for each in shown:
+            check_folder(each)
+        folders[:] = [each.name for each in shown if not leads_back(each, folder.parent)]
         yield from (Path(place, name) for name in files if not is_hidden(name))
+
+
+def check_folder(entry: Path) -> None:
+    """Refuse a folder where a file belongs: passed over, its row would be missing unnoticed."""
+    if entry.suffix.lower() in FILES:
+        raise Mistake(f"{entry} is a folder, where its name says file; rename or remove it")
 
 
 def leads_back(entry: Path, folder: Path) -> bool:

@@ -1,12 +1,13 @@
 """The idx files of MNIST and its kin: a magic number, big-endian sizes, then bytes.
 
-`*-images-idx3-ubyte`, plain (mapped) or .gz (unpacked, never beyond what the header declares);
+`*-images-idx3-ubyte`, plain or .gz (unpacked, never beyond what the header declares);
 the labels lie beside it under the same name with `labels` and `idx1`.
 """
 
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import struct
 from math import prod
@@ -19,7 +20,9 @@ from floracle.run.errors import Mistake
 
 from .archives import fill
 from .content import Content, Rows, as_points, readable, shared
+from .file_rows import rows_at
 from .labels import checked
+from .source_files import open_source, source_file
 
 IMAGES = re.compile(r".*images[-.]idx3-ubyte(\.gz)?")
 BYTES = 0x08
@@ -39,12 +42,12 @@ def open_idx(path: Path, budget: int) -> Content:
     labels = None
     if beside:
         labels = checked(read_idx(beside, 1, budget)[:], len(rows), f"labels in {beside}")
-    return Content(rows, "idx", labels, mapped=path.suffix != ".gz")
+    return Content(rows, "idx", labels)
 
 
 def training_images(folder: Path) -> Path | None:
     """The idx images of a folder, those for training where there are several."""
-    files = [file for file in sorted(folder.iterdir()) if is_idx(file) and file.is_file()]
+    files = [file for file in sorted(folder.iterdir()) if is_idx(file)]
     train = [file for file in files if "train" in file.name] or files
     if len({file.name.removesuffix(".gz") for file in train}) > 1:
         names = ", ".join(file.name for file in train)
@@ -54,18 +57,19 @@ def training_images(folder: Path) -> Path | None:
 
 def read_idx(path: Path, axes: int, budget: int) -> Rows:
     """The bytes of an idx file of so many axes."""
-    with readable(path, "an idx file"):
+    with readable(path, "an idx file"), open_source(path) as file:
         if path.suffix == ".gz":
-            with gzip.open(path) as stream:
+            with gzip.open(file) as stream:
                 return _unpacked(stream, path, axes, budget)
-        with path.open("rb") as stream:
-            shape = _sizes(stream, path, axes)
-        held, start = path.stat().st_size, 4 + 4 * axes
-        if held != start + prod(shape):
-            raise Mistake(f"{path} is cut short or damaged: {held} bytes for sizes {shape}")
+        shape = _sizes(file, path, axes)
+        source, start = source_file(path, file), 4 + 4 * axes
+        if source.look.size != start + prod(shape):
+            raise Mistake(
+                f"{path} is cut short or damaged: {source.look.size} bytes for sizes {shape}"
+            )
         if not prod(shape):
             raise Mistake(f"{path} is empty: its sizes are {shape}")
-        return shared(np.asarray(np.memmap(path, np.uint8, "c", offset=start, shape=shape)))
+        return rows_at(source, start, shape, np.dtype(np.uint8))
 
 
 def _unpacked(stream: Stream, path: Path, axes: int, budget: int) -> Rows:
@@ -73,7 +77,7 @@ def _unpacked(stream: Stream, path: Path, axes: int, budget: int) -> Rows:
     if prod(shape) > budget:
         raise Mistake(
             f"{path} unpacks to {prod(shape) >> 20} MiB, more than the memory of"
-            f" {budget >> 20} MiB; unpack it with gunzip, then it is mapped, or raise the memory"
+            f" {budget >> 20} MiB; unpack it with gunzip, or raise the memory"
         )
     content = np.empty(prod(shape), np.uint8)
     fill(stream, content, str(path))
@@ -89,9 +93,13 @@ def _sizes(stream: Stream, path: Path, axes: int) -> tuple[int, ...]:
     return struct.unpack(f">{axes}I", start[4:])
 
 
-def _labels_beside(path: Path) -> Path | None:
+def label_files(path: Path) -> tuple[Path, ...]:
+    """Where the labels of an idx file of images may lie, the likeliest first."""
     name = path.name.removesuffix(".gz")
     head, images, tail = name.rpartition("images")
     own = head + images.replace("images", "labels") + tail.replace("idx3", "idx1")
-    files = (path.with_name(own), path.with_name(own + ".gz"))
-    return next((file for file in files if file.is_file()), None)
+    return path.with_name(own), path.with_name(own + ".gz")
+
+
+def _labels_beside(path: Path) -> Path | None:
+    return next((file for file in label_files(path) if os.path.lexists(file)), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,14 @@ def class_names(labels: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
 
 def beside(path: Path) -> Path | None:
     """The labels file that belongs to an .npy file: its own, or the folder's labels.npy."""
+    files = (file for file in label_files(path) if os.path.lexists(file))
+    return next((file for file in files if file.name != path.name), None)
+
+
+def label_files(path: Path) -> tuple[Path, ...]:
+    """Where the labels of an .npy file may lie, the likeliest first."""
     own = (f"{path.stem}_labels.npy", f"{path.stem}.labels.npy", "labels.npy")
-    found = (path.with_name(name) for name in own)
-    return next((file for file in found if file.is_file() and file.name != path.name), None)
+    return tuple(path.with_name(name) for name in own)
 
 
 def _numbers(labels: Any, what: str) -> np.ndarray:

@@ -9,23 +9,27 @@ computed again. The model is fed (z − mean) / std.
 from __future__ import annotations
 
 import io
+import os
 import re
 import zipfile
 from itertools import groupby
 from pathlib import Path
 from pickle import UnpicklingError
+from tempfile import NamedTemporaryFile
 
 import torch
 from torch import Tensor
 
 from floracle.run.errors import Mistake
+from floracle.run.torch_archive import checked_records
 
 from .asked import Asked
 from .boxes import checked_members
 from .content import Content, Rows, readable
-from .joined import Joined
+from .file_rows import FileRows
 from .labels import checked
 from .normalize import Normalizer
+from .source_files import open_source
 from .tensorfile import TensorFile, read_header
 
 SHARD = re.compile(r"latents_rank(\d+)_shard(\d+)\.safetensors")
@@ -53,7 +57,6 @@ def open_lightningdit(path: Path, asked: Asked) -> Content:
         _rows(files, flips=flips),
         "lightningdit",
         torch.cat([_labels(file) for file in files]),
-        mapped=True,
         normalizer=read_stats(folder, _channels(files[0])) if asked.stored else None,
         flips=flips,
         padded=len({SHARD.fullmatch(file.name)[1] for file in found}) > 1,  # pyright: ignore
@@ -119,9 +122,9 @@ def _check_size(file: TensorFile, count: int) -> None:
 
 def _rows(files: list[TensorFile], *, flips: bool) -> Rows:
     names = ("latents", "latents_flip") if flips else ("latents",)
-    parts = zip(*(file.rows(*names) for file in files), strict=True)
-    rows = tuple(part for parts_of_name in parts for part in parts_of_name)
-    return rows[0] if len(rows) == 1 else Joined(rows)
+    pieces = tuple(file.piece(name) for name in names for file in files)
+    (first,) = files[0].rows("latents")
+    return FileRows(pieces, (sum(each.rows for each in pieces), *first.shape[1:]), first.dtype)
 
 
 def _labels(file: TensorFile) -> Tensor:
@@ -137,7 +140,7 @@ def _channels(file: TensorFile) -> int:
 def read_stats(folder: Path, channels: int) -> Normalizer:
     """Mean and std [C] as the project stored them."""
     path = folder / STATS
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise Mistake(
             f"{folder} holds no {STATS}, which its project divides by; fetch the file, or say"
             " normalize='raw' or a number such as 0.18215"
@@ -153,23 +156,39 @@ def read_stats(folder: Path, channels: int) -> Normalizer:
 
 def _loaded(path: Path) -> object:
     """The content of the file; torch's own words of what is no tensor advise to run it."""
+    content = _trusted(path)
     try:
-        return torch.load(_trusted(path), weights_only=True, map_location="cpu", mmap=True)
+        # torch minds bounds only where it maps, and a file of our own is never cut short
+        with NamedTemporaryFile() as copy:
+            copy.write(content)
+            copy.flush()
+            _check_records(Path(copy.name), path)
+            return torch.load(copy.name, weights_only=True, map_location="cpu", mmap=True)
     except UnpicklingError as error:
         raise Mistake(f"{path} holds more than tensors, and code is never loaded") from error
 
 
-def _trusted(path: Path) -> str:
-    """The file, once its checksums are right: torch compares none of them."""
-    if path.stat().st_size > MOST_STATS:
+def _trusted(path: Path) -> bytes:
+    """The bytes of the file, once its checksums are right: torch compares none of them."""
+    with open_source(path) as file:
+        content = file.read(MOST_STATS + 1)
+    if len(content) > MOST_STATS:
         raise Mistake(f"{path} is larger than statistics are; is it another file?")
-    with zipfile.ZipFile(io.BytesIO(path.read_bytes())) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = checked_members(archive, path, MOST_STATS)
         if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
             raise Mistake(f"{path} is packed; torch.save it again")
         if damaged := archive.testzip():
             raise Mistake(f"{path} is damaged: the checksum of {damaged} differs")
-    return str(path)
+    return content
+
+
+def _check_records(copy: Path, path: Path) -> None:
+    """Refuse tensors that are longer than what is kept of them: a map would show other bytes."""
+    try:
+        checked_records(copy)
+    except Mistake as flaw:
+        raise Mistake(f"{path} is damaged ({str(flaw).replace(str(copy), 'it')})") from flaw
 
 
 def _statistic(value: object, key: str, channels: int, path: Path) -> Tensor:

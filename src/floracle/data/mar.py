@@ -23,6 +23,7 @@ from .boxes import Box, checked_members, open_box
 from .content import Content, readable, shared
 from .joined import Filed, Joined, held
 from .normalize import multiplied
+from .source_files import open_source
 
 SCALE = 0.2325
 KEYS = ("moments", "moments_flip")
@@ -57,7 +58,11 @@ def is_mar(folder: Path) -> bool:
     first = next((entry for entry in entries if entry.is_dir() and _caches(entry)), None)
     if first is None:
         return False
-    with readable(first, "a cache"), zipfile.ZipFile(_caches(first)[0]) as archive:
+    with (
+        readable(first, "a cache"),
+        open_source(_caches(first)[0]) as file,
+        zipfile.ZipFile(file) as archive,
+    ):
         return "moments.npy" in archive.namelist()
 
 

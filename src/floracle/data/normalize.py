@@ -94,13 +94,12 @@ def multiplied(scale: float | Tensor, bias: float | Tensor = 0.0) -> Normalizer:
 
 
 def chosen(
-    asked: str | float | Normalizer,
-    spread: Spread,
-    dtype: torch.dtype,
-    *,
-    own: Normalizer | None = None,
-) -> Normalizer:
-    """What the user asked for; `own` is that of the data's project, for "stored"."""
+    asked: str | float | Normalizer, dtype: torch.dtype, *, own: Normalizer | None = None
+) -> Normalizer | None:
+    """What the user asked for; None for "standard", which takes a look at all of the data.
+
+    `own` is that of the data's project, for "stored".
+    """
     if isinstance(asked, Normalizer):
         return asked
     if isinstance(asked, (int, float)) and not isinstance(asked, bool) and isfinite(asked):
@@ -110,7 +109,7 @@ def chosen(
     if asked == "raw":
         return RAW
     if asked == "standard":
-        return standard(spread)
+        return None
     raise Mistake(f"normalize is {WORDS}, not {asked!r}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -23,12 +24,11 @@ from .atoms import Groups
 from .destination import (
     Kind,
     answered,
-    begin,
     check_place,
     check_room,
-    locked,
     source_stamp,
     tidy,
+    unfinished,
     writing,
 )
 from .normalize import Normalizer
@@ -40,9 +40,19 @@ from .packed_derived import (
     write_rows,
     write_stats,
 )
-from .packed_files import read_record, write_record
+from .packed_files import RECORD, UNFINISHED, read_record, remember_source, stamps_of, write_record
 from .packed_known import read_known
-from .packed_manifest import CLASSES, MANIFEST, Manifest, read_manifest, write_manifest
+from .packed_manifest import (
+    CLASSES,
+    COARSE,
+    MANIFEST,
+    ROWS,
+    STATS,
+    Manifest,
+    read_manifest,
+    shard_name,
+    write_manifest,
+)
 from .packed_plan import Plan, plan_for
 from .packed_shards import (
     Written,
@@ -52,7 +62,9 @@ from .packed_shards import (
     finished_shard,
     write_shard,
 )
+from .places import companions
 from .scan import first_equal
+from .source_files import withdrawn_if_changed
 from .store import fingerprint_of, open_store, ready
 
 PACKED = Kind(
@@ -65,7 +77,7 @@ PACKED = Kind(
     read=read_manifest,
     check=check_files,
     source=lambda folder: read_record(folder).get("source"),
-    remember=lambda folder, manifest, source: write_record(folder, manifest.sealed, source),
+    remember=lambda folder, _, source: remember_source(folder, source),
 )
 
 
@@ -100,7 +112,8 @@ def pack(
     folder, budget = Path(out).expanduser(), memory_budget(memory)
     settings = _settings(dtype, _shard_size(shard_bytes), spectra, opening)
     check_place(folder, where, PACKED)
-    source = source_stamp(where, opening.get("labels"), opening.get("weights"))
+    given = opening.get("labels"), opening.get("weights")
+    source = source_stamp(where, *companions(where), *given)
     if done := answered(folder, PACKED, settings, source):
         return done
     plan = plan_for(open_store(where, memory=memory, **opening), dtype, settings["shard_bytes"])
@@ -110,8 +123,11 @@ def pack(
     check_range(plan)
     _check_memory(plan, budget if spectra else None)
     check_room(folder, plan.size)
-    with writing(folder, PACKED), locked(folder, PACKED):
-        begin(folder, PACKED, settings)
+    with (
+        writing(folder, PACKED),
+        unfinished(folder, PACKED, settings),
+        withdrawn_if_changed(plan.store.check_unchanged, partial(_files, folder, plan)),
+    ):
         return _packed(folder, plan, settings, source, quiet=quiet)
 
 
@@ -164,10 +180,18 @@ def _packed(
     others = (write_coarse(folder, known, quiet=quiet), write_stats(folder, plan))
     files = (*manifest.files, classes, *(file for file in others if file is not None))
     manifest = replace(manifest, files=files)
-    write_record(folder, manifest.sealed, source)
+    plan.store.check_unchanged()
+    write_record(folder, manifest.sealed, stamps_of(folder, manifest.sealed), source)
     write_manifest(folder, manifest)
     tidy(folder)
     return manifest
+
+
+def _files(folder: Path, plan: Plan) -> list[Path]:
+    """All that packing writes, but for what says whose the folder is."""
+    shards = [shard_name(number) for number in range(len(plan.shards))]
+    names = (*shards, ROWS, CLASSES, COARSE, STATS, RECORD)
+    return [*(folder / name for name in names), *(folder / UNFINISHED).glob("*.tensors")]
 
 
 def _draft(plan: Plan, written: Sequence[Written], settings: dict[str, Any]) -> Manifest:

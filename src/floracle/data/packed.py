@@ -26,6 +26,7 @@ from floracle.run.errors import Mistake
 from .asked import Asked
 from .atoms import Groups
 from .content import Content
+from .file_rows import FileRows
 from .normalize import Normalizer
 from .packed_coarse import KnownCoarse, read_coarse
 from .packed_files import (
@@ -37,11 +38,12 @@ from .packed_files import (
     flaws,
     misfits,
     read_record,
+    stamps_of,
     write_record,
 )
 from .packed_known import Known, read_known
 from .packed_manifest import CLASSES, COARSE, MANIFEST, ROWS, Manifest, read_manifest
-from .packed_rows import PackedRows, Piece
+from .source_files import note
 from .tensorfile import TensorFile, read_header
 
 SIGNS = (MANIFEST, ROWS, CLASSES, COARSE, RECORD, UNFINISHED)
@@ -57,7 +59,7 @@ class Packed:
 
     folder: Path
     manifest: Manifest
-    stored: PackedRows
+    stored: FileRows
     """Values as they are stored, mirrors after all others."""
     normalizer: Normalizer
     groups: Groups
@@ -87,13 +89,12 @@ def open_packed(folder: Path, asked: Asked) -> Content:
     rows, groups = packed.stored, packed.groups
     if not mirrored:
         pieces = rows.pieces[: len(manifest.shards)]
-        rows = PackedRows(pieces, (count, *manifest.shape), rows.stored)
+        rows = FileRows(pieces, (count, *manifest.shape), rows.stored)
     return Content(
         rows,
         "packed",
         groups.labels[:count],
         classes=manifest.classes,
-        mapped=True,
         normalizer=packed.normalizer if asked.stored else None,
         flips=mirrored,
         weights=None if groups.weights is None else groups.weights[:count],
@@ -104,6 +105,8 @@ def open_packed(folder: Path, asked: Asked) -> Content:
 
 def read_packed(folder: Path) -> Packed:
     """Check a packed store as far as is needed, and read all but its points."""
+    if (folder / MANIFEST).is_file():
+        note(folder / MANIFEST)
     manifest = read_manifest(folder)
     remarks = check_files(folder, manifest)
     packed = read_rows(folder, manifest)
@@ -117,13 +120,13 @@ def read_packed(folder: Path) -> Packed:
 def check_files(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     """Hash what changed since it was last found whole; bad files are named and end it."""
     report(misfits(folder, manifest.sealed))
-    record = read_record(folder)
-    unsure = changed(folder, manifest.sealed, record)
+    stamps, record = stamps_of(folder, manifest.sealed), read_record(folder)
+    unsure = changed(manifest.sealed, stamps, record)
     if not unsure:
         return ()
     report(flaws(folder, unsure))
-    kept = write_record(folder, manifest.sealed, record.get("source"))
-    return () if kept else (UNWRITABLE,)
+    remembered = write_record(folder, manifest.sealed, stamps, record.get("source"))
+    return () if remembered else (UNWRITABLE,)
 
 
 def report(found: Sequence[str]) -> None:
@@ -137,7 +140,7 @@ def read_rows(folder: Path, manifest: Manifest) -> Packed:
     path = folder / ROWS
     file = read_header(path)
     _check_rows(file, manifest)
-    arrays = {name: file.rows(name)[0][:].clone() for name in file.entries}
+    arrays = {name: file.rows(name)[0][:] for name in file.entries}
     labels = labels_of(manifest)
     twice = 1 + manifest.flips
     weights = arrays.get("weights")
@@ -190,16 +193,12 @@ def _check_rows(file: TensorFile, manifest: Manifest) -> None:
         raise Mistake(f"{file.path} does not fit its manifest: it holds {found}; pack again")
 
 
-def stored_rows(folder: Path, manifest: Manifest) -> PackedRows:
+def stored_rows(folder: Path, manifest: Manifest) -> FileRows:
     """The rows of all shards, all mirrors after the rest; checked against the manifest."""
     files = [_shard(folder, shard, manifest) for shard in manifest.shards]
     names = ("latents", "latents_flip") if manifest.flips else ("latents",)
-    pieces = tuple(
-        Piece(file.path, file.entries[name].start, file.entries[name].shape[0])
-        for name in names
-        for file in files
-    )
-    return PackedRows(pieces, (manifest.points, *manifest.shape), manifest.dtype)
+    pieces = tuple(file.piece(name) for name in names for file in files)
+    return FileRows(pieces, (manifest.points, *manifest.shape), manifest.dtype)
 
 
 def _shard(folder: Path, shard: Sealed, manifest: Manifest) -> TensorFile:

@@ -43,10 +43,10 @@ class KnownCoarse:
         at = slice(None) if everything else rows
         return Coarse(
             centre[:].double(),
-            directions[:].clone(),
+            directions[:],
             self.edges,
-            coordinates[at].clone(),
-            remainders[at].clone(),
+            coordinates[at],
+            remainders[at],
         )
 
 

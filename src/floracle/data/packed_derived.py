@@ -126,7 +126,7 @@ def _joined(files: list[TensorFile], name: str) -> Streamed:
     """One array of all parts after each other."""
     rows = [file.rows(name)[0] for file in files]
     shape = (sum(len(each) for each in rows), *rows[0].shape[1:])
-    return Streamed(rows[0].dtype, shape, (each[:].clone() for each in rows))
+    return Streamed(rows[0].dtype, shape, (each[:] for each in rows))
 
 
 def _record(number: int) -> str:

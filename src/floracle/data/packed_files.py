@@ -24,8 +24,10 @@ import torch
 from torch import Tensor
 
 from floracle.run.errors import Mistake
-from floracle.run.files import write_json, written_aside
+from floracle.run.files import read_json, write_json, written_aside
 from floracle.run.progress import tracked
+
+from .source_files import note, open_source
 
 OURS = "floracle"
 """The folder inside a packed store that holds what is ours."""
@@ -92,16 +94,6 @@ def append(file: FileIO, content: memoryview) -> None:
         done += file.write(content[done:])
 
 
-def read_into(file: FileIO, tensor: Tensor, path: Path) -> None:
-    """Fill a contiguous tensor from where the file stands."""
-    room, done = as_bytes(tensor), 0
-    while done < len(room):
-        got = file.readinto(room[done:])
-        if not got:
-            raise Mistake(f"{path} ended while it was read; is something writing to it?")
-        done += got
-
-
 def as_bytes(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor, shared with it."""
     return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
@@ -140,16 +132,21 @@ def _header(tensors: Mapping[str, Streamed], metadata: Mapping[str, str]) -> byt
 def sha256_of(path: Path) -> str:
     """Of a whole file, read in chunks."""
     state, chunk = hashlib.sha256(), bytearray(CHUNK)
-    with path.open("rb", buffering=0) as file:
+    with open_source(path) as file:
         while got := file.readinto(chunk):
             state.update(memoryview(chunk)[:got])
     return state.hexdigest()
 
 
 def stamp(path: Path) -> Stamp:
-    """Size, time of the last change and number of a file."""
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ino]
+    """How a file looks, as JSON has it."""
+    return list(note(path))
+
+
+def stamps_of(folder: Path, files: Iterable[Sealed]) -> dict[str, Stamp]:
+    """How those files of a store that are there look, by their names inside it."""
+    paths = {file.name: folder / file.name for file in files}
+    return {name: stamp(path) for name, path in paths.items() if path.is_file()}
 
 
 def flaws(folder: Path, files: Sequence[Sealed], *, quiet: bool = False) -> list[str]:
@@ -188,25 +185,43 @@ def misfits(folder: Path, files: Iterable[Sealed]) -> list[str]:
 def read_record(folder: Path) -> dict[str, Any]:
     """What was found whole before; empty where nothing readable was kept."""
     with suppress(OSError, ValueError):
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        found = read_json(folder / RECORD)
         if isinstance(found, dict) and isinstance(found.get("files"), dict):
             return found
     return {"files": {}}
 
 
-def changed(folder: Path, files: Iterable[Sealed], record: Mapping[str, Any]) -> list[Sealed]:
+def changed(
+    files: Iterable[Sealed], stamps: Mapping[str, Stamp], record: Mapping[str, Any]
+) -> list[Sealed]:
     """Files that are not as they were when they were last found whole."""
-    known = record["files"]
-    return [
-        file for file in files if known.get(file.name) != [file.sha256, *stamp(folder / file.name)]
-    ]
+    whole_then = record["files"]
+    return [file for file in files if whole_then.get(file.name) != _seal(file, stamps)]
 
 
-def write_record(folder: Path, files: Iterable[Sealed], source: str | None) -> bool:
-    """Keep that these files are whole; False where the folder cannot be written to."""
-    known = {file.name: [file.sha256, *stamp(folder / file.name)] for file in files}
+def write_record(
+    folder: Path, files: Iterable[Sealed], stamps: Mapping[str, Stamp], source: str | None
+) -> bool:
+    """Keep that these files are whole; False where the folder cannot be written to.
+
+    The stamps are those from before the files were hashed: one that changed meanwhile is unlike
+    its stamp, and is hashed again.
+    """
+    return _write(folder, {file.name: _seal(file, stamps) for file in files}, source)
+
+
+def remember_source(folder: Path, source: str | None) -> bool:
+    """Keep how the files of the packed data look now, and nothing else."""
+    return _write(folder, read_record(folder)["files"], source)
+
+
+def _seal(file: Sealed, stamps: Mapping[str, Stamp]) -> list[Any]:
+    return [file.sha256, *stamps[file.name]]
+
+
+def _write(folder: Path, files: Mapping[str, Any], source: str | None) -> bool:
     try:
-        write_json(folder / RECORD, {"files": known, "source": source})
+        write_json(folder / RECORD, {"files": files, "source": source})
     except (OSError, Mistake):
         return False
     return True

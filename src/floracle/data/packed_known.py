@@ -90,7 +90,7 @@ class Known:
     def _part(self, name: str, counts: str, number: int) -> Tensor:
         ends = self._ends[counts]
         start = int(ends[number - 1]) if number else 0
-        return self._arrays[name][start : int(ends[number])].clone()
+        return self._arrays[name][start : int(ends[number])]
 
     @cached_property
     def _arrays(self) -> dict[str, Rows]:

@@ -108,7 +108,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check it, as far as it can be checked by itself."""
     path = folder / MANIFEST
-    if not path.is_file() and begun(folder).get("verb") == "encode":
+    if not path.is_file() and begun(folder) == "encode":
         raise Mistake(
             f"{folder} holds latents whose encoding was not finished; run the same floracle encode"
             " again"

@@ -22,11 +22,11 @@ from torch import Tensor
 from floracle.run.errors import Mistake
 
 from .content import readable
+from .file_rows import ahead
 from .packed import UNFINISHED
 from .packed_files import Sealed, Streamed, flaw, stamp, whole, write_tensors
 from .packed_manifest import Conversion, shard_name
-from .packed_plan import Plan
-from .packed_rows import ahead
+from .packed_plan import Plan, packed_type
 from .scan import BYTES, VALUES, compact, row_digests
 from .tensorfile import read_header
 
@@ -74,13 +74,24 @@ def finished_shard(folder: Path, plan: Plan, number: int) -> Written | None:
     with readable(path, "the record of a shard"):
         file = read_header(path)
         shard = Sealed(**json.loads(file.metadata["shard"]))
-        digests, errors = (array[:].clone() for array in file.rows("digests", "errors"))
+        digests, errors = (array[:] for array in file.rows("digests", "errors"))
         seen = json.loads(file.metadata["stamp"])
     there = folder / shard.name
     if not there.is_file() or (stamp(there) != seen and flaw(folder, shard)):
         return None
+    written = Written(shard, digests.numpy(), errors)
+    return written if _is_of(plan, number, written) else None
+
+
+def _is_of(plan: Plan, number: int, written: Written) -> bool:
+    """Whether a shard has the rows of the data as it is now, as far as hashes of rows tell."""
     first, end = plan.shards[number]
-    return Written(shard, digests.numpy(), errors) if shard.rows == end - first else None
+    digests, store = plan.store.digests, plan.store
+    if digests is None or plan.dtype != packed_type(store.dtype, "stored"):
+        return written.shard.rows == end - first
+    halves = range(1 + store.flips)
+    rows = torch.cat([plan.order[first:end] + half * plan.rows for half in halves])
+    return np.array_equal(written.digests, digests[rows.numpy()])
 
 
 def conversion(plan: Plan, written: Sequence[Written]) -> Conversion:
@@ -125,13 +136,15 @@ def _blocks(plan: Plan, number: int, half: int, found: _Seen) -> Iterator[Tensor
 
 def _block(plan: Plan, rows: Tensor) -> tuple[Tensor, _Seen]:
     """A block of rows as it is stored, and what was found in it."""
-    stored = compact(plan.store.stored[rows]).contiguous()
+    stored, digests = plan.store.take_stored(rows)
     packed = stored.to(plan.dtype)
     errors = torch.zeros(2, dtype=torch.float64)
     if plan.dtype not in (stored.dtype, torch.float32):
         _check_finite(packed, stored, rows)
         errors = _errors(packed, stored, plan)
-    return packed, _Seen(row_digests(packed), errors)
+    if packed.dtype != stored.dtype:
+        digests = row_digests(packed)
+    return packed, _Seen(digests, errors)
 
 
 def _errors(packed: Tensor, stored: Tensor, plan: Plan) -> Tensor:

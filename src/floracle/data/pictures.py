@@ -23,7 +23,8 @@ from floracle.run.errors import Mistake
 
 from .boxes import Member
 from .content import Content, Key, Rows, readable
-from .folders import below, is_hidden, leads_back
+from .folders import below, check_folder, is_hidden, leads_back
+from .source_files import Changed, open_source
 
 MOST_FILE = 2**26
 LEAST = 2**24
@@ -84,7 +85,10 @@ def open_members(
 def find(folder: Path) -> Found:
     """The pictures of class folders, or of a flat one; hidden files do not count."""
     entries = sorted(Path(entry) for entry in os.scandir(folder) if not is_hidden(entry.name))
-    folders = [entry for entry in entries if entry.is_dir() and not leads_back(entry, folder)]
+    folders = [entry for entry in entries if entry.is_dir()]
+    for each in folders:
+        check_folder(each)
+    folders = [each for each in folders if not leads_back(each, folder)]
     loose = [entry for entry in entries if not entry.is_dir()]
     nested = [sorted(below(each)) for each in folders]
     flat = [file for file in loose if is_picture_file(file)]
@@ -129,7 +133,7 @@ def decoded(path: Path | Member, shape: tuple[int, ...]) -> np.ndarray:
     channels, height, width = shape
     with _opened(path) as image:
         if (image.height, image.width) != (height, width):
-            raise Mistake(f"{path} has changed: it is {image.width} x {image.height} now")
+            raise Changed(f"{path} has changed: it is {image.width} x {image.height} now")
         pixels = _grey(image, path) if _is_grey(image) else np.asarray(_rgb(image))
         pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
         return np.broadcast_to(pixels, (height, width, channels)).transpose(2, 0, 1)
@@ -154,10 +158,11 @@ def _common_shape(files: tuple[Path | Member, ...], most: int) -> tuple[int, ...
 
 @contextmanager
 def _opened(path: Path | Member) -> Iterator[Image.Image]:
-    if isinstance(path, Path) and not path.is_file():  # a pipe would wait for ever
-        raise Mistake(f"{path} is no regular file, or a link to nowhere; remove it")
-    file = path if isinstance(path, Path) else BytesIO(path.read(MOST_FILE))
-    with readable(f"{path}", "a picture"), Image.open(file, formats=FORMATS) as image:
+    with (
+        open_source(path) if isinstance(path, Path) else BytesIO(path.read(MOST_FILE)) as file,
+        readable(f"{path}", "a picture"),
+        Image.open(file, formats=FORMATS) as image,
+    ):
         most = Image.MAX_IMAGE_PIXELS
         if most and image.width * image.height > most:
             raise Mistake(f"{path} claims {image.width} x {image.height}, beyond {most} pixels")

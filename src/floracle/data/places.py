@@ -12,14 +12,15 @@ from torch import Tensor
 
 from floracle.run.errors import Mistake
 
+from . import idx, labels
 from .archives import open_npz, open_safetensors
 from .arrays import open_memory, open_npy
 from .asked import PLAIN_MOMENTS, Asked
-from .content import Content, check_file, readable
+from .content import Content, check_there, readable
 from .edm import is_edm, open_edm
 from .fastdit import is_fastdit, open_fastdit
 from .idx import is_idx, open_idx, training_images
-from .lightningdit import is_lightningdit, open_lightningdit
+from .lightningdit import STATS, is_lightningdit, open_lightningdit
 from .mar import is_mar, open_mar
 from .packed import is_packed, open_packed
 from .pictures import open_pictures
@@ -62,9 +63,18 @@ def find_content(where: Any, asked: Asked) -> tuple[str, Content]:
         return str(where), _open_path(path, asked)
 
 
+def companions(where: Any) -> tuple[Path, ...]:
+    """Files that are read with one that is named, where they are there: labels, statistics."""
+    if not isinstance(where, (str, Path)) or not Path(where).expanduser().is_file():
+        return ()
+    path = Path(where).expanduser()
+    of_images = idx.label_files(path) if is_idx(path) else ()
+    return (*labels.label_files(path), *of_images, path.with_name(STATS))
+
+
 def _open_path(path: Path, asked: Asked) -> Content:
     if not path.is_dir():
-        check_file(path)
+        check_there(path)
     if asked.layout in FOREIGN:
         return FOREIGN[asked.layout](path, asked)
     for fits, opened in SIGNS:
@@ -88,7 +98,7 @@ def _open_file(path: Path, asked: Asked) -> Content:
         return open_idx(path, budget)
     ending = path.suffix.lower()
     if ending == ".npy":
-        return open_npy(path, labelled=asked.labelled)
+        return open_npy(path, budget, labelled=asked.labelled)
     if ending == ".npz":
         return open_npz(path, budget)
     if ending == ".safetensors":

@@ -13,6 +13,7 @@ from torch import Tensor
 from floracle.run.errors import Mistake
 
 from .content import Key, Mirrored, Rows, is_picture
+from .file_rows import FileRows
 from .moments import Reading
 from .normalize import Normalizer
 from .scan import block_rows, scan
@@ -41,14 +42,34 @@ class Normalized:
         return self.convert(self.rows[key])
 
 
-def points_of(
-    rows: Rows, normalizer: Normalizer, budget: int, *, mapped: bool
-) -> tuple[Rows, bool]:
+@dataclass(frozen=True, eq=False)
+class Holding:
+    """Points that are held from the moment when they are first read."""
+
+    points: Tensor
+    normalizer: Normalizer
+
+    def keep(self, first: int, stored: Tensor) -> None:
+        """Hold some rows as points."""
+        self.points[first : first + len(stored)] = self.normalizer.apply(stored)
+
+
+def holding(rows: Rows, normalizer: Normalizer | None, budget: int) -> Holding | None:
+    """Room for all points, where they are not in memory, fit there, and can be told at once."""
+    if isinstance(rows, Tensor) or normalizer is None or not fits(rows, budget):
+        return None
+    return Holding(torch.empty(rows.shape), normalizer)
+
+
+def points_of(rows: Rows, normalizer: Normalizer, budget: int) -> tuple[Rows, bool]:
     """Points that are ready where they are so already or fit, and whether they are in memory."""
     plain = isinstance(rows, Tensor) and rows.dtype == torch.float32 and rows.is_contiguous()
     if plain and not normalizer.changes:
-        return rows, fits(rows, budget) or not mapped
-    lazy = Normalized(rows, normalizer.apply)
+        return rows, True
+    if isinstance(rows, FileRows):
+        lazy = rows.as_points(normalizer, hold=False)
+    else:
+        lazy = Normalized(rows, normalizer.apply)
     return (_held(lazy), True) if fits(rows, budget) else (lazy, False)
 
 
@@ -96,7 +117,9 @@ def picture_range(
     return widest(*next(fitting, (low, high)))
 
 
-def _held(points: Normalized) -> Tensor:
+def _held(points: Rows) -> Tensor:
+    if isinstance(points, FileRows):
+        return points[:]
     held = torch.empty(points.shape)
     step = block_rows(points)
     for start in range(0, len(points), step):

@@ -8,7 +8,7 @@ point alone, so nothing found here depends on the memory at hand.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from math import prod
@@ -20,10 +20,14 @@ from torch import Tensor
 from floracle.run.errors import Mistake
 
 from .content import COMPACT, Rows
-from .spread import Spread
+from .file_rows import ahead
+from .spread import PIECE, Spread
 
 VALUES = 2**22
 BYTES = 16
+
+Keep = Callable[[int, Tensor], None]
+"""Takes the number of a row, and stored values of rows from there on."""
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,20 @@ def compact(stored: Tensor) -> Tensor:
     return stored if stored.dtype in COMPACT else stored.float()
 
 
-def scan(rows: Rows, name: str, *, start: int = 0) -> Scan:
-    """Read the rows from `start` on once; rows that are not finite are a mistake."""
+def scan(rows: Rows, name: str, *, start: int = 0, keep: Keep | None = None) -> Scan:
+    """Read the rows from `start` on once; rows that are not finite are a mistake.
+
+    Blocks are read, given to `keep` and hashed in a thread ahead of this one.
+    """
     digests = np.empty((len(rows) - start, BYTES), np.uint8)
     spreads, bad = [], []
-    for first, block in _blocks(rows, start):
-        if not all(bound.isfinite() for bound in block.aminmax()):
+    for first, block, block_digests in ahead(_blocks(rows, start, keep)):
+        spread = Spread.of_block(block)
+        if not (spread.low.isfinite() & spread.high.isfinite()).all():
             bad.append(first + (~block.isfinite()).flatten(1).any(1).nonzero().flatten())
             continue
-        digests[first - start : first - start + len(block)] = row_digests(block)
-        spreads.append(Spread.of_block(block))
+        digests[first - start : first - start + len(block)] = block_digests
+        spreads.append(spread)
     if bad:
         raise Mistake(_not_finite(name, torch.cat(bad).tolist(), rows.dtype))
     return Scan(digests, reduce(Spread.merge, spreads))
@@ -58,10 +66,16 @@ def scan(rows: Rows, name: str, *, start: int = 0) -> Scan:
 
 def row_digests(block: Tensor) -> np.ndarray:
     """The digests [n, 16] of compact rows [n, ...]."""
-    if block.dtype.is_floating_point:
-        block = block + 0.0  # −0.0 + 0.0 is 0.0
-    content = block.flatten(1).contiguous().view(torch.uint8).numpy()
-    return np.frombuffer(b"".join(map(_digest, content)), np.uint8).reshape(-1, BYTES)
+    pieces = block.split(max(1, PIECE // max(1, block[:1].numel())))
+    digests = (_digest(row) for piece in pieces for row in _hashed(piece))
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, BYTES)
+
+
+def _hashed(rows: Tensor) -> np.ndarray:
+    """The bytes [n, ...] that tell rows apart."""
+    if rows.dtype.is_floating_point:
+        rows = rows + 0.0  # −0.0 + 0.0 is 0.0
+    return rows.flatten(1).contiguous().view(torch.uint8).numpy()
 
 
 def first_equal(rows: Rows, digests: np.ndarray) -> Tensor:
@@ -86,10 +100,14 @@ def _confirm(rows: Rows, first: np.ndarray) -> None:
         first[some[unlike]] = some[unlike]
 
 
-def _blocks(rows: Rows, start: int) -> Iterator[tuple[int, Tensor]]:
+def _blocks(rows: Rows, start: int, keep: Keep | None) -> Iterator[tuple[int, Tensor, np.ndarray]]:
+    """The number of a first row, rows from there on, and their digests."""
     step = block_rows(rows)
     for first in range(start, len(rows), step):
-        yield first, compact(rows[first : min(first + step, len(rows))])
+        block = compact(rows[first : min(first + step, len(rows))])
+        if keep is not None:
+            keep(first, block)
+        yield first, block, row_digests(block)
 
 
 def block_rows(rows: Rows) -> int:

@@ -35,7 +35,7 @@ class Spread:
         low, high = values.amin((0, 2)).double(), values.amax((0, 2)).double()
         count, values = values.shape[0] * values.shape[2], values.double()
         mean = values.sum((0, 2)) / count
-        squares = (values - mean[:, None]).square_().sum((0, 2))
+        squares = values.sub_(mean[:, None]).square_().sum((0, 2))
         return cls(count, mean, squares, low, high)
 
     @property

@@ -3,14 +3,15 @@
 Rows are numbered as the file or array numbers them; points are float32. Opening reads everything
 once, in blocks: what is not finite is named, duplicates are found, and the fingerprint is taken.
 Within half of the memory budget the points are held as float32 and blocks are views of them;
-beyond it they are converted block by block from the mapped file. A packed store knows all this
-beforehand and is opened without a look at its points.
+beyond it they are read and converted block by block. A packed store knows all this beforehand and
+is opened without a look at its points. Whoever has read a store asks it to `check_unchanged`
+before anything of that is kept: results carry the fingerprint from opening.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,15 @@ from .atoms import Groups
 from .content import Content, Key, Rows
 from .labels import checked, class_names
 from .moments import reading
-from .normalize import Normalizer, chosen
+from .normalize import Normalizer, chosen, standard
 from .packed import Packed
 from .packed_coarse import KnownCoarse
 from .packed_known import Known
 from .places import find_content
-from .points import fits, picture_range, points_of, stds_of, with_mirrors
+from .points import fits, holding, picture_range, points_of, stds_of, with_mirrors
 from .remarks import Channels, channels, noticed
-from .scan import compact, first_equal, scan
+from .scan import compact, first_equal, row_digests, scan
+from .source_files import SourceFiles, changed_row, noted_files
 from .weights import checked_weights
 
 
@@ -85,6 +87,11 @@ class Store:
     """The coarse view that a packed store keeps of its rows."""
     original: Tensor | None = None
     """Of a packed store, the row that each row had in the data that was packed, int64 [N]."""
+    files: SourceFiles = field(default_factory=SourceFiles)
+    """All that was opened, labels and weights as well; none where data is in memory."""
+    digests: np.ndarray | None = None
+    """Of every row as it was read at opening, bytes [N, 16]; None where no row was, or the rows
+    are means alone of what was read."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -126,6 +133,23 @@ class Store:
         """The points float32 [len(rows), *shape] of any rows, in the order asked."""
         return self.points[self._checked(rows)]
 
+    def check_unchanged(self) -> None:
+        """Raise the mistake `Changed` if a file of the data is not as it was at opening."""
+        self.files.check_unchanged()
+
+    def take_stored(self, rows: Tensor) -> tuple[Tensor, np.ndarray]:
+        """Any rows as they are stored, no wider than float32, and their digests [n, 16].
+
+        A row that is not what was read at opening raises `Changed`.
+        """
+        block = compact(self.stored[self._checked(rows)]).contiguous()
+        digests = row_digests(block)
+        if self.digests is not None:
+            unlike = (digests != self.digests[rows.numpy()]).any(1)
+            if unlike.any():
+                raise changed_row(self.name, int(rows[int(unlike.argmax())]))
+        return block, digests
+
     def spreads(self, rows: Tensor) -> Tensor:
         """The deviations float32 [len(rows), *shape] of any rows, where they are Gaussians."""
         if self.stds is None:
@@ -161,6 +185,34 @@ def open_store(
     and `moments` ("mean", "sample", "gaussian") say what files cannot tell; see `asked.py`.
     "digits" and "gaussian:POINTSxDIMS" are names.
     """
+    with noted_files() as looks:
+        store = _opened(
+            where,
+            labels=labels,
+            flips=flips,
+            normalize=normalize,
+            layout=layout,
+            moments=moments,
+            weights=weights,
+            memory=memory,
+        )
+    store = replace(store, files=SourceFiles.of(looks))
+    store.check_unchanged()
+    return store
+
+
+def _opened(
+    where: str | Path | Tensor | np.ndarray,
+    *,
+    labels: Any,
+    flips: bool | None,
+    normalize: str | float | Normalizer,
+    layout: str | None,
+    moments: str | None,
+    weights: Any,
+    memory: int | str | None,
+) -> Store:
+    """See `open_store`."""
     budget, how = memory_budget(memory) // 2, normalize if isinstance(normalize, str) else ""
     stored = how == "stored"
     asked = Asked(budget, layout, moments, flips, stored=stored, labelled=labels is not None)
@@ -172,16 +224,19 @@ def open_store(
     read, classed = reading(content, asked, name), _labels(labels, content)
     weighed = checked_weights(weights, len(classed)) if weights is not None else content.weights
     flips = content.flips if flips is None else flips
-    found = scan(read.whole, name)
+    at_once = read.whole is read.points and (content.flips or not flips)
+    normalizer = chosen(normalize, read.points.dtype, own=content.normalizer)
+    early = holding(read.points, normalizer, budget) if at_once else None
+    found = scan(read.whole, name, keep=None if early is None else early.keep)
     digests, spread = found.digests, found.spread.of(slice(read.points.shape[1]))
-    normalizer = chosen(normalize, spread, read.points.dtype, own=content.normalizer)
+    normalizer = normalizer or standard(spread)
     shown = picture_range(read.points, normalizer, spread, name)
     if flips and not content.flips:
         read, digests = with_mirrors(read, digests, name)
     if flips:
         classed, weighed = classed.repeat(2), None if weighed is None else weighed.repeat(2)
     rows, summary = read.points, channels(spread, normalizer)
-    points, resident = points_of(rows, normalizer, budget, mapped=content.mapped)
+    points, resident = (early.points, True) if early else points_of(rows, normalizer, budget)
     groups = Groups(first_equal(read.whole, digests), classed, weighed)
     remarks = noticed(content, read, spread, summary, duplicates=groups.duplicates, how=how)
     return Store(
@@ -207,6 +262,7 @@ def open_store(
         stds=None if read.stds is None else stds_of(read.stds, normalizer, budget),
         weights=weighed,
         remarks=remarks,
+        digests=digests if read.stds is None else None,
     )
 
 

@@ -1,8 +1,8 @@
-"""The .safetensors format, mapped: a length, a JSON header, then the bytes of all tensors.
+"""The .safetensors format: a length, a JSON header, then the bytes of all tensors.
 
 The header gives every tensor a type, a shape and its place among the bytes; places follow each
 other without gaps and end with the file. A header that says otherwise is refused, so nothing is
-ever read beyond what is there. The file is mapped once, whatever number of tensors is taken.
+ever read beyond what is there.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from floracle.run.errors import Mistake
 
-from .content import Foreign, Key, Rows, check_file, readable, shared
+from .content import Rows, check_there, readable
+from .file_rows import Piece, rows_at
+from .source_files import SourceFile, open_source, source_file
 
 MOST_HEADER = 2**20
 LENGTH = 8
@@ -58,42 +59,37 @@ class Entry:
 class TensorFile:
     """What a header declares."""
 
-    path: Path
+    file: SourceFile
     entries: Mapping[str, Entry]
     metadata: Mapping[str, str]
 
-    def rows(self, *names: str) -> tuple[Rows, ...]:
-        """Tensors by name, mapped."""
-        whole = np.asarray(np.memmap(self.path, np.uint8, "c"))
-        return tuple(_viewed(whole, self.entries[name]) for name in names)
-
-
-@dataclass(frozen=True, eq=False)
-class Brain:
-    """Rows of bfloat16 whose place in a file torch cannot share, read as two bytes each."""
-
-    words: Foreign
-    dtype: torch.dtype = torch.bfloat16
-
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows first."""
-        return self.words.shape
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self.file.path
 
-    def __len__(self) -> int:
-        return len(self.words)
+    def rows(self, *names: str) -> tuple[Rows, ...]:
+        """Tensors by name, read when they are indexed."""
+        return tuple(self._rows(self.entries[name]) for name in names)
 
-    def __getitem__(self, key: Key, /) -> Tensor:
-        return self.words[key].view(torch.bfloat16)
+    def piece(self, name: str) -> Piece:
+        """Where the rows of a tensor lie."""
+        entry = self.entries[name]
+        return Piece(self.file, entry.start, entry.shape[0])
+
+    def _rows(self, entry: Entry) -> Rows:
+        dtype = torch.bfloat16 if entry.dtype == "BF16" else None
+        kind = np.dtype(DTYPES[entry.dtype])
+        return rows_at(self.file, entry.start, entry.shape, kind, dtype=dtype)
 
 
 def read_header(path: Path) -> TensorFile:
     """The tensors of a .safetensors file, none of them read."""
-    check_file(path)
+    check_there(path)
     with readable(path, "a .safetensors file"):
-        held = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(LENGTH), "little")
+        with open_source(path) as file:
+            source = source_file(path, file)
+            held, length = source.look.size, int.from_bytes(file.read(LENGTH), "little")
             if held < LENGTH or length > min(MOST_HEADER, held - LENGTH):
                 raise Mistake(f"{path} is cut short or damaged: its header claims {length} bytes")
             header = json.loads(file.read(length), object_pairs_hook=_unrepeated)
@@ -105,7 +101,7 @@ def read_header(path: Path) -> TensorFile:
         begin = LENGTH + length
         entries = {key: _entry(path, key, value, begin) for key, value in header.items()}
         _check_places(path, list(entries.values()), begin, held)
-    return TensorFile(path, entries, metadata)
+    return TensorFile(source, entries, metadata)
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -151,11 +147,3 @@ def _check_places(path: Path, entries: list[Entry], begin: int, held: int) -> No
         place = entry.end
     if place != held:
         raise Mistake(f"{path} is cut short or damaged: {held} bytes where {place} should be")
-
-
-def _viewed(whole: np.ndarray, entry: Entry) -> Rows:
-    array = whole[entry.start : entry.end].view(DTYPES[entry.dtype]).reshape(entry.shape)
-    rows = shared(array)
-    if entry.dtype != "BF16":
-        return rows
-    return Brain(rows) if isinstance(rows, Foreign) else rows[:].view(torch.bfloat16)

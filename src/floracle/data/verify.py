@@ -15,7 +15,7 @@ from floracle.run.errors import Mistake
 
 from .lightningdit import read_stats
 from .packed import Packed, check_labels, is_packed, read_rows, report
-from .packed_files import flaws, read_record, write_record
+from .packed_files import flaws, read_record, stamps_of, write_record
 from .packed_known import read_known
 from .packed_manifest import CHANNELS, CLASSES, MANIFEST, STATS, Manifest, read_manifest
 from .remarks import Channels, channels
@@ -34,6 +34,7 @@ def verify(where: str | Path, *, quiet: bool = False) -> Manifest:
             f"{where} is no packed store, so it has no checksums; floracle pack makes one"
         )
     manifest = read_manifest(folder)
+    stamps = stamps_of(folder, manifest.sealed)
     report([*flaws(folder, manifest.sealed, quiet=quiet), *_strangers(folder, manifest)])
     packed = read_rows(folder, manifest)
     check_labels(packed)
@@ -42,7 +43,7 @@ def verify(where: str | Path, *, quiet: bool = False) -> Manifest:
     if wrong:
         path = folder / MANIFEST
         raise Mistake(f"{path} says otherwise than the points: {', '.join(wrong)}; pack again")
-    write_record(folder, manifest.sealed, read_record(folder).get("source"))
+    write_record(folder, manifest.sealed, stamps, read_record(folder).get("source"))
     return manifest
 
 

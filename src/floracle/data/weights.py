@@ -11,7 +11,7 @@ from torch import Tensor
 
 from floracle.run.errors import Mistake
 
-from .arrays import mapped_npy
+from .arrays import read_npy
 
 
 def checked_weights(given: Any, count: int) -> Tensor | None:
@@ -35,7 +35,7 @@ def checked_weights(given: Any, count: int) -> Tensor | None:
 
 def _numbers(given: Any) -> Tensor:
     if isinstance(given, (str, Path)):
-        given = mapped_npy(Path(given).expanduser())[:]
+        given = read_npy(Path(given).expanduser())[:]
     values = given.detach().cpu() if isinstance(given, Tensor) else given
     try:
         values = np.asarray(values.double() if isinstance(values, Tensor) else values)

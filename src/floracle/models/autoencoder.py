@@ -60,7 +60,7 @@ def _found(path: Path, device: torch.device, dtype: torch.dtype | None) -> Autoe
         raise Mistake(
             f"there is no {path}; name a folder of TAEF2 or diffusers, or a checkpoint of VA-VAE"
         )
-    if path.is_file() and path.name not in FILES:
+    if not path.is_dir() and path.name not in FILES:  # a pipe is refused where it is read
         return load_ldm(path, device, dtype)
     folder = path if path.is_dir() else path.parent
     if is_taef2(folder):

@@ -18,8 +18,8 @@ from floracle.run.errors import Mistake
 from floracle.run.files import read_json
 
 from .autoencoder_frame import Autoencoder, Moments, hash_of
-from .diffusers import check_files
-from .library import in_one_line, library
+from .diffusers import check_files, whole_network
+from .library import library
 
 CONFIG, PIPELINE = "config.json", "model_index.json"
 KINDS = ("AutoencoderKL", "AutoencoderTiny")
@@ -67,7 +67,9 @@ def load_diffusers(folder: Path, device: torch.device, dtype: torch.dtype | None
             f" checkpoints of latent diffusion"
         )
     check_files(inner)
-    network = _network(inner, kind, dtype).to(device).eval().requires_grad_(False)
+    known = getattr(library("autoencoders of diffusers"), kind)
+    network = whole_network(known, inner, dtype or torch.float32)
+    network = network.to(device).eval().requires_grad_(False)
     tiny = kind == KINDS[1]
     coder = Tiny(network) if tiny else Gaussian(network)
     settings = network.config
@@ -90,21 +92,3 @@ def _halvings(settings: Any, *, tiny: bool) -> int:
     """How often an encoder halves its pictures."""
     widths = settings.encoder_block_out_channels if tiny else settings.block_out_channels
     return len(widths) - 1
-
-
-def _network(folder: Path, kind: str, dtype: torch.dtype | None) -> Any:
-    """The network with every tensor from its file; diffusers itself would draw missing ones."""
-    with in_one_line(folder):
-        network, said = getattr(library("autoencoders of diffusers"), kind).from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            low_cpu_mem_usage=False,  # the other way needs accelerate
-            torch_dtype=dtype or torch.float32,
-        )
-    for fault in ("missing_keys", "unexpected_keys"):
-        if names := sorted(said[fault]):
-            words = "lacks" if fault == "missing_keys" else "has beside those of its config.json"
-            raise Mistake(f"{folder} {words} {', '.join(names[:3])}; save or fetch it again")
-    return network

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from floracle.run.errors import Mistake
-from floracle.run.files import digest
 
+from .tensors import digest_of
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LOWEST, HIGHEST = -30.0, 20.0
 """Where log variances are clamped (Rombach et al. 2022)."""
 Network = TypeVar("Network", bound=nn.Module)
@@ -116,6 +118,8 @@ def filled(network: Network, tensors: Mapping[str, Tensor], where: object) -> Ne
         if tensor.shape != wanted[name].shape:
             shapes = f"{list(tensor.shape)}, not {list(wanted[name].shape)}"
             raise Mistake(f"{where}: {name} is {shapes} as in this autoencoder; is it another?")
+        if tensor.dtype not in FLOATS:
+            raise Mistake(f"{where}: {name} holds {tensor.dtype}, no weights; fetch it again")
         if not bool(tensor.isfinite().all()):
             raise Mistake(f"{where}: {name} holds NaN or infinite numbers; fetch it again")
     network.load_state_dict({name: tensors[name].clone() for name in wanted}, assign=True)
@@ -130,15 +134,4 @@ def _refuse(where: object, fault: str, names: list[str], advice: str) -> None:
 
 def hash_of(network: nn.Module) -> str:
     """A hash of all tensors of a network, by name."""
-    tensors = sorted(network.state_dict().items())
-    plain = ((name, tensor.detach().cpu().contiguous()) for name, tensor in tensors)
-    return digest(
-        *(
-            part
-            for name, tensor in plain
-            for part in (
-                f"{name} {tensor.dtype} {list(tensor.shape)}",
-                tensor.reshape(-1).view(torch.uint8).numpy().data,
-            )
-        )
-    )
+    return digest_of(network.state_dict())

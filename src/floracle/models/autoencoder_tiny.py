@@ -66,12 +66,12 @@ class Taef2(nn.Module):
 
 def is_taef2(folder: Path) -> bool:
     """Whether one of its two files is there."""
-    return any((folder / name).is_file() for name in FILES)
+    return any((folder / name).exists() for name in FILES)
 
 
 def load_taef2(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Autoencoder:
     """The autoencoder from its two files; in float32 unless another type is asked for."""
-    lost = [name for name in FILES if not (folder / name).is_file()]
+    lost = [name for name in FILES if not (folder / name).exists()]
     if lost:
         raise Mistake(
             f"{folder} has no {lost[0]}; the autoencoder needs both {' and '.join(FILES)}"

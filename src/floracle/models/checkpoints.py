@@ -7,9 +7,9 @@ values are let through, and `argparse.Namespace`, in which SiT and REPA keep the
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from floracle.run.errors import Mistake, suggestion
+from floracle.run.files import open_regular
+from floracle.run.torch_archive import checked_records, is_archive
 
 ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
 WEIGHTS = ("ema", "model", "state_dict", "model_state_dict")
@@ -77,7 +79,7 @@ def chosen(
         if weights is not None:
             raise Mistake(f"{path} holds one network only; ask for it without weights={weights!r}")
         return "", content
-    there = [name for name in content if tensors_only(content[name])]
+    there = [name for name in content if isinstance(name, str) and tensors_only(content[name])]
     wanted = [weights] if weights is not None else [name for name in WEIGHTS if name in there]
     if not wanted:
         raise Mistake(
@@ -89,11 +91,11 @@ def chosen(
 
 
 def tensors_only(content: object) -> bool:
-    """Whether this is a table of tensors and nothing else."""
+    """Whether this is a table of tensors by their names, and nothing else."""
     return (
         isinstance(content, Mapping)
         and len(content) > 0
-        and all(isinstance(value, Tensor) for value in content.values())
+        and all(isinstance(name, str) and isinstance(content[name], Tensor) for name in content)
     )
 
 
@@ -108,31 +110,33 @@ def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_pickle(path: Path) -> Any:
-    """What a .pt file holds, mapped from the disk, if it is tensors and plain values."""
+    """What a .pt file holds, if it is whole and holds tensors and plain values alone.
+
+    Tensors are mapped from the disk, except those of archives with compressed members.
+    """
     check_whole(path)
-    archive = zipfile.is_zipfile(path)
+    records = checked_records(path) if is_archive(path) else []
+    # mapped, compressed bytes would be read as numbers
+    is_mapped = bool(records) and not any(record.is_compressed for record in records)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except pickle.UnpicklingError as error:
         raise Mistake(_refusal(path, str(error))) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # the documentation of pickle rules out none
         raise Mistake(
             f"{path} is damaged ({_first_line(error)}); fetch or save it again"
         ) from error
 
 
 def check_whole(path: Path) -> None:
-    """Refuse files that are not there, empty, stand-ins, or cut off."""
-    if not path.is_file():
-        raise Mistake(f"there is no file {path}")
-    with path.open("rb") as file:
-        start = file.read(len(POINTER))
+    """Refuse, without waiting, what is no regular file, and files that are empty or pointers."""
+    with open_regular(path, links=True) as file:  # as caches of downloads have
+        start, size = file.read(len(POINTER)), file.seek(0, os.SEEK_END)
     if start == POINTER:
         raise Mistake(f"{path} is a pointer of Git LFS, not the weights; run git lfs pull")
-    size = path.stat().st_size
-    if not size or (start.startswith(b"PK") and not zipfile.is_zipfile(path)):
-        raise Mistake(f"{path} is incomplete: it ends after {size:,} bytes; fetch it again")
+    if not size:
+        raise Mistake(f"{path} is incomplete: it is empty; fetch it again")
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

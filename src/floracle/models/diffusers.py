@@ -20,7 +20,7 @@ from floracle.run.files import read_json
 
 from .checkpoints import read_safetensors
 from .convention import CONVENTIONS, Convention
-from .library import library
+from .library import in_one_line, library
 from .prompts import FLUX, Prompts, encoded, prompts_of
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -138,13 +138,7 @@ def loaded(
     kept = dtype or stored
     if prompt is not None:  # first, so that encoders and transformer are not in memory together
         embeddings = encoded(folder, PIPELINES[kind], prompt, device=device, dtype=kept)
-    network = getattr(library("folders of diffusers"), kind).from_pretrained(
-        inner,
-        local_files_only=True,
-        use_safetensors=True,
-        low_cpu_mem_usage=False,  # the other way needs accelerate
-        torch_dtype=kept,
-    )
+    network = whole_network(getattr(library("folders of diffusers"), kind), inner, kept)
     network = network.to(device).eval().requires_grad_(False)
     prompts = prompts_of(embeddings, device, network.dtype)
     convention = CONVENTIONS["sd3" if kind.startswith("SD3") else "flux"]
@@ -174,3 +168,21 @@ def check_files(folder: Path) -> torch.dtype:
         )
     tables = [read_safetensors(file) for file in files]
     return next((tensor.dtype for table in tables for tensor in table.values()), torch.float32)
+
+
+def whole_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
+    """A network with every tensor from its file; diffusers itself would draw missing ones."""
+    with in_one_line(folder):
+        network, said = kind.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,  # the other way needs accelerate
+            torch_dtype=dtype,
+        )
+    for fault in ("missing_keys", "unexpected_keys"):
+        if names := sorted(said[fault]):
+            words = "lacks" if fault == "missing_keys" else "has beside those of its config.json"
+            raise Mistake(f"{folder} {words} {', '.join(names[:3])}; save or fetch it again")
+    return network

@@ -13,7 +13,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from floracle.core.source import NO_LABEL
 from floracle.run.errors import Mistake, suggestion
 
+from .reachable import APART
+
 Network = Callable[..., Tensor]
 
 
@@ -32,7 +34,7 @@ class WithoutNull:
     """A network that has no null label: samples without one are put to it without labels."""
 
     network: Network
-    name: str
+    name: str = field(metadata=APART)
 
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's output, in two calls where only some samples have a label."""
@@ -79,7 +81,7 @@ def is_factory(where: str) -> bool:
 
 
 def made_by(where: str) -> Network:
-    """What the function made; a torch module is put into its evaluation mode."""
+    """What the function made; a torch module without gradients."""
     place, _, name = where.rpartition(":")
     module = module_at(place)
     if not callable(getattr(module, name, None)):
@@ -91,9 +93,7 @@ def made_by(where: str) -> Network:
             f"{where}() returned a {type(made).__name__}; it has to return a network that is"
             f" called as network(x, time, labels)"
         )
-    return cast(
-        Network, made.eval().requires_grad_(False) if isinstance(made, nn.Module) else made
-    )
+    return cast(Network, made.requires_grad_(False) if isinstance(made, nn.Module) else made)
 
 
 def module_at(place: str) -> ModuleType:

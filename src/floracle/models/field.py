@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from floracle.core.source import NO_LABEL
 from floracle.run.errors import Mistake
 
 from .convention import Convention
+from .reachable import APART
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,14 @@ class ModelField:
     """
 
     translated: TranslatedField
-    name: str
-    assumed: str
+    name: str = field(metadata=APART)
+    assumed: str = field(metadata=APART)
     """What was taken for granted, as text for people."""
-    shape: tuple[int, ...] | None = None
+    shape: tuple[int, ...] | None = field(default=None, metadata=APART)
     """The shape of one sample; None where the network does not say."""
-    any_size: bool = False
+    any_size: bool = field(default=False, metadata=APART)
     """Whether only the channels of the shape are binding."""
-    classes: int | None = None
+    classes: int | None = field(default=None, metadata=APART)
     """How many labels it knows, the null label apart; None where it does not say."""
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -38,6 +39,11 @@ class ModelField:
         self.check_shape(x)
         self.check_labels(labels)
         return self.translated(x, t, labels)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether every sample needs one of its labels; False where it does not say."""
+        return self.classes is not None and self.translated.null is None
 
     def check_shape(self, x: Tensor) -> None:
         """Refuse samples that the network was not made for."""
@@ -59,7 +65,7 @@ class ModelField:
         """Refuse labels that the network does not know."""
         if self.classes is None:
             return
-        if self.translated.null is None and (labels is None or bool((labels == NO_LABEL).any())):
+        if self.needs_labels and (labels is None or bool((labels == NO_LABEL).any())):
             raise Mistake(
                 f"{self.name} has no null label, so every sample needs one of its labels, 0 to"
                 f" {self.classes - 1}"
@@ -82,7 +88,7 @@ class Placed:
     device: torch.device
     dtype: torch.dtype | None
     """None: in the type that samples come in."""
-    name: str = "the network"
+    name: str = field(default="the network", metadata=APART)
 
     def __call__(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
         """The network's output, on the device and in the type of x."""

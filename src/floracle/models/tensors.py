@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from floracle.run.errors import Mistake
+from floracle.run.files import digest
 
 from .layers import positions, rotary
 from .lightningdit import SIZES, Architecture, LightningDiT
@@ -25,6 +26,8 @@ ESSENTIAL = (
     "pos_embed",
 )
 """Tensors that everybody in the family has."""
+WEIGHTS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types that weights are kept in."""
 ANGLES = ("feat_rope.freqs_cos", "feat_rope.freqs_sin")
 WITHOUT_NULL = (10, 100, 1000)
 """So many labels are read as the classes alone; otherwise the last one is the null label."""
@@ -117,6 +120,8 @@ def filled(plan: Architecture, tensors: Mapping[str, Tensor], where: object) -> 
         network = LightningDiT(plan)
     check_names(network.state_dict(), given, where)
     for name, tensor in given.items():
+        if tensor.dtype not in WEIGHTS:
+            raise Mistake(f"{where}: {name} holds {tensor.dtype}, no weights; fetch it again")
         if not bool(tensor.isfinite().all()):
             raise Mistake(f"{where}: {name} holds NaN or infinite numbers; training diverged")
     network.load_state_dict({name: given[name].clone() for name in given}, assign=True)
@@ -143,6 +148,21 @@ def check_names(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where
                 f"{where}: {name} is {list(tensor.shape)}, but this architecture has"
                 f" {list(wanted[name].shape)} there; load such a network as module:function"
             )
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of tensors: their names, types, shapes and bytes, in the order of their names."""
+    plain = ((name, tensors[name].detach().cpu().contiguous()) for name in sorted(tensors))
+    return digest(
+        *(
+            part
+            for name, tensor in plain
+            for part in (
+                f"{name} {tensor.dtype} {list(tensor.shape)}",
+                tensor.reshape(-1).view(torch.uint8).numpy().data,
+            )
+        )
+    )
 
 
 def check_angles(plan: Architecture, tensors: Mapping[str, Tensor], where: object) -> None:

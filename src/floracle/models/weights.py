@@ -14,22 +14,25 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from floracle.run.errors import Mistake, suggestion
-from floracle.run.files import check_hash, read_json, written_aside
+from floracle.run.files import check_hash, digest, read_json, written_aside
+from floracle.run.records import read_record
 from floracle.run.results import provenance
 
 from .checkpoints import check_whole, read_safetensors
 from .convention import Convention, convention_of
 from .lightningdit import Architecture, LightningDiT
-from .tensors import filled
+from .tensors import digest_of, filled
 
-FORMAT = 1
+FORMAT, UNSEALED = 2, 1
+"""What is written now, and what 0.1.0 wrote, which had no digest."""
 NAME = "network.safetensors"
 """What the file is called in a run's folder."""
 KEY = "floracle"
-KEPT = 2
-"""The format of checkpoints of runs (training/checkpoint.py)."""
+KEPT = "checkpoint"
+"""The kind of record that lies beside the tensors of a run's checkpoint."""
 PARTS = {"ema": "average/", "model": "network/"}
 """Whose tensors a checkpoint of a run holds, by the names that other projects have for them."""
 
@@ -48,19 +51,41 @@ def write_network(
 ) -> Path:
     """Write one network, whole or not at all; `made` says where it came from (JSON values)."""
     convention = convention or Convention(null=network.null)
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
+    }
     described = {
         "format": FORMAT,
         "plan": network.plan.settings(),
         "convention": convention.settings(),
         "made": provenance(**made),
+        "tensors": digest_of(tensors),
     }
-    text = json.dumps(described, sort_keys=True, allow_nan=False)
-    tensors = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
-    }
+    text = json.dumps({**described, "digest": _seal(described)}, sort_keys=True, allow_nan=False)
     with written_aside(path) as aside:
         save_file(tensors, aside, metadata={KEY: text, "format": "pt"})
+        _sort_metadata(aside)
     return path
+
+
+def _seal(described: Mapping[str, Any]) -> str:
+    """A digest of what a file says, the digest of its tensors included."""
+    return digest(json.dumps(described, sort_keys=True, allow_nan=False))
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata of a .safetensors file in order, so that equal networks are equal files.
+
+    safetensors writes it in any order, another one every time.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:  # always, unless its writer leaves out more than we do
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def description(path: Path) -> Mapping[str, Any] | None:
@@ -80,16 +105,26 @@ def read_network(path: Path) -> Network:
     tensors, found = read_safetensors(path), description(path)
     if found is None:
         raise Mistake(f"{path} is not a network that floracle wrote; load_model reads others")
-    if found.get("format") != FORMAT:
-        raise Mistake(
-            f"{path} is a network of format {found.get('format')}, this version reads {FORMAT}"
-        )
+    _check_sealed(path, found, tensors)
     try:
         plan = Architecture(**found["plan"])
         convention = convention_of(found["convention"])
     except (KeyError, TypeError) as error:
         raise Mistake(f"the header of {path} is damaged ({error}); write it again") from error
     return Network(filled(plan, tensors, path), convention, found.get("made", {}))
+
+
+def _check_sealed(path: Path, found: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what is not as it was written; files of 0.1.0 were not sealed."""
+    if found.get("format") == UNSEALED:
+        return
+    if found.get("format") != FORMAT:
+        raise Mistake(
+            f"{path} is a network of format {found.get('format')}, this version reads {FORMAT}"
+        )
+    said = {name: value for name, value in found.items() if name != "digest"}
+    if found.get("digest") != _seal(said) or said.get("tensors") != digest_of(tensors):
+        raise Mistake(f"{path} is damaged: it is not as it was written; write or copy it again")
 
 
 def is_kept(path: Path) -> bool:
@@ -109,7 +144,7 @@ def read_kept(path: Path, weights: str | None = None) -> Network:
 
     Networks that were not made here are unknown to the run, and have to be loaded where they are.
     """
-    said = read_json(path.with_suffix(".json"))
+    said = read_record(path.with_suffix(".json"), KEPT)
     part = PARTS.get(weights or "ema")
     if part is None:
         raise Mistake(f"{path} has no weights {weights!r}; {suggestion(weights or '', PARTS)}")
@@ -118,10 +153,6 @@ def read_kept(path: Path, weights: str | None = None) -> Network:
         raise Mistake(
             f"{path} is a checkpoint of a network that was not made here; load its tensors"
             f" {part}… in code of your own, and name that as module:function"
-        )
-    if said.get("format") != KEPT:
-        raise Mistake(
-            f"{path} is a checkpoint of format {said.get('format')}, this version reads {KEPT}"
         )
     check_hash(path, said["hash"])
     tensors = read_safetensors(path)

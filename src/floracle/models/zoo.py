@@ -27,7 +27,9 @@ from .convention import Convention, convention_of
 from .factory import WithoutNull, is_factory, made_by
 from .families import recognized, title
 from .field import ModelField, model_field
+from .identity import acts_otherwise, evaluation_mode
 from .lightningdit import LightningDiT
+from .reachable import reachable
 from .tensors import filled
 from .weights import NAME, Network, description, is_kept, read_kept, read_network
 
@@ -156,6 +158,8 @@ def _factory(
     if isinstance(made, torch.nn.Module):
         made = made.to(device, dtype)
     said = ["the convention as declared", where]
+    if acts_otherwise(evaluation_mode(reachable(made).modules)):
+        said.append("dropout and batch statistics switched off")
     network = WithoutNull(made, where) if asked.null is None else made
     return model_field(network, asked, name=where, assumed=said, device=device, dtype=dtype)
 

@@ -27,10 +27,15 @@ TOP = 32
 """How many leading atoms are kept for each query."""
 TOGETHER = 8
 """Blocks merged at a time."""
+COPIES, CHECKED = 5, 12
+"""Float64 copies of a query while blocks are summed: itself, seen from the centre, sums on their
+way into one; and how many there are once its mean is checked."""
 SUMMED = 4096
 """Atoms that are averaged together at most: more would let rounding add up."""
 LAUNCHED, STREAMED = 2**30, 2**27
 """Bytes of a block on a GPU, of points that lie there and of others."""
+LEAST_ROWS, LEAST_BYTES = 32, 2**27
+"""Atoms of a block at least, unless they take more than these bytes."""
 FEW = 8
 """Fewer queries than these wait for memory rather than for arithmetic."""
 
@@ -150,9 +155,16 @@ def block_rows(members: Members, batch: int, dtype: torch.dtype) -> int:
     if members.centre.is_cuda:
         size = LAUNCHED if members.points is not None else STREAMED
         return max(32, min(size // (members.dims * dtype.itemsize), 2**26 // max(batch, 1)))
-    size = (16 if batch < FEW else 24) * 2**20
-    most = min(size // (members.dims * dtype.itemsize), 2**22 // max(batch, 1))
-    return max(32, min(most, SUMMED))
+    size, row = (16 if batch < FEW else 24) * 2**20, members.dims * dtype.itemsize
+    most = min(size // row, 2**22 // max(batch, 1))
+    return max(1, min(LEAST_ROWS, LEAST_BYTES // row), min(most, SUMMED))
+
+
+def query_bytes(members: Members) -> int:
+    """Bytes that a query takes while a class is scanned for it."""
+    rows = block_rows(members, 1, members.precision)
+    blocks = min(TOGETHER, -(-len(members) // rows)) + 1  # their sums wait to be merged
+    return 8 * members.dims * max(blocks + COPIES, CHECKED)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from torch import Tensor
 from floracle.core.paths import LINEAR, Path, checked_times
 from floracle.core.source import NO_LABEL, Source, classes
 from floracle.core.spectrum import PASS_BYTES
+from floracle.run.budget import memory_budget
 from floracle.run.errors import Mistake
 
 from .pairs import Pairs
@@ -33,6 +34,8 @@ from .posterior import Posterior, Sums
 TOP = 8
 BLOCKS = 8
 """A block of atoms is this many times the size of a pass: its products are what costs."""
+COPIES = 16
+"""Float64 copies of a pair, or of a query, that are in memory at once."""
 
 
 @runtime_checkable
@@ -72,11 +75,13 @@ class Moment:
 class GaussianOracle:
     """The oracle velocity of Gaussian samples, as a velocity field.
 
-    `data` gives the means as points and their deviations by `spreads`. Exact, in float64.
+    `data` gives the means as points and their deviations by `spreads`. Exact, in float64. `memory`
+    ("4G" or bytes; by default half of what is free) bounds what is worked on at a time.
     """
 
     data: GaussianSource
     path: Path = LINEAR
+    memory: int | str | None = None
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -99,6 +104,10 @@ class GaussianOracle:
             parts.append(self._posterior(sums, self.data.atoms(label).rows))
             groups.append(places)
         return Posterior.joined(parts, groups)
+
+    def room(self, label: int = NO_LABEL) -> int:
+        """Bytes to work with; classes are read anew whenever they are needed."""
+        return memory_budget(self.memory)
 
     def log_density(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The density log p_t(x) in nats, float64 [b]."""
@@ -130,13 +139,12 @@ class GaussianOracle:
         `noise` and `inner` are [p, *shape]. `mirrored` averages with the opposite noise.
         """
         own = self._positions(rows, label)
-        noises = (noise, -noise) if mirrored else (noise,)
-        curves = []
-        for moment in self._moments(times):
-            each = [self._pair_curves(own, rows, one, inner, moment, label) for one in noises]
-            curves.append(torch.stack(each).mean(0))
+        size = self._together
+        pieces = zip(*(one.split(size) for one in (own, rows, noise, inner)), strict=True)
+        drawn = (_Drawn(*piece) for piece in pieces)
+        curves = [self._curves(some, times, label, mirrored=mirrored) for some in drawn]
         c = self.path.coefficients(times)
-        variance, within, top, weight, entropy, concentration = torch.stack(curves, 2)
+        variance, within, top, weight, entropy, concentration = torch.cat(curves, 1)
         return Pairs(
             times=times.double(),
             amplification=c.d_alpha - c.alpha * c.d_sigma / c.sigma,
@@ -150,15 +158,28 @@ class GaussianOracle:
             within=within,
         )
 
-    def _pair_curves(
-        self, own: Tensor, rows: Tensor, noise: Tensor, inner: Tensor, moment: Moment, label: int
-    ) -> Tensor:
+    @property
+    def _together(self) -> int:
+        """How many pairs or queries fit the memory at a time."""
+        dims = torch.Size(self.data.shape).numel()
+        return max(1, self.room() // (8 * COPIES * dims))
+
+    def _curves(self, drawn: _Drawn, times: Tensor, label: int, *, mirrored: bool) -> Tensor:
+        """Between, within, top, own, entropy, concentration [6, p, T] of pairs that fit."""
+        noises = (drawn.noise, -drawn.noise) if mirrored else (drawn.noise,)
+        signs, curves = [drawn._replace(noise=noise) for noise in noises], []
+        for moment in self._moments(times):
+            each = [self._pair_curves(some, moment, label) for some in signs]
+            curves.append(torch.stack(each).mean(0))
+        return torch.stack(curves, 2)
+
+    def _pair_curves(self, drawn: _Drawn, moment: Moment, label: int) -> Tensor:
         """Between, within, top, own, entropy, concentration [6, p] at one time."""
-        means = self.data.take(rows).flatten(1).double()
-        deviations = self.data.spreads(rows).flatten(1).double()
-        x = moment.alpha * (means + deviations * inner.flatten(1).double())
-        x = x + moment.sigma * noise.flatten(1).double()
-        sums, own_logit = self._scan(x, moment, label, keep=1, own=own)
+        means = self.data.take(drawn.rows).flatten(1).double()
+        deviations = self.data.spreads(drawn.rows).flatten(1).double()
+        x = moment.alpha * (means + deviations * drawn.inner.flatten(1).double())
+        x = x + moment.sigma * drawn.noise.flatten(1).double()
+        sums, own_logit = self._scan(x, moment, label, keep=1, own=drawn.own)
         variances = moment.sigma**2 + (moment.alpha * deviations) ** 2
         share = moment.alpha * deviations**2 / variances
         guess = means + share * (x - moment.alpha * means)
@@ -194,9 +215,9 @@ class GaussianOracle:
         for number, (label, moment) in enumerate(
             zip(each[:, 0].tolist(), self._moments(each[:, 1]), strict=True)
         ):
-            places = (index == number).nonzero()[:, 0]
-            sums, _ = self._scan(x[places].flatten(1).double(), moment, int(label), keep=top)
-            yield places, moment, sums
+            for places in (index == number).nonzero()[:, 0].split(self._together):
+                sums, _ = self._scan(x[places].flatten(1).double(), moment, int(label), keep=top)
+                yield places, moment, sums
 
     def _scan(
         self, x: Tensor, moment: Moment, label: int, *, keep: int, own: Tensor | None = None
@@ -251,6 +272,16 @@ class GaussianOracle:
             raise ValueError("samples contain NaN or infinity")
         if t.shape != (len(x),) or (labels is not None and labels.shape != (len(x),)):
             raise ValueError(f"t and labels must be [{len(x)}], one a sample")
+
+
+class _Drawn(NamedTuple):
+    """Pairs of a class: positions and rows of their atoms, int64 [p], and noises [p, *shape]."""
+
+    own: Tensor
+    rows: Tensor
+    noise: Tensor
+    inner: Tensor
+    """The noise within the Gaussians."""
 
 
 class _Mean(NamedTuple):

@@ -21,6 +21,8 @@ from floracle.run.budget import moved
 
 FAR = 4.0
 """How many times the spread the centre's squared norm may be before points are kept centred."""
+BLOCK_BYTES = 2**26
+"""The size of a block of points on their way into memory."""
 NARROW = 64
 """Below this dimension products are taken in float64: they cost little there, and rounding of the
 query, which moves all logits in the same direction, would show."""
@@ -180,6 +182,15 @@ def _lengths(source: Source, label: int, centre: Tensor, offset: Tensor) -> tupl
 
 
 def _resident(source: Source, label: int, offset: Tensor, device: torch.device) -> Tensor:
-    count = len(source.atoms(label).rows)
-    points = moved(next(iter(source.blocks(label, rows=count))).points, device)
-    return points - offset.to(device, torch.float32) if offset.any() else points.contiguous()
+    """All working points; those that need no change are taken as the source holds them."""
+    count, dims = len(source.atoms(label).rows), len(offset)
+    far, held = bool(offset.any()), getattr(source, "resident", True)
+    if held and not far:
+        return moved(next(iter(source.blocks(label, rows=count))).points, device).contiguous()
+    points, start, shift = torch.empty(count, dims, device=device), 0, offset.float().to(device)
+    # a block at a time: as a whole, what it is made of would be held beside it
+    for block in source.blocks(label, rows=max(1, BLOCK_BYTES // (4 * dims))):
+        part = points[start : start + len(block.points)]
+        part.copy_(moved(block.points, device))
+        start += len(part.sub_(shift) if far else part)
+    return points

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -23,28 +24,54 @@ from floracle.run.exchange import bytes_of, check_same, first_says
 from floracle.run.files import digest
 from floracle.run.processes import ALONE, Group
 
-from .dense import Passed, Queries, queries, scan
+from .dense import Passed, Queries, queries, query_bytes, scan
 from .members import Members, gather_members
-from .pairs import Pairs, pair_curves
+from .pairs import Pairs, pair_bytes, pair_curves
 from .posterior import Posterior
 from .pruning import possible, prune
 from .rescoring import Resolved, resolve
 from .screen import Screen, room_for, screen_of
 from .sharded import gather_shared
-from .strangers import Strangers, stranger_curves
+from .strangers import Strangers, stranger_bytes, stranger_curves
 from .whole import quick
 
 TOP = 8
 """How many leading atoms a posterior reports."""
+LEAST_ROOM = 4
+"""One in so many bytes of the memory is worked with, however much the points of a class take."""
+SMALL_BYTES = 2**24
+"""What takes no more is worked on at once, without a look at the memory."""
+
+
+@dataclass
+class ClassBytes:
+    """The bytes that classes at hand take, and their sum.
+
+    The sum is kept: added up anew for every class, it would cost the square of their number.
+    """
+
+    by_label: dict[int, int] = field(default_factory=dict)
+    total: int = 0
+
+    def put(self, label: int, size: int) -> None:
+        """A class takes so many bytes from now on."""
+        self.total += size - self.by_label.get(label, 0)
+        self.by_label[label] = size
+
+    def drop(self, label: int) -> None:
+        """A class was let go of."""
+        self.total -= self.by_label.pop(label, 0)
 
 
 @dataclass(frozen=True)
 class Oracle:
     """The oracle velocity of a data set, as a velocity field.
 
-    `path` is the forward process; the field lives on it. `memory` bounds what is kept of the data
-    ("4G" or bytes; by default half of what is free): classes that fit stay resident, others are
-    streamed. Labels choose the class each query is averaged over; −1 (or None) is the whole set.
+    `path` is the forward process; the field lives on it. `memory` ("4G" or bytes; by default half
+    of what is free) bounds what is kept of the data and worked with: classes that fit stay
+    resident, others are streamed, and as many queries are answered at a time as fit beside their
+    class, or a quarter of the memory where that is more. Labels choose the class each query is
+    averaged over; −1 (or None) is the whole set.
     At a `temperature` other than 1 the weights are γ^(1/temperature), normalised: below 1 they
     sharpen towards the nearest sample, above 1 they spread. That is no training set's field.
     With a `group` its processes share the points; each asks the same and gets the same answer.
@@ -62,6 +89,7 @@ class Oracle:
     _kept: OrderedDict[int, Members] = field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
     )
+    _bytes: ClassBytes = field(default_factory=ClassBytes, init=False, repr=False, compare=False)
     _screens: dict[int, Screen] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -124,15 +152,9 @@ class Oracle:
             asked = {"rows": rows, "noise": noise, "times": times}
             content = {name: _hash(values) for name, values in asked.items()}
             check_same(self._together, {"data": digest(self.data.fingerprint), **content})
-        return pair_curves(
-            self.members(label),
-            self.path,
-            rows,
-            noise,
-            times,
-            mirrored=mirrored,
-            budget=self._budget(),
-        )
+        members = self.members(label)
+        size = self._fitting(label, len(rows), pair_bytes(members, len(times)))
+        return pair_curves(members, self.path, rows, noise, times, mirrored=mirrored, size=size)
 
     @torch.no_grad()
     def strangers(
@@ -143,7 +165,9 @@ class Oracle:
         self.check_untempered("a pair")
         if not self._together.alone:
             return self.alone().strangers(points, noise, times, label=label)
-        return stranger_curves(self.members(label), self.path, points, noise, times)
+        members = self.members(label)
+        size = self._fitting(label, len(points), stranger_bytes(members))
+        return stranger_curves(members, self.path, points, noise, times, size=size)
 
     def members(self, label: int = NO_LABEL) -> Members:
         """The atoms of a class, made ready once and kept while memory allows."""
@@ -165,7 +189,13 @@ class Oracle:
             found = gather_shared(self.data, label, group=group, room=room, device=device)
         tempered = replace(found, log_weights=found.log_weights / self.temperature)
         self._kept[label] = tempered
+        self._note(label)
         return tempered
+
+    def room(self, label: int = NO_LABEL) -> int:
+        """Bytes to work with beside the points of a class, once others are let go of."""
+        budget = self._budget()
+        return max(1, budget - self._bytes.by_label.get(label, 0), budget // LEAST_ROOM)
 
     def alone(self) -> Oracle:
         """The same oracle for this process alone, which then reads all points itself."""
@@ -187,7 +217,7 @@ class Oracle:
             raise Mistake(f"{what} is defined at temperature 1, not {self.temperature:g}")
 
     def _budget(self) -> int:
-        """Bytes for resident points: as named, or half of what is free and already held together.
+        """Bytes that may be used: as named, or half of what is free and already held together.
 
         The processes of one machine divide its memory.
         """
@@ -196,29 +226,43 @@ class Oracle:
         return budget + (int(SHARE * self._held()) if self.memory is None else 0)
 
     def _held(self) -> int:
-        return sum(self._size(label) for label in self._kept)
+        return self._bytes.total
 
-    def _size(self, label: int) -> int:
-        """Bytes that a class at hand takes."""
+    def _note(self, label: int) -> None:
+        """Write down how many bytes a class at hand takes."""
         members, screen = self._kept[label], self._screens.get(label)
         points = 0 if members.points is None else members.points.nbytes
-        return points + (screen.held if screen is not None and screen.members is members else 0)
+        seen = screen.held if screen is not None and screen.members is members else 0
+        self._bytes.put(label, points + seen)
 
-    def _make_room(self, size: int, budget: int) -> None:
+    def _fitting(self, label: int, count: int, each: int) -> int:
+        """How many of `count` things of `each` bytes are worked on at a time, beside a class.
+
+        Other classes are let go of for them. All processes of a group take as many.
+        """
+        if count * each <= SMALL_BYTES:
+            return count
+        size = max(1, min(count, self.room(label) // each))
+        size = first_says(self._together, [size])[0]
+        self._make_room(size * each, self._budget(), beside=1)
+        return size
+
+    def _make_room(self, size: int, budget: int, *, beside: int = 0) -> None:
         """Let go of what was asked longest ago until `size` bytes fit; every process of the same.
 
-        What does not fit at all displaces nothing.
+        What does not fit at all displaces nothing, and the last `beside` classes stay.
         """
         held, dropped = self._held(), 0
-        for label in self._kept:
+        for label in islice(self._kept, len(self._kept) - beside):
             if size > budget or held + size <= budget:
                 break
-            held -= self._size(label)
+            held -= self._bytes.by_label[label]
             dropped += 1
         dropped = first_says(self._together, [dropped])[0]
-        for label in list(self._kept)[:dropped]:
+        for label in list(islice(self._kept, dropped)):
             del self._kept[label]
             self._screens.pop(label, None)
+            self._bytes.drop(label)
 
     def _resolved(self, x: Tensor, t: Tensor, labels: Tensor | None, top: int = TOP):  # noqa: ANN202
         """Queries by class: their places, atoms, themselves, and their resolved sums."""
@@ -229,23 +273,30 @@ class Oracle:
         if labels is None:
             labels = torch.full((len(x),), NO_LABEL)
         for label in labels.unique().tolist() or [NO_LABEL]:
-            places = (labels == label).nonzero()[:, 0]
+            every = (labels == label).nonzero()[:, 0]
             members = self.members(label)
-            at = flat[places], t[places], self.path
-            asked = queries(members, *at, temperature=self.temperature)
-            left = torch.arange(len(places), device=flat.device)
-            if self._prunes(members, len(places)):
-                pruned = prune(self._screen(members), asked, tolerance=self.tolerance, keep=top)
-                here, left = pruned.places, pruned.left
-                found = Resolved(pruned.sums, pruned.mean, pruned.touched, pruned)
-                if len(here):
-                    yield places[here.to(places.device)], members, asked.of(here), found
-            if len(left) or not len(places):
-                rest = asked.of(left)
-                passed = Passed.ready(members, rest)
-                sums = scan(members, rest, keep=max(top, 32), passed=passed)
-                resolved = resolve(members, rest, sums, passed)
-                yield places[left.to(places.device)], members, rest, resolved
+            bounds = 8 * len(members) if self.tolerance > 0 else 0  # where atoms are left out
+            size = self._fitting(label, len(every), query_bytes(members) + bounds)
+            for places in every.split(max(1, size)):
+                at = flat[places], t[places], self.path
+                asked = queries(members, *at, temperature=self.temperature)
+                yield from self._resolved_together(members, places, asked, top)
+
+    def _resolved_together(self, members: Members, places: Tensor, asked: Queries, top: int):  # noqa: ANN202
+        """Queries of one class that fit the memory together, like `_resolved`."""
+        left = torch.arange(len(places), device=asked.x.device)
+        if self._prunes(members, len(places)):
+            pruned = prune(self._screen(members), asked, tolerance=self.tolerance, keep=top)
+            here, left = pruned.places, pruned.left
+            found = Resolved(pruned.sums, pruned.mean, pruned.touched, pruned)
+            if len(here):
+                yield places[here.to(places.device)], members, asked.of(here), found
+        if len(left) or not len(places):
+            rest = asked.of(left)
+            passed = Passed.ready(members, rest)
+            sums = scan(members, rest, keep=max(top, 32), passed=passed)
+            resolved = resolve(members, rest, sums, passed)
+            yield places[left.to(places.device)], members, rest, resolved
 
     def _prunes(self, members: Members, queries: int) -> bool:
         """Whether atoms may be left out: asked for, by one process, of a class in view."""
@@ -269,6 +320,7 @@ class Oracle:
             fits = at_hand and quick() and self._held() + size <= self._budget()
             found = screen_of(members, coarse_of(self.data, members.label), whole=fits)
             self._screens[members.label] = found
+            self._note(members.label)
         return found
 
     def _check_same(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:

@@ -27,15 +27,21 @@ from floracle.core.paths import Path
 from floracle.core.source import NO_LABEL
 
 from .course import FOLLOWED, Course, Rows, course
-from .members import Members
+from .members import NARROW, Members
 from .sharded import together
 
 BLOCK = 2**22
 """Products of pairs and atoms that are held at a time."""
+COURSES = 7
+"""Sums over atoms in memory at once: those so far, of a block in its making, of both, by class."""
+BYTES_OF_PRODUCT = 72
+"""Bytes that a pair and an atom of a block take: products, what follows from them, weights."""
 FEWEST, MOST = 256, 4096
 """Atoms of a block at least and at most; float32 sums are taken within one."""
 STREAMED = 2**21
 """Values of points that are multiplied at a time as they come: they should stay in cache."""
+PIECES = 2**20
+"""Values that are made ready at a time: float64 copies of more need not lie in memory."""
 CLOSE = 0.005
 """Atoms whose d_j is under this share of their squared norm are measured again in float64: from
 there on float32 would leave more than a thousandth of a nat in a logit that matters."""
@@ -78,6 +84,20 @@ class Pairs:
         return Pairs(times=self.times, amplification=self.amplification, **both)
 
 
+def pair_bytes(members: Members, times: int) -> int:
+    """Bytes that a pair takes while it is followed through so many times."""
+    kinds, _ = _classes(members)
+    return bytes_of_pair(members.dims, times, kinds)
+
+
+def bytes_of_pair(dims: int, times: int, kinds: int) -> int:
+    """The same, where `kinds` classes are told apart."""
+    wide = 8 if dims < NARROW else 4
+    points = (2 * 4 + 2 * wide) * dims  # own point and noise, and both as factors of products
+    sums = COURSES * 2 * 8 * times * (len(FOLLOWED) + kinds)  # of two signs, float64
+    return points + sums + FEWEST * BYTES_OF_PRODUCT
+
+
 def pair_curves(
     members: Members,
     path: Path,
@@ -86,16 +106,14 @@ def pair_curves(
     times: Tensor,
     *,
     mirrored: bool,
-    budget: int,
+    size: int,
 ) -> Pairs:
-    """The curves of pairs (rows [p], noise [p, *shape]) at times [T], within `budget` bytes.
+    """The curves of pairs (rows [p], noise [p, *shape]) at times [T], `size` of them at a time.
 
     Mirrored pairs are averages of a pair and the same data with the opposite noise. Where several
     processes share the class, all of them take part.
     """
     kinds, classes = _classes(members)
-    kept = 8 * len(times) * (len(FOLLOWED) + 2 * kinds) * 3 + 24 * members.dims
-    size = together(members, max(1, min(len(rows), budget // 2 // kept)))
     parts = []
     for start in range(0, len(rows), size):
         these = slice(start, start + size)
@@ -199,9 +217,9 @@ class Known:
     own: Tensor
     """Where the own atom stands, int64 [p]."""
     original: Tensor
-    """The own point, float64 [p, D]."""
+    """The own point, float32 as points are, [p, D]."""
     noise: Tensor
-    """float64 [p, D]."""
+    """As it was given, [p, D]."""
     both: Tensor
     """The centred own points, then the noise, in the type of products: [2p, D]."""
     shift: Tensor
@@ -217,13 +235,20 @@ class Known:
     def of(cls, members: Members, rows: Tensor, noise: Tensor) -> Known:
         """Pairs of rows [p] and noise [p, *shape]; classes are not told apart."""
         own = positions(members, rows)
-        noise = noise.flatten(1).to(members.centre.device).double()
-        original = members.originals(own)
-        centred = original - members.centre
-        both = torch.cat([centred.to(members.precision), noise.to(members.precision)])
+        noise = noise.flatten(1).to(members.centre.device)
+        count, dims = noise.shape
+        both = torch.empty(2 * count, dims, dtype=members.precision, device=noise.device)
+        original, begin = torch.empty_like(both[:count], dtype=torch.float32), []
+        step = max(1, PIECES // dims)
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            some, of_noise = slice(start, stop), slice(count + start, count + stop)
+            points, fresh = members.originals(own[some]), noise[some].double()
+            centred = points - members.centre
+            original[some], both[some], both[of_noise] = points, centred, fresh
+            begin.append(torch.linalg.vecdot(fresh, centred))
         shift = both @ (members.offset - members.centre).to(both)
-        begin = torch.linalg.vecdot(noise, centred)
-        return cls(members, own, original, noise, both, shift, begin)
+        return cls(members, own, original, noise, both, shift, torch.cat(begin))
 
 
 class _Block(NamedTuple):
@@ -250,8 +275,9 @@ def _block(pairs: Known, start: int, products: Tensor) -> _Block:
     terms, weights = [pull, half], members.log_weights
     if not (weights == weights[0]).all():
         terms.append(weights[these] - weights[pairs.own][:, None])
+    terms.append(norms - of_own)
     rows = Rows(
-        torch.stack([*terms, norms - of_own]).to(members.precision),
+        torch.stack([term.to(members.precision) for term in terms]),
         None if pairs.classes is None else pairs.classes[these],
     )
     half[own] = torch.inf
@@ -273,6 +299,6 @@ def _measure_close(
     found = close.nonzero()
     for some in found.split(max(1, 2**22 // members.dims)) if len(found) else ():
         pair, atom = some.unbind(1)
-        apart = members.originals(atom + these.start) - pairs.original[pair]
+        apart = members.originals(atom + these.start) - pairs.original[pair].double()
         half[pair, atom] = apart.square().sum(1) / 2
-        pull[pair, atom] = (apart * pairs.noise[pair]).sum(1)
+        pull[pair, atom] = (apart * pairs.noise[pair].double()).sum(1)

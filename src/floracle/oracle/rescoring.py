@@ -52,8 +52,8 @@ AVERAGING = 6.0
 """Rounding of a float32 average, in roundings of the points averaged (measured: up to 3.4)."""
 LOOKED_AT = 4
 """Leaders between which distances are taken to see whether they crowd together."""
-AT_ONCE = 2**25
-"""Coordinates of leaders that are rescored together."""
+AT_ONCE, LAUNCHED = 2**21, 2**25
+"""Coordinates of leaders that are rescored together, and on a GPU, which waits for launches."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def resolve(
     predicted = predicted_error(members, asked, sums, mean, rounding)
     doubtful = predicted > TRIGGER
     unsure = ((predicted > CROWDED) & ~doubtful & (rivals > 1)).nonzero()[:, 0]
-    for places in unsure.split(max(1, AT_ONCE // (LOOKED_AT * members.dims))):
+    for places in unsure.split(_at_once(members, LOOKED_AT)):
         some = _of(sums, places)
         doubtful[places] = crowded(members, some, spread(members, some, mean[places], rounding))
     if members.exact:
@@ -179,8 +179,14 @@ def _rescore_leaders(
 
 def _some(members: Members, asked: Queries, leaders: int) -> tuple[Tensor, ...]:
     """Places of queries whose leaders are looked at together."""
-    size = max(1, AT_ONCE // (leaders * members.dims))
-    return torch.arange(len(asked.x), device=asked.x.device).split(size)
+    places = torch.arange(len(asked.x), device=asked.x.device)
+    return places.split(_at_once(members, leaders))
+
+
+def _at_once(members: Members, leaders: int) -> int:
+    """Of how many queries so many leaders are looked at together."""
+    most = LAUNCHED if members.centre.is_cuda else AT_ONCE
+    return max(1, most // (leaders * members.dims))
 
 
 def _mended(members: Members, asked: Queries, sums: Sums) -> tuple[Sums, Tensor, Tensor]:

@@ -91,7 +91,7 @@ def plan(item: str, settings: Settings) -> Plan:
             made,
         )
 
-    return Plan(asked, parts, joined)
+    return Plan(asked, parts, joined, stores)
 
 
 def _labels(store: Store) -> list[int]:

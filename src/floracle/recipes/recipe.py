@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from floracle.data.store import Store
 from floracle.report.plots import Drawing
 from floracle.run.results import Results
 
@@ -36,6 +37,8 @@ class Plan:
     parts: Mapping[str, Callable[[Parts], Results]]
     """In order; each is given those before it."""
     joined: Callable[[Parts], Results]
+    data: Sequence[Store] = ()
+    """What is measured, where it comes from files."""
 
     def computed(self) -> Results:
         """All parts at once, none of them kept."""

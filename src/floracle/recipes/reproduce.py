@@ -1,12 +1,11 @@
 """Computing an item into a folder: parts kept as they are finished, then numbers, then drawings.
 
-A part lies in OUT/parts as soon as it is done, so that the same call goes on where it was stopped,
-to the same numbers bit for bit. With result.json in place it answers at once.
+A part is kept as soon as it is done, so that the same call goes on where it was stopped, to the
+same numbers bit for bit. With result.json in place it answers at once.
 """
 
 from __future__ import annotations
 
-import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +15,10 @@ import matplotlib as mpl
 
 from floracle.report.plots import STYLE, Drawing
 from floracle.run.errors import Mistake, suggestion
-from floracle.run.files import sweep, write_bytes, write_text
+from floracle.run.files import write_bytes, write_text
+from floracle.run.output_folder import OutputFolder, opened
 from floracle.run.progress import tracked
-from floracle.run.results import Results, answered, differences, load_results, save
+from floracle.run.results import Results, answered, load_results
 
 from .appendix_d import APPENDIX_D
 from .figure_2 import FIGURE_2A, FIGURE_2B
@@ -42,15 +42,24 @@ def recipe_for(name: str) -> Recipe[Any]:
 def reproduced(recipe: Recipe[Any], folder: Path, settings: Any = None) -> Results:
     """The numbers of an item, computed as far as they are not there yet, and drawn."""
     plan = recipe.plan(recipe.settings if settings is None else settings)
-    found = answered(folder, plan.settings)
-    if found is None:
-        found = plan.joined(dict(tracked(_parts(plan, folder), recipe.name, len(plan.parts))))
-        save(found, folder)
-    if not all(path.exists() for path in drawn_in(recipe, folder)):
-        redrawn(folder)
-    shutil.rmtree(folder / "parts", ignore_errors=True)
-    sweep(folder)
-    return load_results(folder)
+
+    def unchanged() -> None:
+        for store in plan.data:
+            store.check_unchanged()
+
+    with opened(folder, "reproduce", plan.settings, unchanged=unchanged) as output:
+        return reproduced_in(output, recipe, plan)
+
+
+def reproduced_in(output: OutputFolder, recipe: Recipe[Any], plan: Plan) -> Results:
+    """The same in a folder that is open already."""
+    if answered(output.path, output.settings) is None:
+        parts = tracked(_parts(plan, output), recipe.name, len(plan.parts))
+        output.save(plan.joined(dict(parts)))
+    if not all(path.is_file() for path in drawn_in(recipe, output.path)):
+        redrawn(output.path)
+    output.clear_parts()
+    return load_results(output.path)
 
 
 def redrawn(folder: str | Path) -> list[Path]:
@@ -77,24 +86,15 @@ def _write(drawing: Drawing, folder: Path) -> None:
     write_text(folder / f"{drawing.name}.csv", drawing.csv())
 
 
-def _parts(plan: Plan, folder: Path) -> Iterator[tuple[str, Results]]:
+def _parts(plan: Plan, output: OutputFolder) -> Iterator[tuple[str, Results]]:
     """Every part as it was saved, measured first where it was not."""
     found: dict[str, Results] = {}
     for name, measure in plan.parts.items():
-        kept = folder / "parts" / name
-        if not (kept / "result.json").exists():
-            part = measure(found)
-            save(Results(part.kind, plan.settings, part.values, part.arrays), kept)
-        found[name] = load_results(kept)
-        _check_alike(plan, found[name], folder)
-        yield name, found[name]
-
-
-def _check_alike(plan: Plan, part: Results, folder: Path) -> None:
-    """Refuse a part of an unfinished computation with other settings."""
-    unlike = differences(plan.settings, part.settings)
-    if unlike:
-        raise Mistake(
-            f"{folder} holds an unfinished computation with other settings"
-            f" ({'; '.join(unlike)}); choose another --out, or remove {folder / 'parts'}"
-        )
+        part = output.part(name)
+        if part is None:
+            measured = measure(found)
+            output.save_part(Results(measured.kind, {}, measured.values, measured.arrays), name)
+            part = output.part(name)
+        assert part is not None
+        found[name] = part
+        yield name, part

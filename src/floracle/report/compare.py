@@ -37,12 +37,13 @@ from .plots import (
     Drawing,
     axes,
     band,
+    height,
     numbers,
     smooth,
     time_axis,
 )
 from .tables import Row, Table
-from .write import EXAMPLES, examples_in
+from .write import examples_in
 
 COLOURS = (BLUE, ORANGE, TEAL, VIOLET, INK, QUIET)
 PAGE = "compare.html"
@@ -55,9 +56,9 @@ def space(folder: Path, name: str) -> Space:
     stages = load(folder)
     if not isinstance(stages, Stages):
         raise Mistake(f"{folder} holds {stages.kind}, not stages; only stages can be compared")
-    found: Examples | None = examples_in(folder / EXAMPLES)
+    found: Examples | None = examples_in(folder, stages)
     if found is None:
-        return Space(name, stages, None, stages.main.label)
+        return Space(name, stages, None, stages.typical.label)
     return Space(name, stages, found.spectrum, found.typical)
 
 
@@ -133,8 +134,10 @@ def differences(spaces: Sequence[Space]) -> list[str]:
     off = [
         f"{one.name} {words.deviation(one.main.collapse.value, _expected(one))}"
         for one in spaces
-        if one.main.collapse.value is not None
+        if one.main.collapse.value is not None and not one.main.single_point
     ]
+    if not off:
+        return told
     return [
         *told,
         f"The measured collapse is off the predicted one by: {', '.join(off)}. The later it comes"
@@ -149,6 +152,9 @@ def _expected(one: Space) -> Landmark:
 
 def _difference(first: Space, other: Space) -> str:
     apart = factors(first, other)
+    for one in (first, other):
+        if one.main.single_point:
+            return f"{one.name} has a single distinct point: there all is decided at t = 0."
     if apart is None:
         return f"{other.name} has no spectrum to compare."
     if abs(apart.whole - 1) < ALIKE:
@@ -181,12 +187,12 @@ def landmark_table(spaces: Sequence[Space]) -> Table:
                 (
                     one.name,
                     f"{main.points:,}",
-                    words.time(main.centre.value),
+                    words.landmark(main, "centre"),
                     words.interval(main.centre),
-                    words.time(main.predicted_centre),
+                    words.predicted(main, "centre"),
                     words.time(main.collapse.value),
                     words.interval(main.collapse),
-                    words.time(main.predicted_collapse),
+                    words.predicted(main, "collapse"),
                     words.time(main.end.value),
                     words.interval(main.end),
                 )
@@ -213,7 +219,7 @@ def build_table(spaces: Sequence[Space]) -> Table:
                 _number(one.effective_dims),
                 f"{one.main.knowable:.2f}",
                 f"{one.density:.2g}",
-                words.time(one.unit_collapse()) if one.spectrum is not None else "–",
+                words.time(one.unit_collapse()) if one.effective_dims is not None else "–",
             )
         )
         for one in spaces
@@ -254,7 +260,7 @@ def comparison_drawings(spaces: Sequence[Space]) -> dict[str, Drawing]:
             by_time(spaces, "information", "nats a dimension", name="information", per_dim=True),
             by_time(spaces, "gap", "gap per dimension", name="gap", per_dim=True),
         ]
-        if all(one.spectrum is not None for one in spaces):
+        if all(one.effective_dims is not None for one in spaces):
             found.append(spectra_drawing(spaces))
     return {drawing.name: drawing for drawing in found}
 
@@ -283,7 +289,7 @@ def by_time(
         columns["t"] += one.stages.times.tolist()
         columns[curve] += found.mean.tolist()
         columns[f"{curve}_error"] += found.error.tolist()
-    ax.set_ylim(0, 1.08 * highest)
+    ax.set_ylim(0, 1.08 * height(highest))
     ax.set_ylabel(ylabel)
     names = " and ".join(one.name for one in spaces)
     return Drawing(name, f"{ylabel} by time of {names}", figure, columns)
@@ -321,8 +327,8 @@ def spectra_drawing(spaces: Sequence[Space]) -> Drawing:
 
 def _shared_axis(ax: Axes, spaces: Sequence[Space]) -> None:
     """A time axis around the middle of all collapses, on navigation's ground."""
-    places = [_place(one) for one in spaces]
-    middle = float(np.exp(np.mean(np.log(places))))
+    places = [_place(one) for one in spaces if _place(one) > 0]
+    middle = float(np.exp(np.mean(np.log(places)))) if places else 0.5
     time_axis(ax, replace(spaces[0].main, collapse=Landmark(middle)))
     ax.axvspan(0, 1, color=NAVIGATION, lw=0, zorder=0, alpha=0.45)
     for i, one in enumerate(spaces):

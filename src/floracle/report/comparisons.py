@@ -30,7 +30,7 @@ NAMED = 20
 def agreement(stages: Stages) -> Drawing:
     """Measured landmarks against those predicted from the spectrum, for every class."""
     figure, ax = axes()
-    groups = measured(stages)
+    groups = predictable(stages)
     reach: list[float] = []
     for name, colour in (("centre", BLUE), ("collapse", ORANGE)):
         marks = [getattr(group, name) for group in groups]
@@ -95,7 +95,7 @@ def compared(stages: Stages) -> Drawing:
             predicted = [getattr(groups[i], f"predicted_{name}") for i in known]
             if named:
                 ax.plot(predicted, y[known], "|", color=INK, ms=8, mew=1)
-        first = known[0]
+        first = next((i for i in known if not groups[i].single_point), known[0])
         ax.annotate(
             name,
             (marks[first].value, y[first]),
@@ -174,6 +174,11 @@ def landmark_columns(stages: Stages, groups: list[Group]) -> dict[str, list]:
 def measured(stages: Stages) -> list[Group]:
     """Classes by label and the whole set, without the pooled average."""
     return [group for group in stages.groups if group.label >= -1]
+
+
+def predictable(stages: Stages) -> list[Group]:
+    """Those of them that have more than a single point: of that nothing is predicted."""
+    return [group for group in measured(stages) if not group.single_point]
 
 
 def short(name: str, most: int = 22) -> str:

@@ -7,8 +7,8 @@ so that a report can be drawn again without the data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ FITTED = 256
 """Points that fix the projection of latents."""
 OFFSET = 7919
 """Keeps the examples' draws apart from those of the curves."""
+PAIR = 8
+"""Bytes that a pair takes for every dimension: its point and its noise."""
+SAMPLE = 72
+"""The same of a noisy sample, its x̂, and what both are on the way to pictures."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,10 @@ class Examples:
         return Results("examples", {}, values, {k: v for k, v in arrays.items() if v is not None})
 
 
+TOP = ("voters", "weights")
+"""Columns of which a class of few atoms has fewer."""
+PIXEL = 24
+"""The same of a point that fixes a projection."""
 ARRAYS = (
     "times",
     "rows",
@@ -105,30 +113,71 @@ def examples(oracle: AnyOracle, stages: Stages, store: Store) -> Examples:
     strip, moments = strip_times(stages.main), vote_times(stages.main)
     times = torch.tensor([*strip, *moments.values()], dtype=torch.float64)
     seeds = [(seed + OFFSET + i) % 2**32 for i in range(len(rows))]
-    noisy = _noisy(oracle.path, store.take(rows), noise(seeds, store.shape), times)
-
-    count = len(rows) * len(times)
-    every, flat = times.repeat(len(rows)), noisy.reshape(count, *store.shape)
-    voting = None if (labels == NO_LABEL).all() else labels.repeat_interleave(len(times))
-    posterior = oracle.posterior(flat, every, voting, top=VOTERS)
-
-    def by_pair(values: Tensor) -> Tensor:
-        return values.reshape(len(rows), len(times), *values.shape[1:])
-
-    typical = _typical(stages)
+    pairs = _Pairs(store.take(rows), noise(seeds, store.shape), labels, times)
+    typical = stages.typical
+    display = _display(store, oracle.room())
+    seen = _seen(oracle, pairs, display)
     found = Examples(
         times=times,
         moments=tuple(moments),
         rows=rows,
         labels=labels,
-        voters=by_pair(posterior.top_rows),
-        weights=by_pair(posterior.top_weights),
-        effective=by_pair(1 / posterior.concentration),
-        spectrum=spectrum(store, typical.label),
+        **{name: pairs.by_pair(seen[name]) for name in ("voters", "weights", "effective")},
+        spectrum=spectrum(store, typical.label, room=oracle.room()),
         typical=typical.label,
     )
-    display = display_for(store.shape, store.picture_range, _spread(store))
-    return found if display is None else _drawn_as(found, display, store, noisy, posterior.mean)
+    return found if display is None else _with_pictures(found, display, store, seen)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Data and noise float32 [b, *shape], labels int64 [b], and the times [T] of all of them.
+
+    Their noisy samples are numbered pair by pair, each from its first time to its last.
+    """
+
+    data: Tensor
+    noise: Tensor
+    labels: Tensor
+    times: Tensor
+
+    @property
+    def samples(self) -> Tensor:
+        """The numbers of all noisy samples, int64 [b T]."""
+        return torch.arange(len(self.labels) * len(self.times))
+
+    def at(self, samples: Tensor, path: NoisePath) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Some noisy samples [n, *shape], their times, and the classes that vote."""
+        pair, t = samples // len(self.times), self.times[samples % len(self.times)]
+        voting = None if (self.labels == NO_LABEL).all() else self.labels[pair]
+        return path.sample(self.data[pair], self.noise[pair], t), t, voting
+
+    def by_pair(self, values: Tensor) -> Tensor:
+        """Values of all noisy samples as [b, T, …]."""
+        return values.reshape(len(self.labels), len(self.times), *values.shape[1:])
+
+
+def _seen(oracle: AnyOracle, pairs: _Pairs, display: Display | None) -> dict[str, Tensor]:
+    """Who votes at all noisy samples, and pictures of them and of x̂ where there are any.
+
+    Samples and x̂ themselves are let go of, as many at a time as fit the memory.
+    """
+    dims = pairs.data[0].numel()
+    size = max(1, (oracle.room() - PAIR * dims * len(pairs.labels)) // 2 // (SAMPLE * dims))
+    parts: list[dict[str, Tensor]] = []
+    for some in pairs.samples.split(size):
+        noisy, t, voting = pairs.at(some, oracle.path)
+        votes = oracle.posterior(noisy, t, voting, top=VOTERS)
+        part = {"voters": votes.top_rows, "weights": votes.top_weights}
+        part["effective"] = 1 / votes.concentration
+        if display is not None:
+            part |= {"noisy": _pictures(display, noisy), "means": _pictures(display, votes.mean)}
+        parts.append(part)
+    fewest = min(part["voters"].shape[1] for part in parts)
+    joined = {name: torch.cat([part[name][:, :fewest] for part in parts]) for name in TOP}
+    return joined | {
+        name: torch.cat([part[name] for part in parts]) for name in parts[0] if name not in TOP
+    }
 
 
 def strip_times(group: Group) -> list[float]:
@@ -139,6 +188,8 @@ def strip_times(group: Group) -> list[float]:
 
 def vote_times(group: Group) -> dict[str, float]:
     """When the votes are shown: before the centre, at it, at the collapse and after the end."""
+    if group.single_point:
+        return {"at noise": 0.0, "half-way": 0.5}
     centre, collapse = (
         _time(mark, other)
         for mark, other in (
@@ -155,7 +206,9 @@ def vote_times(group: Group) -> dict[str, float]:
 
 
 def _last(group: Group) -> float:
-    """A time past the end; where there is none, well past the collapse."""
+    """A time past the end; where there is none, well past the collapse; half-way if it is at 0."""
+    if group.end.value == 0:
+        return 0.5
     collapse = _time(group.collapse, group.predicted_collapse)
     end = group.end.value if group.end.value is not None else min(2 * collapse, 0.95)
     return end + 0.15 * (1 - end) * min(1.0, 2 * end)
@@ -166,9 +219,13 @@ def _time(mark: Landmark, otherwise: float) -> float:
 
 
 def _chosen(stages: Stages) -> list[Group]:
-    """Classes spread over the labels; the whole set, several times, where there are none."""
-    classes = [group for group in stages.groups if group.label >= 0]
-    groups = classes or [group for group in stages.groups if group.label == NO_LABEL]
+    """Classes spread over the labels; the whole set, several times, where there are none.
+
+    What has a single point is passed over for what has more.
+    """
+    measured = [group for group in stages.groups if group.label >= NO_LABEL]
+    measured = [group for group in measured if not group.single_point] or measured
+    groups = [group for group in measured if group.label >= 0] or measured
     places = [i * len(groups) // COUNT for i in range(COUNT)]
     return [groups[place] for place in places]
 
@@ -178,46 +235,33 @@ def _drawn(store: Store, label: int, seed: int) -> int:
     return int(rows[torch.randint(len(rows), (1,), generator=generator(seed % 2**32))])
 
 
-def _noisy(path: NoisePath, data: Tensor, drawn: Tensor, times: Tensor) -> Tensor:
-    """Noisy samples [b, T, *shape] of pairs at all times."""
-    columns = [path.sample(data, drawn, time.repeat(len(data))) for time in times]
-    return torch.stack(columns, 1)
+def _display(store: Store, room: int) -> Display | None:
+    """How points are shown; latents by a projection that points spread over the store fix."""
+    shown, dims = store.picture_range, torch.Size(store.shape).numel()
+    plain = shown is not None and shown[0] < shown[1]
+    count = 1 if plain else max(1, min(len(store), FITTED, room // (PIXEL * dims)))
+    spread = store.take(torch.linspace(0, len(store) - 1, count).round().long())
+    return display_for(store.shape, shown, spread)
 
 
-def _typical(stages: Stages) -> Group:
-    """The class in the middle by predicted collapse; the whole set where there are none."""
-    measured = [group for group in stages.groups if group.label >= NO_LABEL]
-    classes = [group for group in measured if group.label >= 0] or measured
-    ordered = sorted(classes, key=lambda group: group.predicted_collapse)
-    return ordered[len(ordered) // 2]
-
-
-def _spread(store: Store) -> Tensor:
-    """Points spread evenly over the store."""
-    count = min(len(store), FITTED)
-    return store.take(torch.linspace(0, len(store) - 1, count).round().long())
-
-
-def _drawn_as(
-    found: Examples, display: Display, store: Store, noisy: Tensor, means: Tensor
+def _with_pictures(
+    found: Examples, display: Display, store: Store, seen: Mapping[str, Tensor]
 ) -> Examples:
-    """The same with pictures."""
-    pairs, steps = len(found.rows), found.steps
-
-    def strips(points: Tensor) -> Tensor:
-        shown = points.reshape(pairs, len(found.times), *store.shape)[:, :steps]
-        return _pictures(display, shown.flatten(0, 1), (pairs, steps))
-
+    """The same with pictures: of samples and x̂ along the strips, of voters at the moments."""
+    counts, steps = found.voters.shape[:2], found.steps
     voters = found.voters[:, steps:]
-    faces = _pictures(display, store.take(voters.flatten()), tuple(voters.shape))
-    return Examples(
-        **{name: getattr(found, name) for name in ("moments", "typical", *ARRAYS[:7])},
-        noisy=strips(noisy),
-        means=strips(means),
-        faces=faces,
+    faces = [_pictures(display, store.take(some)) for some in voters.flatten(0, 1)]
+
+    def strips(pictures: Tensor) -> Tensor:
+        return pictures.unflatten(0, counts)[:, :steps]
+
+    return replace(
+        found,
+        noisy=strips(seen["noisy"]),
+        means=strips(seen["means"]),
+        faces=torch.stack(faces).unflatten(0, voters.shape[:2]),
     )
 
 
-def _pictures(display: Display, points: Tensor, counts: Sequence[int]) -> Tensor:
-    pictures = reduced(display.pictures(points), LARGEST)
-    return pictures.reshape(*counts, *pictures.shape[1:])
+def _pictures(display: Display, points: Tensor) -> Tensor:
+    return reduced(display.pictures(points), LARGEST)

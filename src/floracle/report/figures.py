@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from floracle.analysis.curves import Curve
 from floracle.analysis.groups import Group, Stages
 
-from .comparisons import agreement, compared, measured, voting
+from .comparisons import agreement, compared, measured, predictable, voting
 from .examples import Examples
 from .plots import (
     BLUE,
@@ -27,15 +27,19 @@ from .plots import (
     Drawing,
     axes,
     band,
+    height,
     label_at,
     numbers,
+    say_settled,
     shade_stages,
     smooth,
     time_axis,
 )
+from .words import nats
 
 CALM = 0.99
-"""Values later than this do not set the scale of the gap: the velocity divides by 1 − t."""
+"""Values later than this, and than the collapse, do not set the scale of the gap: the velocity
+divides by 1 − t."""
 
 
 def drawings(stages: Stages, examples: Examples | None) -> dict[str, Drawing]:
@@ -43,7 +47,8 @@ def drawings(stages: Stages, examples: Examples | None) -> dict[str, Drawing]:
     with mpl.rc_context(STYLE):
         found = [weights(stages), gap(stages), entropy(stages), votes(stages), law(stages)]
         if len(measured(stages)) > 1:
-            found += [agreement(stages), compared(stages)]
+            predicted = [agreement(stages)] if predictable(stages) else []
+            found += [*predicted, compared(stages)]
         if examples is not None and examples.noisy is None:
             found += [voting(stages, examples, i) for i in range(len(examples.rows))]
     return {drawing.name: drawing for drawing in found}
@@ -75,8 +80,8 @@ def gap(stages: Stages) -> Drawing:
     figure, ax, main = _by_time(stages)
     curve = _scaled(main.curves["gap"], stages.dims)
     band(ax, stages.times, curve, BLUE)
-    calm = numbers(stages.times) <= CALM
-    highest = float(numbers(curve.mean)[calm].max())
+    calm = numbers(stages.times) <= max(CALM, main.collapse.value or 0.0)
+    highest = height(float(numbers(curve.mean)[calm].max()))
     held_out = main.curves.get("held_out_gap")
     if held_out is None:
         label_at(
@@ -109,17 +114,8 @@ def entropy(stages: Stages) -> Drawing:
     """What is not yet known about which sample it is."""
     figure, ax, main = _by_time(stages)
     band(ax, stages.times, main.curves["entropy"], BLUE)
-    ax.axhline(main.knowable / 2, color=QUIET, lw=0.8, ls=(0, (1, 2)))
-    ax.annotate(
-        "½ H(w)",
-        (1, main.knowable / 2),
-        (-2, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        color=QUIET,
-    )
+    if not main.single_point:
+        _name_half(ax, main)
     held_out = main.curves.get("held_out_entropy")
     words = "entropy H(t)" if held_out is None else "training data"
     level = 0.75 * main.knowable
@@ -135,7 +131,7 @@ def entropy(stages: Stages) -> Drawing:
     if held_out is not None:
         band(ax, stages.times, held_out, VIOLET)
         _held_out_name(ax, stages, held_out.mean, 0.25 * main.knowable, "held-out data")
-    ax.set_ylim(0, 1.04 * main.knowable)
+    ax.set_ylim(0, 1.04 * height(main.knowable))
     ax.set_ylabel("nats")
     return Drawing(
         "entropy",
@@ -178,7 +174,7 @@ def law(stages: Stages) -> Drawing:
     """The information by time between its two bounds, and the area that checks it."""
     figure, ax, main = _by_time(stages)
     x = numbers(stages.times)
-    bound, roof = numbers(main.predicted_information), 1.22 * main.knowable
+    bound, roof = numbers(main.predicted_information), 1.22 * height(main.knowable)
     fine, line = smooth(x, bound)
     ax.plot(fine, np.where(line > 1.1 * roof, np.nan, line), color=QUIET, lw=1.2, ls=(0, (5, 2)))
     label_at(
@@ -196,7 +192,7 @@ def law(stages: Stages) -> Drawing:
     )
     ax.axhline(main.knowable, color=INK, lw=0.9)
     ax.annotate(
-        f"H(w) = {main.knowable:.3f}",
+        f"H(w) = {nats(main.knowable)}",
         (0, main.knowable),
         (5, 4),
         textcoords="offset points",
@@ -204,29 +200,49 @@ def law(stages: Stages) -> Drawing:
         color=INK,
     )
     error = main.area.error if np.isfinite(main.area.error) else 0.0
-    ax.errorbar(
-        [1], [main.area.value], [2 * error], color=ORANGE, marker="D", ms=5, capsize=4,
-        lw=1.4, clip_on=False, zorder=5,
-    )  # fmt: skip
-    ax.annotate(
-        f"measured area\n{main.area.value:.3f} ± {error:.3f}",
-        (1, main.area.value),
-        (-9, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=ORANGE,
-    )
+    if not main.single_point:
+        _mark_area(ax, main.area.value, error)
     ax.set_ylim(0, max(roof, 1.05 * (main.area.value + 2 * error)))
     ax.set_ylabel("nats")
     columns = _columns(stages, main, "information")
     columns |= {"gaussian_bound": bound.tolist()}
     return Drawing(
         "information-law",
-        f"Information by time up to H(w) = {main.knowable:.3f} nats;"
-        f" the measured area is {main.area.value:.3f}",
+        f"Information by time up to H(w) = {nats(main.knowable)} nats;"
+        f" the measured area is {nats(main.area.value)}",
         figure,
         columns,
+    )
+
+
+def _mark_area(ax: Axes, area: float, error: float) -> None:
+    """The measured area at the right edge, with two standard errors on either side."""
+    ax.errorbar(
+        [1], [area], [2 * error], color=ORANGE, marker="D", ms=5, capsize=4, lw=1.4,
+        clip_on=False, zorder=5,
+    )  # fmt: skip
+    ax.annotate(
+        f"measured area\n{nats(area)} ± {nats(error)}",
+        (1, area),
+        (-9, -4),
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        color=ORANGE,
+    )
+
+
+def _name_half(ax: Axes, main: Group) -> None:
+    ax.axhline(main.knowable / 2, color=QUIET, lw=0.8, ls=(0, (1, 2)))
+    ax.annotate(
+        "½ H(w)",
+        (1, main.knowable / 2),
+        (-2, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        va="bottom",
+        color=QUIET,
     )
 
 
@@ -234,6 +250,7 @@ def _by_time(stages: Stages) -> tuple[Figure, Axes, Group]:
     figure, ax = axes(high=HIGH)
     time_axis(ax, stages.main)
     shade_stages(ax, stages.main)
+    say_settled(ax, stages.main)
     return figure, ax, stages.main
 
 

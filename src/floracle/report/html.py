@@ -85,13 +85,13 @@ def _cards(main: Group) -> list[dict[str, Any]]:
     cards = []
     for name, title in names.items():
         mark = getattr(main, name)
-        value = predicted.get(name)
+        value = None if main.single_point else predicted.get(name)
         off = words.deviation(value, mark) if value is not None else ""
         cards.append(
             {
                 "name": title,
                 "reached": mark.value is not None,
-                "value": words.time(mark.value),
+                "value": words.landmark(main, name),
                 "interval": words.interval(mark),
                 "predicted": "" if value is None else words.time(value),
                 "deviation": off if off != "–" else "",
@@ -107,6 +107,8 @@ def _scope(stages: Stages) -> str:
         return f"Averages over {len(classes)} classes, each with its share of the data."
     if main.label >= 0:
         return f"Class {stages.name(main.label)}."
+    if classes:
+        return "The whole set, since its classes have a single distinct point each."
     return "The whole set, without classes."
 
 

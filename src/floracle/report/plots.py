@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +78,11 @@ STYLE: Any = {
 PIXELS_PER_INCH = 180
 FINE = 160
 """Times at which a curve is drawn between its measured points."""
+NEXT = 1e-3
+"""Times so near to an end are hidden there on an even axis."""
+LONG = 16
+"""Letters of a landmark's name beyond which two do not stand beside each other."""
+OfTimes = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -139,20 +144,22 @@ def time_axis(ax: Axes, group: Group, *, stretch: bool = True) -> None:
     """Time from noise to data; stretched so that the collapse stays near the middle."""
     collapse = group.collapse.value or group.predicted_collapse
     ax.set_xlim(0, 1)
-    if stretch and not 0.25 <= collapse <= 0.75:
-        odds = collapse / (1 - collapse)
-        ax.set_xscale(
-            "function",
-            functions=(
-                lambda t: t / (t + odds * (1 - t)),
-                lambda u: odds * u / (1 - u + odds * u),
-            ),
-        )
+    if stretch and 0 < collapse < 1 and not 0.25 <= collapse <= 0.75:
+        ax.set_xscale("function", functions=stretched(collapse))
         ax.set_xlim(0, 1)
     ticks = spread_ticks(ax)
     ax.set_xticks(ticks, [time_words(tick) for tick in ticks])
     ax.minorticks_off()
     name_ends(ax, "noise", "data")
+
+
+def stretched(middle: float) -> tuple[OfTimes, OfTimes]:
+    """An axis that has a time in its middle, its ends in place: from times to places, and back."""
+    odds = middle / (1 - middle)
+    return (
+        lambda t: t / (t + odds * (1 - t)),
+        lambda u: odds * u / (1 - u + odds * u),
+    )
 
 
 def name_ends(ax: Axes, first: str, last: str) -> None:
@@ -169,6 +176,25 @@ def name_ends(ax: Axes, first: str, last: str) -> None:
             va="center",
             color=INK,
             fontweight="bold",
+            fontsize=9,
+        )
+
+
+def height(value: float) -> float:
+    """Where an axis from 0 ends that is to show a value; 1 where the value is 0."""
+    return value if value > 0 else 1.0
+
+
+def say_settled(ax: Axes, group: Group) -> None:
+    """Say why curves do not move, where a group has a single point."""
+    if group.single_point:
+        ax.annotate(
+            "a single distinct point:\nnothing to know at any time",
+            (0.5, 0.5),
+            xycoords="axes fraction",
+            ha="center",
+            va="center",
+            color=QUIET,
             fontsize=9,
         )
 
@@ -209,13 +235,16 @@ def shade_stages(ax: Axes, group: Group) -> None:
         if mark.value is not None
     ]
     places = [_place(ax, value) for _, value in reached]
-    for i, (name, value) in enumerate(reached):
+    names = [f"{name} {words.time(value)}" for name, value in reached]
+    long = any(len(name) > LONG for name in names)
+    for i, (_, value) in enumerate(reached):
         ax.axvline(value, color=QUIET, lw=0.9, ls=(0, (4, 2)), zorder=1)
         crowded = i > 0 and places[i] - places[i - 1] < 0.17 and i % 2 == 1
+        lifted = i if long else int(crowded)
         ax.annotate(
-            f"{name} {words.time(value)}",
+            names[i],
             (places[i], 1),
-            (0, 15 if crowded else 4),
+            (0, 4 + 11 * lifted),
             xycoords="axes fraction",
             textcoords="offset points",
             ha="center",
@@ -241,10 +270,19 @@ def band(ax: Axes, times: Any, curve: Any, colour: str) -> None:
 
 
 def smooth(times: Any, *curves: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Finer times, and curves through all their points that rise and fall only where these do."""
+    """Finer times, and curves through all their points that rise and fall only where these do.
+
+    Where half of the times lie next to an end, they are finer along an axis that is stretched.
+    """
     t = numbers(times)
-    fine = np.unique(np.concatenate([t, np.linspace(t[0], t[-1], FINE)]))
-    return [fine, *(PchipInterpolator(t, curve)(fine) for curve in curves)]
+    middle = float(np.median(t))
+    if NEXT <= middle <= 1 - NEXT or not 0 < middle < 1:
+        fine = np.unique(np.concatenate([t, np.linspace(t[0], t[-1], FINE)]))
+        return [fine, *(PchipInterpolator(t, curve)(fine) for curve in curves)]
+    along, back = stretched(middle)
+    places = along(t)
+    fine = np.unique(np.concatenate([places, np.linspace(places[0], places[-1], FINE)]))
+    return [back(fine), *(PchipInterpolator(places, curve)(fine) for curve in curves)]
 
 
 def label_at(
@@ -261,6 +299,8 @@ def label_at(
 
     `side` is the side of the name that faces the curve: "right" puts it on its left.
     """
+    if group.single_point:  # its curves lie on top of each other
+        return
     x, *rest = smooth(curve[0], numbers(curve[1]))
     y = rest[0]
     passed = np.flatnonzero((y[:-1] - level) * (y[1:] - level) <= 0)

@@ -17,10 +17,10 @@ from PIL import Image
 from floracle.models.families import title
 from floracle.models.lightningdit import Architecture
 from floracle.run.errors import Mistake
-from floracle.run.files import read_json, write_text
-from floracle.training.checkpoint import abouts, described
+from floracle.run.files import write_text
+from floracle.run.folder_checks import check_ours
+from floracle.training.checkpoint import VERB, abouts, described
 from floracle.training.evaluation import FOLDER
-from floracle.training.place import ABOUT
 from floracle.training.watch import read_log
 from floracle.version import VERSION
 
@@ -92,14 +92,17 @@ class Run:
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a training run."""
-    return (folder / ABOUT).is_file()
+    with suppress(Mistake):
+        return check_ours(folder, VERB) is not None
+    return False
 
 
 def read_run(folder: Path) -> Run:
     """The run in a folder, as far as it has come."""
-    settings, log = read_json(folder / ABOUT), read_log(folder)
-    if not isinstance(settings, dict) or "images" not in settings:
-        raise Mistake(f"{folder / ABOUT} is not what a training run writes there")
+    settings = check_ours(folder, VERB)
+    if settings is None:
+        raise Mistake(f"{folder} is not the folder of a training run")
+    log = read_log(folder, settings).lines
     lines = [line for line in log if "loss" in line]
     looks = [
         {"images": line["images"], **line["evaluation"]} for line in log if line.get("evaluation")

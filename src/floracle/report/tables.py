@@ -16,7 +16,7 @@ from floracle.analysis.what_if import what_if as measured_what_if
 from floracle.core.paths import PATHS
 
 from . import words
-from .comparisons import NAMED, measured
+from .comparisons import NAMED, measured, predictable
 from .examples import Examples
 
 POINTS = (0.1, 0.25, 1.0, 4.0, 10.0, 100.0)
@@ -50,17 +50,17 @@ class Table:
 
 def agreement(stages: Stages) -> dict[str, Any]:
     """How predictions and measurements of all classes compare."""
-    groups = measured(stages)
+    groups = predictable(stages)
     table = Table(
         ("", *("predicted", "measured", "off by") * 2),
         [
             Row(
                 (
                     stages.name(group.label),
-                    words.time(group.predicted_centre),
-                    words.time(group.centre.value),
+                    words.predicted(group, "centre"),
+                    words.landmark(group, "centre"),
                     words.deviation(group.predicted_centre, group.centre),
-                    words.time(group.predicted_collapse),
+                    words.predicted(group, "collapse"),
                     words.time(group.collapse.value),
                     words.deviation(group.predicted_collapse, group.collapse),
                 ),
@@ -87,6 +87,8 @@ def _offs(groups: Iterable[Group], name: str) -> list[float]:
 
 
 def _agreement_words(groups: list[Group]) -> str:
+    if not groups:
+        return "Nothing is predicted of a single distinct point, so there is nothing to compare."
     offs = {name: _offs(groups, name) for name in ("centre", "collapse")}
     if not all(offs.values()):
         return "Not every landmark was reached, so there is little to compare."
@@ -110,14 +112,13 @@ def classes(stages: Stages) -> dict[str, Any]:
                 (
                     stages.name(group.label),
                     f"{group.points:,}",
-                    f"{group.knowable:.3f}",
-                    words.time(group.centre.value),
+                    words.nats(group.knowable),
+                    words.landmark(group, "centre"),
                     words.time(group.collapse.value),
                     words.interval(group.collapse),
                     words.time(group.end.value),
                     words.interval(group.end),
-                    f"{group.area.value:.3f} ± {group.area.error:.3f}"
-                    + ("" if group.law_holds else " ⚠"),
+                    _area(group),
                 ),
                 main=group.label == POOLED,
             )
@@ -136,10 +137,19 @@ def classes(stages: Stages) -> dict[str, Any]:
     }
 
 
+def _area(group: Group) -> str:
+    if group.single_point:
+        return "nothing to check"
+    area = f"{words.nats(group.area.value)} ± {words.nats(group.area.error)}"
+    return area if group.law_holds else f"{area} ⚠"
+
+
 def _class_words(stages: Stages, groups: list[Group]) -> str:
-    known = [group for group in groups if group.collapse.value is not None]
+    several = [group for group in groups if not group.single_point]
+    known = [group for group in several if group.collapse.value is not None]
+    single = words.single_points(stages)
     if len(known) < 2:
-        return "Too few classes reach their collapse to be compared."
+        return single or "Too few classes reach their collapse to be compared."
     first = min(known, key=lambda group: group.collapse.value or 0)
     last = max(known, key=lambda group: group.collapse.value or 0)
     told = (
@@ -152,7 +162,7 @@ def _class_words(stages: Stages, groups: list[Group]) -> str:
         named = ", ".join(stages.name(group.label) for group in never[:8])
         told += f" The end is not reached in {len(never)} of {len(groups)} classes: {named}"
         told += ", and others." if len(never) > 8 else "."
-    return told
+    return " ".join(filter(None, [told, single]))
 
 
 def _ordered(stages: Stages) -> list[Group]:
@@ -176,12 +186,18 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
     if examples is None:
         return None
     group = stages.group(examples.typical)
+    if group.single_point:
+        return None
     count = float(np.exp(group.knowable))
     path = PATHS[stages.settings.get("path", "linear")]
     predicted = predict(count, spectrum=examples.spectrum, path=path)
     points = [max(2.0, factor * count) for factor in POINTS]
     found = predicted.what_if(points, SCALES)
     decimals = 3 if predicted.collapse >= 0.1 else 4
+
+    def shown(value: float) -> str:
+        return f"{value:.{decimals}f}" if 5e-4 <= value < 0.9995 else words.time(value)
+
     cells = {(one["points"], one["scale"]): one for one in found}
     curve = _from_curve(stages, group, points)
     sizes = (f"{scale:g} × D = {scale * stages.dims:,.0f}" for scale in SCALES)
@@ -191,8 +207,7 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
             (
                 f"{n:,.0f}",
                 *(
-                    f"{cells[n, scale]['centre']:.{decimals}f} · "
-                    f"{cells[n, scale]['collapse']:.{decimals}f}"
+                    f"{shown(cells[n, scale]['centre'])} · {shown(cells[n, scale]['collapse'])}"
                     for scale in SCALES
                 ),
                 *curve.get(n, ()),

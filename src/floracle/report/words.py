@@ -6,7 +6,17 @@ import math
 
 from floracle.analysis.curves import Landmark
 from floracle.analysis.deep import Deep
-from floracle.analysis.groups import END, POOLED, Group, Stages
+from floracle.analysis.groups import (
+    END,
+    FLAGGED,
+    POOLED,
+    TOLERATED,
+    Group,
+    Stages,
+    law_allowance,
+)
+from floracle.analysis.yardsticks import Distances
+from floracle.core.source import NO_LABEL
 
 MEANINGS = {
     "centre": "half of what there is to know is known: H = ½ H(w)",
@@ -15,11 +25,39 @@ MEANINGS = {
 }
 
 
+NAMED = 8
+"""Classes that a sentence names at most."""
+ROUNDING = 1e-12
+"""Squared distances, as a share of the oracle's size, that are those of float32's rounding."""
+MANY = 100.0
+"""Standard errors from which on their number says less than nats: the error is next to 0."""
+
+
 def time(value: float | None) -> str:
-    """A time with three digits that count; early ones need more decimals."""
+    """A time with three digits that count; early ones need more decimals, and so do late ones."""
     if value is None:
         return "not reached"
+    if 0 < value < 5e-4:
+        return f"{value:.2e}"
+    if 0 < 1 - value < 5e-5:
+        return f"1 − {1 - value:.2e}"
     return f"{value:.4f}" if 0 < value < 0.1 or 0.9995 <= value < 1 else f"{value:.3f}"
+
+
+def landmark(group: Group, name: str) -> str:
+    """When a group reaches a landmark; a single point has no centre: there is nothing to know."""
+    mark: Landmark = getattr(group, name)
+    return "nothing to know" if mark.value is None and group.single_point else time(mark.value)
+
+
+def predicted(group: Group, name: str) -> str:
+    """When a group is predicted to reach a landmark; nothing is predicted of a single point."""
+    return "–" if group.single_point else time(getattr(group, f"predicted_{name}"))
+
+
+def nats(value: float) -> str:
+    """An amount of information: three decimals, or two digits where these would all be 0."""
+    return f"{value:.3f}" if value == 0 or abs(value) >= 5e-4 else f"{value:.1e}"
 
 
 def interval(mark: Landmark) -> str:
@@ -39,6 +77,8 @@ def deviation(predicted: float, mark: Landmark) -> str:
 def headline(stages: Stages) -> str:
     """The answer in one line."""
     main = stages.main
+    if main.single_point:
+        return "There is nothing to navigate: one sample has every vote from t = 0."
     if main.end.value is None:
         return "Navigation does not end: some samples share their votes to the last."
     return f"Navigation ends at t = {time(main.end.value)}: from there one sample has every vote."
@@ -47,6 +87,8 @@ def headline(stages: Stages) -> str:
 def story(stages: Stages) -> list[str]:
     """What happens between noise and data, a sentence or two per stage."""
     main = stages.main
+    if main.single_point:
+        return [_single_point(main)]
     start = float(1 / main.curves["concentration"].mean[0])
     told = []
     if main.centre.value is not None:
@@ -61,7 +103,41 @@ def story(stages: Stages) -> list[str]:
             f" holds half of the weight."
         )
     told.append(_ending(main))
-    return [*told, *filter(None, [separation(stages)])]
+    return [*told, *filter(None, [separation(stages), single_points(stages)])]
+
+
+def _single_point(main: Group) -> str:
+    """What happens where there is no choice."""
+    where = {POOLED: "Every class has", NO_LABEL: "The data has"}.get(main.label, "This class has")
+    exact = not main.curves["gap"].mean.any()  # of a Gaussian the gap is its own variance
+    straight = (
+        " All samples of the oracle go straight to it at constant speed, and one Euler step is"
+        " exact."
+    )
+    return (
+        f"{where} a single distinct {'point' if exact else 'Gaussian'}.{straight if exact else ''}"
+        " Its weight is 1 at all times and H(w) = 0, so collapse and end are at t = 0, and there"
+        " is no centre, for there is nothing to know."
+    )
+
+
+def single_points(stages: Stages) -> str:
+    """Which classes have a single distinct point, and how they count; nothing if none has."""
+    groups = stages.single_points
+    if not groups:
+        return ""
+    names = ", ".join(stages.name(group.label) for group in groups[:NAMED])
+    names += f" and {len(groups) - NAMED} more" if len(groups) > NAMED else ""
+    share = percent(sum(group.share for group in groups))
+    counts = " In the averages they count with that share." if stages.main.label == POOLED else ""
+    return (
+        f"A single distinct point each, and so nothing to navigate, is in {_classes(len(groups))},"
+        f" with {share} of the data: {names}.{counts}"
+    )
+
+
+def _classes(number: int) -> str:
+    return "1 class" if number == 1 else f"{number:,} classes"
 
 
 def _ending(main: Group) -> str:
@@ -97,19 +173,39 @@ def _each(main: Group) -> str:
 
 
 def law(main: Group) -> str:
-    """Whether the information law holds, in a plain sentence."""
-    target = main.knowable - main.unknown
-    left = f", less {main.unknown:.3f} that stay unknown," if main.unknown > 5e-4 else ""
+    """Whether the information law holds, in plain sentences: both sides, and what is allowed."""
+    if main.single_point:
+        return (
+            "The information law has nothing to check: with a single distinct point H(w) = 0, and"
+            " the area is 0 whatever the weights are."
+        )
+    unknown = f", less {nats(main.unknown)} that stay unknown," if main.unknown > 5e-4 else ""
     numbers = (
-        f"the measured area is {main.area.value:.3f} ± {main.area.error:.3f} nats, against"
-        f" H(w) = {main.knowable:.3f}{left} from the number of samples alone"
+        f"the measured area is {nats(main.area.value)} ± {nats(main.area.error)} nats, against"
+        f" H(w) = {nats(main.knowable)}{unknown} from the number of samples alone"
     )
-    if not math.isfinite(main.area.error):
-        return f"The law cannot be judged from so few pairs: {numbers}."
-    off = abs(main.area.value - target) / max(main.area.error, 1e-12)
-    if main.law_holds:
-        return f"The information law holds: {numbers} ({off:.1f} standard errors apart)."
-    return f"The information law is broken: {numbers}, {off:.1f} standard errors apart."
+    if not (math.isfinite(main.area.value) and math.isfinite(main.area.error)):
+        return f"The information law cannot be judged from so few pairs: {numbers}."
+    allowed = law_allowance(main.area, main.knowable)
+    bounds = f"{FLAGGED:g} standard errors and {100 * TOLERATED:g} % of H(w)"
+    apart = f"They are {_apart(main)}; up to {nats(allowed)} nats are allowed, {bounds}."
+    if not main.law_holds:
+        return f"The information law is broken: {numbers}. {apart}"
+    if main.knowable - main.unknown <= TOLERATED * main.knowable:
+        return (
+            f"The information law has nothing to check: {numbers}. What is known at the last time"
+            f" is no more than the {100 * TOLERATED:g} % of H(w) by which it may be off."
+        )
+    if abs(main.law_deviation) > FLAGGED:
+        return f"The information law holds within {bounds}: {numbers}. {apart}"
+    return f"The information law holds: {numbers} ({_apart(main)}, up to {FLAGGED:g} are allowed)."
+
+
+def _apart(main: Group) -> str:
+    """How far both sides of the law are apart, in standard errors, or in nats beyond `MANY`."""
+    off = abs(main.law_deviation)
+    many = f"{nats(abs(main.law_difference))} nats apart"
+    return f"{off:.1f} standard errors apart" if off < MANY else many
 
 
 BROKEN = (
@@ -128,15 +224,24 @@ def deep(found: Deep) -> list[str]:
         f" {len(set(run.rows.tolist()))} different training samples."
     ]
     if found.distances is not None:
-        near = found.distances.nearest()
-        changes = [i for i in range(len(near)) if i == 0 or near[i] != near[i - 1]]
-        spans = [f"{near[i]} from t = {time(float(found.distances.times[i]))}" for i in changes]
-        told.append(f"Closest to the oracle of these simple fields: {', '.join(spans[:6])}.")
+        told.append(_nearest(found.distances))
     if found.settled is not None:
         halves = zip(found.settled.bands.names, found.settled.half, strict=True)
         spans = [f"{name} at {time(mark.value)}" for name, mark in halves]
         told.append(f"Half of each band of frequencies is explained: {', '.join(spans)}.")
     return told
+
+
+def _nearest(distances: Distances) -> str:
+    """Which simple field is closest to the oracle, and when."""
+    if all(curve.mean.max() < ROUNDING for curve in distances.relative.values()):
+        last = time(float(distances.times[-1]))
+        names = ", ".join(distances.relative)
+        return f"Up to t = {last} the oracle cannot be told from these simple fields: {names}."
+    near = distances.nearest()
+    changes = [i for i in range(len(near)) if i == 0 or near[i] != near[i - 1]]
+    spans = [f"{near[i]} from t = {time(float(distances.times[i]))}" for i in changes]
+    return f"Closest to the oracle of these simple fields: {', '.join(spans[:6])}."
 
 
 def separation(stages: Stages) -> str:

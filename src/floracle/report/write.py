@@ -11,8 +11,8 @@ from floracle.analysis.groups import Stages
 from floracle.analysis.kept import seconds_taken
 from floracle.analysis.saved import load
 from floracle.run.errors import Mistake
-from floracle.run.files import write_bytes, write_text
-from floracle.run.results import load_results, save
+from floracle.run.files import digest, read_regular, write_bytes, write_text
+from floracle.run.results import RESULT, Results, differences, has_result, load_results
 
 from .examples import Examples, examples_of
 from .figures import drawings
@@ -24,10 +24,17 @@ DEEP = "deep"
 PAGE = "report.html"
 
 
-def save_stages(stages: Stages, examples: Examples, folder: Path) -> None:
-    """Write what a report is drawn from; `result.json` comes last, so with it all is there."""
-    save(examples, folder / EXAMPLES)
-    save(stages, folder)
+def is_drawn(folder: Path) -> bool:
+    """Whether the page of a folder shows all results that lie in it, as they are now."""
+    page = folder / PAGE
+    return page.is_file() and read_regular(page).endswith(_stamp(folder).encode())
+
+
+def _stamp(folder: Path) -> str:
+    """What the page ends with: a digest of the results that it shows."""
+    places = (folder, folder / EXAMPLES, folder / DEEP)
+    shown = digest(*(read_regular(place / RESULT) for place in places if has_result(place)))
+    return f"<!-- results {shown} -->\n"
 
 
 def draw(folder: str | Path) -> Path:
@@ -36,7 +43,7 @@ def draw(folder: str | Path) -> Path:
     stages = load(folder)
     if not isinstance(stages, Stages):
         raise Mistake(f"{folder} holds {stages.kind}, not stages; there is no report of it")
-    examples, deep = examples_in(folder / EXAMPLES), _deep_in(folder / DEEP)
+    examples, deep = examples_in(folder, stages), _deep_in(folder, stages)
     with _quiet_fonts():
         found = drawings(stages, examples)
         if deep is not None:
@@ -46,17 +53,31 @@ def draw(folder: str | Path) -> Path:
             write_text(folder / "figures" / f"{name}.svg", drawing.svg())
             write_text(folder / "figures" / f"{name}.csv", drawing.csv())
         content = page(stages, found, examples, deep, seconds=seconds_taken(folder))
-    write_text(folder / PAGE, content)
+    write_text(folder / PAGE, content.rstrip("\n") + "\n" + _stamp(folder))
     return folder / PAGE
 
 
-def examples_in(folder: Path) -> Examples | None:
+def examples_in(folder: Path, stages: Stages) -> Examples | None:
     """The examples saved with stages, if there are any."""
-    return examples_of(load_results(folder)) if (folder / "result.json").exists() else None
+    found = _beside(folder, EXAMPLES, stages)
+    return None if found is None else examples_of(found)
 
 
-def _deep_in(folder: Path) -> Deep | None:
-    return deep_of(load_results(folder)) if (folder / "result.json").exists() else None
+def _deep_in(folder: Path, stages: Stages) -> Deep | None:
+    found = _beside(folder, DEEP, stages)
+    return None if found is None else deep_of(found)
+
+
+def _beside(folder: Path, name: str, stages: Stages) -> Results | None:
+    """A result that belongs to stages, if there is one; one of another run is a mistake."""
+    if not has_result(folder / name):
+        return None
+    found = load_results(folder / name, part=name)
+    if unlike := differences(stages.settings, found.settings):
+        raise Mistake(
+            f"{folder / name} is not of the stages beside it ({'; '.join(unlike)}); remove it"
+        )
+    return found
 
 
 @contextmanager

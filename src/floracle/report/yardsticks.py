@@ -51,8 +51,8 @@ def yardsticks(distances: Distances, group: Group) -> Drawing:
         ax.set_ylim(LEAST, 4)
         drawn = {}
         for (name, curve), colour in zip(curves.items(), _colours(len(curves)), strict=True):
-            drawn[name] = _drawn_in_logs(ax, distances.times, curve, colour)
-        name_curves(ax, drawn, _colours(len(curves)), lines=np.array(_marks(group)))
+            drawn[name] = (_drawn_in_logs(ax, distances.times, curve, colour), colour)
+        _name_seen(ax, drawn, group)
         ax.set_yticks(
             [1e-5, 1e-4, 1e-3, 0.01, 0.1, 1], ["10⁻⁵", "10⁻⁴", "10⁻³", "0.01", "0.1", "1"]
         )
@@ -135,6 +135,26 @@ def _drawn_in_logs(ax: Axes, times: object, curve: Curve, colour: str) -> NDArra
     ax.plot(numbers(times), np.maximum(mean, LEAST / 3), "o", ms=1.9, mew=0, color=colour)
     seen = middle > LEAST
     return np.concatenate([np.stack([fine, line], 1)[seen] for line in (low, middle, high)])
+
+
+def _name_seen(ax: Axes, drawn: dict[str, tuple[NDArray[np.float64], str]], group: Group) -> None:
+    """Name the curves that rise over `LEAST` anywhere, and say so of the others."""
+    seen = {name: points for name, (points, _) in drawn.items() if len(points)}
+    colours = [colour for points, colour in drawn.values() if len(points)]
+    name_curves(ax, seen, colours, lines=np.array(_marks(group)))
+    below = [name for name in drawn if name not in seen]
+    if below:
+        ax.annotate(
+            f"below 10⁻⁵ at all times: {', '.join(below)}",
+            (0.5, 0),
+            (0, 5),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            color=INK,
+            fontsize=9,
+        )
 
 
 def _by_time(group: Group) -> tuple[Figure, Axes]:

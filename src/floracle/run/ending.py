@@ -1,7 +1,8 @@
 """How several processes end together: one says why, all end with the same code.
 
 Whoever fails first writes it on the group's board and speaks; the others, who then miss it or are
-told to end by torchrun, find it there and keep quiet.
+told to end by torchrun, find it there and keep quiet. A process that was frozen and goes on keeps
+quiet as well: the others have given it up, and said so.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
-from types import FrameType
 
-from .processes import Group, cores, leave
+from .processes import Group, bounded, cores, leave
 
 FAILED, TOLD = "floracle/failed", "floracle/told"
 GRACE = 0.5
 """Seconds that others leave to the first process, which speaks for all if it fails as well."""
 LINGER = 5.0
 """Seconds at most that the process which keeps the board waits for others to read it."""
+ANSWER = 2.0
+"""Seconds in which a board answers that is not frozen."""
 
 
 class Stopped(BaseException):
@@ -31,25 +33,13 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def told_to_end() -> Iterator[None]:
-    """Let SIGTERM, by which torchrun ends the others where one has failed, raise `Stopped`."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
 def quiet(group: Group) -> Iterator[None]:
     """Only the first process of a group prints."""
     with ExitStack() as stack:
         if not group.first:
-            nowhere = stack.enter_context(Path(os.devnull).open("w"))
+            nowhere = stack.enter_context(
+                Path(os.devnull).open("w", encoding="utf-8", errors="replace")
+            )
             stack.enter_context(redirect_stdout(nowhere))
             stack.enter_context(redirect_stderr(nowhere))
         yield
@@ -60,17 +50,18 @@ def ended(group: Group, code: int) -> tuple[bool, int]:
 
     The first to come speaks, with its own code; the others take over that.
     """
+    speaks = group.heart is None or not group.heart.was_frozen
     if group.board is None:
-        return True, code
+        return speaks, code
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the word must not be cut off
     if not group.first:
         time.sleep(GRACE)
     claim = json.dumps([group.rank, code])
-    with suppress(RuntimeError, OSError):
-        found = json.loads(group.board.compare_set(FAILED, "", claim))
+    with suppress(RuntimeError), bounded(ANSWER):
+        word = json.loads(group.board.compare_set(FAILED, "", claim))
         group.board.add(TOLD, 1)
-        return found[0] == group.rank, found[1]
-    return group.rank <= 1, code  # the board went with the first process
+        return speaks and word[0] == group.rank, word[1]
+    return speaks and group.rank <= 1, code  # the board went with the first process
 
 
 def whose(group: Group) -> str:
@@ -103,6 +94,7 @@ def gone(group: Group, code: int) -> None:
     keeps = group.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     if group.board is not None and keeps:
         until = time.monotonic() + LINGER
-        while group.board.add(TOLD, 0) < group.size and time.monotonic() < until:
-            time.sleep(0.05)
+        with suppress(RuntimeError):
+            while group.board.add(TOLD, 0) < group.size and time.monotonic() < until:
+                time.sleep(0.05)
     os._exit(code)

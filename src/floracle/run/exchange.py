@@ -8,10 +8,14 @@ died. Nothing here imports torch before it is needed.
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
-from functools import reduce
+from datetime import timedelta
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import Mistake
@@ -20,11 +24,14 @@ from .processes import ALONE, SILENCE, Group
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from torch.distributed import ProcessGroup
 
 S = TypeVar("S", bound=Any)
 
 SLOT = 1024
 """Bytes that travel in one exchange; what is longer takes a second."""
+CHECK_SECONDS = 0.5
+"""Between two looks, while an exchange waits, at whether the others live."""
 
 
 class Lost(RuntimeError):
@@ -118,7 +125,10 @@ def bytes_of(values: Tensor) -> Tensor:
 
 
 def barrier(group: Group) -> None:
-    """Wait until every process is here, for days if need be: one of them may be drawing."""
+    """Wait until every process is here, for days if need be: one of them may be drawing.
+
+    A process that is silent, because it is frozen or its machine is gone, is not waited for.
+    """
     if not group.alone:
         import torch
 
@@ -148,15 +158,48 @@ def _all(content: Tensor, group: Group, link: str) -> list[Tensor]:
     import torch.distributed as dist
 
     found = [torch.empty_like(content) for _ in range(group.size)]
-    try:
-        dist.all_gather(found, content, group=group.links[link])
-    except (RuntimeError, ValueError) as error:
-        raise Lost(_lost(error, group)) from error
+    settle(partial(dist.all_gather, found, content), group, group.links[link])
     return found
 
 
-def _lost(error: Exception, group: Group) -> str:
-    if "timed out" in str(error).lower():
+def settle(exchange: Callable[..., Any], group: Group, link: ProcessGroup) -> None:
+    """Take part in an exchange over gloo, and wait for it as long as all processes live."""
+    try:
+        work = exchange(group=link, async_op=True)
+        try:
+            _wait_alive(work, group)
+        except BaseException:
+            if not work.is_completed():
+                # gloo cannot cancel it, and would wait for it where Python frees the link
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
+            raise
+    except Lost:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise Lost(_lost(group, error)) from error
+
+
+def _wait_alive(work: Any, group: Group) -> None:
+    """Wait for an exchange, but not for a process or a board that is silent for too long."""
+    while not _ended_within(CHECK_SECONDS, work):
+        if group.heart is not None:
+            group.heart.look(CHECK_SECONDS)
+            if silent := group.heart.silent_for(group.heart.timeout):
+                raise Lost(_silent(group, *silent))
+
+
+def _ended_within(seconds: float, work: Any) -> bool:
+    """Whether an exchange has come to its end; where that is an error, raises it."""
+    with suppress(RuntimeError):
+        work.wait(timedelta(seconds=seconds))
+    return work.is_completed() and work.wait()
+
+
+def _lost(group: Group, error: Exception) -> str:
+    late = "timed out" in str(error).lower()
+    if late and group.heart and (silent := group.heart.silent_for(group.heart.timeout / 2)):
+        return _silent(group, *silent)
+    if late:
         return (
             f"process {group.rank} of {group.size} waited in vain for another one;"
             f" if it was only slow, give a larger {SILENCE} (seconds)"
@@ -164,6 +207,16 @@ def _lost(error: Exception, group: Group) -> str:
     return (
         f"another of the {group.size} processes has ended (killed, or out of memory?); process"
         f" {group.rank} cannot go on without it; start all of them again"
+    )
+
+
+def _silent(group: Group, rank: int | None, seconds: float) -> str:
+    """Words for a process that does not beat; without a rank, for the one with the board."""
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    who = "torchrun" if agent and rank is None else f"process {rank or 0} of {group.size}"
+    return (
+        f"{who} has not been heard of for {seconds:.0f} s (stopped, or its machine is down?);"
+        f" process {group.rank} cannot go on without it; start all of them again"
     )
 
 

@@ -6,9 +6,12 @@ import errno
 import hashlib
 import json
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +26,32 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room left."""
 
 
+LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+"""Names of files that are being written, or were when a run was killed."""
+_ASIDES: dict[str, Path] = {}
+"""Where runs that are open write their files first, by their folders."""
+
+
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A temporary neighbour of `path` that takes its place once written in full."""
-    folder = writable_folder(path.parent)
+    """A temporary file that takes the place of `path` once it is written in full.
+
+    It lies in the place that the run of that folder has for this, or else beside `path`; it is
+    locked as long as somebody writes it, so that what killed runs left can be told apart. What is
+    no regular file is not replaced, and a folder of a run that is a link is not followed.
+    """
+    folder, aside_folder = _folders_for(path)
+    if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        raise Mistake(f"{path} is no regular file, where this run writes one; remove it")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=folder)
+        handle, name = tempfile.mkstemp(".part", f".{path.name}.", aside_folder)
     except OSError as error:
         if is_full(error):
             raise no_room(path) from error
         raise
-    os.close(handle)
     aside = Path(name)
     try:
+        _hold(handle)
         yield aside
         aside.chmod(0o666 & ~_umask())
         _sync(aside)
@@ -44,10 +60,107 @@ def written_aside(path: Path) -> Iterator[Path]:
     except Exception as error:
         if is_full(error):
             raise no_room(path) from error
+        if isinstance(error, OSError) and error.errno == errno.EXDEV:
+            raise Mistake(f"{folder} is on another device than its run; unmount it") from error
         raise
     finally:
         with suppress(FileNotFoundError):
             aside.unlink()
+        os.close(handle)
+
+
+@contextmanager
+def use_aside(folder: Path, aside: Path) -> Iterator[None]:
+    """Write all files of a folder in one place first, for as long as the context lasts."""
+    place = os.path.abspath(folder)
+    _ASIDES[place] = aside
+    try:
+        yield
+    finally:
+        del _ASIDES[place]
+
+
+def _folders_for(path: Path) -> tuple[Path, Path]:
+    """The folder of a file and where it is written first, both made where they are missing."""
+    place = Path(os.path.abspath(path))
+    for root in place.parents:
+        if (aside := _ASIDES.get(str(root))) is not None:
+            for folder in (place.parent, Path(os.path.abspath(aside))):
+                _make_inside(root, folder)
+            return path.parent, aside
+    return writable_folder(path.parent), path.parent
+
+
+def _make_inside(root: Path, folder: Path) -> None:
+    """Make a folder below that of a run; links and files in the way are refused."""
+    if not root.is_dir():
+        raise Mistake(f"{root} was removed while a run wrote into it; run the same command again")
+    there = writable_folder(root)
+    for name in folder.relative_to(root).parts:
+        there = there / name
+        if there.is_symlink():
+            raise Mistake(f"{there} is a link, which no run follows; remove it")
+        if not there.is_dir():
+            writable_folder(there)
+
+
+def _hold(handle: int) -> None:
+    """Lock a file that is being written; the system unlocks it when its writer ends or dies."""
+    with suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, by name."""
+    with os.scandir(folder) as found:
+        return sorted(found, key=lambda entry: entry.name)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the files that runs which were killed while they wrote have left in our own place."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for entry in entries(folder):
+        if is_leftover(entry) and not _is_held(folder / entry.name):
+            (folder / entry.name).unlink(missing_ok=True)
+
+
+def is_leftover(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a file that is being written, or was when its writer died."""
+    return entry.is_file(follow_symlinks=False) and bool(LEFTOVER.fullmatch(entry.name))
+
+
+def _is_held(path: Path) -> bool:
+    """Whether somebody is writing a file."""
+    try:
+        import fcntl
+
+        with open_regular(path) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError, Mistake):  # no locks here; it was written by a run that is over
+        return False
+    return False
+
+
+def remove_files(folder: Path, names: re.Pattern[str]) -> None:
+    """Remove files of these names in and below a folder, and the folders that are empty then.
+
+    Nothing else is removed, and neither links nor other devices are entered.
+    """
+    if folder.is_symlink() or not folder.is_dir() or os.path.ismount(folder):
+        return
+    for entry in entries(folder):
+        path = folder / entry.name
+        if entry.is_dir(follow_symlinks=False):
+            remove_files(path, names)
+        elif entry.is_file(follow_symlinks=False) and names.fullmatch(entry.name):
+            path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def is_full(error: Exception) -> bool:
@@ -69,8 +182,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write UTF-8 text so that it is never seen half-written."""
-    write_bytes(path, content.encode())
+    """Write UTF-8 text so that it is never seen half-written; bytes of odd names are escaped."""
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -78,27 +191,49 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def sweep(folder: Path) -> None:
-    """Remove what runs that were killed while they wrote have left in and below a folder."""
-    for left in folder.rglob(".*.part"):
-        left.unlink(missing_ok=True)
+def open_regular(path: Path, *, links: bool = False) -> BufferedReader:
+    """Open a file for reading; a folder, pipe or device in its place is refused, not waited for.
 
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file, naming it where it is broken."""
+    So is a link, which no file of ours ever is; `links` follows those of other people's files.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+    flags |= 0 if links else getattr(os, "O_NOFOLLOW", 0)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        handle = os.open(path, flags)
     except FileNotFoundError as error:
         raise Mistake(f"there is no {path}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Mistake(f"{path} is a link where a file belongs; it is not followed") from error
+        reason = (error.strerror or str(error)).lower()
+        raise Mistake(f"{path} cannot be read: {reason}") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise Mistake(f"{path} is no regular file, where one belongs; it is not read")
+    return open(handle, "rb")
+
+
+def read_regular(path: Path, *, links: bool = False) -> bytes:
+    """The content of a file; see `open_regular`."""
+    with open_regular(path, links=links) as file:
+        return file.read()
+
+
+def read_json(path: Path, *, links: bool = True) -> Any:
+    """Read a JSON file, naming it where it is broken; `links` are followed unless it is ours."""
+    try:
+        return json.loads(read_regular(path, links=links))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, Mistake):
+            raise
         raise Mistake(
             f"{path} is not readable JSON ({error}); remove it to start again"
         ) from error
 
 
-def hash_of(path: Path) -> str:
+def hash_of(path: Path, *, links: bool = False) -> str:
     """The hash of a file, 128 bits of BLAKE2b in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path, links=links) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
@@ -109,7 +244,7 @@ def check_hash(path: Path, known: str) -> None:
         if hash_of(path) == known:
             return
     except OSError as error:
-        flaw = error.strerror or str(error)
+        flaw = (error.strerror or str(error)).lower()
     raise Mistake(f"{path} is damaged ({flaw})")
 
 

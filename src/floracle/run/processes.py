@@ -1,18 +1,23 @@
 """Several processes as one: who they are, and what falls to each.
 
 torchrun starts P processes and numbers them; each reads a share of the data and all of them hold
-the same results (exchange.py). Nothing here imports torch before it is needed.
+the same results (exchange.py). While they are a group, each lets the others hear that it lives.
+Nothing here imports torch before it is needed.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Protocol, cast
+from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
+from threading import Event, Thread, Timer
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from .errors import Mistake
 
@@ -25,7 +30,12 @@ SILENCE = "FLORACLE_TIMEOUT"
 """The environment's name for the seconds after which a silent process counts as lost."""
 SECONDS = 300.0
 PATIENCE = timedelta(days=7)
-"""How long others wait while one process writes or draws."""
+"""How long others wait while one process, whose heart they hear, writes or draws."""
+BEAT = "floracle/beat/{}"
+MAX_PAUSE_SECONDS = 5.0
+"""Between two heartbeats; a fifth of the timeout where that is shorter."""
+MARGIN_SECONDS = 2.0
+"""More than torch's own timeout, whose error says more than that of a broken connection."""
 
 
 class Board(Protocol):
@@ -38,6 +48,111 @@ class Board(Protocol):
     def add(self, key: str, amount: int, /) -> int:
         """Count; returns the count."""
         ...
+
+    def set(self, key: str, value: str, /) -> None:
+        """Write, whatever is written there."""
+        ...
+
+    def multi_get(self, keys: list[str], /) -> Sequence[bytes]:
+        """What is written under each of the keys, once there is something under all."""
+        ...
+
+
+@dataclass(eq=False)
+class Heart:
+    """Lets the others hear that this process lives, and listens for them.
+
+    A thread counts beats on the board, also while the process computes or sleeps, but not while
+    it is frozen. Silence is counted in beats of one's own and not by the clock: processes that
+    are stopped all at once, and go on all at once, have missed nothing of each other.
+    """
+
+    board: Board
+    """By a connection of its own: calls of one connection wait for each other."""
+    rank: int
+    timeout: float
+    """The seconds after which a silent process counts as lost."""
+    missed_beats: list[int]
+    """By rank, the beats of this process since the last one that it heard of that rank."""
+    beats: int = 0
+    beats_at_look: int = 0
+    unanswered: float = 0.0
+    """Seconds of looking during which the board did not answer."""
+    frozen: bool = False
+    """Whether this process stood still, and has not heard of all the others again since."""
+    pause_start: float = math.inf
+    stopping: Event = field(default_factory=Event)
+    thread: Thread | None = None
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two beats."""
+        return min(MAX_PAUSE_SECONDS, self.timeout / 5)
+
+    @property
+    def was_frozen(self) -> bool:
+        """Whether this process stood still for so long that the others may have given it up."""
+        return self.frozen or self._overslept()
+
+    def look(self, seconds: float) -> None:
+        """Notice whether the board answers; whoever waits looks every so many seconds."""
+        same = self.beats == self.beats_at_look
+        self.unanswered = self.unanswered + seconds if same else 0.0
+        self.beats_at_look = self.beats
+
+    def silent_for(self, seconds: float) -> tuple[int | None, float] | None:
+        """Who has been silent for so many seconds, and for how many; no rank for the board."""
+        if self.unanswered >= seconds:
+            return None, self.unanswered
+        beats = max(self.missed_beats)
+        silence = beats * self.pause
+        return (self.missed_beats.index(beats), silence) if silence >= seconds else None
+
+    def start(self) -> None:
+        """Beat until `stop`, or until the board is gone."""
+        self.thread = Thread(target=self._live, name="floracle heart", daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self.stopping.set()
+        if self.thread is not None:
+            with bounded(MARGIN_SECONDS):
+                self.thread.join()
+
+    def beat(self) -> None:
+        """Write one more beat."""
+        self.board.set(BEAT.format(self.rank), str(self.beats))
+        self.beats += 1
+
+    def _live(self) -> None:
+        with suppress(RuntimeError, OSError):
+            counts: Sequence[bytes] = [b""] * len(self.missed_beats)
+            while not self._pause():
+                overslept, self.pause_start = self._overslept(), math.inf
+                self.frozen = self.frozen or overslept
+                self.beat()
+                counts = self._listen(counts)
+                # what came during a long sleep does not say that the others are still there
+                self.frozen = overslept or (self.frozen and any(self.missed_beats))
+        self.pause_start = math.inf
+
+    def _pause(self) -> bool:
+        """Wait for the next beat; returns whether it is to stop instead."""
+        self.pause_start = time.monotonic()
+        return self.stopping.wait(self.pause)
+
+    def _overslept(self) -> bool:
+        return time.monotonic() - self.pause_start > self.timeout / 2
+
+    def _listen(self, before: Sequence[bytes]) -> Sequence[bytes]:
+        """Compare the counts on the board with those of the last time; returns them."""
+        counts = self.board.multi_get([BEAT.format(rank) for rank in range(len(before))])
+        self.missed_beats = [
+            missed + 1 if now == last else 0
+            for missed, now, last in zip(self.missed_beats, counts, before, strict=True)
+        ]
+        return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +169,8 @@ class Group:
     """Connections to the others: "prompt", and "patient" with time to wait for one of them."""
     board: Board | None = None
     """Where a process that fails says so."""
+    heart: Heart | None = None
+    """By which the others know that this process lives."""
 
     @property
     def first(self) -> bool:
@@ -92,7 +209,7 @@ def joined(timeout: float | None = None) -> Iterator[Group]:
     if not launched() or not current().alone:
         yield current()
         return
-    group = _formed(timedelta(seconds=silence() if timeout is None else timeout))
+    group = _formed(silence() if timeout is None else timeout)
     token = _JOINED.set(group)
     try:
         _share_cores(group)
@@ -106,6 +223,8 @@ def leave(group: Group) -> None:
     """Close the connections to the others, who notice it at once if they still need them."""
     import torch.distributed as dist
 
+    if group.heart is not None:
+        group.heart.stop()
     with suppress(RuntimeError, ValueError, AssertionError):
         if group.board is not None:
             dist.destroy_process_group()
@@ -149,8 +268,37 @@ def silence() -> float:
     raise Mistake(f"{SILENCE}={asked!r} is no number of seconds; leave it out for {SECONDS:g}")
 
 
-def _formed(timeout: timedelta) -> Group:
-    """Find the others and connect to each."""
+@contextmanager
+def bounded(seconds: float) -> Iterator[None]:
+    """Calls to the board fail after so many seconds; a frozen one would let them wait for ever."""
+    timer = Timer(seconds, _break_off)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _break_off() -> None:
+    """Break this process's connections to the board, with which every call to it ends.
+
+    torch waits for its answers beyond Python and without a timeout. Left to a thread, such a call
+    could come back while the interpreter ends, which aborts the process.
+    """
+    port = int(os.environ["MASTER_PORT"])
+    for number in os.listdir("/dev/fd"):
+        with suppress(OSError):  # most are no sockets
+            connection = socket(fileno=int(number))
+            with suppress(OSError):  # some are not connected
+                internet = connection.family in (AF_INET, AF_INET6)
+                if internet and connection.getpeername()[1] == port:
+                    connection.shutdown(SHUT_RDWR)
+            connection.detach()  # torch closes it
+
+
+def _formed(timeout: float) -> Group:
+    """Find the others, connect to each, and let them hear of this one."""
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_gloo_available()):
@@ -158,26 +306,54 @@ def _formed(timeout: timedelta) -> Group:
     size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     try:
         board = None if dist.is_initialized() else _met(size, rank, timeout)
-        links = {"prompt": _connected(timeout), "patient": _connected(PATIENCE)}
+        with bounded(timeout + MARGIN_SECONDS):
+            prompt = _connected(timedelta(seconds=timeout))
+            heart = _heart(size, rank, timeout)
+            patient = _connected(PATIENCE)  # whoever has it finds the first beats of all
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ[name] for name in LAUNCHED[2:])
         raise Mistake(
             f"process {rank} of {size} did not find the others at {where} ({_line(error)});"
             " start all of them with torchrun, or unset WORLD_SIZE to work alone"
         ) from error
+    heart.start()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     place = int(os.environ.get("LOCAL_RANK", rank))
-    return Group(rank, size, place, local, links, board)
+    return Group(rank, size, place, local, {"prompt": prompt, "patient": patient}, board, heart)
 
 
-def _met(size: int, rank: int, timeout: timedelta) -> Board:
+def _met(size: int, rank: int, timeout: float) -> Board:
     """Meet the others where the environment says; returns what they all can write on."""
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
 
-    board, *_ = next(rendezvous("env://", timeout=timeout))
-    dist.init_process_group("gloo", store=board, rank=rank, world_size=size, timeout=timeout)
+    limit = timedelta(seconds=timeout)
+    with bounded(timeout + MARGIN_SECONDS):
+        board, *_ = next(rendezvous("env://", timeout=limit))
+    with bounded(timeout + MARGIN_SECONDS):
+        dist.init_process_group("gloo", store=board, rank=rank, world_size=size, timeout=limit)
     return board
+
+
+def _heart(size: int, rank: int, timeout: float) -> Heart:
+    """A heart that has beaten once, on the store by which torch.distributed met."""
+    from torch._C._distributed_c10d import PrefixStore, TCPStore
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    store: Any = _get_default_store()
+    while isinstance(store, PrefixStore):
+        store = store.underlying_store
+    if isinstance(store, TCPStore):  # other stores have no connections
+        store = TCPStore(
+            store.host,
+            store.port,
+            timeout=timedelta(seconds=timeout),
+            wait_for_workers=False,
+            use_libuv=store.libuvBackend,  # pyright: ignore[reportAttributeAccessIssue]
+        )
+    heart = Heart(store, rank, timeout, [0] * size)
+    heart.beat()
+    return heart
 
 
 def _connected(timeout: timedelta) -> ProcessGroup:

@@ -1,11 +1,13 @@
 """Results that carry where they came from: numbers, arrays, settings, versions, data.
 
-A saved result is a folder with `result.json` (everything readable) and `arrays.safetensors`. The
-JSON is written last, so a folder that has it is whole.
+A saved result is a folder with `result.json`, a record of everything that can be read, and
+`arrays.safetensors`, whose digest the record holds. The record is written last, so a folder that
+has it is whole; it says which part of which run it is, so that files in the wrong place are named.
 """
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -22,9 +24,18 @@ from torch import Tensor
 from floracle.version import VERSION
 
 from .errors import Mistake
-from .files import digest, read_json, write_bytes, write_json
+from .files import digest, read_regular, write_bytes
+from .records import read_any_record, write_record
 
-FORMAT = 1
+RESULT, ARRAYS = "result.json", "arrays.safetensors"
+FIELDS: Mapping[str, type] = {
+    "settings": dict,
+    "values": dict,
+    "provenance": dict,
+    "arrays": str,
+    "part": str,
+}
+"""What the record of a result holds, and of which type."""
 
 
 @dataclass(frozen=True)
@@ -62,47 +73,62 @@ def provenance(**more: Any) -> dict[str, Any]:
     }
 
 
-def save(result: Saveable, folder: str | Path) -> Path:
-    """Write a result into a folder; returns the folder."""
+def save(result: Saveable, folder: str | Path, *, part: str = "") -> Path:
+    """Write a result into a folder; returns the folder.
+
+    `part` is its name among several results of one run. A result.json that floracle did not write
+    is never replaced.
+    """
     folder, results = Path(folder), result.to_results()
+    if os.path.lexists(folder / RESULT):
+        read_any_record(folder / RESULT)
     arrays = {
         name: array.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, array in results.arrays.items()
     }
     content = save_tensors(arrays)
-    write_bytes(folder / "arrays.safetensors", content)
-    write_json(
-        folder / "result.json",
-        {
-            "format": FORMAT,
-            "kind": results.kind,
-            "settings": dict(results.settings),
-            "values": dict(results.values),
-            "provenance": dict(results.provenance),
-            "arrays": digest(content),
-        },
-    )
+    write_bytes(folder / ARRAYS, content)
+    record = {
+        "settings": dict(results.settings),
+        "values": dict(results.values),
+        "provenance": dict(results.provenance),
+        "arrays": digest(content),
+        "part": part,
+    }
+    write_record(folder / RESULT, results.kind, record)
     return folder
 
 
-def load_results(folder: str | Path) -> Results:
-    """Read what `save` wrote; damaged or foreign folders are named."""
+def has_result(folder: Path) -> bool:
+    """Whether there is a result in a folder, or something else in its place."""
+    return os.path.lexists(folder / RESULT)
+
+
+def load_results(folder: str | Path, *, part: str | None = None) -> Results:
+    """Read what `save` wrote; damaged, foreign and misplaced results are named.
+
+    With `part`, a result that is another part of a run is a mistake.
+    """
     folder = Path(folder)
-    if not (folder / "result.json").exists():
-        raise Mistake(f"there is no result in {folder}: result.json is missing")
-    written = read_json(folder / "result.json")
-    if not isinstance(written, dict) or written.get("format") != FORMAT:
-        raise Mistake(f"{folder / 'result.json'} is not a result of this version of floracle")
-    try:
-        content = (folder / "arrays.safetensors").read_bytes()
-        if digest(content) != written["arrays"]:
-            raise Mistake(f"{folder / 'arrays.safetensors'} does not belong to its result.json")
-        arrays = load_tensors(content)
-        return Results(
-            written["kind"], written["settings"], written["values"], arrays, written["provenance"]
+    if not has_result(folder):
+        raise Mistake(f"there is no result in {folder}: {RESULT} is missing")
+    kind, record = read_any_record(folder / RESULT)
+    if {name: type(record.get(name)) for name in FIELDS} != FIELDS:
+        raise Mistake(f"{folder / RESULT} is {kind!r}, which is no result")
+    if part is not None and record["part"] != part:
+        raise Mistake(
+            f"{folder / RESULT} is the part {record['part']!r} of a run, not {part!r}; remove it"
         )
-    except (OSError, SafetensorError, KeyError) as error:
+    content = read_regular(folder / ARRAYS)
+    if digest(content) != record["arrays"]:
+        raise Mistake(
+            f"{folder / ARRAYS} is damaged, or does not belong to its {RESULT}; compute it again"
+        )
+    try:
+        arrays = load_tensors(content)
+    except SafetensorError as error:
         raise Mistake(f"the result in {folder} is damaged ({error}); compute it again") from error
+    return Results(kind, record["settings"], record["values"], arrays, record["provenance"])
 
 
 def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -117,7 +143,7 @@ def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]
 
 def answered(folder: Path, settings: Mapping[str, Any]) -> Results | None:
     """The finished result in `folder`, if there is one; with other settings that is a mistake."""
-    if not (folder / "result.json").exists():
+    if not has_result(folder):
         return None
     found = load_results(folder)
     unlike = differences(settings, found.settings)

@@ -1,12 +1,12 @@
 """Checkpoints: everything that lives in a run, and nothing else.
 
     checkpoints/000001024000.safetensors    network, average, and both moments of AdamW
-    checkpoints/000001024000.json           images seen, settings, and the hash of the tensors
+    checkpoints/000001024000.json           a record: images seen, settings, hash of the tensors
 
 Rows, times and noise are functions of the images seen, so there is no random state to keep. The
 tensors are written first and the JSON last, each aside, synced and renamed: a checkpoint is there
-once its JSON is. Older ones go only then. One that is damaged, tensors or JSON, is named and the
-one before it taken; it stays where it is until it is written anew.
+once its JSON is. Older ones go only then. One that is damaged, tensors or JSON, or that is of
+another run, is named and the one before it taken; it stays where it is until it is written anew.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,10 +25,12 @@ from torch.optim import AdamW, Optimizer
 
 from floracle.models.weights import KEPT, PARTS
 from floracle.run.errors import Mistake
-from floracle.run.files import check_hash, hash_of, read_json, write_json, written_aside
-from floracle.run.results import provenance
+from floracle.run.files import check_hash, hash_of, written_aside
+from floracle.run.records import OtherFormat, read_record, write_record
+from floracle.run.results import differences, provenance
 
-FORMAT = KEPT
+VERB = "train"
+"""Whose runs these are."""
 FOLDER = "checkpoints"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of a parameter that has had a gradient."""
@@ -57,20 +60,25 @@ class Learner:
 
     def restore(self, tensors: Mapping[str, Tensor], where: Path) -> None:
         """Become what was kept."""
-        wanted = {PARTS["model"] + name: v for name, v in self.network.state_dict().items()}
-        for name, value in wanted.items():
-            if name not in tensors or tensors[name].shape != value.shape:
-                raise Mistake(f"{where} is of another network ({name}); choose another --out")
-        for part, module in (("model", self.network), ("ema", self.average)):
-            chosen = {n: tensors[PARTS[part] + n] for n in module.state_dict()}
-            module.load_state_dict(chosen)
+        state = self.network.state_dict()
+        wanted = {PARTS[part] + name: v for part in ("model", "ema") for name, v in state.items()}
         moments = {
-            i: {m: tensors[f"{m}/{n}"] for m in MOMENTS}
+            i: {m: f"{m}/{n}" for m in MOMENTS}
             for i, n in enumerate(self.named())
             if f"step/{n}" in tensors
         }
+        for i, parameter in enumerate(self.named().values()):
+            for moment, name in moments.get(i, {}).items():
+                wanted[name] = torch.empty(()) if moment == "step" else parameter
+        for name, value in wanted.items():
+            there = tensors.get(name)
+            if there is None or (there.shape, there.dtype) != (value.shape, value.dtype):
+                raise Mistake(f"{where} is of another network ({name}); choose another --out")
+        for part, module in (("model", self.network), ("ema", self.average)):
+            module.load_state_dict({name: tensors[PARTS[part] + name] for name in state})
+        kept = {i: {m: tensors[n] for m, n in names.items()} for i, names in moments.items()}
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.optimizer.load_state_dict({"state": kept, "param_groups": groups})
 
 
 @dataclass(frozen=True)
@@ -93,10 +101,6 @@ class Kept:
         return self.path.with_suffix(".json")
 
 
-class Foreign(Mistake):
-    """A checkpoint that another version of floracle wrote."""
-
-
 def optimizer_for(network: nn.Module, **options: Any) -> AdamW:
     """AdamW over what is trained."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -113,15 +117,15 @@ def keep(
     processes: int,
     facts: Mapping[str, Any],
     most: int,
+    more: Mapping[str, Tensor] | None = None,
 ) -> Kept:
-    """Write a checkpoint, then let go of all but the `most` latest."""
+    """Write a checkpoint, with more tensors if there are any; all but the `most` latest go."""
     path = out / FOLDER / f"{images:012d}.safetensors"
     with writing(path, out):
         with written_aside(path) as aside:
-            save_file(learner.tensors(), aside)
+            save_file({**learner.tensors(), **(more or {})}, aside)
             found = hash_of(aside)
         about = {
-            "format": FORMAT,
             "images": images,
             "step": step,
             "settings": dict(settings),
@@ -130,7 +134,7 @@ def keep(
             "hash": found,
             "made": provenance(),
         }
-        write_json(path.with_suffix(".json"), about)
+        write_record(path.with_suffix(".json"), KEPT, about)
         clear(out, most, images)
     return Kept(path, images, step, settings, processes, facts, found)
 
@@ -159,23 +163,30 @@ def abouts(out: Path) -> list[Path]:
     return sorted(path for path in (out / FOLDER).glob("*.json") if path.stem.isdigit())
 
 
-def described(about: Path) -> Kept:
-    """The checkpoint that a JSON file is of; a damaged file and another format are mistakes."""
-    try:
-        said = read_json(about)
-    except (Mistake, OSError) as error:
-        raise Mistake(f"{about} is damaged (it is no readable JSON)") from error
-    names = ("images", "step", "settings", "processes", "facts", "hash")
-    if not isinstance(said, dict) or not {"format", *names} <= said.keys():
+def described(about: Path, settings: Mapping[str, Any] | None = None) -> Kept:
+    """The checkpoint that a JSON file is of; a damaged one is a mistake.
+
+    So is one of another run than that of the settings, which may have become longer since.
+    """
+    said = read_record(about, KEPT)
+    images, step, own = said.get("images"), said.get("step"), said.get("settings")
+    facts, processes = said.get("facts"), said.get("processes")
+    if not (isinstance(own, dict) and isinstance(facts, dict) and isinstance(processes, int)):
         raise Mistake(f"{about} is damaged (it does not describe a checkpoint)")
-    if said["format"] != FORMAT:
-        made = said.get("made") or {}
-        raise Foreign(
-            f"{about} is a checkpoint of format {said['format']}, and this version reads"
-            f" {FORMAT}; go on with floracle {made.get('floracle', 'of then')}, or choose another"
-            f" --out"
-        )
-    return Kept(about.with_suffix(".safetensors"), *(said[name] for name in names))
+    batch, total = own.get("batch"), own.get("images")
+    if not (_is_count(images) and _is_count(step) and _is_count(batch) and _is_count(total)):
+        raise Mistake(f"{about} is damaged (it counts {images!r} images and {step!r} steps)")
+    if images != int(about.stem) or images != min(step * batch, total):
+        raise Mistake(f"{about} is damaged (it is of {images:,} images after {step:,} steps)")
+    former = {**own, "images": max(total, (settings or own)["images"])}
+    if settings is not None and (unlike := differences(settings, former)):
+        raise Mistake(f"{about} is of another run ({'; '.join(unlike)})")
+    path = about.with_suffix(".safetensors")
+    return Kept(path, images, step, own, processes, facts, said["hash"])
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and value > 0
 
 
 def clear(out: Path, most: int, images: int) -> None:
@@ -188,14 +199,17 @@ def clear(out: Path, most: int, images: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def latest(out: Path) -> tuple[Kept | None, list[str]]:
-    """The newest checkpoint that is whole, and words about newer ones that are not."""
+def latest(out: Path, settings: Mapping[str, Any] | None = None) -> tuple[Kept | None, list[str]]:
+    """The newest checkpoint that is whole, and words about newer ones that are not.
+
+    With settings, those of other runs are passed over as well.
+    """
     flaws = []
     for about in reversed(abouts(out)):
         try:
-            kept = described(about)
+            kept = described(about, settings)
             check_hash(kept.path, kept.hash)
-        except Foreign:
+        except OtherFormat:
             raise
         except Mistake as flaw:
             flaws.append(str(flaw))
@@ -204,10 +218,11 @@ def latest(out: Path) -> tuple[Kept | None, list[str]]:
     return None, [f"{flaw}; none is whole, so that the run starts again from 0" for flaw in flaws]
 
 
-def read(kept: Kept) -> dict[str, Tensor]:
-    """The tensors of a checkpoint."""
+def read(kept: Kept, part: str = "") -> dict[str, Tensor]:
+    """The tensors of a checkpoint, or those whose names begin with that of a part."""
     try:
         with safe_open(kept.path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = [name for name in file.keys() if name.startswith(part)]  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise Mistake(f"{kept.path} cannot be read ({error}); remove it to go back") from error

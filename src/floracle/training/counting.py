@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from floracle.run.errors import Mistake
 from floracle.run.exchange import gathered
@@ -19,6 +20,8 @@ from .meter import StageMeter, curves_of
 from .step import Tally
 from .watch import Log
 
+PART = "counting/"
+"""What a checkpoint that was written between two lines keeps of the counts, by name."""
 EXPLODED = 10.0
 """A loss this many times that of a network which always says zero has exploded."""
 
@@ -91,6 +94,18 @@ class Counting:
         self.start()
         left = (self.total - images) * seconds / pairs
         return Progress(images, self.total, loss / pairs, pairs / seconds, left)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All counts since the last line, for a checkpoint."""
+        counts = (self.tally.sums.cpu(), self.tally.norms.cpu(), self.meter.sums())
+        return {PART + name: c for name, c in zip(("sums", "norms", "meter"), counts, strict=True)}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on counting from what a checkpoint kept; where it kept nothing, from nothing."""
+        if PART + "sums" in tensors:
+            self.tally.sums.copy_(tensors[PART + "sums"])
+            self.tally.norms.copy_(tensors[PART + "norms"])
+            self.meter.restore(tensors[PART + "meter"].to(self.tally.sums.device))
 
     def start(self) -> None:
         """Count seconds from now on."""

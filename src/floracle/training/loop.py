@@ -10,13 +10,13 @@ every batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from floracle.core.fields import VelocityField
 from floracle.core.source import NO_LABEL, Source
@@ -27,24 +27,27 @@ from floracle.oracle.oracle import Oracle
 from floracle.run.budget import chosen_device
 from floracle.run.errors import Mistake
 from floracle.run.exchange import barrier, gathered
+from floracle.run.output_folder import OutputFolder, opened
 from floracle.run.processes import Group, current, launched
 
-from .batches import Making
-from .checkpoint import Kept, Learner, keep, optimizer_for, read, writing
+from .batches import Batch, Making
+from .checkpoint import VERB, Kept, Learner, keep, optimizer_for, read, writing
 from .config import Settings
+from .counting import PART as COUNTS
 from .counting import Counting, Progress
 from .ema import averaged
 from .evaluation import FOLDER as EVALUATIONS
 from .evaluation import Look, draw_samples, keep_look, lacking, looked, words_of
+from .interrupts import deferred
 from .order import Order
-from .place import Place, changes, machine, place_of
+from .place import GROWS, Place, changes, check_extension, machine, settings_of
 from .repeating import inner_randomness, ready, repeatable
 from .step import Stepper, forgetful
 from .switch import measured_gap, switch_time
 from .targets import target_for
 from .times import Times, Uniform, times_for
 from .together import Sums, begin_alike
-from .watch import Log, open_log
+from .watch import Log, open_log, read_log
 
 LOOK = Look()
 
@@ -78,11 +81,36 @@ def train(
             "torchrun started several processes, but they have not joined; put `with"
             " floracle.run.processes.joined():` around the training, or unset WORLD_SIZE"
         )
-    where = place_of(Path(out), settings, data, model, held_out, group, null=known)
+    asked = settings_of(settings, data, model, held_out, known)
+    if group.first:
+        check_extension(Path(out), settings)
     ready(settings, place)
     oracle = Oracle(data, memory=memory, device=place)
-    run = _Run(model, data, settings, where, oracle, held_out, look, known, place)
-    return run.progress()
+
+    def run_in(output: OutputFolder) -> _Run:
+        where = Place(output)
+        return _Run(model, data, settings, where, oracle, held_out, look, known, place)
+
+    return _run_in_folder(Path(out), asked, group, [data, held_out], run_in)
+
+
+def _run_in_folder(
+    out: Path,
+    asked: dict[str, Any],
+    group: Group,
+    sources: list[Source | None],
+    run_in: Callable[[OutputFolder], _Run],
+) -> Iterator[Progress]:
+    """A run in its folder, which is locked until the run ends or nobody iterates any more."""
+
+    def unchanged() -> None:
+        for source in sources:
+            check = getattr(source, "check_unchanged", None)
+            if check is not None:
+                check()
+
+    with opened(out, VERB, asked, group=group, unchanged=unchanged, grows=GROWS) as output:
+        yield from run_in(output).progress()
 
 
 @dataclass(frozen=True)
@@ -116,7 +144,12 @@ class _Run:
         learner = self._learner(kept)
         switch = self._switch(kept)
         images = 0 if kept is None else kept.images
-        log = open_log(self.place.out, images) if self.group.first else None
+        log = None
+        if self.group.first:
+            damaged = read_log(self.place.out, self.place.asked).damaged
+            if damaged:
+                notes.append(f"{damaged} line(s) of metrics.jsonl are damaged, and left out")
+            log = open_log(self.place.out, self.place.asked, images)
         always = self._notes()
         try:
             if log is not None:
@@ -158,35 +191,53 @@ class _Run:
         # the thread that makes batches has an oracle to itself; where there is none one is enough
         oracle = replace(self.oracle) if ahead else self.oracle
         making = self._making(times, switch, oracle)
-        stepper = self._stepper(learner)
         labelled = bool((self.data.labels != NO_LABEL).any())
         told = {"split": split, "device": self.device, "labelled": labelled}
         counting = Counting(self.place.out, settings.images, self.group, **told)
-        for batch in making.all(start, ahead=ahead):
-            number = batch.step * self.group.size + self.group.rank
-            with (
-                repeatable(self.device, settings.repeatable),
-                inner_randomness(self.device, settings.seed, number),
-            ):
-                stepper(batch, counting.meter, counting.tally)
-            images = settings.span(batch.step).stop
-            stop = images // settings.interval > (batch.step * settings.batch) // settings.interval
-            stop = stop or images == settings.images
-            if self.device.type == "cpu" or stop or (batch.step + 1) % settings.lines == 0:
-                counting.check(images)
-            if not stop and (batch.step + 1) % settings.lines:
-                continue
-            found = replace(counting.line(images, log), notes=notes)
-            notes = ()
-            if stop:
-                found = self._stop(learner, found, batch.step + 1, switch, split, log)
-                counting.start()
-            yield found
+        counting.restore({} if kept is None else read(kept, COUNTS))
+        state = _State(learner, self._stepper(learner), counting, log, switch, split)
+        batches = making.all(start, ahead=ahead)
+        while True:
+            with deferred() as signals:
+                batch = next(batches, None)
+                at = None if batch is None else self._step(state, batch)
+                lost = at is None or at.checkpoint is None
+                if signals and batch is not None and lost and self.group.alone:
+                    images = settings.span(batch.step).stop
+                    self._keep(state, images, batch.step + 1, more=counting.tensors())
+            if batch is None:
+                break
+            if at is not None:
+                yield replace(at, notes=notes)
+                notes = ()
         if self.group.first:
             facts = {"switch": switch, "split": split, "images": settings.images}
             facts["parameters"] = sum(p.numel() for p in learner.named().values())
             self.place.finish(facts)
         barrier(self.group)
+
+    def _step(self, state: _State, batch: Batch) -> Progress | None:
+        """Learn from a batch; what is to be told where a line or a checkpoint is due."""
+        settings, counting = self.settings, state.counting
+        number = batch.step * self.group.size + self.group.rank
+        with (
+            repeatable(self.device, settings.repeatable),
+            inner_randomness(self.device, settings.seed, number),
+        ):
+            state.stepper(batch, counting.meter, counting.tally)
+        images = settings.span(batch.step).stop
+        stop = images // settings.interval > (batch.step * settings.batch) // settings.interval
+        stop = stop or images == settings.images
+        line = stop or (batch.step + 1) % settings.lines == 0
+        if self.device.type == "cpu" or line:
+            counting.check(images)
+        if not line:
+            return None
+        at = counting.line(images, state.log)
+        if stop:
+            at = self._stop(state, at, batch.step + 1)
+            counting.start()
+        return at
 
     def _learner(self, kept: Kept | None) -> Learner:
         """The network, its average and its optimizer, as they were kept."""
@@ -228,33 +279,34 @@ class _Run:
         ask = torch.compile(network) if self.settings.compile else network
         return Stepper(learner, self.settings, Sums.over(self.group, self.device), self.null, ask)
 
-    def _stop(
-        self,
-        learner: Learner,
-        found: Progress,
-        step: int,
-        switch: float,
-        split: float,
-        log: Log | None,
-    ) -> Progress:
+    def _stop(self, state: _State, at: Progress, step: int) -> Progress:
         """Look at the network, then write the checkpoint; the first process does both."""
         kept, told = None, None
-        if log is not None:
-            told = self._look(learner.average, found.images, split, log)
-            self.place.write_average(learner.average, found.images)
-            log.settle()
-            kept = keep(
-                self.place.out,
-                learner,
-                images=found.images,
-                step=step,
-                settings=self.place.asked,
-                processes=self.group.size,
-                facts={"switch": switch, "machine": machine(self.device)},
-                most=self.settings.keep,
-            )
+        if state.log is not None:
+            told = self._look(state.learner.average, at.images, state.split, state.log)
+            self.place.write_average(state.learner.average, at.images)
+            kept = self._keep(state, at.images, step)
         barrier(self.group)
-        return replace(found, checkpoint=kept.path if kept else None, evaluation=told)
+        return replace(at, checkpoint=kept.path if kept else None, evaluation=told)
+
+    def _keep(
+        self, state: _State, images: int, step: int, more: Mapping[str, Tensor] | None = None
+    ) -> Kept:
+        """Write a checkpoint, once it is sure that the data is what it was."""
+        self.place.output.check()
+        if state.log is not None:
+            state.log.settle()
+        return keep(
+            self.place.out,
+            state.learner,
+            images=images,
+            step=step,
+            settings=self.place.asked,
+            processes=self.group.size,
+            facts={"switch": state.switch, "machine": machine(self.device)},
+            most=self.settings.keep,
+            more=more,
+        )
 
     def _look(
         self, average: nn.Module, images: int, split: float, log: Log
@@ -280,6 +332,18 @@ class _Run:
             device=self.device,
             dtype=torch.float32,
         )
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a run needs from step to step."""
+
+    learner: Learner
+    stepper: Stepper
+    counting: Counting
+    log: Log | None
+    switch: float
+    split: float
 
 
 def _check_fits(model: nn.Module, data: Source, held_out: Source | None) -> None:

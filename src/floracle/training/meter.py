@@ -104,6 +104,11 @@ class StageMeter:
             return torch.zeros(2, 3, len(self.edges) - 1, dtype=torch.float64)
         return self._sums.cpu()
 
+    def restore(self, sums: Tensor) -> None:
+        """Go on from what `sums` gave, on the device that losses will be on."""
+        self._sums = sums.clone()
+        self._inner = self.edges[1:-1].to(sums.device)
+
     def clear(self) -> None:
         """Forget everything."""
         self._sums = None

@@ -24,65 +24,70 @@ from floracle.models.lightningdit import LightningDiT
 from floracle.models.weights import NAME, write_network
 from floracle.run.errors import Mistake
 from floracle.run.exchange import first_says
-from floracle.run.files import read_json, sweep, write_json
+from floracle.run.folder_checks import check_ours
+from floracle.run.output_folder import OutputFolder
 from floracle.run.processes import Group
-from floracle.run.results import Results, differences, load_results, provenance, save
+from floracle.run.results import Results, differences, has_result, load_results, provenance
 
-from .checkpoint import FOLDER, Kept, clear, described, latest, writing
+from .checkpoint import FOLDER, VERB, Kept, clear, described, latest, writing
 from .config import Settings
 from .watch import read_log
 
-ABOUT = "run.json"
+GROWS = ("images",)
+"""Settings that may be larger in the next command, which then goes on with the same run."""
 
 
 @dataclass(frozen=True)
 class Place:
     """The folder of a run, and what the run is."""
 
-    out: Path
-    asked: Mapping[str, Any]
-    """Settings, the fingerprint of the data, and what the network is; plain values."""
-    group: Group
+    output: OutputFolder
+
+    @property
+    def out(self) -> Path:
+        """The folder."""
+        return self.output.path
+
+    @property
+    def asked(self) -> Mapping[str, Any]:
+        """Settings, the fingerprint of the data, and what the network is; plain values."""
+        return self.output.settings
+
+    @property
+    def group(self) -> Group:
+        """The processes that share it."""
+        return self.output.group
 
     def done(self) -> Results | None:
-        """What came of the run, if it is done; another run's folder is a mistake."""
-        there = self.group.first and self._checked()
-        if not bool(first_says(self.group, [bool(there)])[0]):
-            return None
-        return load_results(self.out)
+        """What came of the run, if it is done; a shorter one that it was before is not enough."""
+        done = self.group.first and has_result(self.out) and self._result() is not None
+        return load_results(self.out) if first_says(self.group, [done])[0] else None
 
-    def _checked(self) -> bool:
-        about = self.out / ABOUT
-        if about.exists():
-            found = read_json(about)
-            unlike = differences(self.asked, found if isinstance(found, dict) else {})
-            if unlike:
-                raise Mistake(
-                    f"{self.out} holds a run with other settings ({'; '.join(unlike)}); choose"
-                    f" another --out"
-                )
-        elif self.out.is_dir() and any(self.out.iterdir()) and not _only_swept(self.out):
-            raise Mistake(f"{self.out} holds something else than a run; choose another --out")
-        return (self.out / "result.json").exists()
+    def _result(self) -> Results | None:
+        found = load_results(self.out)
+        shorter = found.settings.get("images", 0) < self.asked["images"]
+        former = {**found.settings, "images": self.asked["images"]} if shorter else found.settings
+        if unlike := differences(self.asked, former):
+            raise Mistake(
+                f"{self.out / 'result.json'} is of another run ({'; '.join(unlike)}); remove it"
+            )
+        return None if shorter else found
 
     def begin(self, most: int) -> tuple[Kept | None, list[str]]:
-        """Where the run stands, and words about what was found damaged; writes run.json.
+        """Where the run stands, and words about what was found damaged.
 
-        What killed runs left is swept, and no more than `most` checkpoints stay.
+        No more than `most` checkpoints stay.
         """
         kept, words = None, []
         if self.group.first:
-            sweep(self.out)
-            with writing(self.out / ABOUT, self.out):
-                write_json(self.out / ABOUT, dict(self.asked))
-            kept, words = latest(self.out)  # what is whole is known before anything goes
+            kept, words = latest(self.out, self.asked)  # known before anything goes
             clear(self.out, most, -1 if kept is None else kept.images)
         images = first_says(self.group, [-1 if kept is None else kept.images])[0]
         if not self.group.first and images >= 0:
             about = self.out / FOLDER / f"{images:012d}.json"
             if not about.exists():
                 raise Mistake(f"{self.out} is not the same folder for every process; share it")
-            kept = described(about)
+            kept = described(about, self.asked)
         if kept is not None and kept.processes != self.group.size:
             words.append(
                 f"this run was made by {kept.processes} processes so far and goes on with"
@@ -101,35 +106,43 @@ class Place:
 
     def finish(self, values: Mapping[str, Any]) -> None:
         """Write what came of the run: the curve of its loss, and where it ended."""
-        lines = [line for line in read_log(self.out) if "loss" in line]
+        lines = [line for line in read_log(self.out, self.asked).lines if "loss" in line]
         arrays = {
             "images": torch.tensor([line["images"] for line in lines]),
             "loss": torch.tensor([line["loss"] for line in lines], dtype=torch.float64),
         }
         known = provenance(data=self.asked["data"], processes=self.group.size)
         with writing(self.out / "result.json", self.out):
-            save(Results("training", self.asked, values, arrays, known), self.out)
+            self.output.save(Results("training", self.asked, values, arrays, known))
 
 
-def place_of(
-    out: Path,
+def settings_of(
     settings: Settings,
     data: Source,
     network: nn.Module,
     held_out: Source | None,
-    group: Group,
-    *,
     null: int | None,
-) -> Place:
-    """The place of a run on some data."""
+) -> dict[str, Any]:
+    """What tells a run on some data apart from others; plain values."""
     plan = network.plan.settings() if isinstance(network, LightningDiT) else None
-    asked = settings.plain() | {
+    return settings.plain() | {
         "data": data.fingerprint,
         "held_out": None if held_out is None else held_out.fingerprint,
         "null": null,
         "network": plan if plan is not None else type(network).__name__,
     }
-    return Place(out, asked, group)
+
+
+def check_extension(out: Path, settings: Settings) -> None:
+    """Refuse to make a run longer whose last batch was cut short, since later ones would move."""
+    recorded = check_ours(out, VERB)
+    images = None if recorded is None else recorded.get("images")
+    if not isinstance(images, int) or images >= settings.images or images % settings.batch == 0:
+        return
+    raise Mistake(
+        f"{out} holds a run of {images:,} images, whose last batch is not whole, so that it cannot"
+        f" be made longer; choose another --out"
+    )
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -152,8 +165,3 @@ def changes(kept: Kept | None, device: torch.device) -> list[str]:
         f"this run goes on elsewhere than it began ({'; '.join(unlike)}), so that it may end with"
         f" other bits"
     ]
-
-
-def _only_swept(out: Path) -> bool:
-    """Whether a folder holds nothing but what a run that was killed at its start left."""
-    return all(path.name.startswith(".") and path.suffix == ".part" for path in out.iterdir())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from floracle.run.exchange import Lost, bytes_of
+from floracle.run.exchange import Lost, bytes_of, settle
 from floracle.run.processes import Group
 
 BUCKET = 2**23
@@ -65,10 +66,7 @@ def begin_alike(network: nn.Module, group: Group) -> None:
         return
     for values in (*network.parameters(), *network.buffers()):
         told = bytes_of(values)
-        try:
-            dist.broadcast(told, src=0, group=group.links["patient"])
-        except (RuntimeError, ValueError) as error:
-            raise _lost(group) from error
+        settle(partial(dist.broadcast, told, src=0), group, group.links["patient"])
         values.detach().copy_(told.view(values.dtype).view_as(values))
 
 

@@ -1,8 +1,9 @@
 """What a run writes down while it goes on: metrics.jsonl, and TensorBoard where it is installed.
 
-Every line is one JSON object with the images seen. A run that resumes cuts the lines beyond its
-checkpoint, so that nothing is said twice; lines are on the disk before the checkpoint that
-follows them is.
+Every line is one JSON object with the images seen, and a digest of itself and of the run. A run
+that resumes cuts the lines beyond its checkpoint, so that nothing is said twice; lines are on the
+disk before the checkpoint that follows them is. Lines that were changed afterwards, or are of
+another run, are left out, and how many is said.
 """
 
 from __future__ import annotations
@@ -15,12 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from floracle.run.files import writable_folder, write_text
+from floracle.run.files import digest, read_regular, write_text
+from floracle.run.folder_checks import check_ours
 
-from .checkpoint import writing
+from .checkpoint import VERB, writing
 
 NAME = "metrics.jsonl"
 BOARD = "tensorboard"
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a log holds."""
+
+    lines: list[dict[str, Any]]
+    """Whole lines of this run, in their order; without their digests."""
+    damaged: int
+    """How many others there are, but for a last one that was cut off."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +40,14 @@ class Log:
     """Where lines go; made by `open_log`."""
 
     path: Path
+    settings: Mapping[str, Any]
+    """Of the run."""
     board: Any = None
     """A SummaryWriter; None where TensorBoard is not installed."""
 
     def add(self, images: int, **values: Any) -> None:
         """Write a line."""
-        line = json.dumps({"images": images, **values}, allow_nan=False)
+        line = _sealed({"images": images, **values}, self.settings)
         with writing(self.path, self.path.parent):
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -43,9 +57,8 @@ class Log:
 
     def notes(self, images: int, notes: Sequence[str]) -> None:
         """Write notes down, each once."""
-        said = {
-            line.get("note") for line in read_log(self.path.parent) if line["images"] == images
-        }
+        lines = read_log(self.path.parent, self.settings).lines
+        said = {line.get("note") for line in lines if line["images"] == images}
         for note in notes:
             if note not in said:
                 self.add(images, note=note)
@@ -65,30 +78,49 @@ class Log:
             self.board.close()
 
 
-def open_log(out: Path, images: int) -> Log:
+def open_log(out: Path, settings: Mapping[str, Any], images: int) -> Log:
     """The log of a run that stands at so many images; what was said beyond them is cut."""
-    path = writable_folder(out) / NAME
-    if path.exists():
-        lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
-        good = [line for line in lines if 0 <= _images(line) <= images]
-        if good != lines or not path.read_bytes().endswith(b"\n"):
-            with writing(path, out):
-                write_text(path, "".join(line + "\n" for line in good))
-    return Log(path, _board(out / BOARD, images))
-
-
-def read_log(out: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run."""
     path = out / NAME
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if _images(line) >= 0]
+    if os.path.lexists(path):
+        lines = [line for line in read_log(out, settings).lines if line["images"] <= images]
+        content = "".join(_sealed(line, settings) + "\n" for line in lines)
+        if content.encode() != read_regular(path):
+            with writing(path, out):
+                write_text(path, content)
+    return Log(path, settings, _board(out / BOARD, images))
 
 
-def _images(line: str) -> int:
-    """Where a line was written; −1 for one that is no whole line."""
-    with suppress(json.JSONDecodeError, KeyError, TypeError, ValueError):
-        return int(json.loads(line)["images"])
-    return -1
+def read_log(out: Path, settings: Mapping[str, Any] | None = None) -> Read:
+    """All lines of a run that are as they were written; by default of the run that lies there."""
+    settings, path = settings or check_ours(out, VERB) or {}, out / NAME
+    if not os.path.lexists(path):
+        return Read([], 0)
+    *whole, last = read_regular(path).decode("utf-8", "replace").split("\n")
+    lines = [_opened(line, settings) for line in whole]
+    read = [line for line in lines if line is not None]
+    if last and (line := _opened(last, settings)) is not None:  # only its end was cut off
+        read.append(line)
+    return Read(read, lines.count(None))
+
+
+def _sealed(line: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """A line of the log, with a digest that binds it to its run."""
+    return json.dumps({**line, "digest": _digest(line, settings)}, allow_nan=False)
+
+
+def _opened(text: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a line says; None where it is not as it was written."""
+    with suppress(ValueError, RecursionError):
+        line = json.loads(text)
+        if isinstance(line, dict) and line.pop("digest", None) == _digest(line, settings):
+            return line
+    return None
+
+
+def _digest(line: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """Of a line and of its run, which is the same run however long it becomes."""
+    run = {name: value for name, value in settings.items() if name != "images"}
+    return digest(*(json.dumps(said, sort_keys=True, allow_nan=False) for said in (line, run)))
 
 
 def _board(folder: Path, images: int) -> Any:

@@ -1,9 +1,10 @@
-"""Rows of a packed store, read from its shards when they are asked for.
+"""Rows that lie in files one after the other, read by position when they are asked for.
 
-Nothing is mapped: pages of a mapped file would count as memory used. Consecutive rows of a shard
-are one contiguous read, done in pieces small enough to stay in cache, each converted to float32
-and normalized where it lies; a point passes through memory once. Where everything fits the budget
-a shard is kept as float32 once rows of it were read in order.
+Nothing is mapped: pages of a mapped file would count as memory used, and a mapped file that is cut
+short ends the process. Consecutive rows of a file are one contiguous read, done in pieces small
+enough to stay in cache, each converted to float32 and normalized where it lies; a point passes
+through memory once. Where everything fits the budget a packed shard is kept as float32 once rows
+of it were read in order.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from io import FileIO
+from io import BufferedReader
 from itertools import accumulate
 from math import prod
-from pathlib import Path
 from typing import NamedTuple, TypeVar
 from weakref import finalize
 
@@ -25,23 +26,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .content import Key
+from .content import Key, Rows, native
 from .normalize import Normalizer
-from .packed_files import read_into
+from .packed_files import as_bytes
+from .source_files import SourceFile, read_at
 
 T = TypeVar("T")
 STEP = 2**20
 """Values that are read, converted and normalized at a time."""
-
+OPEN_FILES = 64
+"""Files that one read has open at a time; a process may have about a thousand."""
 SPARED, SPARES = 2**25, 2
 """Bytes of a block at most whose memory is used again, and how many of them wait for that."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One tensor of one shard: its file, its first byte there, its rows."""
+    """An array of rows in a file: its first byte there, and how many rows it has."""
 
-    path: Path
+    file: SourceFile
     begin: int
     rows: int
 
@@ -55,7 +58,7 @@ class Run(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class PackedRows:
+class FileRows:
     """The rows of all pieces in order: as stored, or as points where there is a normalizer."""
 
     pieces: tuple[Piece, ...]
@@ -97,11 +100,11 @@ class PackedRows:
         width = prod(self.shape[1:]) * self.stored.itemsize
         for run in runs:
             piece = self.pieces[run.piece]
-            with piece.path.open("rb", buffering=0) as file:
+            with piece.file.reopen() as file:
                 begin = piece.begin + run.first * width
                 os.posix_fadvise(file.fileno(), begin, run.length * width, os.POSIX_FADV_WILLNEED)
 
-    def as_points(self, normalizer: Normalizer, *, hold: bool) -> PackedRows:
+    def as_points(self, normalizer: Normalizer, *, hold: bool) -> FileRows:
         """The same rows, float32 and normalized."""
         return replace(self, normalizer=normalizer, hold=hold, _held={})
 
@@ -143,7 +146,7 @@ class PackedRows:
         if self.dtype != self.stored:
             raw = self._raw.room((min(size, len(found)), *self.shape[1:]), self.stored)
         with ExitStack() as opened:
-            files: dict[int, FileIO] = {}
+            files: dict[int, BufferedReader] = {}
             for some in self._together(runs, size):
                 part = found[done : done + sum(run.length for run in some)]
                 done += len(part)
@@ -151,11 +154,7 @@ class PackedRows:
                     number, first, length = some[0]
                     part.copy_(self._held[number][first : first + length])
                     continue
-                for run in some:
-                    if run.piece not in files:
-                        path = self.pieces[run.piece].path
-                        files[run.piece] = opened.enter_context(path.open("rb", buffering=0))
-                self._fill(part if raw is None else raw[: len(part)], some, files)
+                self._fill(part if raw is None else raw[: len(part)], some, files, opened)
                 if raw is not None:
                     part.copy_(raw[: len(part)])
                 if self.normalizer is not None:
@@ -182,14 +181,97 @@ class PackedRows:
         if some:
             yield some
 
-    def _fill(self, out: Tensor, runs: list[Run], files: dict[int, FileIO]) -> None:
-        """Rows as stored."""
-        width, done = prod(self.shape[1:]) * self.stored.itemsize, 0
+    def _fill(
+        self, out: Tensor, runs: list[Run], files: dict[int, BufferedReader], opened: ExitStack
+    ) -> None:
+        """Rows as stored; their files stay open for the runs that follow."""
+        width, room, done = prod(self.shape[1:]) * self.stored.itemsize, as_bytes(out), 0
         for number, first, length in runs:
-            file, piece = files[number], self.pieces[number]
-            file.seek(piece.begin + first * width)
-            read_into(file, out[done : done + length], piece.path)
-            done += length
+            piece, size = self.pieces[number], length * width
+            if number not in files:
+                if len(files) == OPEN_FILES:
+                    opened.close()
+                    files.clear()
+                files[number] = opened.enter_context(piece.file.reopen())
+            begin = piece.begin + first * width
+            read_at(files[number], begin, room[done : done + size], piece.file.path)
+            done += size
+
+
+@dataclass(frozen=True, eq=False)
+class ForeignRows:
+    """Rows torch cannot take as they lie: of another byte order or width, or column by column.
+
+    Of an array in column order (Fortran's) a block of rows is a piece of every column.
+    """
+
+    file: SourceFile
+    begin: int
+    shape: tuple[int, ...]
+    kind: np.dtype
+    columns: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What a block holds once it is read."""
+        return torch.from_numpy(np.empty(0, native(self.kind))).dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Key, /) -> Tensor:
+        rows = np.arange(*key.indices(len(self))) if isinstance(key, slice) else key.numpy()
+        picked = np.empty((len(rows), *self.shape[1:]), native(self.kind))
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        step = max(1, STEP // prod(self.shape[1:]))
+        done = 0
+        with self.file.reopen() as file:
+            for run in np.split(rows, breaks):
+                for first in range(0, len(run), step):
+                    length = min(step, len(run) - first)
+                    picked[done : done + length] = self._read(file, int(run[first]), length)
+                    done += length
+        return torch.from_numpy(picked)
+
+    def _read(self, file: BufferedReader, first: int, length: int) -> np.ndarray:
+        """Consecutive rows as they are stored."""
+        width = prod(self.shape[1:])
+        if not self.columns:
+            block = np.empty((length, *self.shape[1:]), self.kind)
+            self._fill(file, block, first * width)
+            return block
+        block = np.empty((width, length), self.kind)  # [D, n]: a value of every column in a row
+        for number, column in enumerate(block):
+            self._fill(file, column, number * len(self) + first)
+        return block.reshape(*self.shape[:0:-1], length).T
+
+    def _fill(self, file: BufferedReader, block: np.ndarray, first: int) -> None:
+        """As many values as there is room for, from one on."""
+        begin = self.begin + first * self.kind.itemsize
+        read_at(file, begin, block.reshape(-1).view(np.uint8).data, self.file.path)
+
+
+def rows_at(
+    file: SourceFile,
+    begin: int,
+    shape: tuple[int, ...],
+    kind: np.dtype,
+    *,
+    columns: bool = False,
+    dtype: torch.dtype | None = None,
+) -> Rows:
+    """The array of a file that begins at a byte; torch may have another `dtype` for its words."""
+    if not shape or 0 in shape:
+        words = np.empty(shape, kind)
+        with file.reopen() as opened:
+            read_at(opened, begin, words.reshape(-1).view(np.uint8).data, file.path)
+        values = torch.from_numpy(words.astype(native(kind)))
+        values = torch.empty(shape, dtype=values.dtype).copy_(values)  # numpy's have no strides
+        return values if dtype is None else values.view(dtype)
+    if columns or native(kind) != kind:
+        return ForeignRows(file, begin, shape, kind, columns)
+    own = dtype or torch.from_numpy(np.empty(0, kind)).dtype
+    return FileRows((Piece(file, begin, shape[0]),), shape, own)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,12 +323,12 @@ def ahead(items: Iterator[T], *, threads: int | None = None) -> Iterator[T]:
 
     That thread computes with so many `threads`; as many as any without a number.
     """
-    end = object()
+    end, context = object(), copy_context()  # files opened there are noted as if opened here
     with ThreadPoolExecutor(1) as pool:
         if threads:
             pool.submit(torch.set_num_threads, threads)
         item = next(items, end)
         while item is not end:
-            following = pool.submit(next, items, end)
+            following = pool.submit(context.run, next, items, end)
             yield item  # pyright: ignore[reportReturnType]
             item = following.result()

@@ -1,0 +1,334 @@
+"""What each phase of a stages run takes of the memory, from shapes alone: before it is begun.
+
+Batches shrink to the memory at hand, but not below one pair, one query, one matrix, or what the
+results themselves take. A phase whose smallest batch does not fit is refused here, with what to
+give instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from floracle.core.source import NO_LABEL, prepared
+from floracle.core.spectrum import BLOCKS, GRAM_BYTES, MATRICES
+from floracle.data.store import Store
+from floracle.oracle.dense import CHECKED, COPIES, TOGETHER
+from floracle.oracle.pairs import BLOCK as PRODUCTS
+from floracle.oracle.pairs import BYTES_OF_PRODUCT, FEWEST, MOST, bytes_of_pair
+from floracle.oracle.strangers import BYTES_OF_ATOM, ROW_BYTES, ROWS
+from floracle.run.budget import SHARE, memory_budget
+from floracle.run.errors import Mistake
+
+from . import deep
+from .held_out import held_out_pairs
+from .stages import NOISE
+
+ORACLE_SHARE = 0.75
+"""The oracle's part of what the data leaves: it may exceed it by a quarter (`Oracle.room`)."""
+SLACK = 2**28
+"""Bytes of blocks that stay in cache, of leaders put right, and of the rest of the program: they
+do not grow with the data, and are not part of --memory."""
+RESULT = 320
+"""Bytes of a pair at one time: seven curves, their controls, resamples and copies, float64."""
+CLASS_BYTES, CLASS_CURVES = 60_000, 28
+"""Bytes of a class in results, tables and page, and how many numbers it has at each time; half of
+them before it is drawn."""
+ROW_BYTES_READ, DIMENSION_BYTES = 200, 250
+"""Bytes of a row and of a dimension while data is opened: digests, duplicates, a block."""
+QUERIES = 64
+"""Noisy samples of which examples are made, and pairs of a deeper look."""
+ANSWER, EXAMPLE = 12, 72
+"""Bytes of an example for each dimension while the oracle answers: the noisy sample and x̂; and on
+the way to pictures of both."""
+LEADERS, LEADER = 32, 48
+"""Atoms of a query that are put right in float64 at most, and bytes of a coordinate of one."""
+
+
+class Need(NamedTuple):
+    """What a phase takes beside the points of the data, and what to give where it is too much."""
+
+    phase: str
+    size: int
+    """Bytes."""
+    least: int
+    """Bytes that it takes however little memory there is."""
+    advice: str = ""
+    stays: int = 0
+    """Bytes that earlier phases have left: what is known of the classes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A stages run, as far as memory and time depend on it."""
+
+    store: Store
+    labels: tuple[int, ...]
+    """−1 is the whole set."""
+    pairs: int
+    times: int
+    held_out: Store | None = None
+    deep: bool = False
+    memory: int | str | None = None
+
+    @cached_property
+    def dims(self) -> int:
+        """The dimension D of a point."""
+        return torch.Size(self.store.shape).numel()
+
+    @cached_property
+    def points(self) -> Tensor:
+        """The atoms of each label, float64 [C]."""
+        return class_sizes(self.store, self.labels)
+
+    @cached_property
+    def known(self) -> bool:
+        """Whether the data knows norms and moments of its classes beforehand."""
+        return prepared(self.store, self.labels[0]) is not None
+
+    @cached_property
+    def measured(self) -> Tensor:
+        """Whose spectrum is still to be found, bool [C]; a single point has none."""
+        spectra = [prepared(self.store, label) for label in {self.labels[0], self.labels[-1]}]
+        known = all(one is not None and one.spectrum is not None for one in spectra)
+        return (self.points > 1) & (not known)
+
+    @cached_property
+    def kinds(self) -> int:
+        """Classes that are told apart in the whole set; 0 where it is not measured."""
+        count = len(self.store.labels.unique()) if NO_LABEL in self.labels else 0
+        return count if count > 1 else 0
+
+    @property
+    def kinds_by_label(self) -> Tensor:
+        """The same by label, float64 [C]: of the whole set alone."""
+        whole = [self.kinds if label == NO_LABEL else 0 for label in self.labels]
+        return torch.tensor(whole, dtype=torch.float64)
+
+    @property
+    def summed(self) -> bool:
+        """Whether the covariance of the whole set is the sum of those of its classes."""
+        classes = len(self.labels) - 1
+        every = NO_LABEL in self.labels and classes == len(self.store.labels.unique()) > 1
+        return every and bool((self.points > self.dims).all())
+
+    @cached_property
+    def held(self) -> int:
+        """Bytes that the data holds of its points."""
+        points = 4 * len(self.store) * self.dims if self.store.resident else 0
+        stored = self.store.stored
+        apart = isinstance(stored, Tensor) and stored is not self.store.points
+        return points + (self.store.size if apart else 0)
+
+    @cached_property
+    def budget(self) -> int:
+        """Bytes of the memory that are left beside the data."""
+        held = int(SHARE * self.held) if self.memory is None else self.held
+        return max(0, memory_budget(self.memory) - held)
+
+    @cached_property
+    def oracle(self) -> int:
+        """Bytes of the oracle's memory."""
+        asked = oracle_memory(self.store, self.memory)
+        return memory_budget(asked)
+
+    @cached_property
+    def room(self) -> Tensor:
+        """Bytes that the oracle works with beside the points of each label, float64 [C]."""
+        size = 4.0 * self.points * self.dims
+        return (self.oracle - size * (size <= self.oracle)).clamp(min=self.oracle // 4)
+
+    @cached_property
+    def pair_bytes(self) -> Tensor:
+        """Bytes of a pair of each label while it is followed, float64 [C]."""
+        plain, told = (bytes_of_pair(self.dims, self.times, kinds) for kinds in (0, 1))
+        return plain + (told - plain) * self.kinds_by_label
+
+    @cached_property
+    def together(self) -> Tensor:
+        """How many pairs of each label are followed at a time, float64 [C]."""
+        return (self.room / self.pair_bytes).floor().clamp(min=1, max=self.pairs)
+
+    @cached_property
+    def copied(self) -> Tensor:
+        """Bytes that the oracle holds of each label beside the data, float64 [C].
+
+        Points of a class that lie one after the other, near the origin, need no copy.
+        """
+        size = 4.0 * self.points * self.dims
+        rows = self.store.labels
+        in_order = len(rows.unique_consecutive()) == len(rows.unique())
+        spread = self.store.channels
+        far = bool(spread.mean.square().sum() > 4 * spread.std.square().sum())
+        seen = self.store.resident and in_order and not self.store.duplicates and not far
+        return size * (size <= self.oracle) * (not seen)
+
+
+def oracle_memory(store: Store, memory: int | str | None) -> int | None:
+    """The memory of the oracle of a store, so that both stay within what was asked for."""
+    if memory is None:
+        return None
+    held = 4 * len(store) * torch.Size(store.shape).numel() if store.resident else 0
+    return max(1, int(ORACLE_SHARE * (memory_budget(memory) - held)))
+
+
+def class_sizes(store: Store, labels: tuple[int, ...]) -> Tensor:
+    """The atoms of several classes, float64 [C]; from one look at all rows, however many."""
+    first, rows = store.groups.first.numpy(), store.labels.numpy()
+    if store.duplicates:
+        both = np.unique(np.stack([rows, first], 1), axis=0)[:, 0]
+        whole = int((first == np.arange(len(first))).sum())
+    else:
+        both, whole = rows, len(rows)
+    known, counts = np.unique(both, return_counts=True)
+    place = np.searchsorted(known, labels).clip(max=len(known) - 1)
+    found = np.where(known[place] == labels, counts[place], 0)
+    for label in np.array(labels)[(found == 0) & (np.array(labels) != NO_LABEL)][:1].tolist():
+        store.atoms(label)  # which says that there is no such class
+    found[np.array(labels) == NO_LABEL] = whole
+    return torch.from_numpy(found).double()
+
+
+def check_memory(run: Run) -> None:
+    """Refuse a run of which a phase cannot fit the memory, before anything is computed."""
+    most = max(needs(run), key=lambda need: need.least)
+    if most.least > max(run.budget, SLACK):
+        raise Mistake(_refusal(run, most))
+
+
+def _refusal(run: Run, need: Need) -> str:
+    """What needs how much, and what to give."""
+    points = 4 * len(run.store) * run.dims  # more memory may make the data hold its points
+    enough = need.least if need.least < 2 * points else need.least + points
+    enough = max(enough, need.least + run.held)
+    instead = f", or {need.advice}" if need.advice else ""
+    return (
+        f"{need.phase} takes {_size(need.least)} beside the data, but the memory leaves"
+        f" {_size(run.budget)}; give --memory {ceil(1.02 * enough / 2**20)}M{instead}"
+    )
+
+
+def _size(count: float) -> str:
+    """Bytes in words."""
+    units = ["MiB", "GiB", "TiB"]
+    count /= 2**20
+    while count >= 1000 and len(units) > 1:
+        count, units = count / 1024, units[1:]
+    return f"{count:,.3g} {units[0]}" if count < 1000 else f"{count:,.0f} {units[0]}"
+
+
+def needs(run: Run) -> Iterator[Need]:
+    """What the phases take, in their order."""
+    rows, dims = len(run.store), run.dims
+    opening = ROW_BYTES_READ * rows + DIMENSION_BYTES * dims
+    yield Need("opening the data", opening, opening, "fewer points")
+    yield _spectra(run)
+    known = _classes(run)
+    yield known
+    later = [_results(run), _pairs(run), _examples(run)]
+    later += [] if run.held_out is None else [_held_out(run)]
+    later += [_deep(run)] if run.deep else []
+    yield from (need._replace(stays=known.size // 2) for need in later)
+
+
+def _results(run: Run) -> Need:
+    size = RESULT * run.pairs * run.times + 32 * run.pairs
+    words = f"{run.pairs:,} pairs at {run.times:,} times: what is measured of them"
+    return Need(words, size, size, "fewer --pairs or --times")
+
+
+def _classes(run: Run) -> Need:
+    size = len(run.labels) * (CLASS_BYTES + 8 * CLASS_CURVES * run.times)
+    return Need(f"the results of {len(run.labels):,} classes", size, size, "--classes whole")
+
+
+def _spectra(run: Run) -> Need:
+    """The largest matrix and its blocks of points, and all spectra side by side."""
+    small = run.points.clamp(max=run.dims)
+    kept = 8 * (small.sum() + 6 * len(small) * small.max())
+    taken = small[run.measured]
+    matrix = (MATRICES if run.summed else 16) * taken.square()
+    dims, gram = run.dims, GRAM_BYTES // (4 * run.dims)
+    usual = torch.where(taken < dims, taken.clamp(max=max(1, gram)), taken.clamp(max=dims / 2))
+    fitting = ((run.oracle - MATRICES * taken.square()) / (BLOCKS * 4 * dims)).clamp(min=1)
+    rows = torch.minimum(usual, fitting)
+    copies = torch.where(rows < taken, BLOCKS, 3)
+    size = (matrix + copies * 4 * dims * rows).max() if len(taken) else taken.sum()
+    least = (matrix + copies * 4 * dims).max() if len(taken) else taken.sum()
+    return Need(
+        f"the covariance spectrum of {int(small.max()):,} numbers",
+        int(size + kept),
+        int(least + kept),
+        "pack the data with its spectra" if len(small) == 1 else "fewer --classes",
+    )
+
+
+def _pairs(run: Run) -> Need:
+    """Pairs of the label that takes most, beside the classes that are kept until then."""
+    dims, n = run.dims, run.points
+    each, fitting = run.pair_bytes, run.together
+    atoms = (PRODUCTS / fitting).clamp(FEWEST, MOST).minimum(n) - FEWEST
+    drawn = min(run.pairs, max(1, run.oracle // 4 // (NOISE * dims))) * 4 * dims
+    work = fitting * (each + BYTES_OF_PRODUCT * atoms.clamp(min=0)) + drawn
+    beside = 24 * n + 32 * dims
+    kept = run.copied.sum().clamp(max=run.oracle)
+    size = torch.maximum(work + run.copied, torch.minimum(work + kept, work + run.oracle / 4))
+    words = f"a pair at {run.times:,} times and {run.kinds or 1:,} classes"
+    least = each + 4 * dims + beside
+    return Need(words, int((size + beside).max()), int(least.max()), "fewer --times")
+
+
+def _held_out(run: Run) -> Need:
+    """Held-out pairs of the largest class."""
+    assert run.held_out is not None
+    dims, n = run.dims, float(run.points.max())
+    count = held_out_pairs(run.pairs, dims)
+    each = BYTES_OF_ATOM * n + 8 * 8 * dims
+    room = float(run.room.min())
+    rows = min(n, ROWS, max(1, ROW_BYTES // (8 * dims)))
+    block = rows * dims * (8 if run.store.resident else 16)
+    drawn = min(count, max(1, run.oracle // 8 // (8 * dims))) * 8 * dims
+    size = min(count, max(1, room // each)) * each
+    held = 4 * len(run.held_out) * dims if run.held_out.resident else 0
+    words = f"a held-out pair beside {int(n):,} points"
+    return Need(words, int(size + block + drawn + held), int(each + block + held))
+
+
+def _examples(run: Run) -> Need:
+    """A few noisy samples, what the oracle makes of them, and the leaders it puts right."""
+    dims, n = run.dims, float(run.points.max())
+    each = _query(run, n)
+    pairs = 4 * 8 * dims
+    room = float(run.room.min())
+    shown = min(QUERIES, max(1, (run.oracle - pairs) // 2 // (EXAMPLE * dims)))
+    answered = min(shown, max(1, room // each)) * each + ANSWER * shown * dims
+    leaders = LEADER * dims * min(n, LEADERS)
+    size = max(answered + leaders, shown * EXAMPLE * dims)
+    least = max(each + ANSWER * dims + leaders, EXAMPLE * dims)
+    return Need("an example", int(pairs + size + run.copied.max()), int(pairs + least))
+
+
+def _query(run: Run, n: float) -> float:
+    """Bytes of a query of n atoms; see `query_bytes`."""
+    rows = max(1, min(32, 2**27 // (4 * run.dims)), min(2**24 // (4 * run.dims), 4096))
+    return 8 * run.dims * max(min(TOGETHER, ceil(n / rows)) + 1 + COPIES, CHECKED)
+
+
+def _deep(run: Run) -> Need:
+    """Trajectories, which are kept to their end, and Gaussians of the data and of its classes."""
+    dims, n = run.dims, float(run.points.max())
+    kept = 8 * 3 * deep.SEEDS * deep.STEPS * dims
+    fields = 0.0
+    if dims <= deep.LARGEST:
+        small = torch.cat([run.points.clamp(max=dims), torch.tensor([min(n, dims)]).double()])
+        fields = 8 * (dims * small.sum() + (small * (2 * dims + 2 * small)).max())
+    queries = QUERIES * (EXAMPLE * dims + _query(run, n))
+    size = int(kept + fields + queries)
+    return Need("--deep", size, int(kept + fields + EXAMPLE * dims), "leave --deep out")

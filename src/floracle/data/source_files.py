@@ -1,0 +1,191 @@
+"""The files that data is read from: regular ones alone, each with how it looked at first.
+
+A run reads its data more than once, and everything it learns is recorded under one fingerprint.
+A file that changes in between would give numbers of two data sets under the name of one. So every
+file is opened by `open_source`, which notes its size, the time of its last change and its number
+on the disk; whoever reads it again compares. Nothing is mapped into memory: a mapped file that is
+cut short ends the process without a word, where a read says that something is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from struct import Struct
+from typing import NamedTuple
+
+from floracle.run.errors import Mistake
+from floracle.run.files import open_regular
+
+AGAIN = "nothing of this run is kept as an answer: run it again"
+LOOK_FORMAT = Struct("QqQ")
+"""A look in the memory of a store; times before 1970 are negative."""
+
+
+class Changed(Mistake):
+    """The data is no longer what it was when it was opened."""
+
+
+class Look(NamedTuple):
+    """What changes with a file, all but surely."""
+
+    size: int
+    time: int
+    """Of the last change, in nanoseconds."""
+    number: int
+    """On the disk: a file that takes the place of another has its own."""
+
+
+def look_of(status: os.stat_result) -> Look:
+    """How a file looks."""
+    return Look(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+_noted: ContextVar[dict[str, Look] | None] = ContextVar("noted", default=None)
+
+
+@contextmanager
+def noted_files() -> Iterator[Mapping[str, Look]]:
+    """All files that are opened meanwhile, with how they looked when that was first done."""
+    looks: dict[str, Look] = {}
+    token = _noted.set(looks)
+    try:
+        yield looks
+    finally:
+        _noted.reset(token)
+
+
+def open_source(path: Path) -> BufferedReader:
+    """Open a file of the data; what is no regular file, or a link to none, is refused at once."""
+    try:
+        file = open_regular(path, links=True)
+    except Mistake as error:
+        if path.is_symlink() and not path.exists():
+            raise Mistake(
+                f"{path} is a link to nowhere; remove it, or put its file there"
+            ) from error
+        raise
+    try:
+        _note(path, look_of(os.fstat(file.fileno())))
+    except Changed:
+        file.close()
+        raise
+    return file
+
+
+def note(path: Path) -> Look:
+    """How a file looks that is read by other means, as `open_source` would note it."""
+    look = look_of(path.stat())
+    _note(path, look)
+    return look
+
+
+def _note(path: Path, look: Look) -> None:
+    noted = _noted.get()
+    if noted is not None and noted.setdefault(str(path), look) != look:
+        raise changed_file(path)
+
+
+def changed_file(path: Path | str) -> Changed:
+    """What to say of a file that looks otherwise than before."""
+    return Changed(
+        f"{path} changed while it was read (its size, time or number on the disk is another);"
+        f" {AGAIN}"
+    )
+
+
+def changed_row(name: str, row: int) -> Changed:
+    """What to say of a row that is no longer what was read at opening."""
+    return Changed(f"{name}: row {row} is no longer what it was when the data was opened; {AGAIN}")
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file, and how it looked when it was opened first."""
+
+    path: Path
+    look: Look
+
+    def reopen(self) -> BufferedReader:
+        """Open it again, unless it has changed; for `read_at`, which reads past the buffer."""
+        file = open_regular(self.path, links=True)
+        if look_of(os.fstat(file.fileno())) != self.look:
+            file.close()
+            raise changed_file(self.path)
+        return file
+
+
+def source_file(path: Path, file: BufferedReader) -> SourceFile:
+    """A file that has just been opened."""
+    return SourceFile(path, look_of(os.fstat(file.fileno())))
+
+
+def read_at(file: BufferedReader, place: int, room: memoryview, path: Path) -> None:
+    """Fill memory with the bytes that begin at a place of a file."""
+    handle, done = file.fileno(), 0
+    while done < len(room):
+        got = os.preadv(handle, [room[done:]], place + done)
+        if not got:
+            raise Changed(f"{path} ended while it was read; is something writing to it?")
+        done += got
+
+
+@dataclass(frozen=True)
+class SourceFiles:
+    """All files of a store; a million of them take 32 bytes each beside their names."""
+
+    names: tuple[str, ...] = ()
+    looks: bytes = b""
+
+    @classmethod
+    def of(cls, looks: Mapping[str, Look]) -> SourceFiles:
+        """Those that `noted_files` has noted."""
+        return cls(tuple(looks), b"".join(LOOK_FORMAT.pack(*look) for look in looks.values()))
+
+    def check_unchanged(self) -> None:
+        """Raise `Changed` for the first file that looks otherwise, or is gone."""
+        for name, look in zip(self.names, LOOK_FORMAT.iter_unpack(self.looks), strict=True):
+            try:
+                status = os.stat(name)
+            except OSError as error:
+                reason = (error.strerror or str(error)).lower()
+                raise Changed(f"{name} is gone since it was read ({reason}); {AGAIN}") from error
+            if (status.st_size, status.st_mtime_ns, status.st_ino) != look:
+                raise changed_file(name)
+
+
+def change_behind(error: Mistake, check_unchanged: Callable[[], None]) -> Changed | None:
+    """The change of the data that made a run fail, if there was one."""
+    if isinstance(error, Changed):
+        return error
+    try:
+        check_unchanged()
+    except Changed as change:
+        return change
+    return None
+
+
+@contextmanager
+def withdrawn_if_changed(
+    check_unchanged: Callable[[], None], written: Callable[[], Iterable[Path]]
+) -> Iterator[None]:
+    """Remove what was written of data that has changed, so that the same command begins again.
+
+    Whatever a changed file has made fail, the change is what is said.
+    """
+    try:
+        yield
+    except Mistake as error:
+        change = change_behind(error, check_unchanged)
+        if change is None:
+            raise
+        for path in written():
+            path.unlink(missing_ok=True)
+        if change is error:
+            raise
+        raise change from error

@@ -1,0 +1,268 @@
+"""The folder that a run writes into: whose it is, who is writing there, what is unfinished.
+
+    OUT/run.json            which run it is: verb, settings, version; a record, written first
+    OUT/.floracle/parts/    what an unfinished run has finished so far
+    OUT/.floracle/aside/    files while they are being written (files.py)
+
+A run takes a folder that is new, that is empty, or that has the run.json of the same verb and the
+same settings; everything else is refused before anything is computed (folder_checks.py). Nothing
+is ever deleted but files that a run made, by their names, inside .floracle. Other people's files,
+links, and runs in folders below are neither followed nor looked at.
+
+Stores (pack, encode) keep the same order under other names, their `Marks`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from .errors import Mistake
+from .exchange import barrier, first_says
+from .files import entries, remove_files, remove_leftovers, use_aside
+from .folder_checks import RESULTS, RUN, Marks, check_ours, check_output
+from .folder_lock import locked
+from .processes import ALONE, Group
+from .records import write_record
+from .results import Results, Saveable, differences, has_result, load_results, save
+
+PART_FILES = re.compile(r"result\.json|arrays\.safetensors")
+"""What parts consist of."""
+SAVED_BY_HAND = {
+    *("result.json", "arrays.safetensors", "examples", "deep", "timing.json"),
+    *("figures", "report.html", ".floracle"),
+}
+"""What lies in a folder that a result of stages was saved and drawn into without a run."""
+PLAN = "plan"
+"""The part that takes no work worth keeping by itself."""
+
+
+@dataclass(frozen=True)
+class OutputFolder:
+    """The folder of a run, while it is locked."""
+
+    path: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What is measured, as JSON has it; the same for everything that is saved here."""
+    marks: Marks = RESULTS
+    group: Group = ALONE
+    resumed: bool = False
+    """Whether an earlier run of the same settings has finished something here."""
+    unchanged: Callable[[], object] = lambda: None
+    """Raises what has changed since the run began: data that is other data now."""
+
+    @property
+    def control(self) -> Path:
+        """The place inside the folder that is ours alone."""
+        return self.path / self.marks.control
+
+    @property
+    def parts(self) -> Path:
+        """Where finished parts wait for the others."""
+        return self.control / "parts"
+
+    @property
+    def aside(self) -> Path:
+        """Where files are while they are being written."""
+        return self.control / "aside"
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a run has finished anything here that would be missed."""
+        own = {Path(name).parts[0] for name in (self.marks.marker, self.marks.control)}
+        if {entry.name for entry in entries(self.path)} - own:
+            return True
+        return any(Path(name).name != PLAN for name in self.finished_parts)
+
+    @property
+    def finished_parts(self) -> list[str]:
+        """The names of the parts that are finished, the oldest first."""
+        results = [path.parent for path in self.parts.glob("**/result.json")]
+        times = {str(path.relative_to(self.parts)): path.stat().st_mtime_ns for path in results}
+        return sorted(times, key=lambda name: times[name])
+
+    def check(self) -> None:
+        """Refuse to keep anything of data that has changed; the parts of a run of it go."""
+        try:
+            self.unchanged()
+        except Mistake:
+            self.clear_parts()
+            raise
+
+    def save(self, result: Saveable, name: str = "") -> Path:
+        """Save a result of this run, or one of several by its name; returns its folder."""
+        self.check()
+        results = result.to_results()
+        if not results.settings:
+            results = replace(results, settings=self.settings)
+        return save(results, self.path / name, part=name)
+
+    def save_part(self, result: Results, name: str) -> None:
+        """Keep a part of an unfinished run."""
+        self.check()
+        save(replace(result, settings=self.settings), self.parts / name, part=name)
+
+    def part(self, name: str) -> Results | None:
+        """A part that is finished; one of another run is a mistake."""
+        if not has_result(self.parts / name):
+            return None
+        found = load_results(self.parts / name, part=name)
+        if unlike := differences(self.settings, found.settings):
+            raise Mistake(
+                f"{self.parts / name} is part of another run ({'; '.join(unlike)}); remove it"
+            )
+        return found
+
+    def clear_parts(self) -> None:
+        """Remove the parts, which only an unfinished run needs."""
+        remove_files(self.parts, PART_FILES)
+
+    def close(self) -> None:
+        """Leave no sign of a run that has finished nothing, nor of files half-written."""
+        if not self.path.is_dir():  # somebody has removed it meanwhile
+            return
+        if not self.has_work:
+            self.clear_parts()
+            (self.path / self.marks.marker).unlink(missing_ok=True)
+        remove_leftovers(self.aside)
+        for folder in (self.aside, self.control):
+            with suppress(OSError):  # it is not there, or a part lies in it
+                folder.rmdir()
+
+
+def free_folder(
+    folder: Path,
+    verb: str,
+    settings: Mapping[str, Any],
+    group: Group = ALONE,
+    grows: Collection[str] = (),
+) -> Path:
+    """The default folder for a run: this one, or NAME-2, NAME-3, … where others have taken it."""
+    number = _free_number(folder, verb, as_json(settings), grows) if group.first else 0
+    number = first_says(group, [number])[0]
+    return _numbered(folder, number)
+
+
+def _free_number(
+    folder: Path, verb: str, settings: Mapping[str, Any], grows: Collection[str]
+) -> int:
+    check_output(folder)
+    for number in count(1):
+        with suppress(Mistake):
+            recorded = check_ours(_numbered(folder, number), verb)
+            if recorded is None or not differences(settings, _grown(recorded, settings, grows)):
+                return number
+    raise AssertionError
+
+
+def _numbered(folder: Path, number: int) -> Path:
+    return folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+
+
+@contextmanager
+def opened(
+    folder: Path,
+    verb: str,
+    settings: Mapping[str, Any],
+    *,
+    marks: Marks = RESULTS,
+    group: Group = ALONE,
+    unchanged: Callable[[], object] = lambda: None,
+    grows: Collection[str] = (),
+) -> Iterator[OutputFolder]:
+    """Take a folder for a run, locked against all others for as long as the context lasts.
+
+    Settings that may grow, such as how long a run is, may be larger than those of before. A run
+    that fails before it has finished anything leaves nothing behind.
+    """
+    output = OutputFolder(folder, as_json(settings), marks, group, unchanged=unchanged)
+    if not group.first:
+        barrier(group)  # the first process has locked the folder, or has said why it cannot
+        with locked(folder, group), use_aside(folder, output.aside):
+            yield output
+        return
+    check_ours(folder, verb, marks)
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    with locked(folder, group):
+        try:
+            resumed = _begin(output, verb, grows)
+            with use_aside(folder, output.aside):
+                barrier(group)
+                yield replace(output, resumed=resumed)
+        finally:
+            output.close()
+            for place in missing:  # the innermost first; those that hold something stay
+                with suppress(OSError):
+                    place.rmdir()
+
+
+@contextmanager
+def redrawing(folder: Path) -> Iterator[None]:
+    """Write pages and figures into the folder of a run, which may be going on meanwhile.
+
+    What else than files of a run lies in a folder without a run.json, say one that a result was
+    saved into by hand, is a mistake: what is drawn might replace it.
+    """
+    marker = folder / RESULTS.marker
+    if not marker.is_file():
+        names = [entry.name for entry in entries(folder) if entry.name not in SAVED_BY_HAND]
+        if names:
+            raise Mistake(
+                f"{folder} holds other files beside its result ({', '.join(names[:3])}); save the"
+                " result into a folder of its own"
+            )
+    output = OutputFolder(folder)
+    remove_leftovers(output.aside)
+    try:
+        with use_aside(folder, output.aside):
+            yield
+    finally:
+        for place in (output.aside, output.control):
+            with suppress(OSError):  # it is not there, or the run that goes on is using it
+                place.rmdir()
+
+
+def _begin(output: OutputFolder, verb: str, grows: Collection[str]) -> bool:
+    """Look again, now that nobody else writes; refuse other settings, and say whose it is.
+
+    Returns whether an earlier run has finished something.
+    """
+    folder, marks, settings = output.path, output.marks, output.settings
+    recorded = check_ours(folder, verb, marks)
+    remove_leftovers(output.aside)
+    former = {} if recorded is None else _grown(recorded, settings, grows)
+    unlike = differences(settings, former)
+    if recorded is not None and unlike and output.has_work:
+        raise Mistake(
+            f"{folder} holds a run of floracle {verb} with other settings ({'; '.join(unlike)});"
+            " choose another --out"
+        )
+    if unlike:
+        output.clear_parts()
+    if recorded is None or differences(settings, recorded):
+        with use_aside(folder, output.aside):
+            write_record(folder / marks.marker, RUN, {"verb": verb, "settings": dict(settings)})
+    return recorded is not None and output.has_work
+
+
+def _grown(
+    recorded: Mapping[str, Any], settings: Mapping[str, Any], grows: Collection[str]
+) -> dict[str, Any]:
+    """Recorded settings, with what may grow as large as it is asked for now."""
+    larger = {
+        name: settings[name]
+        for name in grows
+        if name in recorded and name in settings and settings[name] > recorded[name]
+    }
+    return {**recorded, **larger}
+
+
+def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back, so that they can be compared with recorded ones."""
+    return json.loads(json.dumps(dict(settings), allow_nan=False))

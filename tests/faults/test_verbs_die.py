@@ -1,0 +1,110 @@
+"""Verbs that die, or are told to end, at steps that change the disk, and go on to the same bytes.
+
+Some steps of every verb are tried here; FLORACLE_EVERY_STEP=1 tries all of them, which takes about
+an hour (docs/reliability.md).
+"""
+
+import os
+
+import pytest
+
+from dying import told
+
+FEW = "--seeds 0:2 --grid 4"
+COMMANDS = {
+    "stages": "digits --pairs 4 --times 8 --classes 0,1,2",
+    "compare": "gaussian:20x4 gaussian:30x4 --pairs 4 --times 8",
+    "sample": f"oracle digits {FEW}",
+    "probe": f"digits-pico --data digits {FEW}",
+    "loss": "digits-pico --data digits --pairs 2 --trajectories 2 --times .3,.5 --steps 2",
+    "mix": f"digits-pico --data digits --switch .5 --landing .2 {FEW}",
+    "reproduce": "figure-2a digits --quick",
+}
+"""Commands that write several results or parts; drawing, which takes longest, is replaced."""
+
+KILLED = """
+import os, sys
+from pathlib import Path
+
+import floracle.report.compare, floracle.report.fields_page, floracle.report.mix_page
+import floracle.report.probe, floracle.report.write, floracle.recipes.reproduce
+import floracle.analysis.deep, floracle.report.examples, sklearn.datasets
+from floracle.cli import build, main
+from floracle.run.files import write_bytes, write_text
+from dying import DIED, TOLD, watch_disk
+
+verb, words, folder, share, how = sys.argv[1:]
+words, folder = words.split(), Path(folder)
+
+
+def page(module, name):
+    def draw(*given, **named):
+        out = next(one for one in given if isinstance(one, Path))
+        write_text(out / "figures" / "a.csv", "a figure")
+        write_text(out / module.PAGE, "a page")
+        return out / module.PAGE
+
+    setattr(module, name, draw)
+
+
+page(floracle.report.compare, "write_comparison")
+page(floracle.report.fields_page, "write_losses")
+page(floracle.report.mix_page, "write_mixed")
+page(floracle.report.probe, "write_probes")
+page(floracle.report.write, "draw")
+floracle.recipes.reproduce._write = lambda drawing, there: [
+    write_bytes(there / f"{drawing.name}.{kind}", b"a figure") for kind in ("png", "svg", "csv")
+]
+build()([verb, "--help"], exit_on_error=False, result_action="return_value")
+
+
+def contents(out):
+    files = [path for path in sorted(out.rglob("*")) if path.is_file() or path.is_symlink()]
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in files
+        if path.name not in ("timing.json", "report.html")  # they hold how long it took
+    }
+
+
+def run(out, *moments):
+    '''The command in processes that die at the given moments, then in one that does not.'''
+    for moment in (*moments, None):
+        child = os.fork()
+        if child == 0:
+            sys.stdout, log = open(os.devnull, "w"), (folder / "said").open("w")
+            sys.stderr = log
+            done = watch_disk(moment, told=how == "told")
+            code = main([verb, *words, "--out", str(out)])
+            log.flush()
+            (folder / "count").open("w").write(str(done[0]))
+            os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ends = (0, TOLD if how == "told" else DIED)
+        said = (folder / "said").read_text()
+        assert code == 0 or (code in ends and moment is not None), (moment, code, said)
+        assert "Traceback" not in said, said
+
+
+run(folder / "whole")
+total, expected = int((folder / "count").read_text()), contents(folder / "whole")
+assert "run.json" in expected and not any(".floracle" in name for name in expected)
+tried = range(total) if share == "all" else range(1, total, max(1, total // int(share)))
+for moment in tried:
+    out = folder / f"moment-{moment}"
+    run(out, moment, *([moment * 7919 % total] if moment % 3 == 0 else []))
+    found = contents(out)
+    assert found.keys() == expected.keys(), (moment, found.keys() ^ expected.keys())
+    unlike = [name for name in expected if found[name] != expected[name]]
+    assert not unlike, (moment, unlike, found[unlike[0]][-900:], expected[unlike[0]][-900:])
+print(total)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["killed", "told"])
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_a_verb_that_dies_at_a_step_on_the_disk_goes_on_to_the_same_bytes(tmp_path, verb, how):
+    share = "all" if os.environ.get("FLORACLE_EVERY_STEP") else "8" if how == "killed" else "3"
+    words = ["-c", KILLED, verb, COMMANDS[verb], str(tmp_path), share, how]
+    assert told(words) > 15
