@@ -21,7 +21,7 @@ from floracle.data.store import Store, open_store
 from floracle.report.examples import ARRAYS, examples
 from floracle.run.errors import Mistake
 
-PROGRAM = 700 * 2**20
+PROGRAM = 500 * 2**20
 """Bytes of the program and of blocks that do not grow with the data."""
 
 WITHIN = """
@@ -34,7 +34,7 @@ points, dims, memory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 drawn = torch.randn(points, dims, generator=torch.Generator().manual_seed(0))
 store = open_store(drawn, memory=memory)
 oracle = floracle.Oracle(store, memory=oracle_memory(store, memory))
-stages = floracle.stages(oracle, pairs=64, times=12, held_out=store)
+stages = floracle.stages(oracle, pairs=32, times=8, held_out=store)
 examples(oracle, stages, store)
 print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 """
@@ -81,9 +81,9 @@ def test_the_memory_that_a_refusal_names_is_enough(shape, deep):
 @pytest.mark.slow
 def test_points_of_very_many_dimensions_stay_within_the_memory():
     """Pairs, held-out pairs and examples are followed as many at a time as fit."""
-    child = [sys.executable, "-c", WITHIN, "3", "300000", "600M"]
+    child = [sys.executable, "-c", WITHIN, "3", "200000", "400M"]
     told = subprocess.run(child, check=True, capture_output=True, text=True)
-    assert json.loads(told.stdout) < 600 * 2**20 + PROGRAM
+    assert json.loads(told.stdout) < 400 * 2**20 + PROGRAM
 
 
 def test_classes_are_counted_without_a_look_at_each(monkeypatch):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields, is_dataclass
+from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from hypothesis.extra import numpy as arrays_of
 from safetensors.torch import load_file
 
 import floracle
+from edits import resealed
 from floracle.analysis.curves import Curve
 from floracle.analysis.landing import Diversity, Fit, Landing
 from floracle.analysis.loss import Loss, Losses, OracleLoss
@@ -175,7 +178,7 @@ def test_a_value_that_is_gone_or_of_another_kind_is_one_mistake(folder, found, d
         del inner[place[-1]]
     else:
         inner[place[-1]] = data.draw(st.sampled_from(({}, [[]], [1.5, None])))
-    (there / "result.json").write_text(json.dumps(written))
+    resealed(there / "result.json", values=written["values"])
     with pytest.raises(floracle.Mistake, match="not whole results") as caught:
         floracle.load(there)
     assert str(there) in str(caught.value)
@@ -193,16 +196,14 @@ def test_an_array_that_is_gone_or_of_another_shape_is_one_mistake(folder, found,
     else:
         arrays[name] = torch.cat([arrays[name]] * 2, -1)
     save_file(arrays, there / "arrays.safetensors")
-    written = json.loads((there / "result.json").read_text())
-    written["arrays"] = digest((there / "arrays.safetensors").read_bytes())
-    (there / "result.json").write_text(json.dumps(written))
+    resealed(there / "result.json", arrays=digest((there / "arrays.safetensors").read_bytes()))
     with pytest.raises(floracle.Mistake, match="not whole results"):
         floracle.load(there)
 
 
 @given(EVERY, st.data())
 def test_files_that_were_cut_off_are_one_mistake(folder, found, data):
-    there = floracle.save(found, folder / "damaged")
+    there = floracle.save(found, Path(mkdtemp(dir=folder)))
     cut = there / data.draw(st.sampled_from(["result.json", "arrays.safetensors"]))
     content = cut.read_bytes()
     cut.write_bytes(content[: data.draw(st.integers(0, len(content) - 3))])

@@ -313,7 +313,7 @@ def test_saving_by_hand_replaces_no_result_of_others(tmp_path):
     save(result(2.0), tmp_path)
     for content in ("{}", "text", '{"kind": "a", "format": 1}'):
         (tmp_path / "result.json").write_text(content)
-        with pytest.raises(Mistake, match=r"result\.json is"):
+        with pytest.raises(Mistake, match=r"result\.json is not a result"):
             save(result(), tmp_path)
         assert (tmp_path / "result.json").read_text() == content
     write_record(tmp_path / "run.json", "run", {"verb": 5, "settings": {}})

@@ -36,6 +36,8 @@ STEP = 2**20
 """Values that are read, converted and normalized at a time."""
 OPEN_FILES = 64
 """Files that one read has open at a time; a process may have about a thousand."""
+GAP_BYTES = 2**14
+"""What is read and thrown away in a column rather than read around: it takes as long."""
 SPARED, SPARES = 2**25, 2
 """Bytes of a block at most whose memory is used again, and how many of them wait for that."""
 
@@ -200,16 +202,12 @@ class FileRows:
 
 @dataclass(frozen=True, eq=False)
 class ForeignRows:
-    """Rows torch cannot take as they lie: of another byte order or width, or column by column.
-
-    Of an array in column order (Fortran's) a block of rows is a piece of every column.
-    """
+    """Rows that torch cannot take as they lie: of another byte order, or too wide."""
 
     file: SourceFile
     begin: int
     shape: tuple[int, ...]
     kind: np.dtype
-    columns: bool
 
     @property
     def dtype(self) -> torch.dtype:
@@ -220,35 +218,73 @@ class ForeignRows:
         return self.shape[0]
 
     def __getitem__(self, key: Key, /) -> Tensor:
-        rows = np.arange(*key.indices(len(self))) if isinstance(key, slice) else key.numpy()
+        rows, width = _numbers(key, len(self)), prod(self.shape[1:])
         picked = np.empty((len(rows), *self.shape[1:]), native(self.kind))
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-        step = max(1, STEP // prod(self.shape[1:]))
-        done = 0
+        size, done = max(1, STEP // width), 0
         with self.file.reopen() as file:
-            for run in np.split(rows, breaks):
-                for first in range(0, len(run), step):
-                    length = min(step, len(run) - first)
-                    picked[done : done + length] = self._read(file, int(run[first]), length)
-                    done += length
+            for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+                for first in range(0, len(run), size):
+                    block = np.empty((min(size, len(run) - first), *self.shape[1:]), self.kind)
+                    begin = self.begin + int(run[first]) * width * self.kind.itemsize
+                    read_at(file, begin, _bytes_of(block), self.file.path)
+                    picked[done : done + len(block)] = block
+                    done += len(block)
         return torch.from_numpy(picked)
 
-    def _read(self, file: BufferedReader, first: int, length: int) -> np.ndarray:
-        """Consecutive rows as they are stored."""
-        width = prod(self.shape[1:])
-        if not self.columns:
-            block = np.empty((length, *self.shape[1:]), self.kind)
-            self._fill(file, block, first * width)
-            return block
-        block = np.empty((width, length), self.kind)  # [D, n]: a value of every column in a row
-        for number, column in enumerate(block):
-            self._fill(file, column, number * len(self) + first)
-        return block.reshape(*self.shape[:0:-1], length).T
 
-    def _fill(self, file: BufferedReader, block: np.ndarray, first: int) -> None:
-        """As many values as there is room for, from one on."""
-        begin = self.begin + first * self.kind.itemsize
-        read_at(file, begin, block.reshape(-1).view(np.uint8).data, self.file.path)
+@dataclass(frozen=True, eq=False)
+class ColumnRows:
+    """Rows of an array that lies column by column (Fortran's order): a piece of every column."""
+
+    file: SourceFile
+    begin: int
+    shape: tuple[int, ...]
+    kind: np.dtype
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What a block holds once it is read."""
+        return torch.from_numpy(np.empty(0, native(self.kind))).dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Key, /) -> Tensor:
+        rows, axes = _numbers(key, len(self)), range(len(self.shape) - 1, -1, -1)
+        columns = np.empty((prod(self.shape[1:]), len(rows)), self.kind)
+        order = np.argsort(rows, kind="stable")
+        gaps = np.flatnonzero(np.diff(rows[order]) > GAP_BYTES // self.kind.itemsize) + 1
+        with self.file.reopen() as file:
+            for members in np.split(order, gaps):
+                if len(members):
+                    self._fill(file, columns, rows[members], members)
+        picked = columns.astype(native(self.kind), copy=False).reshape(*self.shape[:0:-1], -1)
+        return torch.from_numpy(picked).permute(*axes).contiguous()
+
+    def _fill(
+        self, file: BufferedReader, columns: np.ndarray, rows: np.ndarray, members: np.ndarray
+    ) -> None:
+        """Increasing rows that lie close to each other: one read in every column."""
+        first, steps = int(rows[0]), np.diff(rows)
+        in_order = bool((steps == 1).all() and (np.diff(members) == 1).all())
+        read = np.empty(int(rows[-1]) - first + 1, self.kind)
+        for number, column in enumerate(columns):
+            if in_order:  # where they belong, without a copy
+                read = column[members[0] : members[0] + len(members)]
+            begin = self.begin + (number * len(self) + first) * self.kind.itemsize
+            read_at(file, begin, _bytes_of(read), self.file.path)
+            if not in_order:
+                column[members] = read[rows - first]
+
+
+def _numbers(key: Key, count: int) -> np.ndarray:
+    """The numbers of the rows that are asked for."""
+    return np.arange(*key.indices(count)) if isinstance(key, slice) else key.numpy()
+
+
+def _bytes_of(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, shared with it."""
+    return array.reshape(-1).view(np.uint8).data
 
 
 def rows_at(
@@ -264,12 +300,14 @@ def rows_at(
     if not shape or 0 in shape:
         words = np.empty(shape, kind)
         with file.reopen() as opened:
-            read_at(opened, begin, words.reshape(-1).view(np.uint8).data, file.path)
+            read_at(opened, begin, _bytes_of(words), file.path)
         values = torch.from_numpy(words.astype(native(kind)))
         values = torch.empty(shape, dtype=values.dtype).copy_(values)  # numpy's have no strides
         return values if dtype is None else values.view(dtype)
-    if columns or native(kind) != kind:
-        return ForeignRows(file, begin, shape, kind, columns)
+    if columns:
+        return ColumnRows(file, begin, shape, kind)
+    if native(kind) != kind:
+        return ForeignRows(file, begin, shape, kind)
     own = dtype or torch.from_numpy(np.empty(0, kind)).dtype
     return FileRows((Piece(file, begin, shape[0]),), shape, own)
 

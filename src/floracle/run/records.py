@@ -58,6 +58,15 @@ def read_any_record(path: Path) -> tuple[str, dict[str, Any]]:
     return said["kind"], {name: value for name, value in said.items() if name not in OURS}
 
 
+def is_record(path: Path) -> bool:
+    """Whether this was written by floracle, whole or damaged since."""
+    try:
+        said = read_json(path, links=False)
+    except Mistake:
+        return False
+    return isinstance(said, dict) and set(OURS) <= said.keys()
+
+
 def _digest(said: Mapping[str, Any]) -> str | None:
     """A digest of the values, however they are laid out in the file."""
     try:

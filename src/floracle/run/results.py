@@ -25,7 +25,7 @@ from floracle.version import VERSION
 
 from .errors import Mistake
 from .files import digest, read_regular, write_bytes
-from .records import read_any_record, write_record
+from .records import is_record, read_any_record, write_record
 
 RESULT, ARRAYS = "result.json", "arrays.safetensors"
 FIELDS: Mapping[str, type] = {
@@ -80,8 +80,11 @@ def save(result: Saveable, folder: str | Path, *, part: str = "") -> Path:
     is never replaced.
     """
     folder, results = Path(folder), result.to_results()
-    if os.path.lexists(folder / RESULT):
-        read_any_record(folder / RESULT)
+    if os.path.lexists(folder / RESULT) and not is_record(folder / RESULT):
+        raise Mistake(
+            f"{folder / RESULT} is not a result that floracle wrote, and is not replaced; remove"
+            " it, or choose another folder"
+        )
     arrays = {
         name: array.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, array in results.arrays.items()
