@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import floracle
+from edits import resealed
 from floracle.analysis.landing import Landing
 from floracle.analysis.resuming import Resumed, resumed
 from floracle.analysis.switching import Switched, switched
@@ -91,9 +92,9 @@ def test_parts_are_kept_and_joined(folder, capsys):
     assert "Even from τ" in capsys.readouterr().out or kept.stat().st_mtime_ns == before
     assert typed(folder, "--switch", "0,.5", *READ, *FEW) == 2
     assert "taus: [0.0, 1.0] there, [0.0, 0.5] asked" in capsys.readouterr().err
-    damaged = json.loads(kept.read_text())
-    del damaged["values"]["dims"]
-    kept.write_text(json.dumps(damaged))
+    values = json.loads(kept.read_text())["values"]
+    del values["dims"]
+    resealed(kept, values=values)
     assert typed(folder, "--switch", "0,1", *READ, *FEW) == 2
     assert "not whole results of switch" in capsys.readouterr().err
 

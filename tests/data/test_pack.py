@@ -347,3 +347,9 @@ def test_a_normalizer_of_ones_own_is_kept_to_the_last_bit(tmp_path):
     source, store = open_store(drawn(12), normalize=own), open_store(tmp_path / "packed")
     assert torch.equal(every(store), every(source))
     assert store.fingerprint == source.fingerprint
+
+
+def test_a_finished_store_holds_nothing_unfinished(tmp_path):
+    labels = torch.arange(60) % 3
+    pack(torch.randn(60, 12), tmp_path / "packed", labels=labels, shard_bytes=1200, quiet=True)
+    assert not (tmp_path / "packed" / "floracle" / "unfinished").exists()

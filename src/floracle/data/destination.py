@@ -27,7 +27,9 @@ from floracle.run.results import differences
 from .packed_files import UNFINISHED
 
 MARKS = Marks(marker=f"{UNFINISHED}/settings.json", control=UNFINISHED)
-MADE = re.compile(r"settings\.json|shard-\d+\.tensors|encoded-\d+\.json|\..+\.[a-z0-9_]{8}\.part")
+MADE = re.compile(
+    r"settings\.json|(shard|classes)-\d+\.tensors|encoded-\d+\.json|\..+\.[a-z0-9_]{8}\.part"
+)
 """Files that an unfinished store has in its place, by their names."""
 
 
