@@ -78,9 +78,9 @@ def named(*words: str) -> Callable[[Path], list[str]]:
 
 SHAPES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "10⁶ × 2": (random(10**6, 2), "--pairs 16"),
-    "200,000 × 8, 100,000 classes, whole": (
-        random(200_000, 8, 100_000),
-        "--classes whole --pairs 2",
+    "100,000 × 16, 20,000 classes, whole": (
+        random(100_000, 16, 20_000),
+        "--classes whole --pairs 8",
     ),
     "100,000 × 16, 20,000 classes": (random(100_000, 16, 20_000), "--classes each --pairs 16"),
     "20,000 × 64, 2,000 classes": (random(20_000, 64, 2000), "--pairs 64"),
@@ -101,7 +101,10 @@ SHAPES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         named("images256/val", "--held-out", "images256/val"),
         "--classes whole --pairs 128",
     ),
-    "photographs 256², deep": (named("images256/val"), "--classes whole --pairs 64 --deep"),
+    "MNIST, test, deep": (
+        named("mnist/t10k-images-idx3-ubyte.gz"),
+        "--classes whole --pairs 64 --deep",
+    ),
     "CIFAR-10, held-out": (
         named("cifar10.npz", "--held-out", "cifar10.npz"),
         "--classes 0,1 --pairs 128",

@@ -5,14 +5,12 @@ import io
 import json
 import os
 import pickle
-import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import zipfile
 import zlib
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +19,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_malformed import LAYOUTS, write
 
-from floracle.data.pack import pack
 from floracle.data.store import open_store
 from floracle.run.errors import Mistake
 
@@ -216,73 +212,6 @@ def test_picture_that_is_a_pipe_or_a_broken_link(tmp_path):
     os.mkfifo(tmp_path / "a.npy")
     refused(tmp_path / "a.npy", "a.npy")
     refused(VECTORS, "a.npy", labels=tmp_path / "a.npy")
-
-
-class Hung(BaseException):
-    """No error that a reader could turn into a mistake."""
-
-
-@contextmanager
-def at_most(seconds):
-    def ring(*_):
-        raise Hung
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
-OBSTACLES = {
-    "pipe": os.mkfifo,
-    "device": lambda path: os.symlink("/dev/zero", path),
-    "folder": os.mkdir,
-    "link to nowhere": lambda path: os.symlink("nowhere", path),
-    "link to itself": lambda path: os.symlink(path.name, path),
-    "link to a folder": lambda path: os.symlink("..", path),
-}
-
-
-@pytest.mark.parametrize("obstacle", OBSTACLES)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_no_file_is_refused_at_once_wherever_a_file_belongs(
-    tmp_path, monkeypatch, layout, obstacle
-):
-    monkeypatch.chdir(tmp_path)
-    name, files, how = LAYOUTS[layout]
-    write(tmp_path, files)
-    for target in {*list(files)[:2], *list(files)[-2:]}:
-        path = tmp_path / target
-        path.unlink()
-        OBSTACLES[obstacle](path)
-        with at_most(2), pytest.raises(Mistake, match=path.name) as caught:
-            open_store(tmp_path / name, **how)
-        assert "cannot be read as data" not in str(caught.value)
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-        path.write_bytes(files[target])
-    open_store(tmp_path / name, **how)
-
-
-@pytest.mark.parametrize("obstacle", OBSTACLES)
-def test_what_is_no_file_is_refused_at_once_in_a_packed_store(tmp_path, obstacle):
-    store = tmp_path / "packed"
-    pack(VECTORS, store, spectra=False, quiet=True)
-    files = [path for path in store.rglob("*") if path.is_file()]
-    for path in (path for path in files if "unfinished" not in path.parts):
-        content = path.read_bytes()
-        path.unlink()
-        OBSTACLES[obstacle](path)
-        with at_most(2):
-            if path.name == "verified.json":  # what was found whole before is found again
-                open_store(store)
-            else:
-                refused(store, path.name)
-        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
-        path.write_bytes(content)
-    open_store(store)
 
 
 def test_decompression_bomb(tmp_path):

@@ -16,10 +16,10 @@ import torch
 from test_encode_faults import HOW, Squares, contents, images, interrupted
 
 from floracle.cli import main
-from floracle.data.destination import locked
 from floracle.data.encode import encode
-from floracle.data.encode_manifest import ENCODED
 from floracle.run.errors import Mistake
+from floracle.run.folder_lock import locked
+from floracle.run.output_folder import opened
 from many import Started, in_threads
 
 
@@ -102,14 +102,16 @@ def test_others_stay_away_until_the_last_process_has_ended(tmp_path, monkeypatch
     out, left = tmp_path / "out", threading.Event()
 
     def others():
-        with locked(out, ENCODED):
+        with locked(out):
             pass
 
     def work(group):
-        with locked(out, ENCODED, group):
-            if not group.first:
+        with opened(out, "encode", {}, group=group):
+            if group.first:
+                (out / "a shard").touch()
+            else:
                 assert left.wait(30)
-                with pytest.raises(Mistake, match="another run is encoding into"):
+                with pytest.raises(Mistake, match="another run is writing into"):
                     others()
         left.set()
 
@@ -192,7 +194,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(asked, tmp_path,
     (line,) = [line for line in found.stderr.splitlines() if line.startswith("floracle: ")]
     assert "has ended" in line
     assert (tmp_path / "two/latents_rank00_shard000.safetensors").exists() or rank == 0
-    assert list(tmp_path.rglob("two/.*.part"))
+    assert list(tmp_path.rglob("two/**/.*.part"))
     assert not (tmp_path / "two/floracle/encoded.json").exists()
     again = torchrun(2, ["-m", "floracle", *asked("two")])
     assert again.returncode == 0, again.stderr

@@ -31,9 +31,9 @@ PROGRAM = 380 * 2**20
 ALLOCATOR, KEPT = 20, 2**25
 """Float64 vectors of D numbers that the allocator keeps for the next phase, unless they are longer
 than these bytes: then they go back at once."""
-START, DRAWING = 2.5, 2.0
+START, DRAWING = 3.0, 2.5
 """Seconds until the program has started, and of a page; neither depends on the data."""
-CLASS, CLASS_PAIR, CLASS_DRAWN = 9e-3, 12e-6, 3e-3
+CLASS, CLASS_PAIR, CLASS_DRAWN = 12e-3, 15e-6, 4e-3
 """Seconds of the many small calls that a class takes until it is saved, of each of its pairs, and
 of its rows in tables and figures."""
 EIGENVALUES = 12.0
@@ -46,16 +46,23 @@ MERGED, CACHED = 10.0, 2**22
 """Vectors of D numbers that merging the moments of two blocks takes; up to so many bytes each …"""
 IN_CACHE = 6.0
 """… they are in cache, and written so many times as fast as to memory that was not used before."""
-PAIR_VALUES, CLASS_VALUES = 6.0, 10.0
+BLOCKS = 1.3
+"""How much longer weights of a run take than those of one block: blocks are made ready, and sums
+merged."""
+PAIR_VALUES, CLASS_VALUES = 8.0, 10.0
 """Fresh values (`Speeds.fresh`) for each coordinate of a pair; and for each class that is told
 apart, at each time of a pair and for every `ATOMS` atoms."""
 ATOMS = 4096
 """Atoms of a block at most."""
-WEIGHT_VALUES, MEAN_VALUES, GATHERED = 4.0, 2.0, 0.1
+GAUSSIAN_PRODUCTS, GAUSSIAN_VALUES = 4.0, 8.0
+"""Where atoms are Gaussians: products of pairs with all atoms at each time, and fresh values."""
+WEIGHT_VALUES, MEAN_VALUES, GATHERED = 5.0, 2.5, 0.1
 """Fresh values for each weight of a held-out pair, for each coordinate of its mean at each time,
 and for each coordinate of an atom at each time: the share of those that are picked out."""
-QUERY_VALUES, LEADER_VALUES, LOGIT_VALUES = 90.0, 3.7, 4.0
-"""Fresh values for each coordinate of a query and of a leader put right, and for each logit."""
+QUERY_VALUES, LOGIT_VALUES = 90.0, 4.0
+"""Fresh values for each coordinate of a query, and for each of its logits."""
+LEADER_VALUES, ALL_LEADERS = 3.7, 9.0
+"""The same for each coordinate of a leader put right, and where all atoms are such."""
 QUERY_CALLS = 0.01
 """Seconds of the many small calls that a batch of queries takes."""
 PATCH_VALUES = 5.0
@@ -200,13 +207,22 @@ class _Work:
     def _pair_seconds(self) -> Tensor:
         """The class made ready, pairs, and their weights at all times."""
         run, speeds = self.run, self.speeds
+        if run.store.stds is not None:
+            return self._gaussian_seconds()
         read = self._pair_passes * self.values / speeds.reading
         ready = 0 if run.known else self._moments + NORMS * self.values / speeds.moments
         drawn = run.pairs * run.dims * (1 / speeds.noise + PAIR_VALUES / speeds.fresh)
-        followed = 2 * run.pairs * run.times * run.points / speeds.weights
+        followed = BLOCKS * 2 * run.pairs * run.times * run.points / speeds.weights
         apart = 2 * run.pairs * run.times * run.kinds_by_label * (run.points / ATOMS).ceil()
         told = CLASS_VALUES * apart / speeds.fresh
         return read + ready + drawn + self.products / speeds.product + followed + told
+
+    def _gaussian_seconds(self) -> Tensor:
+        """Of atoms that are Gaussians: at every time and for both signs, products in float64."""
+        times, speeds = 2 * self.run.times, self.speeds
+        products = WIDE * GAUSSIAN_PRODUCTS * 2 * self.run.pairs * self.values / speeds.product
+        written = GAUSSIAN_VALUES * self.values / speeds.fresh
+        return times * (products + written + self.values / speeds.reading)
 
     def _held_out_seconds(self) -> Tensor:
         """Products in float64, and at every time weights and a mean over all atoms with weight."""
@@ -228,7 +244,8 @@ class _Work:
     def _query_seconds(self, label: int, count: int, *, batches: int) -> Tensor:
         run, speeds = self.run, self.speeds
         leaders = run.points[label].clamp(max=LEADERS)
-        own = QUERY_VALUES + LEADER_VALUES * leaders
+        every = run.points[label] <= LEADERS
+        own = QUERY_VALUES + leaders * torch.where(every, ALL_LEADERS, LEADER_VALUES)
         read = 0 if self.held[label] else batches + count * leaders / run.points[label]
         written = count * (run.dims * own + LOGIT_VALUES * run.points[label])
         return (

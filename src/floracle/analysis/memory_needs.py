@@ -21,6 +21,7 @@ from floracle.core.source import NO_LABEL, prepared
 from floracle.core.spectrum import BLOCKS, GRAM_BYTES, MATRICES
 from floracle.data.store import Store
 from floracle.oracle.dense import CHECKED, COPIES, TOGETHER
+from floracle.oracle.gaussians import COPIES as GAUSSIAN_COPIES
 from floracle.oracle.pairs import BLOCK as PRODUCTS
 from floracle.oracle.pairs import BYTES_OF_PRODUCT, FEWEST, MOST, bytes_of_pair
 from floracle.oracle.strangers import BYTES_OF_ATOM, ROW_BYTES, ROWS
@@ -43,8 +44,8 @@ CLASS_BYTES, CLASS_CURVES = 60_000, 28
 them before it is drawn."""
 ROW_BYTES_READ, DIMENSION_BYTES = 200, 250
 """Bytes of a row and of a dimension while data is opened: digests, duplicates, a block."""
-QUERIES = 64
-"""Noisy samples of which examples are made, and pairs of a deeper look."""
+QUERIES, EXAMPLES = 64, 4
+"""Noisy samples of examples, which are of so many pairs; and pairs of a deeper look."""
 ANSWER, EXAMPLE = 12, 72
 """Bytes of an example for each dimension while the oracle answers: the noisy sample and x̂; and on
 the way to pictures of both."""
@@ -121,11 +122,8 @@ class Run:
 
     @cached_property
     def held(self) -> int:
-        """Bytes that the data holds of its points."""
-        points = 4 * len(self.store) * self.dims if self.store.resident else 0
-        stored = self.store.stored
-        apart = isinstance(stored, Tensor) and stored is not self.store.points
-        return points + (self.store.size if apart else 0)
+        """Bytes that the data, and what was held out of it, hold of their points."""
+        return sum(held_bytes(store) for store in (self.store, self.held_out) if store)
 
     @cached_property
     def budget(self) -> int:
@@ -148,6 +146,8 @@ class Run:
     @cached_property
     def pair_bytes(self) -> Tensor:
         """Bytes of a pair of each label while it is followed, float64 [C]."""
+        if self.store.stds is not None:
+            return torch.full_like(self.points, 8 * GAUSSIAN_COPIES * self.dims)
         plain, told = (bytes_of_pair(self.dims, self.times, kinds) for kinds in (0, 1))
         return plain + (told - plain) * self.kinds_by_label
 
@@ -171,12 +171,19 @@ class Run:
         return size * (size <= self.oracle) * (not seen)
 
 
+def held_bytes(store: Store) -> int:
+    """Bytes that a store holds of its points: as float32, and as they are stored."""
+    points = 4 * len(store) * torch.Size(store.shape).numel() if store.resident else 0
+    stds = store.stds.nbytes if isinstance(store.stds, Tensor) else 0
+    apart = isinstance(store.stored, Tensor) and store.stored is not store.points
+    return points + stds + (store.size if apart else 0)
+
+
 def oracle_memory(store: Store, memory: int | str | None) -> int | None:
     """The memory of the oracle of a store, so that both stay within what was asked for."""
     if memory is None:
         return None
-    held = 4 * len(store) * torch.Size(store.shape).numel() if store.resident else 0
-    return max(1, int(ORACLE_SHARE * (memory_budget(memory) - held)))
+    return max(1, int(ORACLE_SHARE * (memory_budget(memory) - held_bytes(store))))
 
 
 def class_sizes(store: Store, labels: tuple[int, ...]) -> Tensor:
@@ -296,19 +303,23 @@ def _held_out(run: Run) -> Need:
     block = rows * dims * (8 if run.store.resident else 16)
     drawn = min(count, max(1, run.oracle // 8 // (8 * dims))) * 8 * dims
     size = min(count, max(1, room // each)) * each
-    held = 4 * len(run.held_out) * dims if run.held_out.resident else 0
     words = f"a held-out pair beside {int(n):,} points"
-    return Need(words, int(size + block + drawn + held), int(each + block + held))
+    return Need(words, int(size + block + drawn), int(each + block))
 
 
 def _examples(run: Run) -> Need:
-    """A few noisy samples, what the oracle makes of them, and the leaders it puts right."""
-    dims, n = run.dims, float(run.points.max())
+    """A few noisy samples, what the oracle makes of them, and the leaders it puts right.
+
+    They are of classes where there are any, and those of one class are answered together.
+    """
+    classes = [points for label, points in zip(run.labels, run.points, strict=True) if label >= 0]
+    dims, n = run.dims, float(max(classes or run.points))
     each = _query(run, n)
-    pairs = 4 * 8 * dims
+    pairs = EXAMPLES * 8 * dims
     room = float(run.room.min())
     shown = min(QUERIES, max(1, (run.oracle - pairs) // 2 // (EXAMPLE * dims)))
-    answered = min(shown, max(1, room // each)) * each + ANSWER * shown * dims
+    together = min(shown, QUERIES // min(EXAMPLES, max(1, len(classes))))
+    answered = min(together, max(1, room // each)) * each + ANSWER * shown * dims
     leaders = LEADER * dims * min(n, LEADERS)
     size = max(answered + leaders, shown * EXAMPLE * dims)
     least = max(each + ANSWER * dims + leaders, EXAMPLE * dims)

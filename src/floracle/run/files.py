@@ -77,7 +77,7 @@ def use_aside(folder: Path, aside: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        del _ASIDES[place]
+        _ASIDES.pop(place, None)  # processes that are threads, in tests, share it
 
 
 def _folders_for(path: Path) -> tuple[Path, Path]:

@@ -131,7 +131,8 @@ class OutputFolder:
             self.clear_parts()
             (self.path / self.marks.marker).unlink(missing_ok=True)
         remove_leftovers(self.aside)
-        for folder in (self.aside, self.control):
+        inside = [self.aside, self.control, *self.control.parents]
+        for folder in inside[: inside.index(self.path)]:
             with suppress(OSError):  # it is not there, or a part lies in it
                 folder.rmdir()
 

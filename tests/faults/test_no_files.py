@@ -1,0 +1,81 @@
+"""Pipes, devices, folders and links in the places of files: refused at once, never waited for."""
+
+import os
+import signal
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from test_malformed import LAYOUTS, write
+
+from floracle.data.pack import pack
+from floracle.data.store import open_store
+from floracle.run.errors import Mistake
+
+
+class Hung(BaseException):
+    """No error that a reader could turn into a mistake."""
+
+
+@contextmanager
+def at_most(seconds):
+    def ring(*_):
+        raise Hung
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+OBSTACLES = {
+    "pipe": os.mkfifo,
+    "device": lambda path: os.symlink("/dev/zero", path),
+    "folder": os.mkdir,
+    "link to nowhere": lambda path: os.symlink("nowhere", path),
+    "link to itself": lambda path: os.symlink(path.name, path),
+    "link to a folder": lambda path: os.symlink("..", path),
+}
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_is_no_file_is_refused_at_once_wherever_a_file_belongs(
+    tmp_path, monkeypatch, layout, obstacle
+):
+    monkeypatch.chdir(tmp_path)
+    name, files, how = LAYOUTS[layout]
+    write(tmp_path, files)
+    for target in {*list(files)[:2], *list(files)[-2:]}:
+        path = tmp_path / target
+        path.unlink()
+        OBSTACLES[obstacle](path)
+        with at_most(2), pytest.raises(Mistake, match=path.name) as caught:
+            open_store(tmp_path / name, **how)
+        assert "cannot be read as data" not in str(caught.value)
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        path.write_bytes(files[target])
+    open_store(tmp_path / name, **how)
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_what_is_no_file_is_refused_at_once_in_a_packed_store(tmp_path, obstacle):
+    store = tmp_path / "packed"
+    pack(np.arange(24, dtype=np.float32).reshape(6, 4), store, spectra=False, quiet=True)
+    files = [path for path in store.rglob("*") if path.is_file()]
+    for path in (path for path in files if "unfinished" not in path.parts):
+        content = path.read_bytes()
+        path.unlink()
+        OBSTACLES[obstacle](path)
+        with at_most(2):
+            if path.name == "verified.json":  # what was found whole before is found again
+                open_store(store)
+            else:
+                with pytest.raises(Mistake, match=path.name):
+                    open_store(store)
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+        path.write_bytes(content)
+    open_store(store)
