@@ -72,7 +72,7 @@ def test_what_no_memory_holds_is_refused_at_once(asked, words):
 def test_the_memory_that_a_refusal_names_is_enough(shape, deep):
     """Advice that is refused in its turn would be none."""
     store = open_store(torch.arange(shape[0]).float()[:, None].expand(*shape))
-    with pytest.raises(Mistake, match=r"give --memory \d+M") as refused:
+    with pytest.raises(Mistake, match=r"--memory \d+M") as refused:
         check_memory(run_of(store, deep=deep, memory="100M"))
     named = re.search(r"--memory (\d+M)", str(refused.value))
     check_memory(run_of(store, deep=deep, memory=named and named[1]))

@@ -67,6 +67,7 @@ def started(verb, *, name="fake", redirected="", **more):
     """A process of its own whose verb is this source; it imports no torch."""
     Path("script.py").write_text(SCRIPT.format(verb=verb, name=name))
     command = ["sh", "-c", f'exec "$0" script.py {redirected}', sys.executable]
+    more.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **more
     )

@@ -194,7 +194,7 @@ def test_a_killed_process_ends_all_and_the_same_command_goes_on(asked, tmp_path,
     (line,) = [line for line in found.stderr.splitlines() if line.startswith("floracle: ")]
     assert "has ended" in line
     assert (tmp_path / "two/latents_rank00_shard000.safetensors").exists() or rank == 0
-    assert list(tmp_path.rglob("two/**/.*.part"))
+    assert rank == 1 or list(tmp_path.rglob("two/**/.*.part"))  # the first sweeps at its end
     assert not (tmp_path / "two/floracle/encoded.json").exists()
     again = torchrun(2, ["-m", "floracle", *asked("two")])
     assert again.returncode == 0, again.stderr

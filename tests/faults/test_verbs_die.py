@@ -24,6 +24,8 @@ COMMANDS = {
 
 KILLED = """
 import os, sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import floracle.report.compare, floracle.report.fields_page, floracle.report.mix_page
@@ -55,7 +57,8 @@ page(floracle.report.write, "draw")
 floracle.recipes.reproduce._write = lambda drawing, there: [
     write_bytes(there / f"{drawing.name}.{kind}", b"a figure") for kind in ("png", "svg", "csv")
 ]
-build()([verb, "--help"], exit_on_error=False, result_action="return_value")
+with redirect_stdout(StringIO()):
+    build()([verb, "--help"], exit_on_error=False, result_action="return_value")  # loads it
 
 
 def contents(out):

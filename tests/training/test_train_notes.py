@@ -31,7 +31,6 @@ import sys
 import torch
 from torch import nn
 import floracle
-from edits import resealed
 from floracle.run.processes import joined
 from floracle.training.evaluation import Look
 

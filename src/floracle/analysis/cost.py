@@ -54,8 +54,9 @@ PAIR_VALUES, CLASS_VALUES = 8.0, 10.0
 apart, at each time of a pair and for every `ATOMS` atoms."""
 ATOMS = 4096
 """Atoms of a block at most."""
-GAUSSIAN_PRODUCTS, GAUSSIAN_VALUES = 4.0, 8.0
-"""Where atoms are Gaussians: products of pairs with all atoms at each time, and fresh values."""
+GAUSSIAN_PRODUCTS, GAUSSIAN_VALUES = 4.0, 16.0
+"""Where atoms are Gaussians: products of pairs with all of them at each time, and fresh values for
+each coordinate of an atom and of a pair."""
 WEIGHT_VALUES, MEAN_VALUES, GATHERED = 5.0, 2.5, 0.1
 """Fresh values for each weight of a held-out pair, for each coordinate of its mean at each time,
 and for each coordinate of an atom at each time: the share of those that are picked out."""
@@ -221,7 +222,7 @@ class _Work:
         """Of atoms that are Gaussians: at every time and for both signs, products in float64."""
         times, speeds = 2 * self.run.times, self.speeds
         products = WIDE * GAUSSIAN_PRODUCTS * 2 * self.run.pairs * self.values / speeds.product
-        written = GAUSSIAN_VALUES * self.values / speeds.fresh
+        written = GAUSSIAN_VALUES * (self.values + self.run.pairs * self.run.dims) / speeds.fresh
         return times * (products + written + self.values / speeds.reading)
 
     def _held_out_seconds(self) -> Tensor:

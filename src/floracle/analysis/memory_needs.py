@@ -215,10 +215,10 @@ def _refusal(run: Run, need: Need) -> str:
     points = 4 * len(run.store) * run.dims  # more memory may make the data hold its points
     enough = need.least if need.least < 2 * points else need.least + points
     enough = max(enough, need.least + run.held)
-    instead = f", or {need.advice}" if need.advice else ""
+    instead = f"{need.advice}, or " if need.advice else ""
     return (
         f"{need.phase} takes {_size(need.least)} beside the data, but the memory leaves"
-        f" {_size(run.budget)}; give --memory {ceil(1.02 * enough / 2**20)}M{instead}"
+        f" {_size(run.budget)}; give {instead}--memory {ceil(1.02 * enough / 2**20)}M"
     )
 
 
@@ -235,7 +235,7 @@ def needs(run: Run) -> Iterator[Need]:
     """What the phases take, in their order."""
     rows, dims = len(run.store), run.dims
     opening = ROW_BYTES_READ * rows + DIMENSION_BYTES * dims
-    yield Need("opening the data", opening, opening, "fewer points")
+    yield Need("opening the data", opening, 0)  # which is over by the time this is asked
     yield _spectra(run)
     known = _classes(run)
     yield known
@@ -247,13 +247,14 @@ def needs(run: Run) -> Iterator[Need]:
 
 def _results(run: Run) -> Need:
     size = RESULT * run.pairs * run.times + 32 * run.pairs
-    words = f"{run.pairs:,} pairs at {run.times:,} times: what is measured of them"
+    words = f"what is measured of {run.pairs:,} pairs at {run.times:,} times"
     return Need(words, size, size, "fewer --pairs or --times")
 
 
 def _classes(run: Run) -> Need:
     size = len(run.labels) * (CLASS_BYTES + 8 * CLASS_CURVES * run.times)
-    return Need(f"the results of {len(run.labels):,} classes", size, size, "--classes whole")
+    words = f"what is measured of {len(run.labels):,} classes"
+    return Need(words, size, size, "--classes whole")
 
 
 def _spectra(run: Run) -> Need:
@@ -270,10 +271,10 @@ def _spectra(run: Run) -> Need:
     size = (matrix + copies * 4 * dims * rows).max() if len(taken) else taken.sum()
     least = (matrix + copies * 4 * dims).max() if len(taken) else taken.sum()
     return Need(
-        f"the covariance spectrum of {int(small.max()):,} numbers",
+        f"a covariance spectrum of {int(small.max()):,} eigenvalues",
         int(size + kept),
         int(least + kept),
-        "pack the data with its spectra" if len(small) == 1 else "fewer --classes",
+        "--classes each" if run.kinds and len(small) > 1 else "",
     )
 
 
@@ -287,9 +288,11 @@ def _pairs(run: Run) -> Need:
     beside = 24 * n + 32 * dims
     kept = run.copied.sum().clamp(max=run.oracle)
     size = torch.maximum(work + run.copied, torch.minimum(work + kept, work + run.oracle / 4))
-    words = f"a pair at {run.times:,} times and {run.kinds or 1:,} classes"
     least = each + 4 * dims + beside
-    return Need(words, int((size + beside).max()), int(least.max()), "fewer --times")
+    told = f", with {run.kinds:,} classes told apart," if run.kinds else ""
+    words = f"a pair of {dims:,} dimensions at {run.times:,} times{told}"
+    advice = "--classes each or fewer --times" if run.kinds else "fewer --times"
+    return Need(words, int((size + beside).max()), int(least.max()), advice)
 
 
 def _held_out(run: Run) -> Need:
@@ -303,7 +306,7 @@ def _held_out(run: Run) -> Need:
     block = rows * dims * (8 if run.store.resident else 16)
     drawn = min(count, max(1, run.oracle // 8 // (8 * dims))) * 8 * dims
     size = min(count, max(1, room // each)) * each
-    words = f"a held-out pair beside {int(n):,} points"
+    words = f"a held-out pair beside {int(n):,} points of {dims:,} dimensions"
     return Need(words, int(size + block + drawn), int(each + block))
 
 
@@ -323,7 +326,11 @@ def _examples(run: Run) -> Need:
     leaders = LEADER * dims * min(n, LEADERS)
     size = max(answered + leaders, shown * EXAMPLE * dims)
     least = max(each + ANSWER * dims + leaders, EXAMPLE * dims)
-    return Need("an example", int(pairs + size + run.copied.max()), int(pairs + least))
+    return Need(
+        f"an example of {dims:,} dimensions",
+        int(pairs + size + run.copied.max()),
+        int(pairs + least),
+    )
 
 
 def _query(run: Run, n: float) -> float:
@@ -342,4 +349,5 @@ def _deep(run: Run) -> Need:
         fields = 8 * (dims * small.sum() + (small * (2 * dims + 2 * small)).max())
     queries = QUERIES * (EXAMPLE * dims + _query(run, n))
     size = int(kept + fields + queries)
-    return Need("--deep", size, int(kept + fields + EXAMPLE * dims), "leave --deep out")
+    words = f"--deep with {int(n):,} points of {dims:,} dimensions"
+    return Need(words, size, int(kept + fields + EXAMPLE * dims), "no --deep")
