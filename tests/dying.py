@@ -1,7 +1,8 @@
-"""Runs that die at every step that changes the disk, and go on to the same bytes.
+"""Runs that die at steps that change the disk, and go on to the same bytes.
 
-A module of tests brings `images(folder)`, which makes data, `write(where, out)`, which makes a
-store of it, and `contents(out)`, what has to be the same in the end.
+Some steps spread over the run are tried; FLORACLE_EVERY_STEP=1 tries every one, and takes about
+an hour. A module of tests brings `images(folder)`, which makes data, `write(where, out)`, which
+makes a store of it, and `contents(out)`, what has to be the same in the end.
 """
 
 from __future__ import annotations
@@ -24,12 +25,22 @@ DIED, TOLD = 9, 143
 """The exit codes of a process that died here, and of one that was told to end."""
 
 
-def died(tests, folder, every, offset=0):
-    """Let runs die at every so many-th step; returns how many steps there are.
+def every_step():
+    """Whether nothing is left out, however long it takes."""
+    return bool(os.environ.get("FLORACLE_EVERY_STEP"))
+
+
+def tried(total, share):
+    """The steps out of so many at which runs die: `share` of them, spread evenly, or all."""
+    return range(total) if every_step() else range(1, total, max(1, total // share))
+
+
+def died(tests, folder, share):
+    """Let runs die at so many of their steps; returns how many steps there are.
 
     All of it happens in a process of its own, which forks before any thread is started.
     """
-    words = [__file__, Path(tests).stem, str(folder), str(every), str(offset)]
+    words = [__file__, Path(tests).stem, str(folder), str(share)]
     return told(words, Path(tests).parent)
 
 
@@ -41,13 +52,13 @@ def told(words, *places):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
-        timeout=float((os.environ.get("FLORACLE_EVERY_STEP") and 7200) or 280),
+        timeout=7200 if every_step() else 280,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return int(ended.stdout)
 
 
-def _survived(tests, folder, every, offset):
+def _survived(tests, folder, share):
     where = tests.images(folder / "data")
 
     def written(out, *moments):
@@ -58,7 +69,7 @@ def _survived(tests, folder, every, offset):
 
     written(folder / "whole")
     steps, expected = int((folder / "steps").read_text()), tests.contents(folder / "whole")
-    for moment in range(offset, steps, every):
+    for moment in tried(steps, share):
         out = folder / f"moment-{moment}"
         written(out, moment, *([(moment * 7919) % steps] if moment % 5 == 0 else []))
         found = tests.contents(out)
@@ -140,7 +151,5 @@ def half_the_bytes(path, content):
 
 
 if __name__ == "__main__":
-    name, folder, every, offset = sys.argv[1:]
-    sys.stdout.write(
-        str(_survived(importlib.import_module(name), Path(folder), int(every), int(offset)))
-    )
+    name, folder, share = sys.argv[1:]
+    sys.stdout.write(str(_survived(importlib.import_module(name), Path(folder), int(share))))

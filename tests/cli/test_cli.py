@@ -1,8 +1,6 @@
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -220,21 +218,6 @@ def test_an_interrupted_comparison_measures_nothing_again(capsys, monkeypatch):
     monkeypatch.setattr("floracle.analysis.kept.measured_in_turn", never)
     monkeypatch.setattr("floracle.report.compare.write_comparison", lambda *_, **__: "page")
     assert main([*asked, "--out", "both"]) == 0
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(classed):
-    arguments = [*classed[:2], "--pairs", "64", "--times", "16"]
-    assert run(*arguments, "--out", "whole").returncode == 0
-    command = [sys.executable, "-m", "floracle", *arguments, "--out", "killed"]
-    for stop in ("parts/plan/result.json", "parts/1/result.json", "result.json"):
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            while not Path("killed", stop).exists() and process.poll() is None:
-                time.sleep(0.002)
-            process.send_signal(signal.SIGKILL)
-    assert run(*arguments, "--out", "killed").returncode == 0
-    assert contents("killed") == contents("whole")
-    assert Path("killed/report.html").exists()
 
 
 def test_a_bug_is_one_line_unless_its_place_is_asked_for(capsys, monkeypatch):

@@ -114,8 +114,8 @@ def test_samples_of_four_processes_are_those_of_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [2, 4])
-def test_stages_of_several_processes_are_those_of_one(size):
+def test_stages_of_several_processes_are_those_of_one():
+    size = 3
     asked = ["stages", "digits", "--pairs", "8", "--times", "12"]
     assert main([*asked, "--out", "alone"]) == 0
     codes, _, errs = together(size, [*asked, "--out", "many"])

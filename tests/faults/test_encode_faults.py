@@ -58,14 +58,8 @@ def write(where, out):
 
 
 @pytest.mark.slow
-def test_a_run_that_dies_between_any_two_steps_goes_on(tmp_path):
-    assert died(__file__, tmp_path, 29, 4) > 100
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("offset", range(3))
-def test_a_run_that_dies_at_every_write_sync_and_rename_goes_on(tmp_path, offset):
-    assert died(__file__, tmp_path, 3, offset) > 100
+def test_a_run_that_dies_at_a_write_sync_or_rename_goes_on(tmp_path):
+    assert died(__file__, tmp_path, 12) > 100
 
 
 @pytest.mark.parametrize("moment", [0, 3, 8])

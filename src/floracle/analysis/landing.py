@@ -19,7 +19,7 @@ from math import comb
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from scipy.stats import chi2
+from scipy.special import gammaincinv
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
@@ -231,5 +231,5 @@ def _under_null(weights: Tensor, seeds: int, drawing: torch.Generator) -> Tensor
 
 def _poisson(count: int, spread: float) -> tuple[float, float]:
     """The exact 95 % interval of a Poisson mean; `spread` is the variance over the mean."""
-    low = float(chi2.ppf(TAIL, 2 * count / spread)) / 2 if count else 0.0
-    return spread * low, spread * float(chi2.ppf(1 - TAIL, 2 * count / spread + 2)) / 2
+    low = float(gammaincinv(count / spread, TAIL)) if count else 0.0
+    return spread * low, spread * float(gammaincinv(count / spread + 1, 1 - TAIL))

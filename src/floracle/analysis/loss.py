@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from floracle.run.errors import Mistake
@@ -226,7 +226,7 @@ def apart(one: OracleLoss, other: OracleLoss, name: str = "oracle") -> Apart:
 def interval(curve: Curve, pairs: int, *, together: int = 1) -> tuple[Tensor, Tensor]:
     """The 95 % interval of means over pairs by Student's t, of so many that hold together."""
     chance = 1 - (1 - COVERED) / (2 * together)
-    reach = float(student.ppf(chance, pairs - 1)) * curve.error
+    reach = float(stdtrit(pairs - 1, chance)) * curve.error
     return curve.mean - reach, curve.mean + reach
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from scipy.stats import beta
+from scipy.special import betaincinv
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
@@ -167,8 +167,8 @@ def share_of(copies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Shares that are neither 0 nor 1, those of several noises, count like as many whole ones.
     """
     count, found = len(copies), copies.sum(0)
-    low = torch.as_tensor(beta.ppf(TAIL, found, count - found + 1)).nan_to_num(nan=0.0)
-    high = torch.as_tensor(beta.ppf(1 - TAIL, found + 1, count - found)).nan_to_num(nan=1.0)
+    low = torch.as_tensor(betaincinv(found, count - found + 1, TAIL)).nan_to_num(nan=0.0)
+    high = torch.as_tensor(betaincinv(found + 1, count - found, 1 - TAIL)).nan_to_num(nan=1.0)
     return found / count, low, high
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import Tensor
 
 from floracle.run.errors import Mistake
@@ -82,7 +82,7 @@ def lag_of(apart: Tensor) -> Lag:
     if apart.isnan().any():
         return Lag(None, float("nan"), float("nan"), float("nan"), len(apart))
     mean, error = float(apart.mean()), float(standard_error(apart))
-    reach = error * float(student.ppf((1 + COVERED) / 2, max(len(apart) - 1, 1)))
+    reach = error * float(stdtrit(max(len(apart) - 1, 1), (1 + COVERED) / 2))
     return Lag(mean, error, mean - reach, mean + reach, len(apart))
 
 

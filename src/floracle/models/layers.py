@@ -62,7 +62,8 @@ class LabelEmbedding(nn.Module):
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(rows, width)
+        table = torch.zeros(rows, width)  # drawing it for the meta device would load the compiler
+        self.embedding_table = nn.Embedding.from_pretrained(table, freeze=False)
 
     def forward(self, labels: Tensor) -> Tensor:
         """One row of the table for each label."""
@@ -71,8 +72,9 @@ class LabelEmbedding(nn.Module):
 
 def positions(side: int, width: int) -> Tensor:
     """Fixed embedding float32 [1, side², width]: sines and cosines of the column, then the row."""
-    frequencies = PERIOD ** -(torch.arange(width // 4, dtype=torch.float64) / (width / 4))
-    angles = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
+    steps = torch.arange(width // 4, dtype=torch.float64, device="cpu")
+    places = torch.arange(side, dtype=torch.float64, device="cpu")
+    angles = places[:, None] * PERIOD ** -(steps / (width / 4))
     axis = torch.cat([angles.sin(), angles.cos()], dim=1)
     columns = axis[None, :].expand(side, side, -1)
     rows = axis[:, None].expand(side, side, -1)
