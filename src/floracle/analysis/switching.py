@@ -166,10 +166,10 @@ def share_of(copies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Shares that are neither 0 nor 1, those of several noises, count like as many whole ones.
     """
-    count, found = len(copies), copies.sum(0)
-    low = torch.as_tensor(betaincinv(found, count - found + 1, TAIL)).nan_to_num(nan=0.0)
-    high = torch.as_tensor(betaincinv(found + 1, count - found, 1 - TAIL)).nan_to_num(nan=1.0)
-    return found / count, low, high
+    count, found = len(copies), copies.sum(0).numpy()
+    low = torch.from_numpy(betaincinv(found, count - found + 1, TAIL)).nan_to_num(nan=0.0)
+    high = torch.from_numpy(betaincinv(found + 1, count - found, 1 - TAIL)).nan_to_num(nan=1.0)
+    return torch.from_numpy(found / count), low, high
 
 
 def near_in_class(data: Source, x: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
