@@ -278,11 +278,19 @@ def smooth(times: Any, *curves: NDArray[np.float64]) -> list[NDArray[np.float64]
     middle = float(np.median(t))
     if NEXT <= middle <= 1 - NEXT or not 0 < middle < 1:
         fine = np.unique(np.concatenate([t, np.linspace(t[0], t[-1], FINE)]))
-        return [fine, *(PchipInterpolator(t, curve)(fine) for curve in curves)]
+        return [fine, *(_between(t, curve, fine) for curve in curves)]
     along, back = stretched(middle)
     places = along(t)
     fine = np.unique(np.concatenate([places, np.linspace(places[0], places[-1], FINE)]))
-    return [back(fine), *(PchipInterpolator(places, curve)(fine) for curve in curves)]
+    return [back(fine), *(_between(places, curve, fine) for curve in curves)]
+
+
+def _between(
+    t: NDArray[np.float64], curve: NDArray[np.float64], fine: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Values between those of a curve, monotone where it is."""
+    with np.errstate(over="ignore"):  # slopes next to 0 have inverses that float64 does not hold
+        return PchipInterpolator(t, curve)(fine)
 
 
 def label_at(
