@@ -51,6 +51,8 @@ ANSWER, EXAMPLE = 12, 72
 the way to pictures of both."""
 LEADERS, LEADER = 32, 48
 """Atoms of a query that are put right in float64 at most, and bytes of a coordinate of one."""
+UNHEARD_OF = 2**42
+"""Bytes that no machine has, so that nobody is told to give them."""
 
 
 class Need(NamedTuple):
@@ -215,10 +217,11 @@ def _refusal(run: Run, need: Need) -> str:
     points = 4 * len(run.store) * run.dims  # more memory may make the data hold its points
     enough = need.least if need.least < 2 * points else need.least + points
     enough = max(enough, need.least + run.held)
-    instead = f"{need.advice}, or " if need.advice else ""
+    memory = f"--memory {ceil(1.02 * enough / 2**20)}M" if enough < UNHEARD_OF else ""
+    instead = " or ".join(filter(None, [need.advice, memory])) or "less data"
     return (
         f"{need.phase} takes {_size(need.least)} beside the data, but the memory leaves"
-        f" {_size(run.budget)}; give {instead}--memory {ceil(1.02 * enough / 2**20)}M"
+        f" {_size(run.budget)}; give {instead}"
     )
 
 
