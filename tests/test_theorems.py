@@ -157,6 +157,7 @@ def test_information_law(data, path):
     assert_close(measured.group(-1).knowable, math.log(POINTS))
 
 
+@pytest.mark.slow
 def test_a_gaussian_carries_the_most_information(oracle):
     """I(t) ≤ ½ Σ log(1 + r²λ) at every t."""
     for group in floracle.stages(oracle).groups:
@@ -176,6 +177,7 @@ def test_pure_oracle_sampling_ends_on_training_samples(oracle, data):
     assert found.distances.max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_sampling_lands_on_samples_as_often_as_they_weigh(points_source):
     """The endpoint's index is distributed as w: an exact null, up to the steps' error."""
     points = torch.randn(8, 32, generator=torch.Generator().manual_seed(3))

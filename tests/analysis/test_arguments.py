@@ -29,6 +29,7 @@ def numbers(text, key):
     return float(re.search(rf"{key}[=: ]+([\d.]+)", text)[1])
 
 
+@pytest.mark.slow
 @given(ends)
 def test_the_numbers_are_those_of_the_advice(end):
     found = recommended(stages_ending(end))

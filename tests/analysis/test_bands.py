@@ -30,6 +30,7 @@ def coloured(count, side, power, seed=0):
     return torch.fft.ifft2(waves * radius**-power, norm="ortho").real
 
 
+@pytest.mark.slow
 @given(st.integers(4, 17), st.integers(4, 17), st.integers(1, 3))
 def test_bands_keep_all_squares(high, wide, channels):
     pictures = normal(3, channels, high, wide).double()
@@ -37,6 +38,7 @@ def test_bands_keep_all_squares(high, wide, channels):
     assert_close(energies.sum(1), pictures.square().flatten(1).sum(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cycles", "band"), [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (8, 3)]
 )
@@ -109,6 +111,7 @@ def test_a_dense_cloud_settles_as_its_gaussian(points_source):
         assert ((curve.mean - expected).abs() <= 4 * curve.error + 0.01).all(), (band, expected)
 
 
+@pytest.mark.slow
 def test_digits_find_their_layout_first(points_source):
     """Measured: half at .377 ± .018, .388 ± .020, .420 ± .014."""
     images, _ = load_digits(return_X_y=True)

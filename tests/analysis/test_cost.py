@@ -67,6 +67,7 @@ def test_what_no_memory_holds_is_refused_at_once(asked, words):
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 1_000_000), (40, 200_000)], ids=str)
 @pytest.mark.parametrize("deep", [False, True], ids=["plain", "deep"])
 def test_the_memory_that_a_refusal_names_is_enough(shape, deep):
@@ -86,6 +87,7 @@ def test_points_of_very_many_dimensions_stay_within_the_memory():
     assert json.loads(told.stdout) < 400 * 2**20 + PROGRAM
 
 
+@pytest.mark.slow
 def test_classes_are_counted_without_a_look_at_each(monkeypatch):
     """A dry run of a hundred thousand classes takes no longer than one of ten."""
     count = 100_000
@@ -112,6 +114,7 @@ def test_atoms_of_classes_are_counted_as_the_data_merges_them():
         class_sizes(store, (3,))
 
 
+@pytest.mark.slow
 def test_every_phase_is_in_the_cost(monkeypatch):
     monkeypatch.setattr(cost_module, "LONG_ENOUGH", 0)
     store = floracle.open_store("digits")

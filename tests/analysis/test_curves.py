@@ -127,6 +127,7 @@ def test_a_control_leaves_the_mean_where_it_was(pairs):
     assert abs(means.mean() - 1) <= 4 * means.std() / len(means) ** 0.5
 
 
+@pytest.mark.slow
 def test_a_control_follows_skewed_values_without_leaning():
     control = torch.randn(4000, 64, 1).double()
     values = (control * 1.5).exp()  # its mean depends on how far the control reached

@@ -18,6 +18,7 @@ def looked():
     return look_deeper(oracle, floracle.stages(oracle, pairs=32, classes=[3]))
 
 
+@pytest.mark.slow
 def test_it_has_the_fields_that_can_be_afforded(looked):
     assert looked.label == 3
     assert list(looked.distances.curves) == ["one Gaussian", "patches of 3", "patches of 7"]
@@ -27,6 +28,7 @@ def test_it_has_the_fields_that_can_be_afforded(looked):
     assert (floracle.open_store("digits").labels[looked.followed.rows] == 3).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "label"), [([0, 1], 1), ([0, 1, -1], -1), ([1, 0, 2], 0)], ids=str
 )

@@ -66,6 +66,7 @@ class Halved:
             yield block._replace(weights=weights)
 
 
+@pytest.mark.slow
 def test_an_oracle_without_half_of_its_atoms_is_flagged(monkeypatch):
     store = floracle.open_store("gaussian:400x64")
     whole, halved = floracle.Oracle(store), floracle.Oracle(Halved(store))

@@ -66,6 +66,7 @@ def test_both_ways_to_the_oracle_loss_agree_as_often_as_their_errors_say(oracle)
     assert (held / 200 - 0.95).abs().max() < 4 * (0.95 * 0.05 / 200) ** 0.5
 
 
+@pytest.mark.slow
 def test_the_gap_is_that_of_the_dense_formula(points_source):
     """Against posterior averages in float64: E‖u* − c‖² is A² E tr Cov / D."""
     points = normal(12, 4)

@@ -50,6 +50,7 @@ def exact_shares(stds: Tensor, z: Tensor, t: Tensor, until: float) -> Tensor:
     return (weights[:, None] * left[None]).sum(2) / (weights * whole.square()).sum(1, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("until", [0.9, 1.0])
 def test_a_gaussian_is_followed_as_its_closed_form_says(gaussian, until):
     mean, stds, oracle = gaussian
@@ -73,6 +74,7 @@ def test_a_gaussian_is_followed_as_its_closed_form_says(gaussian, until):
         assert when == pytest.approx(low, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_an_isotropic_gaussian_settles_at_one_time(points_source):
     """ρ is (1 − t s / √v)² for every seed, so the transition is a root that can be written out."""
     s, level = 0.7, 0.1
@@ -141,6 +143,7 @@ def test_every_number_is_that_of_the_formula(points_source):
     assert_close(found.predictions[:, :-1].flatten(2).double(), means[:, kept], atol=1e-3, rtol=0)
 
 
+@pytest.mark.slow
 def test_the_ends_are_those_of_sample_and_the_calls_are_counted(points_source):
     oracle, asked = Oracle(points_source(normal(30, 4), torch.arange(30) % 2)), []
 
@@ -174,6 +177,7 @@ def test_guidance_costs_twice_inside_its_interval(points_source):
     assert sum(asked) == 3 * found.evaluations
 
 
+@pytest.mark.slow
 def test_how_many_are_followed_together_does_not_matter(points_source, monkeypatch):
     oracle = Oracle(points_source(normal(30, 1, 4, 4)))
     whole = probe(oracle, range(7), (1, 4, 4), labels=None)

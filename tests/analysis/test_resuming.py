@@ -105,6 +105,7 @@ def test_a_field_that_stands_still_leaves_the_noisy_picture(pictures):
             assert float(found.spread(band).mean[k]) == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_from_the_end_nothing_is_asked_and_the_oracle_ends_on_training_points(pictures):
     training = type(pictures)(normal(30, *SHAPE, seed=4), torch.arange(30) % 2, torch.ones(30))
     oracle, rows = floracle.Oracle(training), range(5, 17)
@@ -147,6 +148,7 @@ def test_points_that_are_no_pictures_have_one_band(points_source):
     assert float(found.apart(0).mean[0]) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_layout_settles_before_detail_in_real_digits(points_source):
     """A field that knows the mean and covariance of each class, and digits that it never saw."""
     digits = floracle.open_store("digits")

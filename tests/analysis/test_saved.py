@@ -147,6 +147,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("saved")
 
 
+@pytest.mark.slow
 @given(EVERY)
 def test_all_come_back_as_what_they_were(folder, found):
     again = floracle.load(floracle.save(found, folder / "once"))
@@ -165,6 +166,7 @@ def paths(values, place=()):
             yield from paths(value, (*place, key))
 
 
+@pytest.mark.slow
 @given(EVERY, st.data())
 def test_a_value_that_is_gone_or_of_another_kind_is_one_mistake(folder, found, data):
     there = floracle.save(found, folder / "damaged")
@@ -184,6 +186,7 @@ def test_a_value_that_is_gone_or_of_another_kind_is_one_mistake(folder, found, d
     assert str(there) in str(caught.value)
 
 
+@pytest.mark.slow
 @given(EVERY, st.data())
 def test_an_array_that_is_gone_or_of_another_shape_is_one_mistake(folder, found, data):
     from safetensors.torch import save_file
@@ -201,6 +204,7 @@ def test_an_array_that_is_gone_or_of_another_shape_is_one_mistake(folder, found,
         floracle.load(there)
 
 
+@pytest.mark.slow
 @given(EVERY, st.data())
 def test_files_that_were_cut_off_are_one_mistake(folder, found, data):
     there = floracle.save(found, Path(mkdtemp(dir=folder)))

@@ -34,6 +34,7 @@ def test_mixing_is_sampling_twice(points_source):
     assert torch.equal(mixed(still, oracle, x, grid, at=1.0), x)
 
 
+@pytest.mark.slow
 def test_oracle_to_the_end_gives_training_points_and_no_oracle_is_the_field(points_source):
     points = normal(60, 24)
     oracle = floracle.Oracle(points_source(points, torch.arange(60) % 2))

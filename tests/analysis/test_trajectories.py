@@ -42,6 +42,7 @@ def test_noise_that_is_the_data_stays(points_source):
     assert found.curves["curvature"].mean.max() == 0
 
 
+@pytest.mark.slow
 def test_trajectories_end_on_training_samples(points_source):
     points, labels = normal(60, 24), torch.arange(60) % 3
     oracle = Oracle(points_source(points, labels))

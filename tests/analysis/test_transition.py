@@ -89,6 +89,7 @@ def test_intervals_of_lags_cover_the_truth():
     assert narrow < 925
 
 
+@pytest.mark.slow
 def test_fields_that_are_not_paired_have_no_lag(two, points_source):
     field = two[0]
     other = Oracle(points_source(normal(20, 8), torch.arange(20) % 2))

@@ -13,6 +13,7 @@ import floracle
 from floracle.analysis.what_if import bent, unbent
 
 
+@pytest.mark.slow
 def test_its_own_number_gives_its_own_landmarks():
     stages = floracle.stages(floracle.Oracle(floracle.open_store("digits")), pairs=128)
     whole = stages.group(-1)
@@ -21,6 +22,7 @@ def test_its_own_number_gives_its_own_landmarks():
     assert found.collapse == pytest.approx(whole.collapse.value, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_more_points_come_later():
     stages = floracle.stages(floracle.Oracle(floracle.open_store("digits")), pairs=64)
     found = floracle.what_if(stages, [10, 100, 1e4, 1e6])

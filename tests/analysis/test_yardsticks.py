@@ -275,6 +275,7 @@ def digits(points_source):
     return points_source(points, torch.from_numpy(labels))
 
 
+@pytest.mark.slow
 def test_digits_are_gaussian_by_class_in_navigation_and_patches_later(digits):
     """Navigation of the digits' whole set ends about t = .76, its collapse is at .57."""
     fields = {

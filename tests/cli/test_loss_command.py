@@ -121,6 +121,7 @@ def test_where_nothing_can_be_said_that_is_said(folder, capsys):
     assert apart(found.path["two"], found.path["one"]).verdicts() == ("cannot say",) * 3
 
 
+@pytest.mark.slow
 def test_the_oracle_stays_with_the_oracle(folder, capsys):
     assert typed(folder, "oracle", "--yardsticks", "none") == 0
     said = capsys.readouterr().out
@@ -130,6 +131,7 @@ def test_the_oracle_stays_with_the_oracle(folder, capsys):
     assert not [name for name in loss if name.startswith("to ")]
 
 
+@pytest.mark.slow
 def test_the_same_again_answers_and_other_settings_are_listed(folder, capsys):
     words = ("oracle", "--classes", "whole")
     assert typed(folder, *words) == 0

@@ -138,6 +138,7 @@ def test_points_that_are_no_pictures_have_no_pictures(folder, capsys):
     assert not list((folder / "out" / "figures").glob("*-pictures.png"))
 
 
+@pytest.mark.slow
 def test_labels_of_samples_and_of_points_are_told_apart(folder, capsys):
     np.save(folder / "points.npy", np.random.default_rng(0).normal(size=(40, 6)).astype("f4"))
     np.save(folder / "kinds.npy", np.arange(40) % 2)

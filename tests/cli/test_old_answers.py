@@ -88,6 +88,7 @@ def test_nor_for_a_function_whose_weights_or_code_changed(tmp_path, capsys):
         assert "other settings (networks: " in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_samples_that_were_removed_or_changed_are_drawn_again(tmp_path, capsys):
     out = tmp_path / "out"
     command = ["sample", "oracle", "digits", *FEW, "--out", str(out)]

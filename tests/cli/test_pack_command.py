@@ -74,6 +74,7 @@ def test_mistakes_are_one_line(kind, capsys):
     assert not os.path.exists("new")
 
 
+@pytest.mark.slow
 def test_inspect_verifies(capsys):
     assert main(["pack", "points.npy", "packed"]) == 0
     assert main(["inspect", "packed", "--verify"]) == 0

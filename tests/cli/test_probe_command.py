@@ -142,6 +142,7 @@ def test_points_that_are_no_pictures_have_no_pictures(folder, capsys):
     assert "What is predicted" not in (folder / "out" / "probe.html").read_text()
 
 
+@pytest.mark.slow
 def test_mistakes(folder, capsys):
     place, data = folder / "networks.py", folder / "points.npy"
     pull = f"{place}:pull"

@@ -68,6 +68,7 @@ def digits_guided(scale, grid, **how):
 DIGITS = ("oracle", "digits", "--seeds", "0:4", "--labels", "3,5", "--grid", 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "how"),
     [
@@ -91,6 +92,7 @@ def test_options_are_those_of_the_library(tmp_path, capsys, words, how):
     assert ("interval" in settings) == ("interval" in how)
 
 
+@pytest.mark.slow
 def test_the_cost_is_told(tmp_path, capsys):
     words = ("--guidance", 2.5, "--interval", ".1,.6")
     assert typed(tmp_path, *DIGITS, *words)[0] == 0
@@ -146,6 +148,7 @@ def test_a_weaker_field_is_a_reference(folder):
     assert (found - 3).abs().max() < 1e-4  # 0 + 1.5 (2 − 0)
 
 
+@pytest.mark.slow
 def test_mistakes(folder, capsys):
     field, data = f"{folder / 'networks.py'}:pull", folder / "points.npy"
     labelled = (data, "--data-labels", folder / "labels.npy", "--labels", "0", *AS_TYPED)

@@ -13,6 +13,7 @@ from floracle.cli import main
 from floracle.cli.console import as_typed
 
 
+@pytest.mark.slow
 def test_inspect_says_what_the_digits_are(capsys):
     assert main(["inspect", "digits", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -29,6 +30,7 @@ def test_inspect_says_what_the_digits_are(capsys):
     assert found["channels"]["std"] == pytest.approx([pixels.std()], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_inspect_finds_near_and_exact_duplicates(tmp_path, capsys):
     points = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
     points[7] = points[3]

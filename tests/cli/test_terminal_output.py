@@ -94,6 +94,7 @@ def talkative() -> Path:
     return Path("result")
 
 
+@pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize("full", [["stdout"], ["stderr"], ["stdout", "stderr"]], ids="-".join)
 def test_a_full_device_stops_no_verb_and_is_said(full, run_verb, monkeypatch, capsys):
@@ -125,6 +126,7 @@ def test_a_full_device_that_is_noticed_at_the_end_is_said(run_verb, monkeypatch,
     )
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_stops_no_verb_and_nothing_is_said(run_verb, monkeypatch, capsys):
     reading, writing = os.pipe()
     os.close(reading)
@@ -203,6 +205,7 @@ def words_of(file):
     }
 
 
+@pytest.mark.slow
 def test_every_character_of_our_own_words_has_one_in_ascii():
     files = Path(floracle.__file__).parent.rglob("*.py")
     letters = {letter for file in files for words in words_of(file) for letter in words}

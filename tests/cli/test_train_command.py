@@ -49,6 +49,7 @@ def test_a_run_says_where_it_stands_and_answers_the_second_time(tmp_path, capsys
     assert [line["images"] for line in lines(tmp_path / "run")] == [160, 320]
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused_with_the_list_of_them(capsys):
     assert main(asked(out="run")) == 0
     capsys.readouterr()
@@ -59,6 +60,7 @@ def test_other_settings_are_refused_with_the_list_of_them(capsys):
     assert "choose another --out" in told
 
 
+@pytest.mark.slow
 def test_a_run_is_sampled_by_its_folder(capsys):
     assert main(asked(out="runs/mine", images=64)) == 0
     words = ["sample", "runs/mine", "digits", "--seeds", "0:2", "--grid", "2", "--out", "samples"]
@@ -88,6 +90,7 @@ def test_what_is_asked_wrongly_is_one_line(options, words, capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_what_is_large_for_a_cpu_is_said_before_it_begins(capsys, monkeypatch):
     monkeypatch.setattr("floracle.training.making.LARGE", 1000)
     assert main(asked(out="run", images=64)) == 0
@@ -95,6 +98,7 @@ def test_what_is_large_for_a_cpu_is_said_before_it_begins(capsys, monkeypatch):
     assert "parameters and 64 images are a lot for a CPU" in told.err
 
 
+@pytest.mark.slow
 def test_recipes_are_presets(tmp_path):
     assert main(asked(out="run", images=64, recipe="lightningdit")) == 0
     settings = json.loads((tmp_path / "run/run.json").read_text())["settings"]
@@ -103,6 +107,7 @@ def test_recipes_are_presets(tmp_path):
     assert settings["rate"] == 1e-3
 
 
+@pytest.mark.slow
 def test_help_tells_every_option_without_loading_torch():
     script = (
         "import sys; from floracle.cli import main; code = main(['train', '--help'])\n"

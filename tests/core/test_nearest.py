@@ -50,6 +50,7 @@ def test_near_duplicates_that_float32_products_cannot_tell_apart(points_source):
     agree(points_source(points), points, queries, 4)
 
 
+@pytest.mark.slow
 def test_constant_points_whose_rounding_is_all_on_one_side(points_source):
     shades = torch.linspace(0.1, 0.1001, 200)[:, None]
     points = shades.expand(200, 2000).contiguous()

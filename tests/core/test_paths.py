@@ -44,6 +44,7 @@ def without_derivatives(path):
     return Path(path.name, path.alpha, path.sigma)
 
 
+@pytest.mark.slow
 @paths
 @given(seed=seeds, t=times)
 def test_sixteen_conversions_agree_with_the_definitions(path, seed, t):

@@ -10,6 +10,7 @@ from floracle.core.seeds import generator, noise
 seeds = st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=8)
 
 
+@pytest.mark.slow
 @given(seeds, st.data())
 def test_rows_depend_on_their_seed_alone(drawn, data):
     shape = data.draw(st.sampled_from([(3,), (4, 8, 8), (17,)]))

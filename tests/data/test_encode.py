@@ -220,6 +220,7 @@ def test_data_that_cannot_be_encoded_is_refused_and_nothing_is_written(tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_verb_encodes_and_says_what_came_of_it(tmp_path, capsys):
     from floracle.models.autoencoder import load_autoencoder
     from floracle.models.autoencoder_ldm_layers import Ldm, Plan

@@ -129,6 +129,7 @@ def test_data_in_order_keeps_its_fingerprint(tmp_path):
     assert open_store(tmp_path / "packed").fingerprint == source.fingerprint
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_that_of_the_content(tmp_path):
     points, labels = drawn(30), torch.arange(30) % 3
     one = pack(points, tmp_path / "a", labels=labels, shard_bytes=400)
@@ -194,6 +195,7 @@ def test_oracles_of_both_stores_agree(tmp_path, kind):
     assert (ours - theirs).norm() <= 1e-6 * theirs.norm()
 
 
+@pytest.mark.slow
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_labels_shapes_and_types_come_back(tmp_path_factory, data):

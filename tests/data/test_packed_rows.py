@@ -26,6 +26,7 @@ def stored(request, tmp_path):
     return tmp_path / "packed", expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [1, 2 * ROW, 7 * ROW, 2**20])
 @pytest.mark.parametrize("memory", [1000, "1G"])
 def test_rows_are_the_same_in_whatever_pieces_they_are_read(stored, monkeypatch, values, memory):
@@ -52,6 +53,7 @@ def test_a_block_that_is_held_is_not_written_over(stored):
     assert all(torch.equal(one.points, other.points) for one, other in beside)
 
 
+@pytest.mark.slow
 def test_two_threads_read_at_once(stored):
     folder, expected = stored
     store, wrong = open_store(folder, memory=1000), []

@@ -84,6 +84,7 @@ def tiles(path):
     return sheet.reshape(50, 32, 50, 32, 3).swapaxes(1, 2).reshape(-1, 32, 32, 3)
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_real_pictures_and_latents(shared):
     data = shared / "data"
     images = tiles(data / "cifar10/test-00.webp")

@@ -27,6 +27,7 @@ def test_duplicates_sum_their_weights():
     assert open_store(SOME).weights is None
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(1e-30, 1e30), min_size=6, max_size=6), st.floats(1e-200, 1e200))
 def test_shares_do_not_depend_on_the_scale(weights, scale):
     one = open_store(SOME, weights=weights).atoms().weights

@@ -158,6 +158,7 @@ def begins_again(verb, where, folder):
     assert found == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("verb", VERBS)
 def test_data_that_changes_between_shards_is_never_mixed(
@@ -174,6 +175,7 @@ def test_data_that_changes_between_shards_is_never_mixed(
     begins_again(verb, where, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("kind", ["npy", "unread"])
 def test_rows_are_compared_where_the_looks_of_a_file_say_nothing(

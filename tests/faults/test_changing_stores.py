@@ -61,6 +61,7 @@ def test_every_file_of_a_store_is_watched_and_no_other(layout, tmp_path, memory)
     assert all(map(torch.equal, blocks_of(store), expected))
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("change", CHANGES)
 def test_blocks_of_changing_files_are_refused_or_those_of_before(layout, tmp_path, change):

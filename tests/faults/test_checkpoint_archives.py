@@ -371,6 +371,7 @@ def member_edit(rng, archive):
             return archive[:place] + mark + archive[place + 1 :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", [blind_edit, field_edit, member_edit])
 def test_an_edited_archive_is_read_as_it_was_or_refused(written, edit):
     rng, outcomes = random.Random(edit.__name__), Counter()

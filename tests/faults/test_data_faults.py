@@ -80,6 +80,7 @@ def test_whole_files_open(tmp_path, name):
     assert len(open_store(tmp_path / name)) in (3, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WHOLE)
 def test_files_cut_short_at_any_byte_are_refused(tmp_path, name):
     path = tmp_path / name
@@ -119,6 +120,7 @@ def test_damaged_files_open_or_are_refused_and_nothing_else(tmp_path, name, data
         assert store.take(torch.arange(len(store))).isfinite().all()
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=300), name=st.sampled_from(sorted(WHOLE)))
 def test_any_bytes_open_or_are_refused(tmp_path, content, name):
@@ -136,6 +138,7 @@ def test_any_npy_header_opens_or_is_refused(tmp_path, header):
     refused(tmp_path / "a.npy", "a.npy")
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(place=st.integers(0, 10_000), value=st.integers(0, 255))
 def test_damaged_pictures_open_or_are_refused(tmp_path, place, value):
@@ -225,6 +228,7 @@ def test_decompression_bomb(tmp_path):
         refused(tmp_path, "bomb.png")
 
 
+@pytest.mark.slow
 def test_headers_that_lie_about_size_take_no_memory(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(idx(sizes=(2**31, 2**10, 2**10))))

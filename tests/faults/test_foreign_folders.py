@@ -14,6 +14,8 @@ from floracle.data.encode import encode
 from floracle.data.pack import pack
 from floracle.run.errors import Mistake
 
+pytestmark = pytest.mark.slow
+
 FEW = "--seeds 0:2 --grid 4"
 COMMANDS = f"""
 stages digits --pairs 4 --times 8 --classes 0

@@ -104,6 +104,7 @@ def test_runs_killed_at_random_moments_go_on_to_the_same_bytes(tmp_path):
     assert kill_and_resume(tmp_path, kills, seed=2) >= kills // 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0, 3, 9, 20, 26])
 def test_a_full_disk_is_one_mistake_and_loses_nothing(tmp_path, monkeypatch, moment):
     whole, append, done = packed(tmp_path), packed_files.append, [0]

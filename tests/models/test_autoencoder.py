@@ -52,6 +52,7 @@ def ldm(file, plan, **beside):
     return tensors
 
 
+@pytest.mark.slow
 def test_taef2_agrees_with_its_reference_tensors(shared):
     folder = shared / "weights/taef2"
     expected, network = load_file(folder / "reference.safetensors"), load_autoencoder(folder)
@@ -77,6 +78,7 @@ def test_photographs_come_back_at_the_psnr_that_taef2_states(shared):
     assert 26.0 < psnr.mean() < 31.0
 
 
+@pytest.mark.slow
 def test_weights_are_in_the_fingerprint_and_their_type_too(tmp_path):
     folder = taef2(tmp_path / "a")
     one, same = load_autoencoder(folder), load_autoencoder(folder / FILES[0])
@@ -193,6 +195,7 @@ def nan(path):
     save_file(tensors, path)
 
 
+@pytest.mark.slow
 def test_damaged_files_of_taef2_are_named(tmp_path):
     harms = {
         "cut": (lambda folder: cut(folder / FILES[0]), r"taef2_encoder\S+ is incomplete"),
@@ -258,6 +261,7 @@ def test_places_without_an_autoencoder_are_named(tmp_path):
         load_autoencoder(tmp_path / "config.json")
 
 
+@pytest.mark.slow
 def test_scale_and_shift_may_be_asked_for(tmp_path):
     """Stable Diffusion's .18215, which its checkpoint does not tell; VA-VAE's is 1."""
     ldm(tmp_path / "kl.pt", SMALL)
@@ -281,6 +285,7 @@ def test_scale_and_shift_may_be_asked_for(tmp_path):
             load_autoencoder(tmp_path / "kl.pt", **given)
 
 
+@pytest.mark.slow
 def test_latents_that_are_far_from_deviation_one_are_told(tmp_path, capsys):
     """By `floracle encode`, and when such latents are opened without their statistics."""
     folder = taef2(tmp_path / "a")

@@ -115,6 +115,7 @@ def foreign(oracle, clock=OURS, sign=1):
 clocks = pytest.mark.parametrize("clock", [OURS, S, TIMESTEP, Clock(0, 1000)], ids=str)
 
 
+@pytest.mark.slow
 @clocks
 @pytest.mark.parametrize("data", [True, False])
 def test_the_oracle_passes_in_every_clock(world, clock, data):
@@ -124,6 +125,7 @@ def test_the_oracle_passes_in_every_clock(world, clock, data):
     assert check_convention(field, **given).as_declared
 
 
+@pytest.mark.slow
 @clocks
 def test_the_oracle_fails_in_the_opposite_clock(world, clock):
     source, oracle = world
@@ -132,6 +134,7 @@ def test_the_oracle_fails_in_the_opposite_clock(world, clock):
     assert check_convention(field, shape=source.shape).answer == "flipped in time"
 
 
+@pytest.mark.slow
 @clocks
 def test_the_oracle_fails_with_its_sign_turned(world, clock):
     source, oracle = world
@@ -189,6 +192,7 @@ def test_noise_as_data_has_no_direction():
     assert "predict alike" in verdict.text
 
 
+@pytest.mark.slow
 def test_data_of_another_kind_is_not_taken_for_a_wrong_sign(networks):
     """A network of digits, asked about noise of deviation 3."""
     field = convention_of("predicts=data,null=10").field(networks["data"])

@@ -25,6 +25,7 @@ def said(x, t):
     return data - drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "network"),
     [

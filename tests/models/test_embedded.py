@@ -39,6 +39,7 @@ def test_it_is_near_the_oracle_in_navigation_and_its_own_in_refinement(digits, n
     assert (oracle[~early] > 0.3).all()
 
 
+@pytest.mark.slow
 def test_its_convention_is_told_from_others(digits, network):
     assert floracle.check_convention(network, digits).as_declared
     flipped = load_model("digits-pico", convention="repa,null=10")

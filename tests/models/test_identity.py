@@ -51,6 +51,7 @@ def at_home(folder, text):
 # ------------------------------------------------------------------- networks of the family
 
 
+@pytest.mark.slow
 def test_a_network_of_the_family_is_its_weights_wherever_they_are_kept(tmp_path, monkeypatch):
     monkeypatch.setitem(family.SIZES, "base", family.SIZES["nano"])
     own = told(written(tmp_path / "one.safetensors"), MODERN.shape)
@@ -71,6 +72,7 @@ def test_a_network_that_takes_its_file_is_another(tmp_path):
     assert told(load_model(path), MODERN.shape) != before
 
 
+@pytest.mark.slow
 def test_how_a_network_is_read_is_part_of_it(tmp_path):
     ways = [
         None,

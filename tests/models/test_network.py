@@ -73,6 +73,7 @@ def test_xl_has_the_675_million_parameters_it_is_known_for():
     )
 
 
+@pytest.mark.slow
 def test_every_size_builds_in_every_patch():
     for size in SIZES:
         for patch in (1, 2, 4):

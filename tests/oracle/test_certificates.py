@@ -75,6 +75,7 @@ def test_spectra_when_no_query_escapes(power):
     assert_kept(rows)
 
 
+@pytest.mark.slow
 def test_a_bound_that_is_too_low_is_found_out(monkeypatch):
     """Without what lies beyond the first coordinates promises break, and this is seen."""
     further = Level._further
@@ -104,6 +105,7 @@ def test_packed_stores_of_any_type_mirrored_or_not(tmp_path, dtype):
             assert_kept(rows_of(store, 6, (0.1, 0.5, 0.9, 0.9999)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lowest", [-6, -300])
 def test_weights_of_any_size(points_source, lowest):
     points = certificates.decaying(600, 80)

@@ -117,6 +117,7 @@ def test_reference_agrees_with_extended_precision(path):
 # the contract ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(
     count=st.integers(1, 230),
     dims=st.sampled_from([1, 2, 3, 16, 63, 64, 65, 128]),
@@ -216,6 +217,7 @@ def test_rescoring_takes_bounded_memory(points_source, monkeypatch):
     torch.testing.assert_close(oracle(x, t), whole, rtol=1e-12, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [1, 7, 64, 4096])
 def test_block_size_and_order_change_nothing(points_source, monkeypatch, rows):
     points = cloud(150, 96, layout="near 1e-3")

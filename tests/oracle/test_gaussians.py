@@ -107,6 +107,7 @@ def test_blocks_and_classes_do_not_matter(clouds, monkeypatch):
         assert_close(only(x[these], t[these]), whole[these])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.05, 0.4])
 def test_the_information_law_holds_between_the_gaussians(clouds, scale):
     """½ ∫ E‖m_own − x̂‖² d(r²) is what is learnt about the index, log N less what stays unknown."""

@@ -112,6 +112,7 @@ class NoSuchAxis(TorchDispatchMode):
         return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["plain", "near 1e-4"])
 def test_no_step_knows_the_dimension(points_source, layout):
     """Nothing that is followed has an axis of D, and nothing is asked of the centre."""
@@ -144,6 +145,7 @@ def test_one_atom_has_all_the_weight(points_source):
 # noise that is never made -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["plain", "near 1e-4", "nested"])
 def test_drawn_projections_have_the_covariance_of_noise(points_source, layout):
     """Every entry within 5.5 of its own standard errors; so also those of tiny differences."""

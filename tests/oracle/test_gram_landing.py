@@ -36,6 +36,7 @@ def test_pure_oracle_trajectories_land_on_atoms_as_these_weigh():
     assert abs(found / freedom - 1) < 3.3 * (2 / freedom) ** 0.5
 
 
+@pytest.mark.slow
 def test_weights_decide_where_trajectories_land(points_source):
     """Weighted atoms and noise that is never made, on a set small enough for many trajectories."""
     weights = torch.linspace(1, 6, 16).double()

@@ -38,6 +38,7 @@ def truth_of(data, label, path, rows, noise):
     return {name: torch.stack(values, 1) for name, values in curves.items()}, half
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [NO_LABEL, 1])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_curves_are_those_of_the_reference_and_of_pairs(points_source, layout, label):

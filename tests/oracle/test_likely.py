@@ -67,6 +67,7 @@ def exceeded(outline, known, tail):
     return over
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", [1e-2, 1e-3])
 @pytest.mark.parametrize("t", [0.1, 0.5])
 def test_bounds_fail_as_often_as_they_say(points_source, tail, t):
@@ -79,6 +80,7 @@ def test_bounds_fail_as_often_as_they_say(points_source, tail, t):
     assert exceeded(outline, known, tail).double().mean() == pytest.approx(tail, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tail", [1e-2, 1e-3])
 def test_bounds_are_nearly_reached_at_the_worst_angle(points_source, tail):
     """Rests at the angle tan θ = q / (r ρ_o) from the own one: within a factor of the tail."""
@@ -208,6 +210,7 @@ def test_promises_are_kept_on_pictures(pictures, monkeypatch, tolerance):
 LAYOUTS = ("weighted", "merged", "near 1e-2", "near 1e-4", "near 1e-5", "near 1e-6", "far", "flat")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_promises_are_kept_where_points_are_awkward(points_source, monkeypatch, layout, tolerance):
@@ -234,6 +237,7 @@ def asked(outline, count=32, t=0.3):
     return rows, torch.randn(count, *outline.members.source.shape), at
 
 
+@pytest.mark.slow
 def test_chance_prunes_far_earlier_than_certainty(points_source, monkeypatch):
     """Cauchy–Schwarz at the same coordinates needs a thousand atoms where chance needs tens."""
     monkeypatch.setattr(module, "SHARE", 1.0)

@@ -212,6 +212,7 @@ def within(difference, errors=4.5):
     assert (mean.abs() <= errors * error + 1e-6).all(), (mean / error).tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["plain", "weighted", "near 1e-2"])
 def test_identities_hold_on_average(points_source, layout):
     """E γ_own = E Σ γ²; E Σ γ d = tr Cov = E ‖x_o − x̂‖²; the lean is zero."""

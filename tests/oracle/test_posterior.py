@@ -237,6 +237,7 @@ def test_scan_keeps_the_true_leaders(oracle, data):
     assert_close(sums.top[2:, 0], truth.argmax(1)[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [1, 2], ids=["alone", "beside another"])
 def test_without_a_budget_what_is_held_stays_within_half_of_what_was_free(
     points_source, monkeypatch, many

@@ -64,6 +64,7 @@ def test_never_more_than_is_reported_or_asked(points_source, layout, kind, toler
     assert (unseen[alone] <= found.missing[alone] + 1e-12).all()
 
 
+@pytest.mark.slow
 def test_it_prunes_where_it_can_and_says_how_much(points_source):
     points = decaying()
     oracle = Oracle(points_source(points), tolerance=1e-5)
@@ -77,6 +78,7 @@ def test_it_prunes_where_it_can_and_says_how_much(points_source):
     assert (early.missing == 0).all()
 
 
+@pytest.mark.slow
 def test_mixed_times_agree_with_the_whole_scan(points_source):
     points = decaying()
     data = points_source(points, torch.arange(COUNT) % 3)

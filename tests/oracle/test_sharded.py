@@ -265,6 +265,7 @@ def test_block_size_changes_nothing_either(points_source, monkeypatch):
     assert apart(found, expected, data, -1, x).max() <= PROMISED
 
 
+@pytest.mark.slow
 def test_trajectories_stay_together(points_source, monkeypatch):
     data = points_source(cloud(60, 80, layout="near"), torch.arange(60) % 3)
     noise, labels = torch.randn(5, 80), torch.tensor([0, 1, 2, 0, -1])

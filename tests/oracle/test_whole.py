@@ -55,6 +55,7 @@ def test_no_logit_is_above_its_bound(points_source, size, power, away):
             assert not (ruled_out & (truth >= cut[:, None])).any()
 
 
+@pytest.mark.slow
 def test_bounds_are_worth_having(points_source):
     """Those of pictures-like points rule out nearly all that is far below the peak."""
     points = certificates.decaying(2000, 768)

@@ -254,6 +254,7 @@ def test_expected_cells_are_cells_of_the_table(digits):
     assert set(RECIPES["figure-3"].expected[figure_3.name_of(256, 100)]) <= set(figure_3.COLUMNS)
 
 
+@pytest.mark.slow
 def test_several_data_lie_over_each_other():
     drawn = np.random.default_rng(0)
     np.savez("wide.npz", x=drawn.normal(size=(60, 256)), labels=np.arange(60) % 2)

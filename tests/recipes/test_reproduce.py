@@ -78,6 +78,7 @@ def test_other_settings_are_a_mistake_that_lists_them():
         reproduced(counting(), Path("out"), {"seed": 1})
 
 
+@pytest.mark.slow
 def test_lost_drawings_are_drawn_again_without_computing(monkeypatch):
     recipe = RECIPES["table-2"]
     reproduced(recipe, Path("out"))
@@ -132,6 +133,7 @@ def test_the_verb_alone_lists_every_item(capsys):
     assert [line.split()[0] for line in lines] == list(RECIPES)
 
 
+@pytest.mark.slow
 def test_the_verb_shows_the_numbers_and_where_they_are(capsys):
     verb.reproduce("table-2")
     told = capsys.readouterr().out
@@ -156,6 +158,7 @@ def test_the_verb_refuses_what_an_item_has_no_use_for():
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_seed_and_data_reach_the_computation(capsys):
     verb.reproduce("figure-2a", "gaussian:40x8", quick=True, seed=5)
     found = load_results("runs/figure-2a-gaussian-40x8-quick")

@@ -114,6 +114,7 @@ def test_figures_are_drawn_from_the_numbers(points_source, oracle):
     assert drawings["between"].svg() == loss_drawings(found)["between"].svg()
 
 
+@pytest.mark.slow
 def test_names_are_escaped_and_the_page_needs_nothing_else(oracle, tmp_path):
     found = measured(oracle, {"<b>a</b>": still, "b": shifted_by(oracle, 0.1)}, classes=[0, 1])
     told = write_losses(found, tmp_path, facts={"data": "points"}).read_text()
@@ -133,6 +134,7 @@ def test_a_table_by_class_has_their_spread(oracle):
     assert said.class_table(replace(loss, groups=loss.groups[:1])) is None
 
 
+@pytest.mark.slow
 def test_copies_are_told_from_the_first_time_that_most_are(points_source):
     oracle = floracle.Oracle(points_source(normal(30, 8)))
     taus = [0.0, 0.3, 1.0]
@@ -145,6 +147,7 @@ def test_copies_are_told_from_the_first_time_that_most_are(points_source):
     assert mix_drawings(free, None, {})["switch-copies"].columns["copied"] == shares.tolist()
 
 
+@pytest.mark.slow
 def test_half_kept_is_in_the_headline_and_the_figure(points_source):
     unseen, data = points_source(normal(60, 1, 8, 8)), points_source(normal(20, 1, 8, 8, seed=1))
     taus = torch.linspace(0, 1, 6).tolist()

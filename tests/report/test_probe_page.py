@@ -71,6 +71,7 @@ def test_everything_is_written_twice_alike(fields, tmp_path):
         assert file.read_bytes() == other.read_bytes(), file.name
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_figure_are_those_of_its_curve(fields, drawings):
     for name in ("remaining", "speed", "turning"):
         rows = list(csv.DictReader(io.StringIO(drawings[name].csv())))
@@ -149,6 +150,7 @@ def test_where_there_is_one_point_there_is_no_way_to_go():
     assert "%" not in told
 
 
+@pytest.mark.slow
 def test_names_are_drawn_as_they_can_be_printed(fields):
     """Valid SVG without formulas, and no word of letters that the font of the drawing lacks."""
     odd = "a\x1b[31m\x00 $x^2$ 模型"

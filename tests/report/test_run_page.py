@@ -67,6 +67,7 @@ def columns(folder, name):
     return {name: [float(row[place]) for row in rows] for place, name in enumerate(head)}
 
 
+@pytest.mark.slow
 def test_figures_hold_the_numbers_of_the_log(folder):
     assert write_run(folder) == folder / "training.html"
     looks = read_run(folder).looks
@@ -93,6 +94,7 @@ def test_the_page_is_whole_and_stands_by_itself(folder):
         ElementTree.fromstring("<svg " + markup.partition("</svg>")[0] + "</svg>")
 
 
+@pytest.mark.slow
 def test_it_says_where_the_run_stands(folder, early):
     done, going = read_run(folder), read_run(early)
     last = done.looks[-1]
@@ -106,6 +108,7 @@ def test_it_says_where_the_run_stands(folder, early):
     assert table.rows[-1].cells[1] == f"{last['oracle']['navigation']:.3g}"
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_drawn_without_what_it_has_not(early):
     page = write_run(early).read_text()
     assert "Samples after" not in page
@@ -179,6 +182,7 @@ def test_folders_that_are_no_run_are_told(tmp_path):
         read_run(tmp_path)
 
 
+@pytest.mark.slow
 def test_names_are_no_markup(folder, tmp_path):
     hostile = tmp_path / "<b>run"
     hostile.mkdir()
@@ -187,6 +191,7 @@ def test_names_are_no_markup(folder, tmp_path):
     assert "<b>run" not in write_run(hostile).read_text()
 
 
+@pytest.mark.slow
 def test_the_verb_draws_it(early, capsys):
     assert main(["report", str(early)]) == 0
     assert str(early / "training.html") in capsys.readouterr().out

@@ -92,6 +92,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_stays_as_it_is(tmp_pa
     assert looks(tmp_path) == before
 
 
+@pytest.mark.slow
 @given(
     names=st.lists(
         st.sampled_from(

@@ -226,6 +226,7 @@ def within(seconds, fact):
     return fact()
 
 
+@pytest.mark.slow
 def test_a_heart_that_stops_is_missed_by_the_others(hearts):
     time.sleep(1.5)
     assert hearts[0].silent_for(1) is None
@@ -236,6 +237,7 @@ def test_a_heart_that_stops_is_missed_by_the_others(hearts):
     assert seconds >= 1
 
 
+@pytest.mark.slow
 def test_a_board_that_does_not_answer_is_told_from_a_process(hearts):
     hearts[0].board.answers.clear()
     time.sleep(0.5)
@@ -247,6 +249,7 @@ def test_a_board_that_does_not_answer_is_told_from_a_process(hearts):
     assert within(10, lambda: hearts[0].look(0.5) or hearts[0].silent_for(1) is None)
 
 
+@pytest.mark.slow
 def test_calls_to_a_board_that_does_not_answer_end(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as board, socket.create_server(("", 0)) as other:
         monkeypatch.setenv("MASTER_PORT", str(board.getsockname()[1]))

@@ -172,6 +172,7 @@ def kinds(points_source, tmp_path):
     yield "guided", guided(mnist, 1.5, interval=(0.3, 0.8)), (1, 28, 28)
 
 
+@pytest.mark.slow
 def test_one_doubled_batch_equals_two_calls(shared, points_source, tmp_path):
     t = torch.linspace(0, 0.95, 12, dtype=torch.float64)
     for name, field, shape in kinds(points_source, tmp_path):

@@ -20,6 +20,7 @@ def whole(tmp_path_factory):
     return out, *trained(out)
 
 
+@pytest.mark.slow
 def test_checkpoints_open_as_fields_averaged_or_as_trained(whole):
     out = whole[0]
     x, t = torch.randn(3, 1, 8, 8), torch.rand(3, dtype=torch.float64)

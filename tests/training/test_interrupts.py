@@ -29,6 +29,7 @@ def whole(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 5, 8])
 def test_a_signal_in_any_step_leaves_its_checkpoint_and_the_run_the_same(
@@ -92,6 +93,7 @@ def test_what_was_ignored_before_stays_ignored():
         signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 def test_a_finished_run_becomes_longer_and_equals_one_that_was_asked_so(tmp_path):
     trained(tmp_path / "run")
     longer = replace(RUN, images=480)

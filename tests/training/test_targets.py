@@ -114,6 +114,7 @@ def test_classes_are_asked_once_each_and_nobody_is_lost(data):
     assert not list(by_class(pairs.labels, pairs.t < 0))
 
 
+@pytest.mark.slow
 def test_all_targets_pull_the_same_way_on_average(data, oracle):
     pairs = drawn(data, 6000, 5)
     own = gradients(conditional(pairs).velocity, pairs)
@@ -160,6 +161,7 @@ def test_a_switch_by_the_pairs_own_weight_would_be_biased(data, oracle):
     assert torch.allclose(own[won.flatten()], top[won.flatten()])  # only the top can have won
 
 
+@pytest.mark.slow
 def test_what_the_switch_leaves_is_the_share_that_was_asked(data, oracle):
     found = measured_gap(oracle, seed=0, pairs=64)
     pairs = drawn(data, 6000, 8, latest=0.98)
@@ -176,6 +178,7 @@ def test_what_the_switch_leaves_is_the_share_that_was_asked(data, oracle):
         assert torch.allclose((target - u).flatten(1).square().mean(1).double(), left, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_gap_is_that_of_the_stages(data, oracle):
     found = measured_gap(oracle, seed=1, pairs=64)
     stages = floracle.stages(oracle, pairs=128, classes=list(range(10)))

@@ -87,6 +87,7 @@ def plain_lines(out):
     return [{k: v for k, v in line.items() if k not in timed} for line in read_log(out).lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("images", [128, 160, 256, 384, 480])
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(whole, tmp_path, images):
     stopped_after(tmp_path, images)
@@ -122,6 +123,7 @@ def test_every_kind_of_run_resumes_to_the_same_bits(tmp_path, parts):
     assert said[-1].images == settings.images
 
 
+@pytest.mark.slow
 def test_settings_that_only_save_memory_change_no_more_than_rounding(whole, tmp_path):
     for name, parts in {"pieces": {"accumulate": 5}, "again": {"recompute": True}}.items():
         _, weights = trained(tmp_path / name, replace(SMALL, **parts))
@@ -191,6 +193,7 @@ def test_a_loss_that_explodes_stops_before_it_is_kept(tmp_path):
     assert not checkpoint.abouts(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(whole, tmp_path, monkeypatch):
     stopped_after(tmp_path, 160)
 

@@ -176,6 +176,7 @@ def refusing(*given, **named):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "name", "file"),
     [

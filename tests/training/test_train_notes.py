@@ -93,6 +93,7 @@ def half(labels):
     return floracle.open_store(data.take(rows), labels=data.labels[rows])
 
 
+@pytest.mark.slow
 def test_classes_that_held_out_data_lacks_are_named(tmp_path):
     look = Look(pairs=2, times=1, classes=4, samples=0)
     at = first_of(tmp_path / "some", held_out=half([0, 1, 2]), look=look)
@@ -174,6 +175,7 @@ def test_one_loss_in_a_bin_tells_no_error():
     assert found.plain()["navigation"][1] is None
 
 
+@pytest.mark.slow
 def test_the_switch_weighs_classes_by_their_mass():
     """A class of 40 spread points and one of 400 near ones: the gap is the common average."""
     source = torch.Generator().manual_seed(1)
