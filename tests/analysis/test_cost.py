@@ -34,7 +34,7 @@ points, dims, memory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 drawn = torch.randn(points, dims, generator=torch.Generator().manual_seed(0))
 store = open_store(drawn, memory=memory)
 oracle = floracle.Oracle(store, memory=oracle_memory(store, memory))
-stages = floracle.stages(oracle, pairs=32, times=8, held_out=store)
+stages = floracle.stages(oracle, pairs=32, times=12, held_out=store)
 examples(oracle, stages, store)
 print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 """
@@ -173,7 +173,7 @@ def test_spectra_in_small_blocks_are_the_same(labelled):
 def test_examples_in_pieces_are_the_same(monkeypatch):
     """Noisy samples that do not fit together are followed some at a time."""
     store = floracle.open_store("digits")
-    measured = stages.stages(floracle.Oracle(store), pairs=8, times=8, classes=[0, 1, -1])
+    measured = stages.stages(floracle.Oracle(store), pairs=8, times=12, classes=[0, 1, -1])
     whole = examples(floracle.Oracle(store), measured, store)
     sizes, posterior = [], floracle.Oracle.posterior
 

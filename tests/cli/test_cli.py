@@ -8,7 +8,7 @@ import pytest
 
 from floracle.cli import main
 
-SMALL = ["stages", "gaussian:60x8", "--pairs", "8", "--times", "8"]
+SMALL = ["stages", "gaussian:60x8", "--pairs", "8", "--times", "12"]
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +21,7 @@ def somewhere(tmp_path, monkeypatch):
 def classed(tmp_path):
     drawn = np.random.default_rng(0)
     np.savez(tmp_path / "points.npz", x=drawn.normal(size=(60, 8)), labels=np.arange(60) % 3)
-    return ["stages", "points.npz", "--pairs", "8", "--times", "8"]
+    return ["stages", "points.npz", "--pairs", "8", "--times", "12"]
 
 
 def run(*arguments, **options):
@@ -161,7 +161,7 @@ def test_the_same_command_answers_at_once_and_another_is_refused(classed, capsys
 
     monkeypatch.setattr("floracle.analysis.kept.measured_in_turn", never)
     assert main([*classed, "--out", "run", "--memory", "1G"]) == 0
-    assert main([*classed[:2], "--pairs=9", "--times=8", "--seed=4", "--out=run"]) == 2
+    assert main([*classed[:2], "--pairs=9", "--times=12", "--seed=4", "--out=run"]) == 2
     told = capsys.readouterr().err
     assert "pairs: 8 there, 9 asked" in told
     assert "seed: 0 there, 4 asked" in told
@@ -203,7 +203,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(classed, capsys, monkeyp
 
 @pytest.mark.slow
 def test_an_interrupted_comparison_measures_nothing_again(capsys, monkeypatch):
-    asked = ["compare", "gaussian:40x4", "gaussian:50x4", "--pairs", "8", "--times", "8"]
+    asked = ["compare", "gaussian:40x4", "gaussian:50x4", "--pairs", "8", "--times", "12"]
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt

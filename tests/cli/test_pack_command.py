@@ -96,7 +96,7 @@ def test_inspect_verifies_packed_stores_only(capsys):
 
 @pytest.mark.slow
 def test_stages_of_the_packed_store_are_those_of_the_data(capsys):
-    asked = ["--classes", "each", "--pairs", "8", "--times", "8"]
+    asked = ["--classes", "each", "--pairs", "8", "--times", "12"]
     labels = ["--labels", "labels.npy"]
     assert main(["pack", "points.npy", "packed", *labels]) == 0
     assert main(["stages", "points.npy", *labels, *asked, "--out", "plain"]) == 0

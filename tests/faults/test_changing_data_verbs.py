@@ -9,9 +9,9 @@ from floracle.data.store import Store, open_store
 
 FEW = "--seeds 0:2 --grid 3"
 COMMANDS = {
-    "stages": "stages {} --pairs 4 --times 8 --classes 0",
-    "held-out": "stages digits --pairs 4 --times 8 --classes 0 --held-out {}",
-    "compare": "compare gaussian:20x64 {} --pairs 4 --times 8 --classes whole",
+    "stages": "stages {} --pairs 4 --times 12 --classes 0",
+    "held-out": "stages digits --pairs 4 --times 12 --classes 0 --held-out {}",
+    "compare": "compare gaussian:20x64 {} --pairs 4 --times 12 --classes whole",
     "sample": f"sample oracle {{}} {FEW}",
     "probe": f"probe digits-pico --data {{}} {FEW}",
     "loss": "loss digits-pico --data {} --pairs 2 --trajectories 0 --times .3,.5 --classes 0",

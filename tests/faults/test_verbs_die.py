@@ -9,8 +9,8 @@ from dying import told
 
 FEW = "--seeds 0:2 --grid 4"
 COMMANDS = {
-    "stages": "digits --pairs 4 --times 8 --classes 0,1,2",
-    "compare": "gaussian:20x4 gaussian:30x4 --pairs 4 --times 8",
+    "stages": "digits --pairs 4 --times 12 --classes 0,1,2",
+    "compare": "gaussian:20x4 gaussian:30x4 --pairs 4 --times 12",
     "sample": f"oracle digits {FEW}",
     "probe": f"digits-pico --data digits {FEW}",
     "loss": "digits-pico --data digits --pairs 2 --trajectories 2 --times .3,.5 --steps 2",

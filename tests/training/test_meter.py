@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import floracle
-from floracle.core.paths import LINEAR
+from floracle.core.clock import Clock
+from floracle.core.paths import LINEAR, PATHS
 from floracle.run.errors import Mistake
 from floracle.training.meter import stage_edges
 
@@ -99,3 +100,83 @@ def test_what_is_no_loss_a_sample_is_a_mistake():
         meter.add(torch.rand(4), torch.rand(4, 3))
     with pytest.raises(Mistake, match="split lies inside"):
         floracle.StageMeter(1.5)
+
+
+# --- the oracle as the network: its loss less the gap is 0 ---
+
+
+@pytest.fixture(scope="module", params=["linear", "cosine"])
+def measured(request):
+    """An oracle on a path, and stages of its classes and of the whole set on that path."""
+    found = floracle.Oracle(floracle.open_store("digits"), path=PATHS[request.param])
+    return found, floracle.stages(found, pairs=512)
+
+
+def losses_of(oracle, times, source, *, labelled=True, drop=0.0):
+    """Losses of the oracle as a network at times [b], and labels as they were given."""
+    data, count = oracle.data, len(times)
+    rows = torch.randint(len(data), (count,), generator=source)
+    points, noise = data.take(rows), torch.randn(count, *data.shape, generator=source)
+    x, labels = oracle.path.sample(points, noise, times), data.labels[rows]
+    seen = labels if labelled else torch.full_like(labels, -1)
+    seen = torch.where(torch.rand(count, generator=source) < drop, -1, seen)
+    target = oracle.path.velocity(points, noise, times)
+    return (oracle(x, times, seen) - target).flatten(1).square().mean(1), labels
+
+
+def drawn_times(count, source):
+    """Uniform, logit-normal or towards noise, as a training run may have them."""
+    kind = int(torch.randint(3, (), generator=source))
+    if kind == 0:
+        return torch.rand(count, dtype=torch.float64, generator=source) * 0.999
+    if kind == 1:
+        shift = float(torch.randn((), generator=source)) / 2
+        return (torch.randn(count, dtype=torch.float64, generator=source) + shift).sigmoid()
+    return torch.rand(count, dtype=torch.float64, generator=source).square() * 0.999
+
+
+@pytest.mark.slow
+def test_it_says_nothing_where_the_oracle_itself_is_the_network(measured):
+    """Whatever times, bins, drops, clocks and weights there are, it is right within its errors."""
+    oracle, stages = measured
+    far, number = [], 0
+    for seed in range(100):
+        source = torch.Generator().manual_seed(seed)
+        bins, kind, clock = (int(torch.randint(n, (), generator=source)) for n in (12, 4, 3))
+        clock = (Clock(), Clock(1, 0), Clock(1000, 0))[clock]
+        weight = (None, lambda t: 2 + t.cos())[seed % 2]
+        drop = 0.3 if kind == 3 else 0.0
+        meter = floracle.StageMeter(
+            stages, bins=bins + 1, clock=clock, weight=weight, label_drop=drop
+        )
+        times = drawn_times(3000, source)
+        losses, labels = losses_of(oracle, times, source, labelled=kind not in (1, 2), drop=drop)
+        given = clock.reading(times)
+        losses = losses * (1 if weight is None else weight(given))
+        labels = {1: None, 2: torch.full_like(labels, -1)}.get(kind, labels)
+        meter.add(given, losses, labels)
+        curves = meter.curves(dropped=kind == 2)
+        z = (curves.oracle.mean / curves.oracle.error)[curves.oracle.mean.isfinite()].abs()
+        z = z[z.isfinite()]
+        far, number = far + z[z > 3].tolist(), number + len(z)
+        assert not curves.warnings, (seed, curves.warnings)
+    assert number > 800
+    assert not far
+
+
+def test_what_cannot_be_is_said(oracle):
+    """Times that run the other way, weights that are not told, sums in place of means."""
+    stages, source = floracle.stages(oracle), torch.Generator().manual_seed(0)
+    times = torch.rand(4000, dtype=torch.float64, generator=source)
+    losses, labels = losses_of(oracle, times, source)
+    for given, found in ((1 - times, losses), (times, losses / 2), (times, losses * (1 - times))):
+        meter = floracle.StageMeter(stages)
+        meter.add(given, found, labels)
+        (warning,) = meter.curves().warnings
+        assert "below the gap" in warning
+    of_classes = floracle.stages(oracle, pairs=16, classes=[0, 1])
+    meter = floracle.StageMeter(of_classes)
+    meter.add(times, losses)
+    curves = meter.curves()
+    assert "measure stages with the label −1" in curves.warnings[0]
+    assert not curves.oracle.mean.isfinite().any()

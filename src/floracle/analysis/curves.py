@@ -13,12 +13,18 @@ from torch import Tensor
 
 from floracle.core.seeds import generator
 
+from .between import Places
+
 RESAMPLES = 400
 RESAMPLED_BYTES = 2**26
 """The size of a few resamples on the way to their means."""
 COVERED = 0.95
 ENOUGH = 64
 """Pairs from which a control is worth more than the noise of its slope."""
+FOLDS = 8
+"""Parts of the pairs; the slope of one comes from the others."""
+CARRIED = 32
+"""Pairs that carry a control, at least: (Σ c²)² / Σ c⁴ of those that a slope comes from."""
 
 
 class Estimate(NamedTuple):
@@ -72,19 +78,30 @@ def standard_error(values: Tensor) -> Tensor:
 
 
 def controlled(values: Tensor, control: Tensor) -> Tensor:
-    """Values of pairs [p, T] less the multiple of a zero-mean control that narrows them most.
+    """Values of pairs [p, T] less the multiple of a zero-mean control that narrows them.
 
-    Every pair takes its multiple from the others: its own would bend the mean towards what was
-    drawn. Fewer than `ENOUGH` pairs know it too badly and are left as they are.
+    The multiple of a pair comes from the other folds, so that it does not know the pair and the
+    mean stays where it is. It is a ratio of sums over those folds: nothing is subtracted that
+    could cancel. It is 1 at most in size, for values and control are of one scale, and 0 at times
+    where few pairs carry the control, which know it too badly. So do fewer than `ENOUGH` pairs.
     """
     pairs = len(values)
     if pairs < ENOUGH:
         return values
-    apart, spread = control - control.mean(0), values - values.mean(0)
-    without = pairs / (pairs - 1)
-    both, own = apart * spread, apart.square()
-    slope = (both.sum(0) - without * both) / (own.sum(0) - without * own).clamp(min=1e-30)
-    return values - slope * control
+    fold, narrowed = torch.arange(pairs) % FOLDS, torch.empty_like(values)
+    for one in range(FOLDS):
+        own, others = fold == one, fold != one
+        narrowed[own] = values[own] - _slope(values[others], control[others]) * control[own]
+    return narrowed
+
+
+def _slope(values: Tensor, control: Tensor) -> Tensor:
+    """The multiple [T] of a zero-mean control that narrows values of pairs [p, T] most."""
+    squares, spread = control.square(), values - values.mean(0)
+    own = squares.sum(0)
+    known = own.square() >= CARRIED * squares.square().sum(0)
+    slope = ((control * spread).sum(0) / own).clamp(-1, 1)
+    return torch.where(known & (own > 0), slope, 0.0)
 
 
 def resampled(values: Tensor, seed: int) -> Tensor:
@@ -100,33 +117,49 @@ def resampled(values: Tensor, seed: int) -> Tensor:
     return torch.cat(means)
 
 
-def crossing(times: Tensor, values: Tensor, level: float | Tensor) -> Tensor:
-    """Where rising curves [c, T] first reach a level ([c, 1]), linear between times; else NaN."""
-    reached = values >= level
-    first = reached.to(torch.int8).argmax(1, keepdim=True)
-    before = (first - 1).clamp(min=0)
-    low, high = values.gather(1, before), values.gather(1, first)
-    share = torch.where(first > 0, (level - low) / (high - low).clamp(min=1e-300), 0.0)
-    found = times[before] + share * (times[first] - times[before])
-    return torch.where(values.gather(1, first) >= level, found, torch.nan)[:, 0]
+def crossing(
+    times: Tensor, values: Tensor, level: float | Tensor, *, along: Tensor | None = None
+) -> Tensor:
+    """Where rising curves [c, T] first reach a level ([c, 1]); else NaN.
+
+    Between times they are monotone cubics in t, or `along` what is predicted to be known, [T].
+    """
+    levels = torch.as_tensor(level, dtype=torch.float64).reshape(-1)
+    return torch.from_numpy(Places(times, along).reached(values, levels)[0])
 
 
-def landmark(times: Tensor, mean: Tensor, resamples: Tensor, level: float) -> Landmark:
+def landmark(
+    times: Tensor, mean: Tensor, resamples: Tensor, level: float, *, along: Tensor | None = None
+) -> Landmark:
     """Where a mean curve [T] reaches a level, with the interval its resamples [c, T] give."""
     levels = torch.tensor([level], dtype=torch.float64)
-    return several_landmarks(times, mean[None], resamples[None], levels)[0]
+    return several_landmarks(times, mean[None], resamples[None], levels, along=along)[0]
 
 
 def several_landmarks(
-    times: Tensor, means: Tensor, resamples: Tensor, levels: Tensor
+    times: Tensor,
+    means: Tensor,
+    resamples: Tensor,
+    levels: Tensor,
+    *,
+    along: Tensor | None = None,
 ) -> list[Landmark]:
-    """Where mean curves [k, T] reach their levels [k]; resamples are [k, c, T]."""
+    """Where mean curves [k, T] reach their levels [k]; resamples are [k, c, T].
+
+    Intervals reach farther by what the times leave open: how far the crossing of cubics lies from
+    that of straight lines.
+    """
     every = torch.cat([means[:, None], resamples], 1)
-    each = levels.repeat_interleave(every.shape[1])[:, None]
-    found = crossing(times, every.flatten(0, 1), each).unflatten(0, every.shape[:2])
+    each = levels.repeat_interleave(every.shape[1])
+    found, straight = (
+        torch.from_numpy(one).unflatten(0, every.shape[:2])
+        for one in Places(times, along).reached(every.flatten(0, 1), each)
+    )
     tail = (1 - COVERED) / 2
     ends = torch.tensor([tail, 1 - tail], dtype=found.dtype)
     interval = found[:, 1:].nan_to_num(nan=float(times[-1])).quantile(ends, dim=1).T
+    left_open = (found - straight)[:, :1].abs().nan_to_num() * torch.tensor([-1.0, 1.0])
+    interval = (interval + left_open).clamp(float(times[0]), float(times[-1]))
     return [
         Landmark(value, low, high) if value == value else Landmark(None)  # NaN is no number
         for value, (low, high) in zip(found[:, 0].tolist(), interval.tolist(), strict=True)

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
+from floracle.core.paths import PATHS
 from floracle.core.source import NO_LABEL
 from floracle.run.results import Results
 
+from .between import Places
 from .curves import Curve, Estimate, Landmark, several_landmarks
 
 POOLED = -2
@@ -19,7 +22,10 @@ POOLED = -2
 END = 0.99
 """The mean largest weight at which navigation has ended."""
 FLAGGED = 4.0
-"""How many standard errors the information law may be off before it is called broken."""
+"""How many standard errors the information law may be off before it is called broken; of few
+pairs, as many as Student's distribution exceeds as rarely."""
+JUDGED = 0.05
+"""The share of H(w) that the error of the area may be at most: a larger one checks nothing."""
 TOLERATED = 0.005
 """The share of H(w) that it may be off besides, for the error of the quadrature over times."""
 NOWHERE = Landmark(None)
@@ -49,7 +55,6 @@ class Group:
     """The integral of the information law, nats; to be compared with `knowable` − `unknown`."""
     unknown: float
     """The entropy that is left at the last time, nats."""
-    law_holds: bool
     separation: Landmark = NOWHERE
     """Where half of what there is to know about the class is known; of the whole set alone."""
     classes_knowable: float = 0.0
@@ -66,6 +71,26 @@ class Group:
         for there is nothing to know.
         """
         return self.knowable == 0
+
+    @property
+    def law_allowance(self) -> float:
+        """By how many nats the measured area may be off."""
+        return self.law_errors * self.area.error + TOLERATED * self.knowable
+
+    @property
+    def law_errors(self) -> float:
+        """How many standard errors are as rare with so few pairs as `FLAGGED` are with many."""
+        return float(stdtrit(max(self.pairs - 1, 1), ndtr(FLAGGED)))
+
+    @property
+    def law_holds(self) -> bool:
+        """Whether the measured area is what it must be, as far as its error can tell."""
+        return not abs(self.law_difference) > self.law_allowance
+
+    @property
+    def law_checked(self) -> bool:
+        """Whether the error is small enough for that to mean anything."""
+        return self.area.error <= JUDGED * self.knowable
 
     @property
     def law_difference(self) -> float:
@@ -140,6 +165,23 @@ class Stages:
         """The main group's measured information, nats."""
         return self.main.area
 
+    def gap_at(self, times: Tensor, *, label: int | None = None) -> Curve:
+        """The gap of the main group, or of a class, at any times [...]; summed over dimensions.
+
+        It is A² times a variance; that is what is followed between the times of measuring.
+        """
+        group = self.main if label is None else self.group(label)
+        curve, places = group.curves["gap"], Places(self.times, group.predicted_information)
+        within = times.clamp(float(self.times[0]), float(self.times[-1]))
+        values = torch.stack([curve.mean, curve.error]) / self.lift(self.times)
+        found = torch.from_numpy(places.values(values, within)) * self.lift(within)
+        return Curve(*found)
+
+    def lift(self, times: Tensor) -> Tensor:
+        """A² at times [...]: what a variance is multiplied with to be a gap."""
+        path = PATHS[self.settings.get("path", "linear")]
+        return path.coefficients(times.flatten()).amplification.square().view(times.shape)
+
     def name(self, label: int) -> str:
         """What to call a group."""
         if label == POOLED:
@@ -160,10 +202,13 @@ def landmarks(
     curves: dict[str, Curve],
     resamples: dict[str, Tensor],
     *,
+    along: Tensor,
     knowable: float,
     classes: float = 0.0,
 ) -> dict[str, Landmark]:
     """Centre, collapse and end of mean curves, with intervals from their resamples.
+
+    Between times curves are followed `along` what is predicted to be known, [T].
 
     With H(class) in `classes` the time that separates classes is one more. Of a single point there
     is nothing to know, so half of it is known at no particular time.
@@ -180,17 +225,7 @@ def landmarks(
         torch.stack([curves[of].mean for of, _ in levels.values()]),
         torch.stack([resamples[of] for of, _ in levels.values()]),
         torch.tensor([level for _, level in levels.values()], dtype=torch.float64),
+        along=along,
     )
     marks = dict(zip(levels, found, strict=True))
     return marks if knowable > 0 else {**marks, "centre": NOWHERE}
-
-
-def law_holds(area: Estimate, knowable: float, unknown: float) -> bool:
-    """Whether the measured area is what it must be, within its error."""
-    off = abs(area.value - knowable + unknown)
-    return off <= law_allowance(area, knowable)
-
-
-def law_allowance(area: Estimate, knowable: float) -> float:
-    """By how many nats the measured area may be off."""
-    return FLAGGED * area.error + TOLERATED * knowable

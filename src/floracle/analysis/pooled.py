@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .curves import Curve, Estimate
-from .groups import POOLED, Group, landmarks, law_holds
+from .groups import POOLED, Group, landmarks
 from .prediction import Predicted
 
 RESAMPLED = ("information", "own", "top")
@@ -74,11 +74,10 @@ def pooled(times: Tensor, groups: list[Group], predicted: list[Predicted], pool:
         predicted_information=bound,
         area=area,
         unknown=unknown,
-        law_holds=law_holds(area, knowable, unknown),
         classes_knowable=0.0,
         rivals=tuple(pair for group in groups for pair in group.rivals)[:20],
         resamples=resamples,
-        **landmarks(times, curves, resamples, knowable=knowable),
+        **landmarks(times, curves, resamples, along=bound, knowable=knowable),
     )
 
 

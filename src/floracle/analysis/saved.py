@@ -33,7 +33,6 @@ NUMBERS = (
     "predicted_centre",
     "predicted_collapse",
     "unknown",
-    "law_holds",
     "classes_knowable",
 )
 

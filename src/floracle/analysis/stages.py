@@ -36,7 +36,7 @@ from floracle.run.results import provenance
 
 from .curves import Curve, controlled, resampled
 from .expected import Expected, expected
-from .groups import END, Group, Stages, landmarks, law_holds
+from .groups import END, Group, Stages, landmarks
 from .held_out import held_out_curves
 from .in_turn import Drawn, followed_in_turn, readable
 from .law import area_under, times_for
@@ -44,6 +44,8 @@ from .pooled import RESAMPLED, Pool, pooled
 from .prediction import Predicted, predict
 
 AnyOracle = Oracle | GaussianOracle
+FEWEST = 12
+"""Times of a curve at least. With fewer, landmarks lie off by more than their intervals."""
 NOISE = 24
 """Bytes that a pair takes for every dimension: its noise, and what is made of it."""
 
@@ -100,8 +102,8 @@ def planned(
     seed: int = 0,
 ) -> Plan:
     """Choose classes and times; costs the covariance spectra."""
-    if times < 8:
-        raise Mistake(f"a stage curve needs at least 8 times, got {times}")
+    if times < FEWEST:
+        raise Mistake(f"a stage curve needs at least {FEWEST} times, got {times}")
     if pairs < 2:
         raise Mistake(f"errors need at least 2 pairs, got {pairs}")
     chosen = _chosen(oracle.data, labels)
@@ -164,7 +166,7 @@ def _group(
     plan: Plan, drawn: Drawn, found: Pairs, known: Expected, *, share: float, classes: float
 ) -> Group:
     """The stages of a class from its pairs; `classes` is what there is to know about classes."""
-    knowable, predicted = plan.sizes[drawn.label], known.predicted
+    knowable, predicted, times = plan.sizes[drawn.label], known.predicted, plan.times
     variance = controlled(found.variance, found.lean)
     within = 0.0 if found.within is None else found.within
     values = {
@@ -181,7 +183,7 @@ def _group(
     names = [name for name in (*RESAMPLED, "class_information") if name in values]
     again = resampled(torch.cat([values[name] for name in names], 1), drawn.seed)
     resamples = dict(zip(names, again.split(len(plan.times), 1), strict=True))
-    area = area_under(plan.times, variance, predicted)
+    area, bound = area_under(plan.times, found.variance, predicted), predicted.information(times)
     unknown = float(curves["entropy"].mean[-1])
     return Group(
         label=drawn.label,
@@ -192,14 +194,13 @@ def _group(
         curves=curves,
         predicted_centre=known.centre,
         predicted_collapse=known.collapse,
-        predicted_information=predicted.information(plan.times),
+        predicted_information=bound,
         area=area,
         unknown=unknown,
-        law_holds=law_holds(area, knowable, unknown),
         rivals=_rivals(found, drawn.rows),
         classes_knowable=classes,
         resamples=resamples,
-        **landmarks(plan.times, curves, resamples, knowable=knowable, classes=classes),
+        **landmarks(times, curves, resamples, along=bound, knowable=knowable, classes=classes),
     )
 
 

@@ -76,6 +76,7 @@ def stages(
     """
     from floracle.analysis.kept import Kept
     from floracle.analysis.memory_needs import Run, check_memory, oracle_memory
+    from floracle.analysis.stages import FEWEST
     from floracle.core.source import classes as labels_in
     from floracle.report.fields_names import visible
     from floracle.run.budget import chosen_device
@@ -86,8 +87,10 @@ def stages(
     from .options import checked_seed, classes_of, folder_for
 
     checked_seed(seed)
-    if pairs < 2 or times < 8:
-        raise Mistake(f"at least 2 --pairs and 8 --times are needed, got {pairs} and {times}")
+    if pairs < 2 or times < FEWEST:
+        raise Mistake(
+            f"at least 2 --pairs and {FEWEST} --times are needed, got {pairs} and {times}"
+        )
     group = current()
     device = str(chosen_device(own_device(device, group)))
     if group.first:

@@ -32,6 +32,11 @@ class Coefficients(NamedTuple):
     d_alpha: Tensor
     d_sigma: Tensor
 
+    @property
+    def amplification(self) -> Tensor:
+        """A = α' − α σ'/σ: velocities at one point are A times as far apart as their data."""
+        return self.d_alpha - self.alpha * self.d_sigma / self.sigma
+
 
 @dataclass(frozen=True)
 class Path:

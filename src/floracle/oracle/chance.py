@@ -93,7 +93,7 @@ def known_pairs(members: Members, path: Path, own: Tensor, noise: Tensor, t: Ten
         raise ValueError("the oracle's velocity is 0 / 0 at t = 1; ask for it at t < 1")
     data, noise = members.originals(own), noise.flatten(1).to(device, torch.float64)
     conditional = c.d_alpha[:, None] * data + c.d_sigma[:, None] * noise
-    amplification = c.d_alpha - c.alpha * c.d_sigma / c.sigma
+    amplification = c.amplification
     return Known(own, data, noise, t, c.alpha / c.sigma, amplification, conditional)
 
 

@@ -147,7 +147,7 @@ class GaussianOracle:
         variance, within, top, weight, entropy, concentration = torch.cat(curves, 1)
         return Pairs(
             times=times.double(),
-            amplification=c.d_alpha - c.alpha * c.d_sigma / c.sigma,
+            amplification=c.amplification,
             variance=variance,
             lean=torch.zeros_like(variance),
             top=top,

@@ -51,7 +51,7 @@ def gram_pairs(
     rival = torch.cat(rivals)
     return Pairs(
         times=times.double(),
-        amplification=c.d_alpha - c.alpha * c.d_sigma / c.sigma,
+        amplification=c.amplification,
         variance=variance,
         lean=lean,
         top=top,

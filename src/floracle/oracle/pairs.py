@@ -138,7 +138,7 @@ def followed(
     rival = found.rival[: len(pairs.own)].cpu()
     return Pairs(
         times.double(),
-        c.d_alpha - c.alpha * c.d_sigma / c.sigma,
+        c.amplification,
         *curves[:6],
         rivals=torch.where(rival < 0, rival, members.rows.cpu()[rival.clamp(min=0)]),
         class_entropy=curves[6] if kinds else None,

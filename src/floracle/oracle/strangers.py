@@ -62,7 +62,7 @@ def _curves(members: Members, path: Path, points: Tensor, noise: Tensor, times: 
     working = (centred + members.centre - members.offset).float()
     along, pull = _rows(members, centred, noise.flatten(1).to(device, torch.float64))
     c = path.coefficients(times)
-    amplification = (c.d_alpha - c.alpha * c.d_sigma / c.sigma).tolist()
+    amplification = c.amplification.tolist()
     curves = []
     for r, a in zip((c.alpha / c.sigma).tolist(), amplification, strict=True):
         logits = r * pull + r * r * along + members.log_weights

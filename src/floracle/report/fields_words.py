@@ -90,11 +90,15 @@ def _at_most(share: float) -> str:
 
 
 def _drift(path: OracleLoss, own: OracleLoss) -> str:
-    """How much farther from the oracle its own states are than those of the path."""
-    on_path, on_own = path.whole()["oracle"].mean, own.whole()["oracle"].mean
-    factor = on_own / on_path.clamp(min=1e-300)
+    """How much farther from the oracle its own states are than those of the path.
+
+    A loss on the path that its error covers is no measure for another.
+    """
+    on_path, on_own = path.whole()["oracle"], own.whole()["oracle"].mean
+    known = on_path.mean > 2 * on_path.error
+    factor = torch.where(known, on_own / on_path.mean, 0.0)
     k = int(factor.argmax())
-    if not on_path.max() > 0 or float(factor[k]) < 1.5:
+    if float(factor[k]) < 1.5:
         return "On its own trajectories it is no farther from the oracle than on the path."
     return (
         f"On its own trajectories the oracle loss is up to {words.count(float(factor[k]))} times"
@@ -210,7 +214,10 @@ def class_table(loss: OracleLoss) -> Table | None:
         Row((str(group.label), *(f"{float(group.curves['oracle'].mean[k]):.3g}" for k in chosen)))
         for group in loss.groups
     ]
-    spread = torch.stack([group.curves["oracle"].mean for group in loss.groups])
-    ratio = spread.amax(0) / spread.amin(0).clamp(min=1e-300)
-    last = Row(("most / least", *(f"{float(ratio[k]):.2g}" for k in chosen)), main=True)
+    curves = [group.curves["oracle"] for group in loss.groups]
+    spread = torch.stack([curve.mean for curve in curves])
+    known = (spread > 2 * torch.stack([curve.error for curve in curves])).all(0)
+    ratio = spread.amax(0) / spread.amin(0)
+    shown = [f"{float(ratio[k]):.2g}" if known[k] else "–" for k in chosen]
+    last = Row(("most / least", *shown), main=True)
     return Table(head, [*rows, last])

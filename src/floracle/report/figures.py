@@ -58,8 +58,9 @@ def weights(stages: Stages) -> Drawing:
     """The largest weight and the own weight by time."""
     figure, ax, main = _by_time(stages)
     top, own = main.curves["top"], main.curves["own"]
-    band(ax, stages.times, top, BLUE)
-    band(ax, stages.times, own, ORANGE)
+    along = main.predicted_information
+    band(ax, stages.times, top, BLUE, along=along)
+    band(ax, stages.times, own, ORANGE, along=along)
     label_at(ax, main, (stages.times, top.mean), 0.62, "largest weight", colour=BLUE, side="right")
     label_at(ax, main, (stages.times, own.mean), 0.3, "own weight", colour=ORANGE, side="left")
     if (held_out := main.curves.get("held_out_top")) is not None:
@@ -79,7 +80,13 @@ def gap(stages: Stages) -> Drawing:
     """What the target of training leaves unexplained, per dimension, by time."""
     figure, ax, main = _by_time(stages)
     curve = _scaled(main.curves["gap"], stages.dims)
-    band(ax, stages.times, curve, BLUE)
+    band(
+        ax,
+        stages.times,
+        curve,
+        BLUE,
+        between=lambda t: _scaled(stages.gap_at(t, label=main.label), stages.dims),
+    )
     calm = numbers(stages.times) <= max(CALM, main.collapse.value or 0.0)
     highest = height(float(numbers(curve.mean)[calm].max()))
     held_out = main.curves.get("held_out_gap")
@@ -113,7 +120,7 @@ def gap(stages: Stages) -> Drawing:
 def entropy(stages: Stages) -> Drawing:
     """What is not yet known about which sample it is."""
     figure, ax, main = _by_time(stages)
-    band(ax, stages.times, main.curves["entropy"], BLUE)
+    band(ax, stages.times, main.curves["entropy"], BLUE, along=main.predicted_information)
     if not main.single_point:
         _name_half(ax, main)
     held_out = main.curves.get("held_out_entropy")
@@ -148,7 +155,7 @@ def votes(stages: Stages) -> Drawing:
     mean, error = numbers(curve.mean), np.nan_to_num(numbers(curve.error), posinf=0)
     x = numbers(stages.times)
     logs = [np.log(mean + 2 * error), np.log((mean - 2 * error).clip(0.3 * mean)), np.log(mean)]
-    fine, low, high, middle = smooth(x, *logs)
+    fine, low, high, middle = smooth(x, *logs, along=main.predicted_information)
     ax.fill_between(fine, np.exp(-low), np.exp(-high), color=TEAL, alpha=0.22, lw=0)
     ax.plot(fine, np.exp(-middle), color=TEAL)
     ax.plot(x, 1 / mean, "o", ms=1.9, mew=0, color=TEAL)
@@ -175,12 +182,12 @@ def law(stages: Stages) -> Drawing:
     figure, ax, main = _by_time(stages)
     x = numbers(stages.times)
     bound, roof = numbers(main.predicted_information), 1.22 * height(main.knowable)
-    fine, line = smooth(x, bound)
+    fine, line = smooth(x, bound, along=bound)
     ax.plot(fine, np.where(line > 1.1 * roof, np.nan, line), color=QUIET, lw=1.2, ls=(0, (5, 2)))
     label_at(
         ax, main, (x, bound), 0.86 * main.knowable, "Gaussian\nbound", colour=QUIET, side="right"
     )
-    band(ax, x, main.curves["information"], BLUE)
+    band(ax, x, main.curves["information"], BLUE, along=bound)
     label_at(
         ax,
         main,

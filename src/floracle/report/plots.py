@@ -15,11 +15,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.interpolate import PchipInterpolator
 
+from floracle.analysis.between import Places
 from floracle.analysis.groups import Group
 
 from . import words
@@ -260,37 +261,52 @@ def _place(ax: Axes, value: float) -> float:
     return float((here - low) / (high - low))
 
 
-def band(ax: Axes, times: Any, curve: Any, colour: str) -> None:
-    """A curve through its measured points, with two standard errors on either side."""
+def band(
+    ax: Axes,
+    times: Any,
+    curve: Any,
+    colour: str,
+    *,
+    along: Any = None,
+    between: Callable[[Any], Any] | None = None,
+) -> None:
+    """A curve through its measured points, with two standard errors on either side.
+
+    Between them it is followed `along` what is predicted to be known, or is what `between` says.
+    """
     mean, error = numbers(curve.mean), np.nan_to_num(numbers(curve.error), posinf=0)
-    x, low, middle, high = smooth(times, mean - 2 * error, mean, mean + 2 * error)
+    if between is None:
+        x, low, middle, high = smooth(times, mean - 2 * error, mean, mean + 2 * error, along=along)
+    else:
+        x = smooth(times, mean)[0]
+        found = between(torch.from_numpy(x))
+        middle, apart = numbers(found.mean), 2 * np.nan_to_num(numbers(found.error), posinf=0)
+        low, high = middle - apart, middle + apart
     ax.fill_between(x, low, high, color=colour, alpha=0.22, lw=0)
     ax.plot(x, middle, color=colour)
     ax.plot(numbers(times), mean, "o", ms=1.9, mew=0, color=colour)
 
 
-def smooth(times: Any, *curves: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+def smooth(
+    times: Any, *curves: NDArray[np.float64], along: Any = None
+) -> list[NDArray[np.float64]]:
     """Finer times, and curves through all their points that rise and fall only where these do.
 
-    Where half of the times lie next to an end, they are finer along an axis that is stretched.
+    Curves are followed `along` what is predicted to be known at times, or t; where half of the
+    times lie next to an end, the finer ones lie along an axis that is stretched, and so do curves
+    of which nothing is predicted.
     """
     t = numbers(times)
     middle = float(np.median(t))
     if NEXT <= middle <= 1 - NEXT or not 0 < middle < 1:
         fine = np.unique(np.concatenate([t, np.linspace(t[0], t[-1], FINE)]))
-        return [fine, *(_between(t, curve, fine) for curve in curves)]
-    along, back = stretched(middle)
-    places = along(t)
+        return [fine, *Places(t, along).values(np.stack(curves), fine)]
+    stretch, back = stretched(middle)
+    places = stretch(t)
     fine = np.unique(np.concatenate([places, np.linspace(places[0], places[-1], FINE)]))
-    return [back(fine), *(_between(places, curve, fine) for curve in curves)]
-
-
-def _between(
-    t: NDArray[np.float64], curve: NDArray[np.float64], fine: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Values between those of a curve, monotone where it is."""
-    with np.errstate(over="ignore"):  # slopes next to 0 have inverses that float64 does not hold
-        return PchipInterpolator(t, curve)(fine)
+    if along is None:
+        return [back(fine), *Places(places).values(np.stack(curves), fine)]
+    return [back(fine), *Places(t, along).values(np.stack(curves), back(fine))]
 
 
 def label_at(

@@ -141,7 +141,9 @@ def _area(group: Group) -> str:
     if group.single_point:
         return "nothing to check"
     area = f"{words.nats(group.area.value)} ± {words.nats(group.area.error)}"
-    return area if group.law_holds else f"{area} ⚠"
+    if not group.law_holds:
+        return f"{area} ⚠"
+    return area if group.law_checked else f"{area} (checks nothing)"
 
 
 def _class_words(stages: Stages, groups: list[Group]) -> str:

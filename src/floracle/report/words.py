@@ -8,12 +8,11 @@ from floracle.analysis.curves import Landmark
 from floracle.analysis.deep import Deep
 from floracle.analysis.groups import (
     END,
-    FLAGGED,
+    JUDGED,
     POOLED,
     TOLERATED,
     Group,
     Stages,
-    law_allowance,
 )
 from floracle.analysis.yardsticks import Distances
 from floracle.core.source import NO_LABEL
@@ -186,19 +185,27 @@ def law(main: Group) -> str:
     )
     if not (math.isfinite(main.area.value) and math.isfinite(main.area.error)):
         return f"The information law cannot be judged from so few pairs: {numbers}."
-    allowed = law_allowance(main.area, main.knowable)
-    bounds = f"{FLAGGED:g} standard errors and {100 * TOLERATED:g} % of H(w)"
+    allowed, errors = main.law_allowance, main.law_errors
+    bounds = f"{errors:.3g} standard errors and {100 * TOLERATED:g} % of H(w)"
     apart = f"They are {_apart(main)}; up to {nats(allowed)} nats are allowed, {bounds}."
     if not main.law_holds:
         return f"The information law is broken: {numbers}. {apart}"
+    if not main.law_checked:
+        share = f"{100 * main.area.error / main.knowable:.3g} %"
+        return (
+            f"The information law is not checked: the error is {share} of H(w), and above"
+            f" {100 * JUDGED:g} % it says nothing; give more --pairs. Here {numbers}."
+        )
     if main.knowable - main.unknown <= TOLERATED * main.knowable:
         return (
             f"The information law has nothing to check: {numbers}. What is known at the last time"
             f" is no more than the {100 * TOLERATED:g} % of H(w) by which it may be off."
         )
-    if abs(main.law_deviation) > FLAGGED:
+    if abs(main.law_deviation) > errors:
         return f"The information law holds within {bounds}: {numbers}. {apart}"
-    return f"The information law holds: {numbers} ({_apart(main)}, up to {FLAGGED:g} are allowed)."
+    return (
+        f"The information law holds: {numbers} ({_apart(main)}, up to {errors:.3g} are allowed)."
+    )
 
 
 def _apart(main: Group) -> str:
