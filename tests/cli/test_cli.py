@@ -69,7 +69,7 @@ MISTAKES = {
     "no data": (["stages"], "DATA is missing"),
     "no number": ([*SMALL, "--seed", "one"], "--seed"),
     "no choice": ([*SMALL, "--path", "bent"], '"linear"'),
-    "too few times": ([*SMALL[:2], "--times", "3"], "8 --times"),
+    "too few times": ([*SMALL[:2], "--times", "3"], "12 --times"),
     "one pair": ([*SMALL[:2], "--pairs", "1"], "2 --pairs"),
     "seed below 0": ([*SMALL, "--seed", "-1"], "--seed"),
     "memory": ([*SMALL, "--memory", "lots"], "800M or 4G"),

@@ -20,7 +20,8 @@ RESAMPLED_BYTES = 2**26
 """The size of a few resamples on the way to their means."""
 COVERED = 0.95
 ENOUGH = 64
-"""Pairs from which a control is worth more than the noise of its slope."""
+"""Pairs from which a control is worth more than the noise of its slope, and from which an interval
+of 95 % covers that often: what pairs have to say of the stages is skewed."""
 FOLDS = 8
 """Parts of the pairs; the slope of one comes from the others."""
 CARRIED = 32
@@ -60,7 +61,16 @@ class Landmark:
 
     value: float | None
     low: float | None = None
+    """None where it is not reached, and where too few pairs tell nothing of an interval."""
     high: float | None = None
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The ends of the interval, for drawing; the value itself where there is none."""
+        assert self.value is not None
+        if self.low is None or self.high is None:
+            return self.value, self.value
+        return self.low, self.high
 
     def __str__(self) -> str:
         if self.value is None:
@@ -143,11 +153,12 @@ def several_landmarks(
     levels: Tensor,
     *,
     along: Tensor | None = None,
+    pairs: int = ENOUGH,
 ) -> list[Landmark]:
     """Where mean curves [k, T] reach their levels [k]; resamples are [k, c, T].
 
     Intervals reach farther by what the times leave open: how far the crossing of cubics lies from
-    that of straight lines.
+    that of straight lines. Fewer than `ENOUGH` pairs tell of none.
     """
     every = torch.cat([means[:, None], resamples], 1)
     each = levels.repeat_interleave(every.shape[1])
@@ -160,6 +171,8 @@ def several_landmarks(
     interval = found[:, 1:].nan_to_num(nan=float(times[-1])).quantile(ends, dim=1).T
     left_open = (found - straight)[:, :1].abs().nan_to_num() * torch.tensor([-1.0, 1.0])
     interval = (interval + left_open).clamp(float(times[0]), float(times[-1]))
+    if pairs < ENOUGH:
+        return [Landmark(value if value == value else None) for value in found[:, 0].tolist()]
     return [
         Landmark(value, low, high) if value == value else Landmark(None)  # NaN is no number
         for value, (low, high) in zip(found[:, 0].tolist(), interval.tolist(), strict=True)

@@ -185,9 +185,9 @@ def diversity_of(data: Source, rows: Tensor, labels: Tensor) -> Diversity:
     """The effective number of atoms among rows [b] that seeds of labels [b] landed on.
 
     The variance of the coincidences is taken from those of three seeds, and they from a Poisson
-    number of that variance.
+    number of that variance. No number is larger than that of the atoms there are.
     """
-    pairs, triples, bend, expected, knowable = 0, 0, 0.0, 0.0, 0.0
+    pairs, triples, bend, expected, knowable, atoms = 0, 0, 0.0, 0.0, 0.0, 0
     for weights, counts in _counts(data, rows, labels):
         seeds, several = int(counts.sum()), [n for n in counts.tolist() if n > 1]
         here, concentration = sum(comb(n, 2) for n in several), float(weights.square().sum())
@@ -196,11 +196,13 @@ def diversity_of(data: Source, rows: Tensor, labels: Tensor) -> Diversity:
         bend += 4 * here**2 / seeds
         expected += comb(seeds, 2) * concentration
         knowable += 1 / concentration
+        atoms += len(weights)
     if not expected:
         raise Mistake("no class has two seeds that could coincide; give more seeds")
     low, high = _poisson(pairs, max(1.0, (pairs + 6 * triples - bend) / max(pairs, 1)))
-    effective, most = (knowable * expected / n if n else None for n in (pairs, low))
-    return Diversity(pairs, expected, effective, knowable * expected / high, most, knowable)
+    effective, most = (min(knowable * expected / n, atoms) if n else None for n in (pairs, low))
+    least = min(knowable * expected / high, atoms)
+    return Diversity(pairs, expected, effective, least, most, knowable)
 
 
 def _counts(data: Source, rows: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

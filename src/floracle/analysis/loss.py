@@ -18,7 +18,7 @@ from torch import Tensor
 from floracle.run.errors import Mistake
 from floracle.run.results import Results, differences
 
-from .curves import COVERED, Curve
+from .curves import COVERED, ENOUGH, Curve
 from .written import check_kind, check_shapes, number, reading, truths, words
 
 PAIRED = ("oracle", "held_out")
@@ -75,6 +75,11 @@ class OracleLoss:
     def pairs(self) -> int:
         """Pairs of every class."""
         return self.groups[0].pairs
+
+    @property
+    def enough(self) -> bool:
+        """Whether all classes together have the pairs that an interval takes."""
+        return sum(group.pairs for group in self.groups) >= ENOUGH
 
     def whole(self) -> dict[str, Curve]:
         """The curves of the classes together, by their share; classes have pairs of their own."""

@@ -77,7 +77,14 @@ def pooled(times: Tensor, groups: list[Group], predicted: list[Predicted], pool:
         classes_knowable=0.0,
         rivals=tuple(pair for group in groups for pair in group.rivals)[:20],
         resamples=resamples,
-        **landmarks(times, curves, resamples, along=bound, knowable=knowable),
+        **landmarks(
+            times,
+            curves,
+            resamples,
+            along=bound,
+            pairs=min(group.pairs for group in groups),
+            knowable=knowable,
+        ),
     )
 
 

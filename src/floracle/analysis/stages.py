@@ -200,7 +200,15 @@ def _group(
         rivals=_rivals(found, drawn.rows),
         classes_knowable=classes,
         resamples=resamples,
-        **landmarks(times, curves, resamples, along=bound, knowable=knowable, classes=classes),
+        **landmarks(
+            times,
+            curves,
+            resamples,
+            along=bound,
+            pairs=plan.pairs,
+            knowable=knowable,
+            classes=classes,
+        ),
     )
 
 

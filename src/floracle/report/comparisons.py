@@ -37,8 +37,7 @@ def agreement(stages: Stages) -> Drawing:
         known = [i for i, mark in enumerate(marks) if mark.value is not None]
         x = np.array([getattr(groups[i], f"predicted_{name}") for i in known])
         y = np.array([marks[i].value for i in known])
-        low = np.array([marks[i].low for i in known])
-        high = np.array([marks[i].high for i in known])
+        low, high = np.array([marks[i].ends for i in known]).reshape(-1, 2).T
         if not known:
             continue
         spread = np.clip(np.array([y - low, high - y]), 0, None)
@@ -82,10 +81,8 @@ def compared(stages: Stages) -> Drawing:
         if not known:
             continue
         x = np.array([marks[i].value for i in known])
-        spread = [
-            [marks[i].value - marks[i].low for i in known],
-            [marks[i].high - marks[i].value for i in known],
-        ]
+        low, high = np.array([marks[i].ends for i in known]).T
+        spread = [x - low, high - x]
         size = 5.5 if named else 3
         ax.errorbar(
             x, y[known], xerr=np.clip(spread, 0, None), fmt="o", ms=size, mfc=colour, mec=PAPER,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from floracle.analysis.curves import Curve
+from floracle.analysis.curves import ENOUGH, Curve
 from floracle.analysis.loss import LESS, MORE, UNKNOWN, Losses, OracleLoss, apart, interval
 
 from . import words
@@ -72,6 +72,8 @@ def _memory(loss: OracleLoss) -> str:
     if "difference" not in whole:
         return ""
     low, high = interval(whole["difference"], loss.pairs, together=len(loss.times))
+    if not loss.enough:
+        return f"Whether unseen data costs it more takes {ENOUGH} pairs to say."
     if (low > 0).any():
         return (
             f"Unseen data costs it more {at(loss.times, low > 0)}: if both sets are alike, it"

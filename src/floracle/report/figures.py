@@ -6,9 +6,11 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from torch import Tensor
 
 from floracle.analysis.curves import Curve
 from floracle.analysis.groups import Group, Stages
@@ -17,6 +19,7 @@ from .comparisons import agreement, compared, measured, predictable, voting
 from .examples import Examples
 from .plots import (
     BLUE,
+    FINE,
     HIGH,
     INK,
     ORANGE,
@@ -80,15 +83,13 @@ def gap(stages: Stages) -> Drawing:
     """What the target of training leaves unexplained, per dimension, by time."""
     figure, ax, main = _by_time(stages)
     curve = _scaled(main.curves["gap"], stages.dims)
-    band(
-        ax,
-        stages.times,
-        curve,
-        BLUE,
-        between=lambda t: _scaled(stages.gap_at(t, label=main.label), stages.dims),
-    )
-    calm = numbers(stages.times) <= max(CALM, main.collapse.value or 0.0)
-    highest = height(float(numbers(curve.mean)[calm].max()))
+
+    def between(times: Tensor) -> Curve:
+        return _scaled(stages.gap_at(times, label=main.label), stages.dims)
+
+    band(ax, stages.times, curve, BLUE, between=between)
+    calm = torch.linspace(0, max(CALM, main.collapse.value or 0.0), FINE, dtype=torch.float64)
+    highest = height(float(between(calm).mean.max()))
     held_out = main.curves.get("held_out_gap")
     if held_out is None:
         label_at(

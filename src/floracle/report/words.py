@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from floracle.analysis.curves import Landmark
+from floracle.analysis.curves import ENOUGH, Landmark
 from floracle.analysis.deep import Deep
 from floracle.analysis.groups import (
     END,
@@ -61,8 +61,10 @@ def nats(value: float) -> str:
 
 def interval(mark: Landmark) -> str:
     """The 95 % interval of a landmark."""
-    if mark.value is None or mark.low is None or mark.high is None:
+    if mark.value is None:
         return "–"
+    if mark.low is None or mark.high is None:
+        return f"takes {ENOUGH} pairs"
     return f"{time(mark.low)} – {time(mark.high)}"
 
 

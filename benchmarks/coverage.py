@@ -1,0 +1,101 @@
+"""How often the 95 % intervals of stages hold what all pairs together give.
+
+    python benchmarks/coverage.py [NAME …]
+
+Two hundred disjoint draws of pairs of one class each; the truth is what the pairs of all draws
+give together. The gap counts at every time up to the collapse, with 1.96 of its errors.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import floracle
+from areas import PLACES
+from floracle.analysis.curves import crossing
+from floracle.analysis.groups import END
+from floracle.analysis.stages import measured, planned
+from measure import RESULTS, report
+from times import CLASSES
+
+DRAWS = 200
+PAIRS = (64, 128, 512)
+NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "VA-VAE tokens")
+LANDMARKS = ("centre", "collapse", "end")
+
+
+def main() -> None:
+    """Count for some sets, or all, and keep what was counted of the others."""
+    path = RESULTS / "coverage.json"
+    known = json.loads(path.read_text())["sets"] if path.exists() else {}
+    for name in sys.argv[1:] or NAMES:
+        with tempfile.TemporaryDirectory() as folder:
+            oracle = floracle.Oracle(PLACES[name](Path(folder)))
+            known[name] = counted(oracle, CLASSES.get(name, -1))
+        print(name, known[name], flush=True)
+        report("coverage", {"draws": DRAWS, "sets": known})
+    print("\n".join(table(known)))
+
+
+def counted(oracle: floracle.Oracle, label: int) -> dict:
+    """The share of intervals that hold the truth, by pairs and by what is estimated."""
+    drawn = {pairs: draws(oracle, label, pairs) for pairs in PAIRS}
+    most = drawn[max(PAIRS)]
+    times = planned(oracle, labels=[label]).times
+    truth = {
+        name: torch.stack([group.curves[name].mean for group in most]).mean(0)
+        for name in ("information", "own", "top", "gap", "entropy")
+    }
+    levels = {"centre": ("information", most[0].knowable / 2), "collapse": ("own", 0.5)}
+    levels["end"] = ("top", END)
+    along = most[0].predicted_information
+    right = {
+        name: float(crossing(times, truth[curve][None], level, along=along)[0])
+        for name, (curve, level) in levels.items()
+    }
+    before = times <= right["collapse"]
+    area = most[0].knowable - float(truth["entropy"][-1])
+    found = {}
+    for pairs, groups in drawn.items():
+        row = {}
+        for name in LANDMARKS:
+            marks = [getattr(group, name) for group in groups]
+            ends = [mark.ends if mark.value is not None else (1.0, 1.0) for mark in marks]
+            row[name] = sum(low <= right[name] <= high for low, high in ends) / DRAWS
+        off = [abs(group.area.value - area) <= 1.96 * group.area.error for group in groups]
+        gaps = [
+            ((group.curves["gap"].mean - truth["gap"]).abs() <= 1.96 * group.curves["gap"].error)
+            for group in groups
+        ]
+        row |= {
+            "area": sum(off) / DRAWS,
+            "gap": round(float(torch.stack(gaps)[:, before].double().mean()), 3),
+        }
+        found[str(pairs)] = row
+    return found
+
+
+def draws(oracle: floracle.Oracle, label: int, pairs: int) -> list:
+    """The stages of one class from so many pairs, again and again."""
+    plan = planned(oracle, labels=[label], pairs=pairs)
+    seeds = range(DRAWS)
+    return [measured(oracle, replace(plan, seed=seed), label) for seed in seeds]
+
+
+def table(sets: dict):
+    """Markdown."""
+    yield "| | pairs | " + " | ".join((*LANDMARKS, "area", "gap")) + " |"
+    yield "|---" * 7 + "|"
+    for name, found in sets.items():
+        for pairs, row in found.items():
+            yield f"| {name} | {pairs} | " + " | ".join(f"{v:.3f}" for v in row.values()) + " |"
+
+
+if __name__ == "__main__":
+    main()
