@@ -45,7 +45,7 @@ def test_stages_answers_and_draws(data, tmp_path, capsys):
         "--pairs",
         "4",
         "--times",
-        "8",
+        "12",
         "--out",
         str(tmp_path / "o"),
     ]

@@ -33,7 +33,7 @@ def plain(results):
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):
-    return measured(tmp_path_factory.mktemp("runs") / "stages", 8)
+    return measured(tmp_path_factory.mktemp("runs") / "stages", 12)
 
 
 def measured(out, times):
@@ -211,15 +211,15 @@ def test_packed_stores(tmp_path):
 
 @pytest.mark.slow
 def test_files_of_another_run_are_named_whichever_they_are(stages, tmp_path):
-    other, there = measured(tmp_path / "other", 9), tmp_path / "there"
+    other, there = measured(tmp_path / "other", 13), tmp_path / "there"
     shutil.copytree(stages, there)
     shutil.rmtree(there / "examples")
     shutil.copytree(other / "examples", there / "examples")
     with pytest.raises(Mistake, match="is not of the stages beside it"):
         draw(there)
     shutil.copy(other / "run.json", there / "run.json")
-    assert command(there, 9) == 2  # its result is the other one's
+    assert command(there, 13) == 2  # its result is the other one's
     shutil.copy(stages / "run.json", there / "run.json")
     for name in ("result.json", "arrays.safetensors"):
         shutil.copy(other / name, there / name)
-    assert command(there, 8) == 2
+    assert command(there, 12) == 2

@@ -107,7 +107,7 @@ def test_landmarks_predictions_and_the_law_are_on_the_page(pictures):
     content = html_of(found, shown)
     assert f"Navigation ends at t = {found.main.end.value:.3f}" in content
     assert f"{found.main.predicted_collapse:.3f}" in content
-    assert "The information law holds" in content
+    assert "The information law is not checked: the error is" in content  # of so few pairs
     assert 'role="alert"' not in content
 
 
@@ -129,7 +129,7 @@ def test_an_end_that_is_not_reached_names_the_rows(pictures):
 
 def of_law(found, **changes):
     """What is said of the law with other numbers."""
-    return words.law(replace(found.main, **changes))
+    return words.law(replace(found.main, **({"pairs": 100_000} | changes)))
 
 
 def test_the_law_says_both_sides_and_how_far_apart_they_may_be(pictures):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.ticker import FuncFormatter
 from floracle.analysis.advice import advise
 from floracle.analysis.compare import Space, factors
 from floracle.analysis.curves import Landmark
-from floracle.analysis.groups import Stages
+from floracle.analysis.groups import POOLED, Stages
 from floracle.analysis.saved import load
 from floracle.run.errors import Mistake
 from floracle.run.files import write_bytes, write_json, write_text
@@ -166,15 +167,29 @@ def _difference(first: Space, other: Space) -> str:
         f"its coordinates vary {'more' if apart.scale < 1 else 'less'}": apart.scale,
         "its dimensions and the form of its spectrum tell points apart "
         + ("sooner" if apart.shape < 1 else "later"): apart.shape,
-        f"it has {'more' if apart.points > 1 else 'fewer'} points to tell apart": apart.points,
+        f"it has {'more' if apart.points > 1 else 'fewer'} points to tell apart"
+        f" ({_told_apart(other)} beside {_told_apart(first)})": apart.points,
     }
-    told = [
-        f"{reason} (α/σ × {factor:.2f})"
+    told = {
+        f"{reason} (α/σ × {factor:.2f})": (factor < 1) == (apart.whole < 1)
         for reason, factor in reasons.items()
         if abs(factor - 1) >= ALIKE
-    ]
-    side = "earlier" if apart.whole < 1 else "later"
-    return f"{other.name} collapses {side} than {first.name} because " + ", and ".join(told) + "."
+    }
+    sides = ("earlier", "later") if apart.whole < 1 else ("later", "earlier")
+    why = ", and ".join(reason for reason, with_it in told.items() if with_it)
+    though = ", and ".join(reason for reason, with_it in told.items() if not with_it)
+    why = f"{sides[0]} than {first.name} because {why}" + (f", though {though}" if though else "")
+    ours, theirs = first.main.collapse.value, other.main.collapse.value
+    if ours is None or theirs is None or (theirs < ours) == (apart.whole < 1):
+        return f"{other.name} collapses {why}."
+    return f"{other.name} should collapse {why}, but it was measured {sides[1]}."
+
+
+def _told_apart(one: Space) -> str:
+    """How many points there are to tell apart, in a class where classes are measured."""
+    group = one.stages.group(one.typical)
+    count = words.count(math.exp(group.knowable))
+    return f"{count} in a class" if group.label >= 0 else count
 
 
 def landmark_table(spaces: Sequence[Space]) -> Table:
@@ -186,7 +201,7 @@ def landmark_table(spaces: Sequence[Space]) -> Table:
             Row(
                 (
                     one.name,
-                    f"{main.points:,}",
+                    f"{main.points:,}{_in_classes(one)}",
                     words.landmark(main, "centre"),
                     words.interval(main.centre),
                     words.predicted(main, "centre"),
@@ -202,6 +217,12 @@ def landmark_table(spaces: Sequence[Space]) -> Table:
     head = ("", "points", *marks, *marks, "measured", "95 %")
     over = (("", 2), ("centre", 3), ("collapse", 3), ("end", 2))
     return Table(head, rows, over=over)
+
+
+def _in_classes(one: Space) -> str:
+    """In how many classes the points of the headline are."""
+    count = sum(group.label >= 0 for group in one.stages.groups)
+    return f" in {count} classes" if one.main.label == POOLED else ""
 
 
 def build_table(spaces: Sequence[Space]) -> Table:
