@@ -25,7 +25,7 @@ from measure import RESULTS, report
 from times import CLASSES
 
 DRAWS = 200
-PAIRS = (64, 128, 512)
+PAIRS = (256, 512)
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "VA-VAE tokens")
 LANDMARKS = ("centre", "collapse", "end")
 

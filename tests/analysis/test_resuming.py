@@ -156,7 +156,7 @@ def test_layout_settles_before_detail_in_real_digits(points_source):
     training, unseen = (
         points_source(digits.take(some[start::2]), digits.labels[start::2]) for start in (0, 1)
     )
-    asked = {"rows": range(60), "noises": 2, "edges": [1.5], "grid": time_grid(25)}
+    asked = {"rows": range(160), "noises": 2, "edges": [1.5], "grid": time_grid(25)}
     taus = torch.linspace(0, 1, 11)
     found = resumed(class_gaussians(training), unseen, training, taus=taus, **asked)
     layout, detail = found.half(0), found.half(1)

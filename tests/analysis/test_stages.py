@@ -31,7 +31,7 @@ def classes(points_source):
 
 @pytest.fixture(scope="module")
 def stages(classes):
-    return floracle.stages(floracle.Oracle(classes), pairs=128)
+    return floracle.stages(floracle.Oracle(classes), pairs=256)
 
 
 def test_every_class_the_whole_and_the_pool_are_measured(stages):
@@ -247,7 +247,7 @@ def test_landmark_intervals_cover_the_truth(points_source):
     truth = floracle.stages(oracle, pairs=20_000, seed=99).landmarks
     held = dict.fromkeys(("centre", "collapse", "end"), 0)
     for seed in range(20):
-        found = floracle.stages(oracle, pairs=128, seed=seed).landmarks
+        found = floracle.stages(oracle, pairs=256, seed=seed).landmarks
         for name in held:
             mark = getattr(found, name)
             held[name] += mark.low <= getattr(truth, name).value <= mark.high

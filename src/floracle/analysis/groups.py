@@ -15,7 +15,7 @@ from floracle.core.source import NO_LABEL
 from floracle.run.results import Results
 
 from .between import Places
-from .curves import ENOUGH, Curve, Estimate, Landmark, several_landmarks
+from .curves import CARRYING, Curve, Estimate, Landmark, several_landmarks
 
 POOLED = -2
 """The label under which the average over classes is kept."""
@@ -227,7 +227,7 @@ def landmarks(
         torch.stack([resamples[of] for of, _ in levels.values()]),
         torch.tensor([level for _, level in levels.values()], dtype=torch.float64),
         along=along,
-        pairs=pairs if knowable > 0 else ENOUGH,
+        pairs=pairs if knowable > 0 else CARRYING,
     )
     marks = dict(zip(levels, found, strict=True))
     return marks if knowable > 0 else {**marks, "centre": NOWHERE}

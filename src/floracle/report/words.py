@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from floracle.analysis.curves import ENOUGH, Landmark
+from floracle.analysis.curves import CARRYING, Landmark
 from floracle.analysis.deep import Deep
 from floracle.analysis.groups import (
     END,
@@ -64,7 +64,7 @@ def interval(mark: Landmark) -> str:
     if mark.value is None:
         return "–"
     if mark.low is None or mark.high is None:
-        return f"takes {ENOUGH} pairs"
+        return f"takes {CARRYING} pairs"
     return f"{time(mark.low)} – {time(mark.high)}"
 
 
