@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 
 import floracle
-from floracle.analysis.curves import controlled, standard_error
+from floracle.analysis.curves import standard_error
 from floracle.analysis.groups import FLAGGED, JUDGED
 from floracle.analysis.law import area_under
-from floracle.analysis.stages import _drawn, _followed, planned
+from floracle.analysis.stages import _drawn, _followed, narrowed, planned
 from measure import RESULTS, report
 from real_data import SHARED, cifar10
 
@@ -65,12 +65,14 @@ def measured(oracle: floracle.Oracle) -> dict:
             pairs = _followed(oracle, own, _drawn(oracle, own, label))
             area = area_under(plan.times, pairs.variance, predicted)
             known = plan.sizes[label] - float(pairs.entropy[:, -1].mean())
-            gap, plain = controlled(pairs.variance, pairs.lean), standard_error(pairs.variance)
-            narrowed = standard_error(gap) / plain.clamp(min=1e-300)
-            rows.append((area.value - known, area.error, narrowed, bool((gap.mean(0) < 0).any())))
+            bound = predicted.information(plan.times)
+            gap = narrowed(pairs, bound, plan.sizes[label])
+            plain = standard_error(pairs.variance).clamp(min=1e-300)
+            share = (standard_error(gap) / plain)[bound <= plan.sizes[label] / 2]
+            rows.append((area.value - known, area.error, share, bool((gap.mean(0) < 0).any())))
         off = torch.tensor([row[0] / row[1] for row in rows])
         share = torch.tensor([row[1] / plan.sizes[label] for row in rows])
-        narrowed = torch.stack([row[2] for row in rows])
+        shares = torch.stack([row[2] for row in rows])
         found[str(label)] = {
             "knowable": round(plan.sizes[label], 4),
             "beyond four errors": int((off.abs() > FLAGGED).sum()),
@@ -81,9 +83,9 @@ def measured(oracle: floracle.Oracle) -> dict:
             "not checked": int((share > JUDGED).sum()),
             "negative gaps": sum(row[3] for row in rows),
             "gap error over plain at the first times": [
-                round(float(value), 3) for value in narrowed[:, :6].mean(0)
+                round(float(value), 3) for value in shares[:, :6].mean(0)
             ],
-            "at most, at any time": round(float(narrowed.max()), 3),
+            "at most, at any time": round(float(shares.max()), 3),
         }
     return found
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.stages import measured, planned
+from floracle.analysis.curves import standard_error
+from floracle.analysis.stages import _drawn, _followed, measured, narrowed, planned
 from floracle.core.source import Atoms
 
 
@@ -106,3 +107,23 @@ def test_near_duplicates_keep_navigation_from_ending():
     assert group.unknown == pytest.approx(math.log(2), abs=0.02)
     assert all(abs(row - rival) == 40 for row, rival in group.rivals)
     assert group.law_holds
+
+
+@pytest.mark.parametrize("apart", [1e-3, 0.05, 0.3])
+def test_a_pair_that_carries_all_the_variance_breaks_no_gap(apart):
+    """One near-duplicate among 200: no gap is below 0, nor its error far above the plain one."""
+    points = torch.randn(200, 64, generator=torch.Generator().manual_seed(3))
+    points[1] = points[0] + apart * torch.randn(64, generator=torch.Generator().manual_seed(4))
+    oracle = floracle.Oracle(floracle.open_store(points))
+    plan = planned(oracle, pairs=128)
+    for seed in range(20):
+        own = planned_with(plan, seed)
+        pairs = _followed(oracle, own, _drawn(oracle, own, -1))
+        bound = plan.predicted(oracle.path, -1).information(plan.times)
+        gap = narrowed(pairs, bound, plan.sizes[-1])
+        assert (gap.mean(0) >= 0).all()
+        plain = standard_error(pairs.variance)
+        assert (standard_error(gap) <= 1.05 * plain).all()
+        group = measured(oracle, own, -1)
+        assert group.law_holds
+        assert (group.curves["gap"].mean >= 0).all()

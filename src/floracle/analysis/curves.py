@@ -26,7 +26,7 @@ CARRYING = 256
 """Pairs from which an interval of a landmark covers as often as it says: weights are skewed."""
 FOLDS = 8
 """Parts of the pairs; the slope of one comes from the others."""
-CARRIED = 32
+CARRIED = 8
 """Pairs that carry a control, at least: (Σ c²)² / Σ c⁴ of those that a slope comes from."""
 
 

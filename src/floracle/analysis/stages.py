@@ -167,7 +167,8 @@ def _group(
 ) -> Group:
     """The stages of a class from its pairs; `classes` is what there is to know about classes."""
     knowable, predicted, times = plan.sizes[drawn.label], known.predicted, plan.times
-    variance = controlled(found.variance, found.lean)
+    bound = predicted.information(times)
+    variance = narrowed(found, bound, knowable)
     within = 0.0 if found.within is None else found.within
     values = {
         "gap": found.amplification.square() * (variance + within),
@@ -183,7 +184,7 @@ def _group(
     names = [name for name in (*RESAMPLED, "class_information") if name in values]
     again = resampled(torch.cat([values[name] for name in names], 1), drawn.seed)
     resamples = dict(zip(names, again.split(len(plan.times), 1), strict=True))
-    area, bound = area_under(plan.times, found.variance, predicted), predicted.information(times)
+    area = area_under(times, found.variance, predicted)
     unknown = float(curves["entropy"].mean[-1])
     return Group(
         label=drawn.label,
@@ -210,6 +211,18 @@ def _group(
             classes=classes,
         ),
     )
+
+
+def narrowed(found: Pairs, bound: Tensor, knowable: float) -> Tensor:
+    """The variance of pairs [p, T] with its control, up to the predicted centre.
+
+    Until then many samples vote. Later a single pair may carry a variance or its control, which no
+    other pair can tell of.
+    """
+    early = bound <= knowable / 2
+    variance = found.variance.clone()
+    variance[:, early] = controlled(variance[:, early], found.lean[:, early])
+    return variance
 
 
 def _followed(oracle: AnyOracle, plan: Plan, drawn: Drawn) -> Pairs:
