@@ -109,6 +109,7 @@ def test_near_duplicates_keep_navigation_from_ending():
     assert group.law_holds
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [1e-3, 0.05, 0.3])
 def test_a_pair_that_carries_all_the_variance_breaks_no_gap(apart):
     """One near-duplicate among 200: no gap is below 0, nor its error far above the plain one."""
