@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,19 +42,25 @@ PLACES = {
 }
 
 
-def main() -> None:
-    """Measure some sets, or all, and keep what was measured of the others."""
-    path = RESULTS / "areas.json"
+def each_set(
+    result: str,
+    names: Iterable[str],
+    measure: Callable[[str, floracle.Oracle], dict],
+    table: Callable[[dict], Iterable[str]],
+    **facts: object,
+) -> None:
+    """Measure the sets that are named, or all, and keep what was measured of the others."""
+    path = RESULTS / f"{result}.json"
     known = json.loads(path.read_text())["sets"] if path.exists() else {}
-    for name in sys.argv[1:] or PLACES:
+    for name in sys.argv[1:] or names:
         with tempfile.TemporaryDirectory() as folder:
-            known[name] = measured(floracle.Oracle(PLACES[name](Path(folder))))
-        print(name, summary(known[name]), flush=True)
-        report("areas", {"seeds": SEEDS, "sets": {k: known[k] for k in PLACES if k in known}})
-    print("\n".join(table({k: known[k] for k in PLACES if k in known})))
+            known[name] = measure(name, floracle.Oracle(PLACES[name](Path(folder))))
+        known = {one: known[one] for one in PLACES if one in known}
+        report(result, {**facts, "sets": known})
+    print("\n".join(table(known)))
 
 
-def measured(oracle: floracle.Oracle) -> dict:
+def measured(_: str, oracle: floracle.Oracle) -> dict:
     """All classes, or the whole set where there are none, with all seeds."""
     plan, found = planned(oracle), {}
     labels = [label for label in plan.labels if label >= 0] or list(plan.labels)
@@ -122,4 +129,4 @@ def table(sets: dict):
 
 
 if __name__ == "__main__":
-    main()
+    each_set("areas", PLACES, measured, table, seeds=SEEDS)

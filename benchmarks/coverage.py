@@ -2,26 +2,21 @@
 
     python benchmarks/coverage.py [NAME …]
 
-Two hundred disjoint draws of pairs of one class each; the truth is what the pairs of all draws
+Two hundred independent draws of pairs of one class each; the truth is what the pairs of all draws
 give together. The gap counts at every time up to the collapse, with 1.96 of its errors.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 import floracle
-from areas import PLACES
+from areas import each_set
 from floracle.analysis.curves import crossing
 from floracle.analysis.groups import END
 from floracle.analysis.stages import measured, planned
-from measure import RESULTS, report
 from times import CLASSES
 
 DRAWS = 200
@@ -30,21 +25,9 @@ NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "VA-VAE tokens")
 LANDMARKS = ("centre", "collapse", "end")
 
 
-def main() -> None:
-    """Count for some sets, or all, and keep what was counted of the others."""
-    path = RESULTS / "coverage.json"
-    known = json.loads(path.read_text())["sets"] if path.exists() else {}
-    for name in sys.argv[1:] or NAMES:
-        with tempfile.TemporaryDirectory() as folder:
-            oracle = floracle.Oracle(PLACES[name](Path(folder)))
-            known[name] = counted(oracle, CLASSES.get(name, -1))
-        print(name, known[name], flush=True)
-        report("coverage", {"draws": DRAWS, "sets": known})
-    print("\n".join(table(known)))
-
-
-def counted(oracle: floracle.Oracle, label: int) -> dict:
+def counted(name: str, oracle: floracle.Oracle) -> dict:
     """The share of intervals that hold the truth, by pairs and by what is estimated."""
+    label = CLASSES.get(name, -1)
     drawn = {pairs: draws(oracle, label, pairs) for pairs in PAIRS}
     most = drawn[max(PAIRS)]
     times = planned(oracle, labels=[label]).times
@@ -98,4 +81,4 @@ def table(sets: dict):
 
 
 if __name__ == "__main__":
-    main()
+    each_set("coverage", NAMES, counted, table, draws=DRAWS)

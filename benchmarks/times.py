@@ -10,17 +10,11 @@ straight lines in t.
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import torch
 
 import floracle
-from areas import PLACES
-from measure import RESULTS, report
+from areas import each_set
 
 COUNTS = (12, 16, 20, 30, 50, 100, 200)
 REFERENCE = 400
@@ -29,21 +23,9 @@ CLASSES = {"digits": 3, "mnist": 1, "fashion_mnist": 6, "cifar10": 0, "photograp
 NAMES = (*CLASSES, "VA-VAE tokens")
 
 
-def main() -> None:
-    """Measure some sets, or all, and keep what was measured of the others."""
-    path = RESULTS / "times.json"
-    known = json.loads(path.read_text())["sets"] if path.exists() else {}
-    for name in sys.argv[1:] or NAMES:
-        with tempfile.TemporaryDirectory() as folder:
-            oracle = floracle.Oracle(PLACES[name](Path(folder)))
-            known[name] = compared(oracle, CLASSES.get(name, -1))
-        print(name, known[name], flush=True)
-        report("times", {"sets": known})
-    print("\n".join(table(known)))
-
-
-def compared(oracle: floracle.Oracle, label: int) -> dict:
+def compared(name: str, oracle: floracle.Oracle) -> dict:
     """One class by every number of times."""
+    label = CLASSES.get(name, -1)
     fine = floracle.stages(oracle, times=REFERENCE, classes=[label])
     before = fine.times <= fine.main.collapse.value
     found = {}
@@ -53,7 +35,7 @@ def compared(oracle: floracle.Oracle, label: int) -> dict:
         line = np.interp(fine.times, some.times, some.curves["gap"].mean)
         found[str(count)] = {
             "first time": round(float(some.times[1]), 3),
-            **{name: off(some, fine, name) for name in ("centre", "collapse", "end")},
+            **{mark: off(some, fine, mark) for mark in ("centre", "collapse", "end")},
             "gap, cubics": round(float((gap / known - 1)[before].abs().max()), 5),
             "gap, lines": round(
                 float((torch.from_numpy(line) / known - 1)[before].abs().max()), 5
@@ -86,4 +68,4 @@ def table(sets: dict):
 
 
 if __name__ == "__main__":
-    main()
+    each_set("times", NAMES, compared, table)

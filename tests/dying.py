@@ -1,7 +1,7 @@
 """Runs that die at steps that change the disk, and go on to the same bytes.
 
-Some steps spread over the run are tried; FLORACLE_EVERY_STEP=1 tries every one, and takes about
-an hour. A module of tests brings `images(folder)`, which makes data, `write(where, out)`, which
+Some steps spread over the run are tried; FLORACLE_EVERY_STEP=1 tries every one, which takes
+long. A module of tests brings `images(folder)`, which makes data, `write(where, out)`, which
 makes a store of it, and `contents(out)`, what has to be the same in the end.
 """
 

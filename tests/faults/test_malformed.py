@@ -10,11 +10,9 @@ import gzip
 import io
 import json
 import re
-import signal
 import struct
 import warnings
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from safetensors.torch import save
 
 from floracle.data.store import open_store
 from floracle.run.errors import Mistake
+from hanging import at_most
 
 CASES = 10_000
 SECONDS = 2.0
@@ -262,26 +261,6 @@ def peak():
 
 def forget_peak():
     Path("/proc/self/clear_refs").write_text("5")
-
-
-class Hung(BaseException):
-    """No error that a reader could turn into a mistake."""
-
-
-@contextmanager
-def at_most(seconds):
-    """What takes more of the processor is ended where it hangs; a busy machine ends nothing."""
-
-    def ring(*_):
-        raise Hung
-
-    before = signal.signal(signal.SIGPROF, ring)
-    signal.setitimer(signal.ITIMER_PROF, seconds, seconds)  # again, if a callback swallows it
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
 
 
 def write(folder, files):

@@ -1,8 +1,6 @@
 """Pipes, devices, folders and links in the places of files: refused at once, never waited for."""
 
 import os
-import signal
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -11,25 +9,7 @@ from test_malformed import LAYOUTS, write
 from floracle.data.pack import pack
 from floracle.data.store import open_store
 from floracle.run.errors import Mistake
-
-
-class Hung(BaseException):
-    """No error that a reader could turn into a mistake."""
-
-
-@contextmanager
-def at_most(seconds):
-    def ring(*_):
-        raise Hung
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
+from hanging import at_most
 
 OBSTACLES = {
     "pipe": os.mkfifo,
@@ -53,7 +33,7 @@ def test_what_is_no_file_is_refused_at_once_wherever_a_file_belongs(
         path = tmp_path / target
         path.unlink()
         OBSTACLES[obstacle](path)
-        with at_most(2), pytest.raises(Mistake, match=path.name) as caught:
+        with at_most(2, waiting=True), pytest.raises(Mistake, match=path.name) as caught:
             open_store(tmp_path / name, **how)
         assert "cannot be read as data" not in str(caught.value)
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -70,7 +50,7 @@ def test_what_is_no_file_is_refused_at_once_in_a_packed_store(tmp_path, obstacle
         content = path.read_bytes()
         path.unlink()
         OBSTACLES[obstacle](path)
-        with at_most(2):
+        with at_most(2, waiting=True):
             if path.name == "verified.json":  # what was found whole before is found again
                 open_store(store)
             else:

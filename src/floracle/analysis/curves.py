@@ -163,15 +163,19 @@ def several_landmarks(
     skewed, and reach farther by what the times leave open: how far the crossing of cubics lies
     from that of straight lines. Fewer than `CARRYING` pairs tell of none.
     """
+    places = Places(times, along)
+    if pairs < CARRYING:
+        bent, _ = places.reached(means, levels)
+        return [Landmark(value if value == value else None) for value in bent.tolist()]
     every = torch.cat([means[:, None], resamples], 1)
     each = levels.repeat_interleave(every.shape[1])
     found, straight = (
         torch.from_numpy(one).unflatten(0, every.shape[:2])
-        for one in Places(times, along).reached(every.flatten(0, 1), each)
+        for one in places.reached(every.flatten(0, 1), each)
     )
     again = found[:, 1:].nan_to_num(nan=float(times[-1]))
     there = [
-        torch.from_numpy(Places(times, along).values(values, float(value)))
+        torch.from_numpy(places.values(values, float(value)))
         for values, value in zip(resamples, found[:, 0].nan_to_num(), strict=True)
     ]
     shares = _accelerated(again, found[:, :1], torch.stack(there))
@@ -180,8 +184,6 @@ def several_landmarks(
     )
     left_open = (found - straight)[:, :1].abs().nan_to_num() * torch.tensor([-1.0, 1.0])
     interval = (interval + left_open).clamp(float(times[0]), float(times[-1]))
-    if pairs < CARRYING:
-        return [Landmark(value if value == value else None) for value in found[:, 0].tolist()]
     return [
         Landmark(value, low, high) if value == value else Landmark(None)  # NaN is no number
         for value, (low, high) in zip(found[:, 0].tolist(), interval.tolist(), strict=True)
@@ -193,6 +195,7 @@ def _accelerated(again: Tensor, value: Tensor, means: Tensor) -> Tensor:
 
     `means` [k, c] are resampled curves where the mean ones cross: their skewness, of pairs over
     the root of their number, is six times the acceleration, and crossings fall where they rise.
+    It is about 1 at most, where one pair carries all, so the denominator below stays positive.
     """
     below = ((again < value).double() + (again <= value).double()).mean(1) / 2
     count = again.shape[1]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.core.paths import Path
+from floracle.core.paths import Coefficients, Path
 
 from .members import Members, Slab, Stretch
 from .posterior import NEGLIGIBLE, Sums, weights_of
@@ -58,7 +58,7 @@ class Queries:
     @property
     def amplification(self) -> Tensor:
         """A = α' − α σ' / σ: how much an error of the mean grows in the velocity."""
-        return self.d_alpha - self.alpha * self.d_sigma / self.sigma
+        return Coefficients(self.alpha, self.sigma, self.d_alpha, self.d_sigma).amplification
 
     def of(self, chosen: Tensor) -> Queries:
         """Some of the queries, in their order."""

@@ -203,9 +203,9 @@ def _warnings(oracle: Curve, counts: Tensor, edges: Tensor) -> Iterator[str]:
             "the gap of the whole set was not measured, which pairs without a label have; measure"
             " stages with the label −1 too"
         )
-    below = oracle.mean / oracle.error < -BELOW
-    if bool(below.any()):
-        worst = int((oracle.mean / oracle.error).nan_to_num(nan=0.0).argmin())
+    errors = (oracle.mean / oracle.error).nan_to_num(nan=0.0)
+    worst = int(errors.argmin())
+    if errors[worst] < -BELOW:
         yield (
             f"losses at t = {edges[worst]:.3g} to {edges[worst + 1]:.3g} lie below the gap by"
             f" {-oracle.mean[worst]:.3g} ± {oracle.error[worst]:.2g}, as no network's can: look at"
