@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from .analysis.loss import Losses, OracleLoss
     from .analysis.prediction import Predicted, predict
     from .analysis.probe import Probe, probe
+    from .analysis.profile import Profile, profile
     from .analysis.resuming import Resumed, resumed
     from .analysis.saved import load
     from .analysis.stages import stages
     from .analysis.switching import Switched, switched
     from .analysis.transition import Lag, lag
+    from .analysis.twin import Twin, twin
     from .analysis.what_if import WhatIf, what_if
     from .core.clock import Clock
     from .core.fields import VelocityField, as_field
@@ -73,11 +75,13 @@ _HOMES = {
     "analysis.stages": ("stages",),
     "analysis.switching": ("Switched", "switched"),
     "analysis.transition": ("Lag", "lag"),
+    "analysis.twin": ("Twin", "twin"),
     "analysis.what_if": ("WhatIf", "what_if"),
     "core.clock": ("Clock",),
     "core.fields": ("VelocityField", "as_field"),
     "core.nearest": ("nearest",),
     "core.paths": ("COSINE", "LINEAR", "TRIGONOMETRIC", "Path", "convert"),
+    "analysis.profile": ("Profile", "profile"),
     "core.seeds": ("noise",),
     "core.source": ("Source",),
     "data.normalize": ("Normalizer",),
@@ -127,6 +131,7 @@ __all__ = [
     "Predicted",
     "Preset",
     "Probe",
+    "Profile",
     "Progress",
     "Results",
     "Resumed",
@@ -137,6 +142,7 @@ __all__ = [
     "Stages",
     "Store",
     "Switched",
+    "Twin",
     "VelocityField",
     "Verdict",
     "WhatIf",
@@ -164,6 +170,7 @@ __all__ = [
     "predict",
     "preset_grid",
     "probe",
+    "profile",
     "resumed",
     "sample",
     "save",
@@ -172,6 +179,7 @@ __all__ = [
     "time_grid",
     "train",
     "trajectory",
+    "twin",
     "what_if",
 ]
 

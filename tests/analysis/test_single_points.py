@@ -17,6 +17,7 @@ from floracle.analysis.curves import Landmark
 from floracle.analysis.deep import look_deeper
 from floracle.analysis.groups import POOLED
 from floracle.analysis.prediction import predict
+from floracle.analysis.profile import Profile
 from floracle.analysis.what_if import what_if
 from floracle.oracle.gaussians import GaussianOracle
 from floracle.run.errors import Mistake
@@ -198,7 +199,7 @@ def test_advice_on_one_point_divides_by_nothing():
     assert only.name == "none needed"
     assert arguments(one) == ()
     with pytest.raises(Mistake, match="single distinct point"):
-        what_if(one, [10.0])
+        what_if(one, Profile.of_spectrum(torch.ones(1), 2), [10.0])
 
 
 def test_advice_where_nearly_all_mass_is_in_classes_of_one_point():

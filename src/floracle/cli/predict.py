@@ -1,4 +1,4 @@
-"""`floracle predict`: the stages to expect, from N and the covariance spectrum alone."""
+"""`floracle predict`: the stages to expect, from statistics of the data, without posteriors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from .counts import Whole
 from .opening import Opening, show_remarks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from floracle.analysis.prediction import Predicted
+    from floracle.analysis.profile import Profile
+    from floracle.analysis.twin import Twin
 
 OPENING = Opening()
 
-OWN = (0.01, 0.1, 0.5, 0.9, 0.99)
-"""Own weights whose times are shown."""
+OWN = (0.01, 0.1, 0.9, 0.99)
+"""Posterior weights of the pair's own point whose times are shown."""
 SCALES = "0.25,0.5,1,2,4"
+PAIRS = 256
+"""Pairs of each twin of a what-if table."""
 FACTORS = (0.1, 1.0, 10.0, 100.0)
 
 
@@ -33,14 +39,15 @@ def predict(
     scales: str = SCALES,
     memory: str | None = None,
 ) -> None:
-    """Predict the stages from the number of points and their spectrum alone.
+    """Predict the stages from statistics of the data, without computing a posterior.
 
-    Give data, or the number of points with either dims (unit Gaussians) or a spectrum.
+    Give data, or the number of points with either dims (unit Gaussians) or a spectrum. Of data
+    the spectrum, norms and distances between points are taken.
 
     Parameters
     ----------
     data
-        Data whose points are counted and whose spectrum is taken.
+        Data whose statistics are taken.
     points
         The number of points.
     dims
@@ -59,6 +66,7 @@ def predict(
         How much may be used, like 4G; half of what is free by default.
     """
     from floracle.analysis.prediction import predict as predicted_for
+    from floracle.analysis.profile import Profile
     from floracle.run.errors import Mistake
 
     from .options import numbers
@@ -68,24 +76,29 @@ def predict(
     if data is not None and (dims is not None or spectrum is not None):
         raise Mistake("--dims and --spectrum go with --points; data has its own")
     asked = numbers(what_if, "--what-if") if what_if is not None else None
+    if asked is not None and min(asked) < 2:
+        raise Mistake(f"--what-if asks about at least 2 points, got {min(asked):g}")
     factors = numbers(scales, "--scales")
     if points is not None:
         given = None if spectrum is None else _read(spectrum)
-        name = f"{points:,.0f} points"
-        found = {name: predicted_for(points, dims=dims, spectrum=given)}
+        bound = predicted_for(points, dims=dims, spectrum=given)
+        told = Profile.of_spectrum(bound.spectrum, round(points)) if points >= 2 else None
+        expected = {f"{points:,.0f} points": (bound, told)}
     else:
-        found = _of_data(str(data), opening, classes, memory)
-    _show(found)
-    several = {name: one for name, one in found.items() if one.points > 1}
+        expected = _of_data(str(data), opening, classes, memory)
+    _show(expected)
+    several = [(name, bound, told) for name, (bound, told) in expected.items() if told]
     if several:
-        _show_what_if(*_typical(several), asked, factors)
+        ordered = sorted(several, key=lambda one: one[1].collapse)
+        _show_what_if(*ordered[len(ordered) // 2], asked, factors)
 
 
 def _of_data(
     data: str, opening: Opening, classes: str, memory: str | None
-) -> dict[str, Predicted]:
-    """Predictions by class, the whole set last."""
+) -> dict[str, tuple[Predicted, Profile | None]]:
+    """The bound and the profile of each class, the whole set last."""
     from floracle.analysis.prediction import predict as predicted_for
+    from floracle.analysis.profile import profile
     from floracle.core.source import classes as labels_in
     from floracle.core.spectrum import spectra
 
@@ -99,75 +112,79 @@ def _of_data(
         weights = store.atoms(label).weights
         sizes[label] = math.exp(-float((weights * weights.log()).sum()))
     several = [label for label in chosen if sizes[label] > 1 + 1e-9]
-    found = spectra(store, several) if several else {}
+    eigenvalues = spectra(store, several) if several else {}
     names = {c: "whole set" if c < 0 else f"class {store.classes[c]}" for c in chosen}
     one = predicted_for(1, spectrum=[0.0])  # a single point: all is decided at t = 0
     return {
-        names[label]: predicted_for(sizes[label], spectrum=found[label]) if label in found else one
+        names[label]: (
+            predicted_for(sizes[label], spectrum=values),
+            profile(store, label, values) if sizes[label] >= 2 else None,
+        )
+        if (values := eigenvalues.get(label)) is not None
+        else (one, None)
         for label in chosen
     }
 
 
-def _typical(found: dict[str, Predicted]) -> tuple[str, Predicted]:
-    """The class in the middle by its collapse."""
-    ordered = sorted(found.items(), key=lambda item: item[1].collapse)
-    return ordered[len(ordered) // 2]
+def _show(expected: dict[str, tuple[Predicted, Profile | None]]) -> None:
+    """Landmarks of the twins, and the formula's beside them."""
+    from floracle.analysis.twin import twin
 
-
-def _show(found: dict[str, Predicted]) -> None:
     from .console import show_table
 
-    head = ("", "points", "centre", "collapse", *(f"own {own:g}" for own in OWN))
-    rows = [
-        (
-            name,
-            f"{one.points:,.0f}",
-            _time(one.centre),
-            _time(one.collapse),
-            *map(_time, _times_of_own(one)),
-        )
-        for name, one in found.items()
-    ]
+    head = ("", "points", "centre", "collapse", "end", *(f"own {own:g}" for own in OWN))
+    rows = []
+    for name, (bound, told) in expected.items():
+        if told is None:
+            found = [bound.centre, bound.collapse, *[bound.collapse] * (1 + len(OWN))]
+        else:
+            of = twin(told, max(2.0, bound.points))
+            found = [of.centre, of.collapse, of.end, *(of.time_of("own", own) for own in OWN)]
+        formula = (_time(bound.centre), _time(bound.collapse))
+        rows.append((name, f"{bound.points:,.0f}", *map(_time, found), *formula))
+    head = (*head, "formula: centre", "collapse")
     show_table(head, rows, "Predicted times of the landmarks and of own weights")
 
 
 def _show_what_if(
-    name: str, one: Predicted, points: list[float] | None, scales: list[float]
+    name: str,
+    bound: Predicted,
+    told: Profile,
+    points: list[float] | None,
+    scales: list[float],
 ) -> None:
+    from floracle.analysis.twin import twin
+
     from .console import show_table
 
-    counts = points or [max(2.0, factor * one.points) for factor in FACTORS]
-    cells = {(c["points"], c["scale"]): c for c in one.what_if(counts, scales)}
-    rows = [
-        (
-            f"{count:,.0f}",
-            *(_both(cells[count, scale]) for scale in scales),
-        )
-        for count in dict.fromkeys(counts)
-    ]
+    counts = list(dict.fromkeys(points or [max(2.0, f * bound.points) for f in FACTORS]))
+    cells = {(c["points"], c["scale"]): c for c in bound.what_if(counts, [1.0, *scales])}
+    rows = []
+    for count in counts:
+        of, plain = twin(told, count, pairs=PAIRS), cells[count, 1.0]
+        scaled = [_both(of, plain, cells[count, scale], bound.times_at) for scale in scales]
+        rows.append((f"{count:,.0f}", *scaled))
     head = ("N", *(f"{scale:g} × dims" for scale in scales))
     show_table(head, rows, f"What if: centre · collapse of {name} with other N and dimensions")
 
 
-def _times_of_own(one: Predicted) -> list[float]:
-    """When the expected own weight reaches each level; by bisection in t."""
+def _both(of: Twin, plain: dict[str, float], cell: dict[str, float], times_at: Callable) -> str:
+    """A twin's landmarks, moved as the formula's are by other dimensions."""
     import torch
 
-    levels = torch.tensor(OWN, dtype=torch.float64)
-    low, high = torch.zeros_like(levels), torch.ones_like(levels)
-    for _ in range(40):
-        middle = (low + high) / 2
-        early = one.own(middle) < levels
-        low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-    return ((low + high) / 2).tolist()
+    found = []
+    for name in ("centre", "collapse"):
+        start, ratios = getattr(of, name), [one[name] / (1 - one[name]) for one in (plain, cell)]
+        if start is None or start >= 1:
+            found.append("–")
+            continue
+        ratio = start / (1 - start) * ratios[1] / ratios[0]
+        found.append(_time(float(times_at(torch.tensor([ratio]).double()))))
+    return " · ".join(found)
 
 
-def _both(cell: dict[str, float]) -> str:
-    return f"{_time(cell['centre'])} · {_time(cell['collapse'])}"
-
-
-def _time(t: float) -> str:
-    return f"{t:.4f}"
+def _time(t: float | None) -> str:
+    return "–" if t is None else f"{t:.4f}"
 
 
 def _read(path: Path) -> list[float]:

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from floracle.analysis.curves import Landmark
 from floracle.analysis.groups import Group, Stages
+from floracle.analysis.profile import Profile, profile
 from floracle.analysis.stages import AnyOracle
 from floracle.core.paths import Path as NoisePath
 from floracle.core.seeds import generator, noise
 from floracle.core.source import NO_LABEL
 from floracle.core.spectrum import spectrum
 from floracle.data.store import Store
+from floracle.oracle.oracle import Oracle
 from floracle.run.errors import Mistake
 from floracle.run.images import Display, display_for, reduced
 from floracle.run.results import Results
@@ -59,6 +61,8 @@ class Examples:
     spectrum: Tensor
     """Covariance eigenvalues of the class `typical`, float64 [k]."""
     typical: int
+    profile: Profile | None = None
+    """The statistics that its stages follow from; None where points are Gaussians themselves."""
     noisy: Tensor | None = None
     """Pictures of x_t, bytes [b, steps, C, H, W]; None where points are no pictures."""
     means: Tensor | None = None
@@ -75,6 +79,9 @@ class Examples:
         """As values and arrays."""
         arrays = {name: getattr(self, name) for name in ARRAYS}
         values = {"moments": list(self.moments), "typical": self.typical}
+        if self.profile is not None:
+            told = self.profile.to_arrays()
+            arrays |= {f"profile/{name}": array for name, array in told.items()}
         return Results("examples", {}, values, {k: v for k, v in arrays.items() if v is not None})
 
 
@@ -101,6 +108,8 @@ def examples_of(found: Results) -> Examples:
     if found.kind != "examples":
         raise Mistake(f"these are {found.kind}, not the examples of a report")
     values = {"moments": tuple(found.values["moments"]), "typical": found.values["typical"]}
+    told = {k[8:]: array for k, array in found.arrays.items() if k.startswith("profile/")}
+    values["profile"] = Profile.of_arrays(told) if told else None
     return Examples(**values, **{name: found.arrays.get(name) for name in ARRAYS})  # pyright: ignore
 
 
@@ -115,6 +124,7 @@ def examples(oracle: AnyOracle, stages: Stages, store: Store) -> Examples:
     seeds = [(seed + OFFSET + i) % 2**32 for i in range(len(rows))]
     pairs = _Pairs(store.take(rows), noise(seeds, store.shape), labels, times)
     typical = stages.typical
+    eigenvalues = spectrum(store, typical.label, room=oracle.room())
     display = _display(store, oracle.room())
     seen = _seen(oracle, pairs, display)
     found = Examples(
@@ -123,10 +133,19 @@ def examples(oracle: AnyOracle, stages: Stages, store: Store) -> Examples:
         rows=rows,
         labels=labels,
         **{name: pairs.by_pair(seen[name]) for name in ("voters", "weights", "effective")},
-        spectrum=spectrum(store, typical.label, room=oracle.room()),
+        spectrum=eigenvalues,
         typical=typical.label,
+        profile=_profile(oracle, store, typical, eigenvalues),
     )
     return found if display is None else _with_pictures(found, display, store, seen)
+
+
+def _profile(
+    oracle: AnyOracle, store: Store, typical: Group, eigenvalues: Tensor
+) -> Profile | None:
+    if typical.single_point or not isinstance(oracle, Oracle):
+        return None
+    return profile(store, typical.label, eigenvalues, room=oracle.room())
 
 
 @dataclass(frozen=True)

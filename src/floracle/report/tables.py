@@ -19,6 +19,8 @@ from . import words
 from .comparisons import NAMED, measured, predictable
 from .examples import Examples
 
+TWIN_PAIRS = 256
+"""Pairs of a twin: a page is to be drawn in a second or two."""
 POINTS = (0.1, 0.25, 1.0, 4.0, 10.0, 100.0)
 """Numbers of points asked about, in multiples of the number there is."""
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -201,9 +203,9 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
         return f"{value:.{decimals}f}" if 5e-4 <= value < 0.9995 else words.time(value)
 
     cells = {(one["points"], one["scale"]): one for one in found}
-    curve = _from_curve(stages, group, points)
+    measured = _from_measured(stages, group, examples, points)
     sizes = (f"{scale:g} × D = {scale * stages.dims:,.0f}" for scale in SCALES)
-    head = ("N", *sizes, *(["D, from its curve"] if curve else []))
+    head = ("N", *sizes, *(["D, from what was measured"] if measured else []))
     rows = [
         Row(
             (
@@ -212,7 +214,7 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
                     f"{shown(cells[n, scale]['centre'])} · {shown(cells[n, scale]['collapse'])}"
                     for scale in SCALES
                 ),
-                *curve.get(n, ()),
+                *measured.get(n, ()),
             ),
             strong=1 + SCALES.index(1.0) if n == count else None,
         )
@@ -224,15 +226,17 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
     return {"of": of, "table": Table(head, rows, "centre · collapse")}
 
 
-def _from_curve(
-    stages: Stages, group: Group, points: Sequence[float]
+def _from_measured(
+    stages: Stages, group: Group, examples: Examples, points: Sequence[float]
 ) -> dict[float, tuple[str, ...]]:
-    """Centre and collapse read off the measured information curve, where it has both."""
-    if group.centre.value is None or group.collapse.value is None:
+    """Centre, collapse and end from those measured, where the class's profile is known."""
+    if examples.profile is None or group.collapse.value is None:
         return {}
-    found = measured_what_if(stages, points, label=group.label)
+    profile = examples.profile
+    moved = measured_what_if(stages, profile, points, label=group.label, pairs=TWIN_PAIRS)
     return {
-        one.points: (f"{words.time(one.centre)} · {words.time(one.collapse)}",) for one in found
+        one.points: (" · ".join(map(words.time, (one.centre, one.collapse, one.end))),)
+        for one in moved
     }
 
 
