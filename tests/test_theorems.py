@@ -44,6 +44,56 @@ def pairs(data, count: int, seed: int = 0, label: int | None = None):
     return rows, data.take(rows), torch.randn(count, DIMS, generator=generator)
 
 
+# Section 2.1 -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
+@pytest.mark.parametrize("t", [0.2, 0.45, 0.6])
+def test_the_oracle_transports_the_density_of_real_data(path, t):
+    """∂p/∂t + ∇·(p u*) = 0  (Eq. 1), over p: by central differences on a class of digits."""
+    digits = floracle.open_store("digits")
+    rows, weights = digits.atoms(3)
+    points = digits.take(rows).flatten(1).double()
+    noise = torch.randn(6, points.shape[1], generator=torch.Generator().manual_seed(0)).double()
+
+    def log_density(x, times):
+        c = path.coefficients(times)
+        squared = (x[:, None] - c.alpha[:, None, None] * points).square().sum(2)
+        logits = weights.log() - squared / (2 * c.sigma[:, None] ** 2)
+        return logits.logsumexp(1) - x.shape[1] * c.sigma.log()
+
+    def velocity(x, times):
+        return reference(points, x, times, weights=weights, path=path).velocity
+
+    now = torch.full((6,), t, dtype=torch.float64)
+    x, h = path.sample(points[:6], noise, now), 1e-5
+    change = (log_density(x, now + h) - log_density(x, now - h)) / (2 * h)
+    slopes, divergence = torch.empty_like(x), torch.zeros(6, dtype=torch.float64)
+    for d in range(x.shape[1]):
+        step = torch.zeros_like(x)
+        step[:, d] = h
+        slopes[:, d] = (log_density(x + step, now) - log_density(x - step, now)) / (2 * h)
+        divergence += (velocity(x + step, now) - velocity(x - step, now))[:, d] / (2 * h)
+    moving = (slopes * velocity(x, now)).sum(1)
+    size = change.abs() + divergence.abs() + moving.abs()
+    assert ((change + divergence + moving).abs() <= 1e-6 * size).all()
+    oracle = floracle.Oracle(digits, path=path)
+    found = oracle(x.view(6, *digits.shape), now, torch.full((6,), 3))
+    agree(found.flatten(1), velocity(x, now))
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
+def test_the_target_is_the_change_of_the_interpolation(data, path):
+    """d/dt (α_t data + σ_t noise)  (Eq. 4) is the conditional target  (Eq. 5)."""
+    _, points, noise = pairs(data, 50, seed=8)
+    points, noise, h = points.double(), noise.double(), 1e-6
+    t = torch.linspace(0.01, 0.98, 50, dtype=torch.float64)
+    change = path.sample(points, noise, t + h) - path.sample(points, noise, t - h)
+    assert_close(change / (2 * h), path.velocity(points, noise, t), rtol=1e-7, atol=1e-7)
+    ends = path.sample(points[:2], noise[:2], torch.tensor([0.0, 1.0]).double())
+    assert_close(ends, torch.stack([noise[0], points[1]]), rtol=0, atol=1e-15)
+
+
 # Theorem 2.1 -----------------------------------------------------------------------------------
 
 

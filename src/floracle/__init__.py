@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .analysis.twin import Twin, twin
     from .analysis.what_if import WhatIf, what_if
     from .core.clock import Clock
-    from .core.fields import VelocityField, as_field
+    from .core.fields import VelocityField, as_field, on_path
     from .core.nearest import nearest
     from .core.paths import COSINE, LINEAR, TRIGONOMETRIC, Path, convert
     from .core.seeds import noise
@@ -78,7 +78,7 @@ _HOMES = {
     "analysis.twin": ("Twin", "twin"),
     "analysis.what_if": ("WhatIf", "what_if"),
     "core.clock": ("Clock",),
-    "core.fields": ("VelocityField", "as_field"),
+    "core.fields": ("VelocityField", "as_field", "on_path"),
     "core.nearest": ("nearest",),
     "core.paths": ("COSINE", "LINEAR", "TRIGONOMETRIC", "Path", "convert"),
     "analysis.profile": ("Profile", "profile"),
@@ -164,6 +164,7 @@ __all__ = [
     "mixture",
     "nearest",
     "noise",
+    "on_path",
     "open_store",
     "oracle_loss",
     "oracle_losses",

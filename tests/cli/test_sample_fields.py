@@ -142,3 +142,25 @@ def test_samples_do_not_go_into_the_data(folder, capsys):
         assert main(["sample", "oracle", str(data), "--out", str(inside)]) == 2
         assert "lies in the data" in capsys.readouterr().err
     assert [path.name for path in data.iterdir()] == ["0"]
+
+
+def test_fields_are_followed_on_other_paths(capsys):
+    """The oracle and a network of it, on the path that was asked for."""
+    common = ["sample", "oracle", "digits", "--seeds", "0:4", "--grid", "20"]
+    assert main([*common, "--path", "cosine", "--out", "cosine"]) == 0
+    assert "4 of 4 samples landed" in capsys.readouterr().out
+    assert main([*common, "--out", "linear"]) == 0
+    with np.load("cosine/samples.npz") as one, np.load("linear/samples.npz") as other:
+        assert (one["rows"] != other["rows"]).any() or (
+            one["distances"] != other["distances"]
+        ).any()
+    assert main([*common, "--path", "cosine", "--out", "linear"]) == 2
+    network = ["digits-pico", "--data", "digits", "--path", "trigonometric"]
+    assert main(["loss", *network, "--pairs", "4", "--trajectories", "0", "--classes", "3"]) == 0
+    assert main(["probe", *network, "--seeds", "0:2", "--labels", "3"]) == 0
+    mixing = ["--switch", ".3", "--landing", ".1", "--seeds", "0:2", "--labels", "3"]
+    assert main(["mix", *network, *mixing, "--grid", "6"]) == 0
+    guided = ["--guidance", "2", "--labels", "3", "--interval", "edm:.4,.9"]
+    capsys.readouterr()
+    assert main([*common, "--path", "cosine", *guided, "--out", "guided"]) == 2
+    assert "path's own time" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import floracle
 from floracle.core.clock import OURS, Clock
 from floracle.core.fields import VelocityField, as_field, foreign_time
 from floracle.core.paths import COSINE, LINEAR, PATHS, QUANTITIES, TRIGONOMETRIC, Path
@@ -186,3 +187,46 @@ def test_labels():
 
 def test_a_translated_field_is_a_velocity_field():
     assert isinstance(as_field(foreign("data", OURS, LINEAR)), VelocityField)
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
+def test_the_linear_oracle_on_a_path_is_the_oracle_of_that_path(path):
+    """And a network of that path comes back as what it was."""
+    digits = floracle.open_store("digits")
+    linear, own = floracle.Oracle(digits), floracle.Oracle(digits, path=path)
+    t = torch.linspace(0, 0.97, 40, dtype=torch.float64)
+    points = digits.take(torch.arange(40)).double()
+    x = path.sample(points, floracle.noise(range(40), digits.shape).double(), t)
+    labels = digits.labels[:40].clone()
+    labels[::2] = -1
+    right = own(x, t, labels).flatten(1)
+    for field in (linear, floracle.as_field(own, path=path)):
+        found = floracle.on_path(field, path)(x, t, labels).flatten(1)
+        assert ((found - right).norm(dim=1) <= 1e-5 * right.norm(dim=1)).all()
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_samples_on_a_path_land_where_that_of_the_linear_one_does(solver):
+    """With steps enough, from the same noise, on the same training point."""
+    digits, noise = floracle.open_store("digits"), floracle.noise(range(6), (1, 8, 8))
+    grid = floracle.time_grid(300)
+    ends = {}
+    for path in PATHS.values():
+        oracle = floracle.Oracle(digits, path=path)
+        ends[path.name] = floracle.sample(oracle, noise, grid, solver=solver, path=path)
+        near = floracle.nearest(digits, ends[path.name])
+        assert near.distances.max() < 1e-3
+    rows = {name: floracle.nearest(digits, x).rows[:, 0].tolist() for name, x in ends.items()}
+    assert rows["trigonometric"] == rows["linear"]
+    assert sum(a == b for a, b in zip(rows["cosine"], rows["linear"], strict=True)) >= 5
+
+
+def test_probes_on_a_path_begin_at_the_mean_and_end_at_the_sample():
+    digits, path = floracle.open_store("digits"), floracle.COSINE
+    oracle = floracle.Oracle(digits, path=path)
+    probe = floracle.probe(oracle, range(3), digits.shape, path=path, shown=(0, 1))
+    mean = digits.take(torch.arange(len(digits))).mean(0)
+    assert (probe.predictions[:, 0] - mean).abs().max() < 1e-4
+    assert floracle.nearest(digits, probe.predictions[:, -1]).distances.max() < 1e-3
+    assert probe.settings["path"] == "cosine"
+    assert 0.3 < probe.transition().value < 1

@@ -203,7 +203,9 @@ def _on_own(
     found = {}
     for name, field in asking.fields.items():
         rows = []
-        for state in trajectory(partial(velocity_of, field), start, onward, labels=label):
+        for state in trajectory(
+            partial(velocity_of, field), start, onward, labels=label, path=asking.oracle.path
+        ):
             if state.t in wanted and state.velocity is not None:
                 t = torch.full((pairs,), state.t, dtype=torch.float64)
                 known = asking.known(state.x, t, labels)

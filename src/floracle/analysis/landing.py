@@ -139,6 +139,8 @@ def landing(
 ) -> Landing:
     """Follow a field to τ and the exact oracle from there, and see where the seeds land.
 
+    The field lives on the oracle's path (`on_path`), and τ is in that path's time.
+
     About √(24 / Σw²) seeds of a class are needed for a verdict, so √(24 N) with N equal weights.
     The grid (50 steps unless given) has to end at t = 1; at τ = 0 the oracle is alone.
     """
@@ -151,9 +153,9 @@ def landing(
     parts = []
     for start in range(0, len(seeds), AT_ONCE):
         some = slice(start, start + AT_ONCE)
-        known: dict[str, Any] = {"labels": given[some], "solver": solver, "at": tau}
+        known: dict[str, Any] = {"labels": given[some], "solver": solver, "path": oracle.path}
         x = noise(seeds[some], oracle.data.shape)
-        parts.append(mixed(field, oracle, x, grid, **known))
+        parts.append(mixed(field, oracle, x, grid, at=tau, **known))
     ends = torch.cat(parts)
     distances, rows = near_in_class(oracle.data, ends, given, 1)
     return Landing(

@@ -1,7 +1,7 @@
 """What a field predicts along its own trajectories: with a data set or without one.
 
 From noise x(0) a field is followed to x(1). At every time of the grid it predicts where it will
-end, by one step straight to t = 1 (Fig 4 and 8, appendix H),
+end, by one step straight to t = 1 (Fig 4 and 8, appendix H; on other paths the data v implies),
 
     x̂(t) = x + (1 − t) v(x, t),        and along an exact trajectory      dx̂/dt = (1 − t) dv/dt:
 
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
+from floracle.core.paths import LINEAR, Path
 from floracle.core.seeds import noise
 from floracle.core.source import NO_LABEL
 from floracle.run.errors import Mistake
@@ -193,8 +194,11 @@ def probe(
     threshold: float = THRESHOLD,
     until: float = UNTIL,
     shown: Sequence[float] = SHOWN,
+    path: Path = LINEAR,
 ) -> Probe:
     """Follow a field from the noise of each seed, and measure what it predicts on the way.
+
+    The field and all times are those of `path`; see `on_path`.
 
     The grid (50 steps unless given) runs from 0 to 1. Predictions are compared with that at the
     time of the grid next to `until`, and kept at those next to `shown`.
@@ -212,8 +216,8 @@ def probe(
         some = slice(start, start + together)
         voting = None if given is None else given[some]
         x = noise(seeds[some], shape)
-        states = trajectory(field, x, grid, labels=voting, solver=solver)
-        parts.append(measured(x, states, grid, Marks(late, places, bands)))
+        states = trajectory(field, x, grid, labels=voting, solver=solver, path=path)
+        parts.append(measured(x, states, grid, Marks(late, places, bands, path)))
     return Probe(
         grid=grid,
         seeds=torch.tensor(list(seeds)),
@@ -233,6 +237,7 @@ def probe(
             "threshold": threshold,
             "until": until,
             "layout": LAYOUT,
+            **({} if path == LINEAR else {"path": path.name}),
         },
         provenance=provenance(),
     )

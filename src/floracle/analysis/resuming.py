@@ -218,7 +218,7 @@ def _followed(
     late, parts = grid if tau <= grid[0] else cut(grid, tau)[1], []
     for points, fresh, labels in zip(*(each.split(AT_ONCE) for each in mixing), strict=True):
         x = path.sample(points, fresh, torch.full((len(points),), tau, dtype=torch.float64))
-        parts.append(sample(field, x, late, labels=labels, solver=solver))
+        parts.append(sample(field, x, late, labels=labels, solver=solver, path=path))
     return torch.cat(parts)
 
 

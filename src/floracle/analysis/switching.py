@@ -17,6 +17,7 @@ from torch import Tensor
 
 from floracle.core.fields import VelocityField
 from floracle.core.nearest import nearest
+from floracle.core.paths import LINEAR, Path
 from floracle.core.seeds import noise
 from floracle.core.source import NO_LABEL, Source
 from floracle.oracle.oracle import Oracle
@@ -44,17 +45,19 @@ def mixed(
     at: float,
     labels: Tensor | int | None = None,
     solver: str = "euler",
+    path: Path = LINEAR,
 ) -> Tensor:
     """Follow one field from x [b, *shape] until the time `at` of a grid, and another from there.
 
     Up to its first time the grid is the second field's alone, from its last on the first's.
     """
     grid = checked_grid(grid)
+    known: dict[str, Any] = {"labels": labels, "solver": solver, "path": path}
     if at <= grid[0] or at >= grid[-1]:
-        return sample(then if at <= grid[0] else first, x, grid, labels=labels, solver=solver)
+        return sample(then if at <= grid[0] else first, x, grid, **known)
     early, late = cut(grid, at)
-    x = sample(first, x, early, labels=labels, solver=solver)
-    return sample(then, x, late, labels=labels, solver=solver)
+    x = sample(first, x, early, **known)
+    return sample(then, x, late, **known)
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ def switched(
     """Follow the oracle to each τ and the field from there, from the noise of each seed.
 
     All τ become points of the one grid (50 steps unless given), so the oracle is followed once.
+    The field lives on the oracle's path (`on_path`), and times are that path's.
     The ends of the first `shown` seeds are kept.
     """
     times, grid = checked_taus(taus), time_grid(50) if grid is None else checked_grid(grid)
@@ -137,7 +141,7 @@ def switched(
             grid = torch.cat([early[:-1], late])
     given = given_labels(oracle.data, labels, len(seeds))
     x = noise(seeds, oracle.data.shape)
-    known: dict[str, Any] = {"labels": given, "solver": solver}
+    known: dict[str, Any] = {"labels": given, "solver": solver, "path": oracle.path}
     ends, remaining = [], grid
     for tau in times.tolist():
         if grid[0] < tau < grid[-1]:

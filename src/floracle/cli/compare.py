@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Literal
 
 from .counts import Whole
-from .opening import Opening
+from .opening import Opening, PathName
 from .output import Out, check_out, output_of
 
 OPENING = Opening()
@@ -23,7 +22,7 @@ def compare(
     times: Whole = 50,
     seed: Whole = 0,
     memory: str | None = None,
-    path: Literal["linear", "cosine", "trigonometric"] = "linear",
+    path: PathName = "linear",
 ) -> Path:
     """Measure several data sets, or take measured ones, and write one page that compares them.
 

@@ -77,6 +77,23 @@ def field_of(
     return found
 
 
+def followed(
+    fields: Mapping[str, VelocityField], oracle: Oracle | GaussianOracle
+) -> dict[str, VelocityField]:
+    """The fields on the oracle's path, where the oracle itself lives already."""
+    from floracle.core.fields import on_path
+
+    return {
+        name: field if field is oracle else on_path(field, oracle.path)
+        for name, field in fields.items()
+    }
+
+
+def path_settings(path: str) -> dict[str, str]:
+    """The path among settings; the linear one goes without saying."""
+    return {} if path == "linear" else {"path": path}
+
+
 def identities(fields: Mapping[str, VelocityField], shape: Sequence[int]) -> dict[str, str]:
     """What each network among the fields computes, as a fingerprint that results are kept under.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .counts import Whole
-from .fields import field_of, identities, warn_of_misreading
+from .fields import field_of, followed, identities, path_settings, warn_of_misreading
 from .naming import (
     called,
     check_useful,
@@ -16,7 +16,7 @@ from .naming import (
     points_oracle,
     times_of,
 )
-from .opening import Opening, show_remarks
+from .opening import Opening, PathName, show_remarks
 from .options import plain
 from .output import Out, check_out, output_of
 
@@ -44,6 +44,7 @@ def loss(
     steps: Whole = 50,
     yardsticks: str | None = None,
     convention: list[str] | None = None,
+    path: PathName = "linear",
     opening: Opening = OPENING,
     seed: Whole = 0,
     out: Out = None,
@@ -85,6 +86,9 @@ def loss(
     convention
         How networks are to be read: a project's name, or words like predicts=data,null=10. Once
         for all of them, or as often as there are networks.
+    path
+        The path from noise to data, on which fields are followed and whose times these are; a
+        network is taken there from its own.
     opening
         How data is read.
     seed
@@ -121,12 +125,12 @@ def loss(
     other = None
     if held_out is not None:
         other = opening.held_out(held_out, store, memory, held_out_labels)
-    chosen, followed = _classes(classes, store), _yardsticks(yardsticks, store)
+    chosen, beside = _classes(classes, store), _yardsticks(yardsticks, store)
     if other is not None:
         _check_classes(chosen, other, held_out_labels)
     where = str(chosen_device(device))
-    oracle = points_oracle(store, memory, where)
-    loaded = {name: field_of(path, oracle, read[name], where) for name, path in places.items()}
+    oracle = points_oracle(store, memory, where, path)
+    loaded = {name: field_of(place, oracle, read[name], where) for name, place in places.items()}
     settings = {
         "fields": places,
         "networks": identities(loaded, store.shape),
@@ -138,8 +142,9 @@ def loss(
         "times": measured,
         "trajectories": trajectories,
         "steps": steps,
-        "yardsticks": followed,
+        "yardsticks": beside,
         "seed": seed,
+        **path_settings(path),
         **opening.settings(),
     }
     default = Path("runs") / f"loss-{'-'.join(map(plain, places))}"
@@ -148,7 +153,7 @@ def loss(
         if answered(output.path, output.settings) is None:
             for field in loaded.values():
                 warn_of_misreading(field, store)
-            _measure(job, oracle, loaded)
+            _measure(job, oracle, followed(loaded, oracle))
         _report(job)
     return output.path
 
@@ -178,21 +183,22 @@ def _measure(job: Job, oracle: Oracle, fields: dict[str, VelocityField]) -> None
         "times": torch.tensor(asked["times"], dtype=torch.float64),
         "classes": asked["classes"],
         "seed": asked["seed"],
-        "yardsticks": {name: _yardstick(name, job.store) for name in asked["yardsticks"]},
+        "yardsticks": {name: _yardstick(name, oracle) for name in asked["yardsticks"]},
     }
     note(f"measuring {', '.join(fields)} on {asked['pairs']} pairs a class")
-    path = oracle_losses(fields, oracle, pairs=asked["pairs"], held_out=job.held_out, **known)
+    on_path = oracle_losses(fields, oracle, pairs=asked["pairs"], held_out=job.held_out, **known)
     own = {}
     if asked["trajectories"]:
         note("following them on their own")
         more = {"pairs": asked["trajectories"], "steps": asked["steps"], "along": "own"}
         own = oracle_losses(fields, oracle, **more, **known)
-    job.output.save(Losses(path, own, asked, provenance(command=job.command)))
+    job.output.save(Losses(on_path, own, asked, provenance(command=job.command)))
 
 
 def _facts(job: Job) -> dict[str, str]:
     asked, held_out = job.output.settings, job.held_out
     facts = {
+        **path_settings(asked.get("path", "linear")),
         "fields": ", ".join(f"{name}: {where}" for name, where in asked["fields"].items()),
         "data": job.store.name,
         "data fingerprint": job.store.fingerprint,
@@ -301,7 +307,8 @@ def _named_yardsticks(words: str) -> list[str]:
     return [name for name in names if name != "none"]
 
 
-def _yardstick(name: str, store: Store) -> VelocityField:
+def _yardstick(name: str, oracle: Oracle) -> VelocityField:
     from floracle.analysis.gaussians import class_gaussians, gaussian_field
 
-    return gaussian_field(store) if name == "gaussian" else class_gaussians(store)
+    of = gaussian_field if name == "gaussian" else class_gaussians
+    return of(oracle.data, path=oracle.path)

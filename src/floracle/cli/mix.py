@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .counts import Whole
-from .fields import field_of, identities
+from .fields import field_of, identities, path_settings
 from .mixing import LANDING, RESUME, SWITCH, Job, measure, report
 from .naming import (
     called,
@@ -17,7 +17,7 @@ from .naming import (
     rows_of,
     times_of,
 )
-from .opening import READING, Reading, show_remarks
+from .opening import READING, PathName, Reading, show_remarks
 from .options import plain
 from .output import Out, check_out, output_of
 
@@ -47,6 +47,7 @@ def mix(
     solver: str = "euler",
     name: str | None = None,
     convention: str | None = None,
+    path: PathName = "linear",
     reading: Reading = READING,
     seed: Whole = 0,
     out: Out = None,
@@ -98,6 +99,9 @@ def mix(
         What to call the field.
     convention
         How the network is to be read: a project's name, or words like predicts=data,null=10.
+    path
+        The path from noise to data, on which fields are followed and whose times these are; a
+        network is taken there from its own.
     reading
         How data is read.
     seed
@@ -129,7 +133,7 @@ def mix(
     if held_out is not None:
         other = opening.held_out(held_out, store, memory, held_out_labels)
     where = str(chosen_device(device))
-    oracle = points_oracle(store, memory, where)
+    oracle = points_oracle(store, memory, where, path)
     network = field_of(field, oracle, read[called_so], where)
     settings = {
         "field": field,
@@ -139,6 +143,7 @@ def mix(
         "grid": grid,
         "shift": shift,
         "solver": solver,
+        **path_settings(path),
         **opening.settings(),
     }
     commands = {part: _command(typed, part) for part in asked}

@@ -47,7 +47,7 @@ def measure(job: Job, asked: dict[str, dict[str, Any]], field: VelocityField) ->
     from floracle.run.results import answered
 
     from .console import note
-    from .fields import warn_of_misreading
+    from .fields import followed, warn_of_misreading
 
     left = {
         part: job.settings(part, words)
@@ -57,6 +57,7 @@ def measure(job: Job, asked: dict[str, dict[str, Any]], field: VelocityField) ->
     if not left:
         return
     warn_of_misreading(field, job.store)
+    (field,) = followed({"": field}, job.oracle).values()
     makers = {SWITCH: _switched, RESUME: _resumed}
     for part, settings in left.items():
         note(f"{part} of {job.name}")
@@ -115,6 +116,7 @@ def _resumed(job: Job, field: VelocityField, settings: dict[str, Any]) -> Any:
         noises=settings["noises"],
         labelled=bool(classes(job.store)),
         grid=_grid(settings),
+        path=job.oracle.path,
         solver=settings["solver"],
         edges=None if edges is None else numbers(edges, "--edges"),
         seed=settings["seed"],
@@ -134,12 +136,14 @@ def report(job: Job) -> None:
 
     from .columns import show
     from .console import say
+    from .fields import path_settings
 
     found, settings = _parts(job), job.output.settings
     facts = {
         "field": job.output.settings["field"],
         "data": job.store.name,
         "data fingerprint": job.store.fingerprint,
+        **path_settings(settings.get("path", "linear")),
         "grid": f"{settings['grid']} steps, shift {settings['shift']:g}",
     }
     page = mix_page.write_mixed(found, job.output.path, display=_display(job.store), facts=facts)

@@ -93,14 +93,15 @@ def check_useful(
             raise Mistake(f"{option} is for {needed}; give that too, or leave {option} out")
 
 
-def points_oracle(store: Store, memory: str | None, device: str) -> Oracle:
+def points_oracle(store: Store, memory: str | None, device: str, path: str = "linear") -> Oracle:
     """The oracle of points; Gaussians have none of the points that is asked for here."""
+    from floracle.core.paths import PATHS
     from floracle.oracle.oracle import Oracle
     from floracle.run.errors import Mistake
 
     if store.stds is not None:
         raise Mistake("losses and landings are of points; open the data with --moments mean")
-    return Oracle(store, memory=memory, device=device)
+    return Oracle(store, path=PATHS[path], memory=memory, device=device)
 
 
 def command_of(verb: Callable[..., object], name: str, typed: dict[str, Any]) -> str:

@@ -151,6 +151,7 @@ class Reading:
 
 
 READING = Reading()
+PathName = Literal["linear", "cosine", "trigonometric"]
 
 
 def oracle_of(

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from .counts import Whole
-from .fields import NO_TEXT, ORACLE, Text, identities
+from .fields import NO_TEXT, ORACLE, Text, identities, path_settings
 from .naming import called, command_of, conventions
-from .opening import READING, Reading, show_remarks
+from .opening import READING, PathName, Reading, show_remarks
 from .options import plain
 from .output import Out, check_out, output_of
 from .probing import Job, answer, check, load_decoder, load_fields, report, sample_shape
@@ -29,6 +29,7 @@ def probe(
     names: str | None = None,
     convention: list[str] | None = None,
     text: Text = NO_TEXT,
+    path: PathName = "linear",
     shape: str | None = None,
     autoencoder: Path | None = None,
     reading: Reading = READING,
@@ -72,6 +73,9 @@ def probe(
         for all of them, or as often as there are networks.
     text
         What SD3 and Flux are asked with; label i is the i-th prompt.
+    path
+        The path from noise to data, on which fields are followed and whose times these are; a
+        network is taken there from its own.
     shape
         Of one sample, like 4,64,64, where neither data nor network says.
     autoencoder
@@ -108,6 +112,7 @@ def probe(
         "until": until,
         "show": show,
         "shape": shape,
+        **path_settings(path),
         **opening.settings(),
         **text.settings(),
     }

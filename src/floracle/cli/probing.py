@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .fields import NO_TEXT, ORACLE, Text, field_of
+from .fields import NO_TEXT, ORACLE, Text, field_of, path_settings
 from .naming import times_of
 from .opening import oracle_of
 from .options import plain
@@ -40,6 +40,11 @@ class Job:
     decoder: Autoencoder | None = None
     """The autoencoder, once it is loaded."""
 
+    @property
+    def path(self) -> str:
+        """The name of the path that fields are followed on."""
+        return self.settings.get("path", "linear")
+
     def own_settings(self, name: str) -> dict[str, Any]:
         """The settings of one field."""
         return {
@@ -71,6 +76,7 @@ def answer(job: Job, output: OutputFolder, loaded: dict[str, VelocityField], com
     facts = {"fields": ", ".join(job.called.values())}
     if job.store is not None:
         facts |= {"data": job.store.name, "data fingerprint": job.store.fingerprint}
+    facts |= path_settings(job.path)
     facts |= {"seeds": job.settings["seeds"], "labels": job.settings["labels"] or "none"}
     write_probes(probed, output.path, facts=facts, command=command)
     if not done:
@@ -121,6 +127,8 @@ def _probes(job: Job, output: OutputFolder, loaded: dict[str, VelocityField]) ->
 
     from floracle.analysis.probe import Probe
     from floracle.analysis.probe import probe as follow
+    from floracle.core.fields import on_path
+    from floracle.core.paths import PATHS
     from floracle.run.results import answered
 
     from .console import note
@@ -132,7 +140,13 @@ def _probes(job: Job, output: OutputFolder, loaded: dict[str, VelocityField]) ->
     known: dict[str, Any] = {
         "labels": None if labels is None else torch.tensor(labels),
         "solver": settings["solver"],
+        "path": PATHS[job.path],
         **_asked(settings),
+    }
+    oracle = next((loaded[name] for name in loaded if job.called[name] == ORACLE), None)
+    moving = {
+        name: field if field is oracle else on_path(field, PATHS[job.path])
+        for name, field in loaded.items()
     }
     for name, field in loaded.items():
         if job.called[name] != ORACLE:  # before anything is followed and written
@@ -148,7 +162,7 @@ def _probes(job: Job, output: OutputFolder, loaded: dict[str, VelocityField]) ->
             told, declared = _asks_with_text(job, name), job.conventions[name] is not None
             warn_of_misreading(field, job.store, told=told, declared=declared)
         note(f"following {name}")
-        found[name] = replace(follow(field, seeds, shape, **known), settings=own)
+        found[name] = replace(follow(moving[name], seeds, shape, **known), settings=own)
         output.save(found[name], plain(name))
     return found
 
@@ -173,7 +187,7 @@ def load_fields(job: Job) -> dict[str, VelocityField]:
     """The fields by their names."""
     oracle = None
     if job.store is not None:
-        oracle = oracle_of(job.store, "linear", memory=job.memory, device=job.device)
+        oracle = oracle_of(job.store, job.path, memory=job.memory, device=job.device)
     found = {}
     for name, where in job.called.items():
         text = job.text if _asks_with_text(job, name) else NO_TEXT

@@ -6,15 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .counts import Whole
-from .fields import NO_TEXT, ORACLE, Text, field_of, identities, warn_of_misreading
+from .fields import (
+    NO_TEXT,
+    ORACLE,
+    Text,
+    field_of,
+    followed,
+    identities,
+    path_settings,
+    warn_of_misreading,
+)
 from .guiding import GUIDING, Guiding
-from .opening import READING, Reading, oracle_of, show_remarks
+from .opening import READING, PathName, Reading, oracle_of, show_remarks
 from .output import Out, check_out, output_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from floracle.core.fields import VelocityField
+    from floracle.core.paths import Path as NoisePath
     from floracle.oracle.gaussians import GaussianOracle
     from floracle.oracle.oracle import Oracle
     from floracle.sampling.solvers import Solver
@@ -44,6 +54,7 @@ def sample(
     at: float | None = None,
     guiding: Guiding = GUIDING,
     convention: str | None = None,
+    path: PathName = "linear",
     text: Text = NO_TEXT,
     reading: Reading = READING,
     out: Out = None,
@@ -80,6 +91,9 @@ def sample(
         How fields are guided.
     convention
         How networks are to be read: a project's name, or words like predicts=data,null=10.
+    path
+        The path from noise to data, on which fields are followed and whose times these are; a
+        network is taken there from its own.
     text
         What SD3 and Flux are asked with.
     reading
@@ -107,6 +121,7 @@ def sample(
     _check_fields(names, at, convention)
     _check_text(text, names, labels)
     guiding.check(len(names), labelled=bool(labels or text))
+    _check_interval(guiding, path)
     chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), named(solver)
     verb = "-".join(["sample", *(plain(name) for name in names if name != ORACLE)])
     group = current()
@@ -117,7 +132,7 @@ def sample(
     store = opening.store(data, own_memory(memory, group))
     show_remarks(store)
     given = labels_for(labels, len(chosen), labels_in(store))
-    oracle = oracle_of(store, "linear", memory=memory, device=device, group=group)
+    oracle = oracle_of(store, path, memory=memory, device=device, group=group)
     networks = _networks([*names, guiding.reference], oracle, (convention, device), text)
     settings = {
         "field": field,
@@ -128,6 +143,7 @@ def sample(
         "grid": grid,
         "shift": shift,
         "solver": solver,
+        **path_settings(path),
         **_more({"then": then, "at": at, "convention": convention}),
         **guiding.settings(),
         **text.settings(),
@@ -139,13 +155,13 @@ def sample(
             declared = convention is not None
             for network in networks.values():
                 warn_of_misreading(network, store, told=bool(text), declared=declared)
-            fields = _guided(names, networks, guiding)
+            fields = _guided(names, followed(networks, oracle), guiding)
             asked = [_labels(name, given, text, len(chosen)) for name in names]
             pieces = [times] if at is None else cut(times, at)
             stages = [Stage(*parts) for parts in zip(fields, pieces, asked, strict=True)]
             cost = _cost(stages, method)
             guiding.check_acts(len(names), acts=cost["evaluations"] > cost["velocities"])
-            samples = _followed(stages, store.shape, chosen, method)
+            samples = _followed(stages, store.shape, chosen, method, oracle.path)
             near = nearest_rows(store, samples, group)
             if group.first:
                 write(output, store, chosen, given, samples, near, cost)
@@ -166,6 +182,17 @@ def _check_fields(names: list[str], at: float | None, convention: str | None) ->
         raise Mistake(f"--at lies between noise (0) and data (1), got {at:g}")
     if convention is not None and set(names) == {ORACLE}:
         raise Mistake("--convention says how a network is read, but only the oracle is followed")
+
+
+def _check_interval(guiding: Guiding, path: str) -> None:
+    """Refuse an interval in a foreign clock where times are those of another path."""
+    from floracle.run.errors import Mistake
+
+    if path != "linear" and ":" in (guiding.interval or ""):
+        raise Mistake(
+            f"--interval {guiding.interval} is read as a time of the linear path; with --path"
+            f" {path} give it in that path's own time, like .1,.6"
+        )
 
 
 def _check_text(text: Text, names: list[str], labels: str | None) -> None:
@@ -221,7 +248,11 @@ def _cost(stages: list[Stage], solver: Solver) -> dict[str, int]:
 
 
 def _followed(
-    stages: list[Stage], shape: tuple[int, ...], seeds: list[int], solver: Solver
+    stages: list[Stage],
+    shape: tuple[int, ...],
+    seeds: list[int],
+    solver: Solver,
+    path: NoisePath,
 ) -> Tensor:
     """The samples [b, *shape], some at a time; sample i depends on its own seed alone."""
     import torch
@@ -237,6 +268,6 @@ def _followed(
         x = noise(seeds[some], shape)
         for field, grid, labels in stages:
             voting = None if labels is None else torch.tensor(labels[some])
-            x = follow(field, x, grid, labels=voting, solver=solver)
+            x = follow(field, x, grid, labels=voting, solver=solver, path=path)
         parts.append(x)
     return torch.cat(parts)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from .counts import Whole
-from .opening import Opening, oracle_of, show_remarks
+from .opening import Opening, PathName, oracle_of, show_remarks
 from .output import Out, check_out, output_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def stages(
     dry_run: bool = False,
     memory: str | None = None,
     device: str = "cpu",
-    path: Literal["linear", "cosine", "trigonometric"] = "linear",
+    path: PathName = "linear",
 ) -> Path | None:
     """Measure where navigation ends in a data set, and write a report.
 

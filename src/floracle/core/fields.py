@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .clock import OURS, Clock
-from .paths import LINEAR, Path, Quantity, checked_times, convert, expand
+from .paths import LINEAR, Path, Quantity, checked_times, convert, expand, mix
 from .source import NO_LABEL
 
 
@@ -84,6 +84,33 @@ def as_field(
     they are.
     """
     return TranslatedField(model, predicts, clock, path, null)
+
+
+@dataclass(frozen=True)
+class FieldOnPath:
+    """A velocity field seen on another path than the linear one; made by `on_path`."""
+
+    field: VelocityField
+    path: Path
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The velocity α′ x̂ + σ′ ε̂ in the path's own time, at states α x + σ ε."""
+        c = self.path.coefficients(t)
+        total = c.alpha + c.sigma
+        share = c.alpha / total  # the time of the linear path with the same α / σ
+        state = x.double() / expand(total, x)
+        velocity = self.field(state.to(x.dtype), share.to(t.device), labels).double()
+        data = state + expand(1 - share, x) * velocity
+        noise = state - expand(share, x) * velocity
+        return mix(c.d_alpha, data, c.d_sigma, noise).to(x.dtype)
+
+
+def on_path(field: VelocityField, path: Path) -> VelocityField:
+    """See a field of the linear path, as all networks are, on another path and in its time.
+
+    The reverse of `as_field`: states are x (α + σ), times those of equal α / (α + σ).
+    """
+    return field if path == LINEAR else FieldOnPath(field, path)
 
 
 def foreign_time(path: Path, t: Tensor, *, halvings: int = 60) -> Tensor:

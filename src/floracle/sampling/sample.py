@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
+from floracle.core.paths import LINEAR, Path
 from floracle.run.errors import Mistake
 
 from .grid import checked_grid
@@ -37,12 +38,14 @@ def sample(
     *,
     labels: Tensor | int | None = None,
     solver: str | Solver = "euler",
+    path: Path = LINEAR,
 ) -> Tensor:
     """Follow a field from samples x [b, *shape] at the grid's first time to its last.
 
-    `labels` are int64 [b], or one for all. x itself is left as it is.
+    `labels` are int64 [b], or one for all. The field and the grid's times are those of `path`; see
+    `on_path`. x itself is left as it is.
     """
-    for state in trajectory(field, x, grid, labels=labels, solver=solver):
+    for state in trajectory(field, x, grid, labels=labels, solver=solver, path=path):
         x = state.x
     return x
 
@@ -54,20 +57,29 @@ def trajectory(
     *,
     labels: Tensor | int | None = None,
     solver: str | Solver = "euler",
+    path: Path = LINEAR,
 ) -> Iterator[State]:
     """The states at every time of the grid, the start and the end among them; see `sample`."""
     times = checked_grid(grid).tolist()
-    return _states(field, checked_samples(x), times, labels_of(x, labels), named(solver))
+    known = {"labels": labels_of(x, labels), "solver": named(solver), "path": path}
+    return _states(field, checked_samples(x), times, **known)
 
 
 @torch.no_grad()
 def _states(
-    field: VelocityField, x: Tensor, times: list[float], labels: Tensor | None, solver: Solver
+    field: VelocityField,
+    x: Tensor,
+    times: list[float],
+    *,
+    labels: Tensor | None,
+    solver: Solver,
+    path: Path,
 ) -> Iterator[State]:
     for t, s in pairwise(times):
         velocity = velocity_at(field, x, t, labels)
         yield State(t, x, velocity)
-        x = step(field, x, t, s, solver=solver, labels=labels, velocity=velocity)
+        known = {"labels": labels, "velocity": velocity, "path": path}
+        x = step(field, x, t, s, solver=solver, **known)
     yield State(times[-1], x, None)
 
 

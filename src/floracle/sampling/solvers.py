@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
+from floracle.core.paths import LINEAR, Path, convert
 from floracle.run.errors import Mistake, suggestion
 
 
@@ -67,8 +68,11 @@ def step(
     solver: Solver = EULER,
     labels: Tensor | None = None,
     velocity: Tensor | None = None,
+    path: Path = LINEAR,
 ) -> Tensor:
     """Samples x [b, *shape] moved from t to s; `velocity` is that at (x, t), where it is known.
+
+    To t = 1 it is the data that the velocity implies, as Euler's step has it on the linear path.
 
     Stages are combined in float64 and rounded to the type of x once each.
     """
@@ -77,6 +81,9 @@ def step(
     for node, row in zip(solver.nodes[1:], solver.rows[1:], strict=True):
         stage = moved(x, slopes, row, s - t)
         slopes.append(velocity_at(field, stage, t + node * (s - t), labels))
+    if s == 1 and path != LINEAR:
+        times = torch.full((len(x),), t, dtype=torch.float64)
+        return convert(slopes[0], x, times, source="velocity", target="data", path=path)
     return moved(x, slopes, solver.weights, s - t)
 
 
