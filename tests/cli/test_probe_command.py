@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -303,3 +304,25 @@ def test_a_file_may_be_called_anything(folder, capsys):
     command = re.findall("<pre>(floracle.*?)</pre>", text, re.DOTALL)[0]
     assert r"net\x1b[31m\x07.py:pull'" in html.unescape(command)
     assert "$'" in html.unescape(command)
+
+
+def test_two_lags_are_told_with_their_names(capsys):
+    """Behind the oracle's own trajectories, and behind the times at which the target parts."""
+    assert main(["stages", "digits", "--classes", "3", "--pairs", "256", "--out", "parted"]) == 0
+    stages = floracle.load("parted").main
+    words = ["digits-pico", "--data", "digits", "--seeds", "0:4", "--labels", "3", "--grid", "20"]
+    capsys.readouterr()
+    assert main(["probe", *words, "--stages", "parted", "--out", "probed"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "behind the oracle" in told or "lag" in told
+    page = Path("probed/probe.html").read_text()
+    assert "lag behind the oracle" in page
+    for name in ("collapse", "end"):
+        assert f"behind the {name}, {getattr(stages, name).value:.3g}" in page
+    field = floracle.load("probed/digits-pico")
+    behind = floracle.lag(field, stages.end.value)
+    assert behind.value == pytest.approx(field.transition().value - stages.end.value)
+    for wrong in (["--stages", "probed"], ["--stages", "parted", "--flips"]):
+        assert main(["probe", *words, *wrong, "--out", "other"]) == 2
+    with pytest.raises(floracle.Mistake, match="time in"):
+        floracle.lag(field, 2.0)

@@ -28,6 +28,8 @@ from .curves import Curve, Landmark, landmark, resampled
 from .forward import asked_times, forward_pairs, ratio
 
 HALF = 0.5
+LAYOUT = 2.0
+"""Cycles along the longer side up to which frequencies are layout; above is detail."""
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from floracle.run.results import Results, provenance
 from floracle.sampling.grid import checked_grid, time_grid
 from floracle.sampling.sample import evaluations, labels_of, trajectory
 
-from .bands import radial_bands
+from .bands import LAYOUT, radial_bands
 from .curves import Curve, Estimate, standard_error
 from .predictions import Marks, measured
 from .transition import Transition, checked_threshold, settled_at, transition_of
@@ -49,8 +49,6 @@ UNTIL = 0.9
 """The time whose prediction the others are compared with."""
 THRESHOLD = 0.1
 """The remaining share below which a prediction has settled."""
-LAYOUT = 2.0
-"""Cycles along the longer side up to which frequencies are layout."""
 SHOWN = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 """Times at which predictions are kept, to be looked at."""
 HELD = 2**28

@@ -30,14 +30,12 @@ from floracle.run.results import Results, provenance
 from floracle.sampling.grid import checked_grid, cut, time_grid
 from floracle.sampling.sample import sample
 
-from .bands import HALF, radial_bands
+from .bands import HALF, LAYOUT, radial_bands
 from .curves import Curve, Landmark, landmark, resampled
 from .forward import ratio
 from .switching import COPIED, SHOWN, checked_taus, given_labels, near_in_class, share_of
 from .written import as_results, check_ends, check_kind, check_shapes, number, reading, words
 
-LAYOUT = 1 / 8
-"""Where layout ends unless told otherwise, in cycles a pixel: waves of 8 pixels and longer."""
 AT_ONCE = 256
 """Samples that are followed together at most."""
 
@@ -199,7 +197,7 @@ def _banded(
     """The names of the bands, and the energies [b, B] by band of points [b, *shape]."""
     if edges is None and (len(shape) != 3 or max(shape[1:]) < 4):
         return ("everything",), lambda points: points.double().flatten(1).square().sum(1)[:, None]
-    bands = radial_bands(shape, edges or [max(1.0, LAYOUT * max(shape[1:]))])
+    bands = radial_bands(shape, edges or [LAYOUT])
     return bands.names, bands.energies
 
 

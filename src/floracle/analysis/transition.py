@@ -64,17 +64,28 @@ class Lag(NamedTuple):
 
 def lag(
     field: Probe,
-    oracle: Probe,
+    reference: Probe | float,
     name: str = "remaining",
     *,
     label: int | None = None,
     threshold: float | None = None,
 ) -> Lag:
-    """How much later a field's predictions settle than the oracle's, pair by pair."""
-    _check_pairs(field, oracle)
+    """How much later a field's predictions settle than its `reference` does.
+
+    That is the oracle from the same noise, pair by pair: how far behind a perfect fit it is. Or it
+    is a time at which the target parts, the collapse or the end of `stages`: what Sec. 4.1 of the
+    paper compares models with. Trajectories of the oracle itself settle between the two.
+    """
     level = field.threshold if threshold is None else threshold
-    apart = field.transitions(name, level) - oracle.transitions(name, level)
-    return lag_of(apart[field.of(label)])
+    settled = field.transitions(name, level)
+    if not isinstance(reference, int | float):
+        _check_pairs(field, reference)
+        settled = settled - reference.transitions(name, level)
+    elif 0 <= reference <= 1:
+        settled = settled - reference
+    else:
+        raise Mistake(f"a target parts at a time in [0, 1], got {reference:g}")
+    return lag_of(settled[field.of(label)])
 
 
 def lag_of(apart: Tensor) -> Lag:

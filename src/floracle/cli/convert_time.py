@@ -77,7 +77,7 @@ def _times(shift: Shift | None, steps: int | None) -> tuple[dict[str, ForeignTim
             lambda share: shifted(share, shift.s),
             0.0,
             1.0,
-            "share of the shifted grid's steps before it",
+            "how far along the shifted grid, 0 to 1",
         )
         about += f", shift s = {shift.s:.6g} (k = {shift.k:.6g}, mu = {shift.mu + 0.0:.6g})"
     if steps is not None:

@@ -87,8 +87,8 @@ def mix(
     noises
         Noises that each of them is mixed with.
     edges
-        Where bands of frequencies part, in cycles along the longer side; at waves of 8 pixels
-        without, so that there is layout and detail.
+        Where bands of frequencies part, in cycles along the longer side; at 2 without, where
+        layout ends and detail begins.
     grid
         Steps from noise to data.
     shift

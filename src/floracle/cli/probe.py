@@ -12,7 +12,16 @@ from .naming import called, command_of, conventions
 from .opening import READING, PathName, Reading, show_remarks
 from .options import plain
 from .output import Out, check_out, output_of
-from .probing import Job, answer, check, load_decoder, load_fields, report, sample_shape
+from .probing import (
+    Job,
+    answer,
+    check,
+    load_decoder,
+    load_fields,
+    report,
+    sample_shape,
+    splits_of,
+)
 
 
 def probe(
@@ -30,6 +39,7 @@ def probe(
     convention: list[str] | None = None,
     text: Text = NO_TEXT,
     path: PathName = "linear",
+    stages: Path | None = None,
     shape: str | None = None,
     autoencoder: Path | None = None,
     reading: Reading = READING,
@@ -76,6 +86,9 @@ def probe(
     path
         The path from noise to data, on which fields are followed and whose times these are; a
         network is taken there from its own.
+    stages
+        A run of floracle stages of the same data: how much later than its collapse and its end
+        fields settle is told as well.
     shape
         Of one sample, like 4,64,64, where neither data nor network says.
     autoencoder
@@ -96,6 +109,8 @@ def probe(
     found = _fields(fields, names, data)
     check_out(out, "probe", *([] if data is None else [data]))
     if data is None:
+        if stages is not None:
+            raise Mistake("--stages is of a data set; give --data too, or leave it out")
         for option in reading.words()[:1]:
             raise Mistake(f"{option} is for --data; give that too, or leave {option} out")
     elif shape is not None:
@@ -130,7 +145,8 @@ def probe(
     if data is not None:
         store = opening.store(data, memory)
         show_remarks(store)
-        job = replace(job, store=store, settings={**settings, "data": store.fingerprint})
+        known = {"data": store.fingerprint, **splits_of(stages, store, path)}
+        job = replace(job, store=store, settings={**settings, **known})
     loaded = load_fields(job)
     shape_of_sample = sample_shape(job, loaded)
     decoder = load_decoder(job, shape_of_sample)

@@ -78,7 +78,8 @@ def answer(job: Job, output: OutputFolder, loaded: dict[str, VelocityField], com
         facts |= {"data": job.store.name, "data fingerprint": job.store.fingerprint}
     facts |= path_settings(job.path)
     facts |= {"seeds": job.settings["seeds"], "labels": job.settings["labels"] or "none"}
-    write_probes(probed, output.path, facts=facts, command=command)
+    splits = job.settings.get("splits")
+    write_probes(probed, output.path, facts=facts, command=command, splits=splits)
     if not done:
         values = {"names": list(probes)}
         output.save(Results("probes", output.settings, values, {}, provenance()))
@@ -165,6 +166,25 @@ def _probes(job: Job, output: OutputFolder, loaded: dict[str, VelocityField]) ->
         found[name] = replace(follow(moving[name], seeds, shape, **known), settings=own)
         output.save(found[name], plain(name))
     return found
+
+
+def splits_of(folder: Path | None, store: Store, path: str) -> dict[str, dict[str, float]]:
+    """When the data's target parts, from a run of stages of the same data; for the settings."""
+    from floracle.analysis.groups import Stages
+    from floracle.analysis.saved import load
+    from floracle.run.errors import Mistake
+
+    if folder is None:
+        return {}
+    found = load(folder)
+    if not isinstance(found, Stages):
+        raise Mistake(f"--stages {folder} holds no stages; give the folder of floracle stages")
+    if found.provenance.get("data") != store.fingerprint:
+        raise Mistake(f"--stages {folder} is of other data, or of data that was read otherwise")
+    if found.settings.get("path", "linear") != path:
+        raise Mistake(f"--stages {folder} is of another path; give it the same --path")
+    marks = {"collapse": found.main.collapse.value, "end": found.main.end.value}
+    return {"splits": {name: value for name, value in marks.items() if value is not None}}
 
 
 def load_decoder(job: Job, shape: list[int]) -> Autoencoder | None:
@@ -287,7 +307,7 @@ def report(job: Job, folder: Path) -> None:
         Probed(name, Probe.of_results(results[name]), where == ORACLE)
         for name, where in job.called.items()
     ]
-    show(probe_words.summary(found))
+    show(probe_words.summary(found, job.settings.get("splits")))
     show(probe_words.by_label(found))
     say(f"grid: {probe_words.grid_in_short(found[0])}")
     for sentence in (probe_words.headline(found), *probe_words.story(found)[1:]):

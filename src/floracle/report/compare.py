@@ -133,7 +133,7 @@ def differences(spaces: Sequence[Space]) -> list[str]:
     """Why the others part from the first, a sentence each, and how Gaussian they are."""
     told = [_difference(spaces[0], other) for other in spaces[1:]]
     off = [
-        f"{one.name} {words.deviation(one.main.collapse.value, _expected(one))}"
+        f"{one.name} {words.deviation(one.main.predicted_collapse, one.main.collapse)}"
         for one in spaces
         if one.main.collapse.value is not None and not one.main.single_point
     ]
@@ -141,14 +141,10 @@ def differences(spaces: Sequence[Space]) -> list[str]:
         return told
     return [
         *told,
-        f"The measured collapse is off the predicted one by: {', '.join(off)}. The later it comes"
-        " than the spectrum lets expect, the less a space is like one Gaussian: clusters, curved"
+        f"The prediction of the collapse is off by: {', '.join(off)}. The earlier it is"
+        " than what was measured, the less a space is like one Gaussian: clusters, curved"
         " sheets and look-alikes all delay it.",
     ]
-
-
-def _expected(one: Space) -> Landmark:
-    return Landmark(one.main.predicted_collapse)
 
 
 def _difference(first: Space, other: Space) -> str:

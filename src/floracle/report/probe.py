@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.analysis.probe import LAYOUT, Probe
+from floracle.analysis.bands import LAYOUT
+from floracle.analysis.probe import Probe
 from floracle.core.source import NO_LABEL
 from floracle.data.store import Store
 from floracle.models.autoencoder_frame import Autoencoder
@@ -52,6 +53,7 @@ def write_probes(
     *,
     facts: Mapping[str, str] | None = None,
     command: str = "",
+    splits: Mapping[str, float] | None = None,
 ) -> Path:
     """Draw fields that were probed alike into a folder; returns the page."""
     with any_letters():
@@ -61,7 +63,8 @@ def write_probes(
             if name != "predictions":
                 write_text(folder / "figures" / f"{name}.svg", drawing.svg())
                 write_text(folder / "figures" / f"{name}.csv", drawing.csv())
-        write_text(folder / PAGE, page(fields, found, facts=facts or {}, command=command))
+        known = {"facts": facts or {}, "command": command, "splits": splits}
+        write_text(folder / PAGE, page(fields, found, **known))
     return folder / PAGE
 
 
@@ -71,6 +74,7 @@ def page(
     *,
     facts: Mapping[str, str],
     command: str = "",
+    splits: Mapping[str, float] | None = None,
 ) -> str:
     """The whole page as HTML."""
     first = fields[0].probe
@@ -85,7 +89,8 @@ def page(
         reference=said.reference(first),
         until=f"{first.until:.3g}",
         story=said.story(fields),
-        summary=_unbroken(said.summary(fields)),
+        summary=_unbroken(said.summary(fields, splits)),
+        splits=bool(splits),
         lags=said.oracle_among(fields) is not None and len(fields) > 1,
         layout=f"{LAYOUT:g}" if "layout" in first.columns else "",
         examples=_examples(fields),

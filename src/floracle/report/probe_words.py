@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
 
 from floracle.analysis.probe import Probe
@@ -91,8 +91,12 @@ def reference(found: Probe) -> str:
     return "the sample itself" if at_end else f"x̂({found.until:.3g})"
 
 
-def summary(fields: Sequence[Probed]) -> Table:
-    """A row for each field: when it settles, its lag, how it moves, what it cost."""
+def summary(fields: Sequence[Probed], splits: Mapping[str, float] | None = None) -> Table:
+    """A row for each field: when it settles, its lag, how it moves, what it cost.
+
+    `splits` are times at which the target parts, by name.
+    """
+    parts = dict(splits or {})
     oracle = oracle_among(fields) if len(fields) > 1 else None
     layout = "layout" in fields[0].probe.columns
     names = ["remaining", "layout"] if layout else ["remaining"]
@@ -102,6 +106,7 @@ def summary(fields: Sequence[Probed]) -> Table:
         cells = [str(found.transition(name)) for name in names]
         if oracle is not None:
             cells += ["–" if each.oracle else _lag(each, oracle, name) for name in names]
+        cells += [str(lag(found, time)) for time in parts.values()]
         peak_at, peak = found.peak()
         moved = [
             percent(found.later().value, 1),
@@ -111,7 +116,8 @@ def summary(fields: Sequence[Probed]) -> Table:
         rows.append(Row((visible(each.name), *cells, *moved, str(found.evaluations))))
     head = ["", "settles", *(["its layout"] if layout else [])]
     if oracle is not None:
-        head += ["lag", *(["of layout"] if layout else [])]
+        head += ["lag behind the oracle", *(["of layout"] if layout else [])]
+    head += [f"behind the {name}, {time:.3g}" for name, time in parts.items()]
     head.append(f"moves after {fields[0].probe.until:.3g}")
     return Table((*head, "peak ‖v‖/√D", "path / chord", "evaluations"), rows)
 
