@@ -1,6 +1,6 @@
 """What the oracle says about a real model: somebody else's flow model of MNIST.
 
-    python benchmarks/mnist_model.py [PART …]      # losses, switch, landing, draw
+    python benchmarks/mnist_model.py [PART …]      # losses, switch, landing, guidance, draw
 
 Reads FLORACLE_SHARED (default ../shared). Every part is kept in results/mnist_model.json once
 measured; `draw` makes docs/images/mnist-*.png from there.
@@ -118,6 +118,68 @@ def landings() -> dict:
     return {"digit": 3, "seeds": 400, "tests": found}
 
 
+GUIDED = (
+    (1.0, (0.0, 1.0)),
+    (2.5, (0.0, 1.0)),
+    (2.5, (0.0, 0.1)),
+    (2.5, (0.1, 0.3)),
+    (2.5, (0.1, 0.6)),
+    (2.5, (0.6, 1.0)),
+    (5.0, (0.0, 1.0)),
+    (5.0, (0.1, 0.6)),
+)
+"""Scales and intervals of docs/how-to/guidance.md."""
+
+
+def guidance() -> dict:
+    """What scales and intervals do to 200 samples, the digits in turn: right labels and spread."""
+    data, grid, rows = opened("train"), floracle.time_grid(50), []
+    labels, start = DIGITS.repeat(20), floracle.noise(range(200), (1, 28, 28))
+    for scale, interval in GUIDED:
+        field = floracle.guided(model(), scale, interval=interval)
+        ends = floracle.sample(field, start, grid, labels=labels)
+        near = floracle.nearest(data, ends).rows[:, 0]
+        rows.append(
+            {
+                "scale": scale,
+                "interval": interval,
+                "evaluations": floracle.evaluations(grid, field=field) if scale != 1 else 50,
+                "right": float((data.labels[near] == labels).double().mean()),
+                "spread": float(f"{spread_of(ends, labels):.3g}"),
+            }
+        )
+    training = torch.cat([data.take(data.atoms(label).rows[:20]) for label in range(10)])
+    of_training = spread_of(training, DIGITS.repeat_interleave(20))
+    return {"rows": rows, "training pictures": float(f"{of_training:.3g}")}
+
+
+def spread_of(points: torch.Tensor, labels: torch.Tensor) -> float:
+    """The mean squared distance of two samples of a digit."""
+    found = [2 * points[labels == d].flatten(1).var(0).sum() for d in range(10)]
+    return float(torch.stack(found).mean())
+
+
+def guided_samples() -> bytes:
+    """Seeds 0 to 9 by columns: no guidance, 2.5 everywhere, 2.5 in [.1, .6], 5 everywhere."""
+    start, grid = floracle.noise(range(10), (1, 28, 28)), floracle.time_grid(50)
+    fields = [
+        floracle.guided(model(), *GUIDED[k][:1], interval=GUIDED[k][1]) for k in (0, 1, 4, 6)
+    ]
+    rows = [floracle.sample(field, start, grid, labels=DIGITS) for field in fields]
+    pictures = 255 - quantised(torch.cat(rows), 0.0, 1.0)
+    return png(tiles(enlarged(pictures, 56), 10))
+
+
+def table(results: dict):
+    """Markdown: the guidance of docs/how-to/guidance.md."""
+    yield "| scale, interval | evaluations | right | spread |"
+    yield "|---|---|---|---|"
+    for row in results["guidance"]["rows"]:
+        low, high = (f"{end:g}".removeprefix("0") or "0" for end in row["interval"])
+        name = "none" if row["scale"] == 1 else f"{row['scale']:g} in [{low}, {high}]"
+        yield f"| {name} | {row['evaluations']} | {row['right']:.3f} | {row['spread']:.0f} |"
+
+
 def draw() -> None:
     """The pictures of the page, from what was measured."""
     kept = json.loads((RESULTS / "mnist_model.json").read_text())
@@ -126,6 +188,7 @@ def draw() -> None:
     for name, drawing in drawn.items():
         (IMAGES / f"mnist-{name}.png").write_bytes(drawing.png())
     (IMAGES / "mnist-samples.png").write_bytes(samples())
+    (IMAGES / "mnist-guidance.png").write_bytes(guided_samples())
 
 
 def curve_of(kept: dict):
@@ -201,7 +264,7 @@ def samples() -> bytes:
     return png(tiles(enlarged(pictures, 56), 10))
 
 
-PARTS = {"losses": losses, "switch": switch, "landing": landings}
+PARTS = {"losses": losses, "switch": switch, "landing": landings, "guidance": guidance}
 
 
 def main() -> None:

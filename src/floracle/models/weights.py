@@ -47,9 +47,10 @@ class Network:
 
 
 def write_network(
-    path: Path, network: LightningDiT, *, convention: Convention | None = None, **made: Any
+    path: str | Path, network: LightningDiT, *, convention: Convention | None = None, **made: Any
 ) -> Path:
     """Write one network, whole or not at all; `made` says where it came from (JSON values)."""
+    path = Path(path)
     convention = convention or Convention(null=network.null)
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
