@@ -2,8 +2,7 @@
 
     python benchmarks/real_data.py [NAME …]        # mnist, fashion_mnist, cifar10, flowers
 
-Reads FLORACLE_SHARED (default ../shared); writes results/real_data.json and docs/real-data.md's
-table from it.
+Reads FLORACLE_SHARED (default ../shared); documents.py writes docs/real-data-table.md.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from measure import RESULTS, report
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("FLORACLE_SHARED", ROOT.parent / "shared"))
-TABLE = ROOT / "docs" / "real-data-table.md"
 
 
 def cifar10(folder: Path) -> Path:
@@ -55,7 +53,6 @@ def main() -> None:
                 "classes": [row(stages, group) for group in stages.groups],
             }
         report("real_data", {"measured": known})
-    TABLE.write_text("\n".join(table(known)) + "\n")
 
 
 def row(stages: floracle.Stages, group) -> dict:
@@ -75,14 +72,14 @@ def row(stages: floracle.Stages, group) -> dict:
     }
 
 
-def table(known: dict):
+def table(results: dict):
     """Markdown: predicted / measured and their deviation, by class."""
     yield (
         "| data | class | N | centre: predicted / measured | | collapse: predicted / measured | "
         "| end | area − H(w), in errors |"
     )
     yield "|---|---|---|---|---|---|---|---|---|"
-    for name, found in known.items():
+    for name, found in results["measured"].items():
         for group in found["classes"]:
             cells = [name, group["class"], str(group["points"])]
             for mark, predicted in zip(("centre", "collapse"), group["predicted"], strict=True):
