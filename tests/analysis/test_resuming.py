@@ -180,9 +180,9 @@ def test_a_real_model_keeps_layout_before_detail_and_copies_nothing(shared):
     )
     network = Path(__file__).parents[1] / "models" / "mnist_network.py"
     model = floracle.load_model(f"{network}:network", convention="predicts=data,null=10")
-    asked = {"taus": [0.0, 0.2, 0.3, 0.4, 0.6, 1.0], "rows": range(40), "noises": 2}
+    asked = {"taus": [0.0, 0.2, 0.3, 0.4, 0.6, 1.0], "rows": range(160), "noises": 2}
     found = resumed(model, unseen, training, grid=time_grid(20), **asked)
-    assert found.bands == ("to 3.5 cycles", "over 3.5 cycles")
+    assert found.bands == ("to 2 cycles", "over 2 cycles")
     assert found.half(0).high < found.half(1).low
     assert 0.15 < found.half(0).value < 0.4
     assert (found.copied()[0] == 0).all()

@@ -149,7 +149,7 @@ def test_photographs_and_latents_within_five_percent(shared):
         ("vavae_tokens/f16d32_vfdinov2.safetensors", -1),
     ):
         store = floracle.open_store(shared / "data" / place)
-        group = floracle.stages(floracle.Oracle(store), classes=[label]).main
+        group = floracle.stages(floracle.Oracle(store), classes=[label], pairs=2048).main
         found = off(floracle.twin(floracle.profile(store, label)), group)
         assert max(map(abs, found.values())) < 0.055, found
 
