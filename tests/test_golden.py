@@ -127,10 +127,10 @@ def compare() -> dict:
 
 
 def inspect() -> dict:
-    seen = floracle.inspect(floracle.open_store("digits"))
-    facts = (asdict(seen.channels), asdict(seen.neighbourhood), seen.classes, seen.points)
-    words = re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", json.dumps(facts))
-    return {"numbers": list(map(float, words))}
+    facts = asdict(floracle.inspect(floracle.open_store("digits")))
+    names = ("points", "classes", "channels", "normalizer", "duplicates", "neighbourhood", "size")
+    text = json.dumps([facts[name] for name in names])
+    return {"numbers": list(map(float, re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", text)))}
 
 
 def clocks() -> dict:
