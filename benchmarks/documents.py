@@ -66,7 +66,7 @@ def moved(before: str, after: str) -> Iterator[str]:
 def rows(text: str) -> list[list[str]]:
     """The cells of a table, row by row; the first two of a row name it."""
     split = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
-    return [[" ".join(cells[:1]), *cells[1:]] for cells in split]
+    return [[" ".join(cells[:2]), *cells[1:]] for cells in split]
 
 
 def number(cell: str) -> float | None:

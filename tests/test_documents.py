@@ -36,10 +36,11 @@ def test_commands_are_known_as_they_are_written(line, words):
 @pytest.mark.parametrize(
     ("line", "words", "lines"), list(printed()), ids=[line for line, _, _ in printed()]
 )
-def test_outputs_are_printed(line, words, lines, capsys, monkeypatch):
+def test_outputs_are_printed(line, words, lines, capsys, tmp_path, monkeypatch):
     """As they stand, but for spaces and rules; … stands for what differs between machines."""
     if "latents.npy" in words:
         pytest.skip("the words of processes: tests/cli/test_processes_cli.py")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
     main(words)
     told = capsys.readouterr()

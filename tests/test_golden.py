@@ -187,7 +187,8 @@ def told(values: object) -> dict:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLACES)
-def test_numbers_are_as_they_were(name, request):
+def test_numbers_are_as_they_were(name, request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     if name in ("stages_fashion", "stages_photographs"):
         request.getfixturevalue("shared")
     kept = json.loads(KEPT.read_text())

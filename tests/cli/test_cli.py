@@ -262,6 +262,15 @@ def test_predictions_are_those_of_the_library(capsys):
     assert capsys.readouterr().out == told
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["--points 1e4 --dims 1", "--points 100 --dims 2 --what-if 1e12", "--points 1.5 --dims 3"],
+)
+def test_what_lies_beyond_t_1_is_left_out(words, capsys):
+    assert main(["predict", *words.split()]) == 0
+    assert "–" in capsys.readouterr().out
+
+
 def test_samples_of_the_oracle_land_on_training_rows(capsys):
     arguments = ["sample", "oracle", "digits", "--seeds", "3:9", "--labels", "3,5", "--grid", "12"]
     assert main([*arguments, "--out", "six"]) == 0

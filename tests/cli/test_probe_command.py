@@ -306,8 +306,9 @@ def test_a_file_may_be_called_anything(folder, capsys):
     assert "$'" in html.unescape(command)
 
 
-def test_two_lags_are_told_with_their_names(capsys):
+def test_two_lags_are_told_with_their_names(capsys, tmp_path, monkeypatch):
     """Behind the oracle's own trajectories, and behind the times at which the target parts."""
+    monkeypatch.chdir(tmp_path)
     assert main(["stages", "digits", "--classes", "3", "--pairs", "256", "--out", "parted"]) == 0
     stages = floracle.load("parted").main
     words = ["digits-pico", "--data", "digits", "--seeds", "0:4", "--labels", "3", "--grid", "20"]
@@ -324,5 +325,14 @@ def test_two_lags_are_told_with_their_names(capsys):
     assert behind.value == pytest.approx(field.transition().value - stages.end.value)
     for wrong in (["--stages", "probed"], ["--stages", "parted", "--flips"]):
         assert main(["probe", *words, *wrong, "--out", "other"]) == 2
+    seven = ["7" if word == "3" else word for word in words]
+    capsys.readouterr()
+    assert main(["probe", *seven, "--stages", "parted", "--out", "seven"]) == 2
+    assert "did not measure" in capsys.readouterr().err
     with pytest.raises(floracle.Mistake, match="time in"):
         floracle.lag(field, 2.0)
+    oracle = floracle.Oracle(floracle.open_store("digits"), path=floracle.COSINE)
+    other = floracle.probe(oracle, range(4), (1, 8, 8), labels=3, path=floracle.COSINE,
+                           grid=floracle.time_grid(20))  # fmt: skip
+    with pytest.raises(floracle.Mistake, match="cosine"):
+        floracle.lag(field, other)

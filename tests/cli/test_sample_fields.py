@@ -144,8 +144,9 @@ def test_samples_do_not_go_into_the_data(folder, capsys):
     assert [path.name for path in data.iterdir()] == ["0"]
 
 
-def test_fields_are_followed_on_other_paths(capsys):
+def test_fields_are_followed_on_other_paths(capsys, tmp_path, monkeypatch):
     """The oracle and a network of it, on the path that was asked for."""
+    monkeypatch.chdir(tmp_path)
     common = ["sample", "oracle", "digits", "--seeds", "0:4", "--grid", "20"]
     assert main([*common, "--path", "cosine", "--out", "cosine"]) == 0
     assert "4 of 4 samples landed" in capsys.readouterr().out

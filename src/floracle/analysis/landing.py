@@ -164,7 +164,13 @@ def landing(
         misses=distances[:, 0] / ends[0].numel() ** 0.5,
         fit=fit_of(oracle.data, rows[:, 0], given, seed=seeds[0]),
         diversity=diversity_of(oracle.data, rows[:, 0], given),
-        settings={"tau": tau, "seeds": list(seeds), "steps": len(grid) - 1, "solver": solver},
+        settings={
+            "tau": tau,
+            "seeds": list(seeds),
+            "steps": len(grid) - 1,
+            "solver": solver,
+            "path": oracle.path.name,
+        },
         provenance=provenance(data=oracle.data.fingerprint),
     )
 

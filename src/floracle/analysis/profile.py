@@ -11,8 +11,9 @@ holds what tells of that and does not grow with the class:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 
@@ -26,13 +27,14 @@ from floracle.run.errors import Mistake
 
 BANDS = (0, 1, 4, 16)
 """Where bands of principal directions begin; the last one holds all others."""
-SAMPLED_POINTS, FEWEST_SAMPLED, QUERY_POINTS = 512, 64, 256
-"""Points whose energies are taken, and how many at least; and whose neighbours are looked for."""
+SAMPLED_POINTS, FEWEST_SAMPLED = 512, 64
+"""Points whose energies are taken and whose neighbours are looked for; and energies at least."""
 SAMPLED_NUMBERS = 2**26
 """Coordinates of the sampled points at most."""
 MOST_NEIGHBOURS = 2**15
 """Points among which neighbours are looked for; of larger classes a random part."""
-QUANTILES = 64
+QUANTILES = 256
+"""Of distances: the end is decided by the nearest percent or two."""
 RANK_STEP = 1.5
 """The ratio of one rank of neighbours to the next."""
 BLOCK_NUMBERS = 2**22
@@ -46,8 +48,10 @@ SMALLEST = 1e-12
 class Profile:
     """The statistics of a class that its stages follow from."""
 
-    points: int
-    """Its points; of more than `MOST_NEIGHBOURS`, how many were looked at."""
+    points: float
+    """Its effective number of points, e^{H(w)}."""
+    seen: int
+    """The points among which neighbours were looked for."""
     leading: Tensor
     """The largest eigenvalues of its covariance, float64 [≤ 16]."""
     rest: tuple[float, float]
@@ -56,17 +60,18 @@ class Profile:
     """Squared deviations from the mean by band, of some points, float64 [a, ≤ 4]; over their mean.
     [0, 4] where only the spectrum is known."""
     distances: Tensor
-    """Log squared distances to the neighbours of `ranks(points)`: quantiles, float64 [64, R];
+    """Log squared distances to the neighbours of `ranks(points)`: quantiles, float64 [256, R];
     [0, 0] where only the spectrum is known."""
 
     @classmethod
-    def of_spectrum(cls, spectrum: Tensor, points: int) -> Profile:
+    def of_spectrum(cls, spectrum: Tensor, points: float) -> Profile:
         """Of a class of which only its size and its eigenvalues [k] are known: a Gaussian's."""
         values = spectrum.double().sort(descending=True).values
         values = values[values > 0]
         leading, rest = values[: BANDS[-1]], values[BANDS[-1] :]
         return cls(
             points,
+            max(2, round(points)),
             leading,
             (float(rest.sum()), float(rest.square().sum())),
             torch.zeros(0, len(BANDS), dtype=torch.float64),
@@ -76,14 +81,25 @@ class Profile:
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, Tensor]) -> Profile:
         """As `to_arrays` gave it."""
-        points, *rest = arrays["sizes"].tolist()
+        points, seen, *rest = arrays["sizes"].tolist()
         leading, energies, distances = (arrays[name] for name in ARRAYS)
-        return cls(int(points), leading, (rest[0], rest[1]), energies, distances)
+        return cls(points, int(seen), leading, (rest[0], rest[1]), energies, distances)
 
     def to_arrays(self) -> dict[str, Tensor]:
         """To be saved."""
-        sizes = torch.tensor([float(self.points), *self.rest], dtype=torch.float64)
+        sizes = torch.tensor([self.points, self.seen, *self.rest], dtype=torch.float64)
         return {"sizes": sizes, **{name: getattr(self, name) for name in ARRAYS}}
+
+    @property
+    def variance(self) -> float:
+        """Σλ over all eigenvalues."""
+        return float(self.leading.sum()) + self.rest[0]
+
+    def scaled(self, factor: float) -> Profile:
+        """Of the points times √factor."""
+        rest = (self.rest[0] * factor, self.rest[1] * factor**2)
+        distances = self.distances + math.log(factor)
+        return replace(self, leading=self.leading * factor, rest=rest, distances=distances)
 
     @property
     def eigenvalues(self) -> tuple[Tensor, Tensor]:
@@ -111,6 +127,7 @@ def profile(
     `MOST_NEIGHBOURS` of its points. `room` bytes are there for the points that are looked at.
     """
     rows, weights = source.atoms(label)
+    points = math.exp(float(torch.special.entr(weights).sum()))
     if len(rows) < 2:
         raise Mistake(f"class {label} has a single distinct point, and no neighbours to look at")
     spectrum = eigenvalues if eigenvalues is not None else taken_spectrum(source, label)
@@ -118,16 +135,16 @@ def profile(
     if len(rows) > MOST_NEIGHBOURS:
         part = torch.randperm(len(rows), generator=random)[:MOST_NEIGHBOURS].sort().values
         rows, weights = rows[part], weights[part]
-    known = Profile.of_spectrum(spectrum, len(rows))
+    known = Profile.of_spectrum(spectrum, points)
     numbers = SAMPLED_NUMBERS if room is None else min(SAMPLED_NUMBERS, room // 16)
     count = min(len(rows), SAMPLED_POINTS, max(2, numbers // prod(source.shape)))
     chosen = torch.multinomial(weights, count, generator=random).sort().values
     sample = source.take(rows[chosen]).flatten(1).float()
-    queries = torch.randperm(count, generator=random)[:QUERY_POINTS]
-    distances = _distances(source, rows, chosen[queries], sample[queries])
+    distances = _distances(source, rows, chosen, sample)
     # of few of many points the bands would be their own
     told = count == len(rows) or count >= FEWEST_SAMPLED
     return Profile(
+        points,
         len(rows),
         known.leading,
         known.rest,
@@ -163,13 +180,14 @@ def _energies(sample: Tensor) -> Tensor:
 
 def _distances(source: Source, rows: Tensor, queries: Tensor, points_asked: Tensor) -> Tensor:
     """Quantiles of the log squared distances from points `rows[queries]` to their neighbours."""
-    mean = points_asked.mean(0)
-    centres = points_asked - mean
+    mean = points_asked.mean(0).double()
+    centres = points_asked.double() - mean
     norms = centres.square().sum(1)
+    # products in float64: the nearest decide the end, and ‖a‖² + ‖b‖² − 2 ab cancels for them
     squared = torch.empty(len(queries), len(rows))
     start = 0
     for points in _blocks(source, rows):
-        points = points - mean
+        points = points.double() - mean
         apart = norms[:, None] + points.square().sum(1) - 2 * centres @ points.T
         squared[:, start : start + len(points)] = apart
         start += len(points)

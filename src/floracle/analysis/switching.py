@@ -160,7 +160,12 @@ def switched(
         own=near_in_class(oracle.data, own, given, 1)[1][:, 0],
         ends=torch.stack([end[:shown] for end in ends], 1),
         dims=own[0].numel(),
-        settings={"seeds": list(seeds), "steps": len(grid) - 1, "solver": solver},
+        settings={
+            "seeds": list(seeds),
+            "steps": len(grid) - 1,
+            "solver": solver,
+            "path": oracle.path.name,
+        },
         provenance=provenance(data=oracle.data.fingerprint),
     )
 

@@ -160,6 +160,9 @@ def _check_pairs(field: Probe, oracle: Probe) -> None:
             raise Mistake(f"a lag compares pairs, but the {name} of both differ; probe both alike")
     if field.until != oracle.until:
         raise Mistake(f"a lag compares pairs, but until is {field.until:g} and {oracle.until:g}")
+    one, other = (each.settings.get("path", "linear") for each in (field, oracle))
+    if one != other:
+        raise Mistake(f"a lag compares pairs, but one is on the {one} path, the other on {other}")
     one, other = (each.settings.get("solver") for each in (field, oracle))
     if one != other:
         raise Mistake(f"a lag compares pairs, but one was followed by {one}, the other by {other}")

@@ -38,12 +38,16 @@ from .between import Places
 from .groups import END
 from .prediction import Predicted
 
-RATIOS = 24
-"""Values of r at which the pairs are looked at."""
-EARLIEST, LATEST = 0.5, 6.0
+STEP = 0.12
+"""From one r at which pairs are looked at to the next, in log r."""
+EARLIEST, LATEST = 0.4, 6.0
 """The first and the last of them, over the predicted r of the centre and of the collapse."""
-POINT_NUMBERS = 2**22
-"""Coordinates of a twin's points at most."""
+APART, MOST_RATIOS = 8.0, 96
+"""Squares of r ‖x_j − x_i‖ / 2 up to which the nearest are looked at, if r does not take more."""
+JITTER = 1e-4
+"""Of a point's length: no two points of a twin are the same, so distances can be put right."""
+POINT_NUMBERS, FREE_NUMBERS = 2**22, 2**25
+"""Coordinates of a twin's points at most: where distances are put right, and where not."""
 CHUNK_LOGITS = 2**19
 """Logits that are worked on at a time: they should stay in cache."""
 LOGITS, FEWEST_PAIRS, MOST_PAIRS = 2**22, 256, 2048
@@ -51,6 +55,8 @@ LOGITS, FEWEST_PAIRS, MOST_PAIRS = 2**22, 256, 2048
 PAIRS_OF_SET, MOST_SETS = 256, 64
 FARTHEST = 4
 """So many times the points of a profile are drawn at most: nearer neighbours are not known."""
+MOST_FACTOR = 40.0
+"""The log of what multiplies a squared distance at most: float32 holds e⁸⁸."""
 LATE, NEAR = 1.5, 1024
 """From so many times the predicted r of the collapse, only so many neighbours are looked at."""
 
@@ -91,7 +97,12 @@ class Twin:
         return None if ratio is None else float(_times(self, torch.tensor([ratio]).double()))
 
     def ratio_of(self, curve: str, level: float) -> float | None:
-        """The same as r = α/σ."""
+        """The same as r = α/σ; before the first r that was looked at, curves go as r²."""
+        values, start = getattr(self, curve), 0.0 if curve == "information" else 1 / self.points
+        if level <= start:
+            return 0.0
+        if level < values[0]:
+            return float(self.ratio[0] * ((level - start) / (values[0] - start)).sqrt())
         crossed, _ = Places(self.ratio.log()).reached(getattr(self, curve)[None], [level])
         return None if np.isnan(crossed[0]) else float(np.exp(crossed[0]))
 
@@ -122,12 +133,15 @@ def twin(
     count = profile.points if points is None else points
     if not 2 <= count < math.inf:
         raise Mistake(f"a twin has at least 2 points, got {count:g}")
-    most = min(MOST_NEIGHBOURS, FARTHEST * profile.points)
+    most = min(MOST_NEIGHBOURS, FARTHEST * profile.seen)
     drawn = min(round(count), most if len(profile.distances) else MOST_NEIGHBOURS)
+    # in units of the class's spread, so that any scale of the data gives the same digits
+    unit = profile.variance
+    scaled = profile.scaled(1 / unit)
     curves = _drawn(profile, drawn, seed, pairs)
     if drawn < round(count):
-        curves = _stretched(profile, curves, drawn, count)
-    return Twin(count, *curves, path)
+        curves = _stretched(scaled, curves, drawn, count)
+    return Twin(count, curves.ratio / math.sqrt(unit), *curves[1:], path)
 
 
 class _Curves(NamedTuple):
@@ -164,11 +178,14 @@ def _bound_ratios(profile: Profile, points: float) -> tuple[float, float]:
 
 @lru_cache(maxsize=64)
 def _drawn(profile: Profile, points: int, seed: int, pairs: int | None) -> _Curves:
-    """The r and the mean curves of a few sets of so many points."""
+    """The r and the mean curves of a few sets of so many points, of variance 1 altogether."""
+    profile = profile.scaled(1 / profile.variance)
     centre, collapse = _bound_ratios(profile, points)
-    ratio = torch.linspace(
-        math.log(EARLIEST * centre), math.log(LATEST * collapse), RATIOS, dtype=torch.float64
-    ).exp()
+    first, last = math.log(EARLIEST * centre), math.log(LATEST * collapse)
+    if len(profile.distances):
+        last = max(last, math.log(APART) - float(profile.distances[0, 0]) / 2)
+    count = min(MOST_RATIOS, math.ceil((last - first) / STEP))
+    ratio = torch.linspace(first, last, count, dtype=torch.float64).exp()
     random = generator(seed)
     total = pairs or max(FEWEST_PAIRS, min(MOST_PAIRS, LOGITS // points))
     each = min(points, total, PAIRS_OF_SET)
@@ -190,9 +207,9 @@ def _curves(
     `ratios` are r [T], and that from which only the nearest neighbours are looked at.
     """
     ratio, late = ratios
-    x = _points(profile, points, random)
+    x = _points(profile, points, random).double()
     own = torch.randint(points, (pairs,), generator=random)
-    noise = torch.randn(pairs, x.shape[1], generator=random)
+    noise = torch.randn(pairs, x.shape[1], generator=random).double()
     norms = x.square().sum(1)
 
     def neighbours() -> Iterator[tuple[Tensor, Tensor]]:
@@ -204,7 +221,7 @@ def _curves(
             pull = noise[chunk] @ x.T
             pull -= pull[index, rows].clone()[:, None]
             squared, order = squared.sort(1)
-            yield squared.clamp(min=0), pull.gather(1, order)
+            yield squared.clamp(min=0).float(), pull.gather(1, order).float()
 
     factors = None
     if len(profile.distances):
@@ -212,7 +229,7 @@ def _curves(
     sums, start = torch.zeros(3, len(ratio), dtype=torch.float64), 0
     for squared, pull in neighbours():
         if factors is not None:
-            log = factors(start, len(squared))
+            log = factors(start, len(squared)).clamp(max=MOST_FACTOR)
             squared[:, 1:] *= log.exp()
             pull[:, 1:] *= (log / 2).exp()
         start += len(squared)
@@ -249,7 +266,8 @@ def _points(profile: Profile, points: int, random: torch.Generator) -> Tensor:
     total, squares = profile.rest
     bands = [profile.leading[low:high].sqrt().float() for low, high in pairwise(BANDS)]
     if squares:
-        room = max(1, POINT_NUMBERS // points - BANDS[-1])
+        numbers = POINT_NUMBERS if len(profile.distances) else FREE_NUMBERS
+        room = max(1, numbers // points - BANDS[-1])
         dims = min(room, max(1, round(total**2 / squares)))
         bands.append(torch.full((dims,), math.sqrt(total / dims)))
     rows = torch.arange(points)
@@ -266,6 +284,7 @@ def _points(profile: Profile, points: int, random: torch.Generator) -> Tensor:
             asked = profile.energies[rows, -1 if number == len(BANDS) - 1 else number]
             energies = asked.float() * scales.square().sum()
             z *= (energies / z.square().sum(1).clamp(min=1e-30)).sqrt()[:, None]
+            z += JITTER * scales * torch.randn(z.shape, generator=random)
         drawn.append(z)
     return torch.cat(drawn, 1) * math.sqrt(points / (points - 1))
 
@@ -297,11 +316,11 @@ def _factors(profile: Profile, points: int, squared: list[Tensor]) -> Callable[[
 
 
 def _quantiles(profile: Profile, points: int) -> np.ndarray:
-    """The log squared distances to expect of so many points, [64, R]: at equal shares of them."""
-    known = ranks(profile.points).double() / profile.points
+    """The log squared distances to expect of so many points, [256, R]: at equal shares of them."""
+    known = ranks(profile.seen).double() / profile.seen
     asked = ranks(points).double() / points
     logs, values = known.log().numpy(), profile.distances.numpy()
-    if points == profile.points:
+    if points == profile.seen:
         return values
     x = asked.log().numpy()
     found = np.stack([np.interp(x, logs, row) for row in values])

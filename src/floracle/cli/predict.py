@@ -82,7 +82,7 @@ def predict(
     if points is not None:
         given = None if spectrum is None else _read(spectrum)
         bound = predicted_for(points, dims=dims, spectrum=given)
-        told = Profile.of_spectrum(bound.spectrum, round(points)) if points >= 2 else None
+        told = Profile.of_spectrum(bound.spectrum, points) if points >= 2 else None
         expected = {f"{points:,.0f} points": (bound, told)}
     else:
         expected = _of_data(str(data), opening, classes, memory)
@@ -101,6 +101,7 @@ def _of_data(
     from floracle.analysis.profile import profile
     from floracle.core.source import classes as labels_in
     from floracle.core.spectrum import spectra
+    from floracle.run.budget import memory_budget
 
     from .options import classes_of
 
@@ -112,13 +113,14 @@ def _of_data(
         weights = store.atoms(label).weights
         sizes[label] = math.exp(-float((weights * weights.log()).sum()))
     several = [label for label in chosen if sizes[label] > 1 + 1e-9]
-    eigenvalues = spectra(store, several) if several else {}
+    room = memory_budget(memory) // 2
+    eigenvalues = spectra(store, several, room=room) if several else {}
     names = {c: "whole set" if c < 0 else f"class {store.classes[c]}" for c in chosen}
     one = predicted_for(1, spectrum=[0.0])  # a single point: all is decided at t = 0
     return {
         names[label]: (
             predicted_for(sizes[label], spectrum=values),
-            profile(store, label, values) if sizes[label] >= 2 else None,
+            profile(store, label, values, room=room) if sizes[label] >= 2 else None,
         )
         if (values := eigenvalues.get(label)) is not None
         else (one, None)
@@ -136,7 +138,9 @@ def _show(expected: dict[str, tuple[Predicted, Profile | None]]) -> None:
     rows = []
     for name, (bound, told) in expected.items():
         if told is None:
-            found = [bound.centre, bound.collapse, *[bound.collapse] * (1 + len(OWN))]
+            # one point: all is decided at t = 0; between one and two nothing can be said
+            mark = 0.0 if bound.points == 1 else None
+            found = [mark] * (3 + len(OWN))
         else:
             of = twin(told, max(2.0, bound.points))
             found = [of.centre, of.collapse, of.end, *(of.time_of("own", own) for own in OWN)]
@@ -174,11 +178,12 @@ def _both(of: Twin, plain: dict[str, float], cell: dict[str, float], times_at: C
 
     found = []
     for name in ("centre", "collapse"):
-        start, ratios = getattr(of, name), [one[name] / (1 - one[name]) for one in (plain, cell)]
-        if start is None or start >= 1:
+        start, times = getattr(of, name), [one[name] for one in (plain, cell)]
+        if start is None or max(start, *times) >= 1:  # later than float64 can tell from 1
             found.append("–")
             continue
-        ratio = start / (1 - start) * ratios[1] / ratios[0]
+        before, after = (time / (1 - time) for time in times)
+        ratio = start / (1 - start) * after / before
         found.append(_time(float(times_at(torch.tensor([ratio]).double()))))
     return " · ".join(found)
 

@@ -145,7 +145,7 @@ def probe(
     if data is not None:
         store = opening.store(data, memory)
         show_remarks(store)
-        known = {"data": store.fingerprint, **splits_of(stages, store, path)}
+        known = {"data": store.fingerprint, **splits_of(stages, store, path, labels)}
         job = replace(job, store=store, settings={**settings, **known})
     loaded = load_fields(job)
     shape_of_sample = sample_shape(job, loaded)

@@ -168,11 +168,19 @@ def _probes(job: Job, output: OutputFolder, loaded: dict[str, VelocityField]) ->
     return found
 
 
-def splits_of(folder: Path | None, store: Store, path: str) -> dict[str, dict[str, float]]:
-    """When the data's target parts, from a run of stages of the same data; for the settings."""
-    from floracle.analysis.groups import Stages
+def splits_of(
+    folder: Path | None, store: Store, path: str, labels: str | None
+) -> dict[str, dict[str, float]]:
+    """When the target parts, from a run of stages of the same data; for the settings.
+
+    Of the whole set without labels, of the class for a single one, of the classes pooled else.
+    """
+    from floracle.analysis.groups import POOLED, Stages
     from floracle.analysis.saved import load
+    from floracle.core.source import NO_LABEL
     from floracle.run.errors import Mistake
+
+    from .options import whole_numbers
 
     if folder is None:
         return {}
@@ -183,7 +191,16 @@ def splits_of(folder: Path | None, store: Store, path: str) -> dict[str, dict[st
         raise Mistake(f"--stages {folder} is of other data, or of data that was read otherwise")
     if found.settings.get("path", "linear") != path:
         raise Mistake(f"--stages {folder} is of another path; give it the same --path")
-    marks = {"collapse": found.main.collapse.value, "end": found.main.end.value}
+    given = set() if labels is None else set(whole_numbers(labels, "--labels", "3 or 0,1,2"))
+    label = NO_LABEL if not given else given.pop() if len(given) == 1 else POOLED
+    try:
+        group = found.group(label)
+    except KeyError as error:
+        raise Mistake(
+            f"--stages {folder} did not measure the {found.name(label)}, which --labels"
+            f" {labels or 'left out'} asks for"
+        ) from error
+    marks = {"collapse": group.collapse.value, "end": group.end.value}
     return {"splits": {name: value for name, value in marks.items() if value is not None}}
 
 

@@ -53,8 +53,10 @@ def _beside(found: Lag) -> str:
 def story(fields: Sequence[Probed]) -> list[str]:
     """What was measured, a sentence or two for each part."""
     first = fields[0].probe
+    linear = first.settings.get("path", "linear") == "linear"
+    formula = " = x + (1 − t) v" if linear else ", the data that v implies,"
     told = [
-        f"The prediction x̂(t) = x + (1 − t) v says where a field expects to end. It settles when"
+        f"The prediction x̂(t){formula} says where a field expects to end. It settles when"
         f" its squared distance from {reference(first)} falls below {_level(first.threshold)} of"
         f" what it is at t = 0, for good. Averages over {len(first.seeds)} trajectories, ± one"
         f" standard error."

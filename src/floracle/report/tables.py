@@ -12,6 +12,7 @@ from floracle.analysis.advice import advise
 from floracle.analysis.arguments import arguments
 from floracle.analysis.groups import POOLED, Group, Stages
 from floracle.analysis.prediction import predict
+from floracle.analysis.what_if import MARKS
 from floracle.analysis.what_if import what_if as measured_what_if
 from floracle.core.paths import PATHS
 
@@ -234,8 +235,14 @@ def _from_measured(
         return {}
     profile = examples.profile
     moved = measured_what_if(stages, profile, points, label=group.label, pairs=TWIN_PAIRS)
+    here = float(np.exp(group.knowable))
     return {
-        one.points: (" · ".join(map(words.time, (one.centre, one.collapse, one.end))),)
+        one.points: (
+            " · ".join(
+                words.time(getattr(group, name).value if one.points == here else moved_to)
+                for name, moved_to in zip(MARKS, one[1:], strict=True)
+            ),
+        )
         for one in moved
     }
 
