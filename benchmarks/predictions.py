@@ -92,7 +92,7 @@ def table(sets: dict) -> Iterable[str]:
     drawn = [one for name, of in groups.items() if name not in SMOOTH for one in of]
     groups |= {"**photographs and latents**": smooth, "**drawings**": drawn}
     for name, classes in groups.items():
-        cells = [" ".join(spread(classes, kind, mark) for mark in MARKS) for kind in kinds]
+        cells = [" · ".join(spread(classes, kind, mark) for mark in MARKS) for kind in kinds]
         yield f"| {name} | {len(classes)} | " + " | ".join(cells) + " |"
 
 
