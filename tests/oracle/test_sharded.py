@@ -202,7 +202,6 @@ def test_posteriors_are_those_of_one_process(points_source, layout, monkeypatch)
     labels = torch.tensor([-1, 0, 1])[torch.arange(len(TIMES)) % 3]
     x = placed(points, "path")
     names = [field.name for field in dataclasses.fields(Oracle(data).posterior(x, TIMES, labels))]
-    names.remove("failure")
 
     def work(group):
         found = Oracle(data, group=group).posterior(x, TIMES, labels)

@@ -100,8 +100,6 @@ class Posterior:
     [b]; 0 where all atoms were read, which is exact to the contract's 1e-5."""
     touched: Tensor
     """How many atoms were looked at in full, int64 [b]."""
-    failure: float = 0.0
-    """The probability with which `missing` may not hold; 0 for a proof."""
 
     @staticmethod
     def joined(parts: list[Posterior], places: list[Tensor]) -> Posterior:
@@ -120,5 +118,4 @@ class Posterior:
         fields = ("mean", "log_mass", "top_weights", "top_rows", "entropy", "concentration")
         return Posterior(
             **{name: column(name) for name in (*fields, "missing", "error", "touched")},
-            failure=max(part.failure for part in parts),
         )
