@@ -119,6 +119,16 @@ def test_tables_are_those_of_committed_results(place, name, lines, monkeypatch):
     assert lines == made
 
 
+def test_the_map_of_equations_leads_somewhere():
+    """Files and names of docs/mathematics.md are there."""
+    text = (ROOT / "docs" / "mathematics.md").read_text().partition("## 14.")[2]
+    found = re.findall(r"`([\w/]+\.py) (\w+)`", text)
+    assert len(found) > 36
+    for place, name in found:
+        where = ROOT / ("tests" if "test_" in place else "src/floracle") / place
+        assert re.search(rf"^(def|class) {name}\b|^{name}\b", where.read_text(), re.MULTILINE), place
+
+
 def test_there_are_tables_commands_and_outputs_to_check():
     assert len(list(tables())) >= 4
     assert len(list(commands())) > 60
