@@ -22,6 +22,7 @@ from traceback import walk_tb
 from types import FrameType
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts import Group as HelpGroup
 
 from floracle.run.ending import Stopped, ended, gone, left_idle, quiet, whose
 from floracle.run.errors import Mistake, suggestion
@@ -29,6 +30,7 @@ from floracle.run.exchange import Lost, barrier
 from floracle.run.processes import ALONE, Group, joined, launched
 
 from .console import Unwritten, as_typed, check_printed, guard_streams
+from .verbs import GROUPS, VERBS
 
 OK, BUG, MISTAKE, LOST, SIGNALLED, BROKEN_PIPE = 0, 1, 2, 3, 128, 141
 """Exit codes; to SIGNALLED is added the number of the signal."""
@@ -44,128 +46,6 @@ RESUMED = ("compare", "encode", "mix", "pack", "probe", "reproduce", "stages", "
 """Verbs that keep what they have finished, for the same command to go on from."""
 SMALLER = ("a smaller --memory", "fewer --pairs", "a smaller --batch", "a larger --accumulate")
 """How verbs that have such an option take less memory."""
-
-VERBS = {
-    "inspect": (
-        "floracle.cli.inspect:inspect",
-        "Say what a data set is, its traps, and which flags to use.",
-        """Examples:
-  floracle inspect digits
-  floracle inspect latents/imagenet256 --json
-  floracle inspect packed/imagenet256 --verify
-  floracle inspect latents.npy --labels labels.npy""",
-    ),
-    "pack": (
-        "floracle.cli.pack:pack",
-        "Rewrite data so that it opens at once, is read in order and can be checked.",
-        """Examples:
-  floracle pack latents/imagenet256 packed/imagenet256 --flips --dtype fp16
-  floracle pack latents.npy packed/latents --labels labels.npy --shard-bytes 512M
-  floracle pack pictures/ packed/pictures --no-spectra""",
-    ),
-    "encode": (
-        "floracle.cli.encode:encode",
-        "Encode pictures as latents, in the layout that LightningDiT trains from.",
-        """Examples:
-  floracle encode pictures/ latents/ --autoencoder weights/taef2
-  floracle encode imagenet/train latents/ --autoencoder vavae.pt --moments sample --flips
-  floracle encode pictures/ latents/ --autoencoder sd3/vae --device cuda --batch 64""",
-    ),
-    "stages": (
-        "floracle.cli.stages:stages",
-        "Measure where navigation ends in a data set, and write a report.",
-        """Examples:
-  floracle stages digits --out demo
-  floracle stages pictures/ --classes each --held-out pictures-held-out/
-  floracle stages latents.npy --labels labels.npy --pairs 256 --memory 8G""",
-    ),
-    "predict": (
-        "floracle.cli.predict:predict",
-        "Predict the stages from the number of points and their spectrum alone.",
-        """Examples:
-  floracle predict digits
-  floracle predict --points 1281 --dims 4096
-  floracle predict --points 50000 --spectrum eigenvalues.npy --what-if 1e4,1e5,1e6""",
-    ),
-    "compare": (
-        "floracle.cli.compare:compare",
-        "Put the stages of several data sets or spaces on one page.",
-        """Examples:
-  floracle compare digits gaussian:1797x64
-  floracle compare latents-a.npy latents-b.npy --names vavae,sdvae --out vae
-  floracle compare runs/stages-plain runs/stages-flipped""",
-    ),
-    "sample": (
-        "floracle.cli.sample:sample",
-        "Follow a field from noise to samples.",
-        """Examples:
-  floracle sample oracle digits --seeds 0:64 --labels 3
-  floracle sample oracle pictures/ --grid 25 --shift .5 --solver heun --out samples
-  floracle sample model.pt latents/ --labels 0,1,2 --guidance 2.5 --interval .1,.6""",
-    ),
-    "probe": (
-        "floracle.cli.probe:probe",
-        "See what fields predict along their trajectories, and when that settles.",
-        """Examples:
-  floracle probe runs/xl --data latents/imagenet256 --labels 3 --autoencoder vavae.pt
-  floracle probe runs/base runs/xl --seeds 0:16 --labels 0,1,2
-  floracle probe flux/ --embeddings text.safetensors --autoencoder flux/ --shape 16,64,64""",
-    ),
-    "loss": (
-        "floracle.cli.loss:loss",
-        "Measure how far fields are from the oracle, and how they do on unseen data.",
-        """Examples:
-  floracle loss runs/early runs/late --data latents/ --held-out latents-held-out/
-  floracle loss model.pt --convention sit --data latents/imagenet256 --classes 0,3,5
-  floracle loss my.py:network --convention predicts=data,null=10 --data train/""",
-    ),
-    "mix": (
-        "floracle.cli.mix:mix",
-        "Let a field and the oracle take over from each other, or go on from unseen data.",
-        """Examples:
-  floracle mix runs/xl --data latents/ --switch 0,.1,.2,.4,.8,1 --labels 3
-  floracle mix runs/xl --data latents/ --landing .1,.3 --seeds 0:400 --labels 3
-  floracle mix runs/xl --data latents/ --held-out unseen/ --resume 0,.1,.2,.3,.5,.7""",
-    ),
-    "train": (
-        "floracle.cli.train:train",
-        "Train a network on conditional or oracle targets.",
-        """Examples:
-  floracle train digits --model nano --patch 2 --images 1e5 --batch 128 --rate 1e-3
-  floracle train latents/ --model base --target oracle --device cuda --precision bf16
-  torchrun --nproc-per-node 8 -m floracle train packed/ --device cuda --out runs/xl""",
-    ),
-    "reproduce": (
-        "floracle.cli.reproduce:reproduce",
-        "Reproduce figures and tables of the paper.",
-        """Examples:
-  floracle reproduce
-  floracle reproduce figure-2a latents-a.npz latents-b.npz
-  floracle reproduce figure-3 --quick""",
-    ),
-    "convert-time": (
-        "floracle.cli.convert_time:convert_time",
-        "Say what a moment is called in other projects' clocks.",
-        """Examples:
-  floracle convert-time 0.34:1.02 --from edm
-  floracle convert-time 0.1 --shift 0.3 --steps 50""",
-    ),
-    "grid": (
-        "floracle.cli.grid:grid",
-        "Print the time grid that a project really follows.",
-        """Examples:
-  floracle grid sit --steps 250
-  floracle grid sd3 --steps 28 --shift 3 --json""",
-    ),
-    "report": (
-        "floracle.cli.report:report",
-        "Draw the reports of stages and training runs again.",
-        """Examples:
-  floracle report runs/stages-digits
-  floracle report runs/xl                           # also while it trains""",
-    ),
-}
-"""Where each verb lives, what it does, and how it is used."""
 
 
 PHRASES = {
@@ -189,8 +69,15 @@ def build() -> App:
         suppress_keyboard_interrupt=False,
         help_epilogue="floracle VERB --help shows the options of a verb and examples.",
     )
-    for order, (name, (place, words, examples)) in enumerate(VERBS.items()):
-        app.command(place, name=name, help=words, help_epilogue=examples, sort_key=order)
+    options = HelpGroup("Options", sort_key=len(GROUPS))
+    for flag in ("--help", "--version"):
+        app[flag].group = (options,)
+    for order, (title, names) in enumerate(GROUPS.items()):
+        group = HelpGroup(title, sort_key=order)
+        for place, name in enumerate(names):
+            where, words, examples = VERBS[name]
+            known = {"help": words, "help_epilogue": examples, "sort_key": place}
+            app.command(where, name=name, group=group, **known)
     return app
 
 
