@@ -126,7 +126,8 @@ def test_the_map_of_equations_leads_somewhere():
     assert len(found) > 36
     for place, name in found:
         where = ROOT / ("tests" if "test_" in place else "src/floracle") / place
-        assert re.search(rf"^(def|class) {name}\b|^{name}\b", where.read_text(), re.MULTILINE), place
+        defined = rf"^(def|class) {name}\b"
+        assert re.search(defined, where.read_text(), re.MULTILINE), f"{place} {name}"
 
 
 def test_there_are_tables_commands_and_outputs_to_check():
