@@ -19,6 +19,7 @@ import floracle
 from floracle import cli
 from floracle.cli import BUG, MISTAKE, OK, VERBS, main
 from floracle.cli.console import show_table, transliterate
+from floracle.cli.verbs import Verb
 from floracle.run.errors import Mistake
 
 FULL = Path("/dev/full")
@@ -31,7 +32,7 @@ from floracle import cli
 module = sys.modules["fake_verbs"] = ModuleType("fake_verbs")
 {verb}
 module.fake = fake
-cli.VERBS["{name}"] = ("fake_verbs:fake", "A verb of this test.", "")
+cli.VERBS["{name}"] = cli.verbs.Verb("Tools", "fake_verbs:fake", "A verb of this test.", "")
 sys.exit(cli.main(["{name}"]))
 """
 
@@ -50,7 +51,8 @@ def run_verb(monkeypatch):
         module = ModuleType("fake_verbs")
         monkeypatch.setattr(module, "fake", verb, raising=False)
         monkeypatch.setitem(sys.modules, "fake_verbs", module)
-        monkeypatch.setitem(VERBS, name, ("fake_verbs:fake", "A verb of this test.", ""))
+        verb = Verb("Tools", "fake_verbs:fake", "A verb of this test.", "")
+        monkeypatch.setitem(VERBS, name, verb)
         return main([name])
 
     return run

@@ -30,7 +30,7 @@ from floracle.run.exchange import Lost, barrier
 from floracle.run.processes import ALONE, Group, joined, launched
 
 from .console import Unwritten, as_typed, check_printed, guard_streams
-from .verbs import GROUPS, VERBS
+from .verbs import VERBS
 
 OK, BUG, MISTAKE, LOST, SIGNALLED, BROKEN_PIPE = 0, 1, 2, 3, 128, 141
 """Exit codes; to SIGNALLED is added the number of the signal."""
@@ -69,15 +69,14 @@ def build() -> App:
         suppress_keyboard_interrupt=False,
         help_epilogue="floracle VERB --help shows the options of a verb and examples.",
     )
-    options = HelpGroup("Options", sort_key=len(GROUPS))
+    titles = list(dict.fromkeys(verb.group for verb in VERBS.values()))
+    groups = {title: HelpGroup(title, sort_key=place) for place, title in enumerate(titles)}
+    options = HelpGroup("Options", sort_key=len(titles))
     for flag in ("--help", "--version"):
         app[flag].group = (options,)
-    for order, (title, names) in enumerate(GROUPS.items()):
-        group = HelpGroup(title, sort_key=order)
-        for place, name in enumerate(names):
-            where, words, examples = VERBS[name]
-            known = {"help": words, "help_epilogue": examples, "sort_key": place}
-            app.command(where, name=name, group=group, **known)
+    for order, (name, verb) in enumerate(VERBS.items()):
+        known = {"help": verb.words, "help_epilogue": verb.examples, "sort_key": order}
+        app.command(verb.place, name=name, group=groups[verb.group], **known)
     return app
 
 
@@ -253,7 +252,7 @@ def _is_memory(error: Exception) -> bool:
 
 def _memory_words(verb: str) -> str:
     """That memory ran out, and which options of the verb make it take less."""
-    module, _, function = VERBS[verb][0].partition(":")
+    module, _, function = VERBS[verb].place.partition(":")
     names = set()
     for name, parameter in signature(getattr(import_module(module), function)).parameters.items():
         group = parameter.default  # options that several verbs have are fields of a dataclass

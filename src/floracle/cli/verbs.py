@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-GROUPS = {
-    "Data": ("inspect", "pack", "encode"),
-    "Oracle": ("stages", "predict", "compare"),
-    "Models": ("probe", "loss", "mix"),
-    "Train and sample": ("train", "sample"),
-    "Paper": ("reproduce",),
-    "Tools": ("convert-time", "grid", "report"),
-}
-"""The verbs by what they are about, as the help shows them."""
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """A verb of the command line."""
+
+    group: str
+    """What it is about, as the help shows it."""
+    place: str
+    """module:function."""
+    words: str
+    """What it does."""
+    examples: str
+
 
 VERBS = {
-    "inspect": (
+    "inspect": Verb(
+        "Data",
         "floracle.cli.inspect:inspect",
         "Describe a data set: what it is, its traps, and which flags to use.",
         """Examples:
@@ -22,7 +28,8 @@ VERBS = {
   floracle inspect packed/imagenet256 --verify
   floracle inspect latents.npy --labels labels.npy""",
     ),
-    "pack": (
+    "pack": Verb(
+        "Data",
         "floracle.cli.pack:pack",
         "Rewrite a data set so that it opens at once, is read in order and can be checked.",
         """Examples:
@@ -30,7 +37,8 @@ VERBS = {
   floracle pack latents.npy packed/latents --labels labels.npy --shard-bytes 512M
   floracle pack pictures/ packed/pictures --no-spectra""",
     ),
-    "encode": (
+    "encode": Verb(
+        "Data",
         "floracle.cli.encode:encode",
         "Encode pictures as latents, in the layout that LightningDiT trains from.",
         """Examples:
@@ -38,7 +46,8 @@ VERBS = {
   floracle encode imagenet/train latents/ --autoencoder vavae.pt --moments sample --flips
   floracle encode pictures/ latents/ --autoencoder sd3/vae --device cuda --batch 64""",
     ),
-    "stages": (
+    "stages": Verb(
+        "Oracle",
         "floracle.cli.stages:stages",
         "Measure where navigation ends in a data set, and write a report.",
         """Examples:
@@ -46,7 +55,8 @@ VERBS = {
   floracle stages pictures/ --classes each --held-out pictures-held-out/
   floracle stages latents.npy --labels labels.npy --pairs 256 --memory 8G""",
     ),
-    "predict": (
+    "predict": Verb(
+        "Oracle",
         "floracle.cli.predict:predict",
         "Predict the stages from statistics of a data set, or from numbers alone.",
         """Examples:
@@ -54,7 +64,8 @@ VERBS = {
   floracle predict --points 1281 --dims 4096
   floracle predict --points 50000 --spectrum eigenvalues.npy --what-if 1e4,1e5,1e6""",
     ),
-    "compare": (
+    "compare": Verb(
+        "Oracle",
         "floracle.cli.compare:compare",
         "Compare the stages of several data sets or spaces on one page.",
         """Examples:
@@ -62,15 +73,8 @@ VERBS = {
   floracle compare latents-a.npy latents-b.npy --names vavae,sdvae --out vae
   floracle compare runs/stages-plain runs/stages-flipped""",
     ),
-    "sample": (
-        "floracle.cli.sample:sample",
-        "Sample from a model or from the oracle.",
-        """Examples:
-  floracle sample oracle digits --seeds 0:64 --labels 3
-  floracle sample oracle pictures/ --grid 25 --shift .5 --solver heun --out samples
-  floracle sample model.pt latents/ --labels 0,1,2 --guidance 2.5 --interval .1,.6""",
-    ),
-    "probe": (
+    "probe": Verb(
+        "Models",
         "floracle.cli.probe:probe",
         "Measure what models predict along their trajectories, and when predictions settle.",
         """Examples:
@@ -78,7 +82,8 @@ VERBS = {
   floracle probe runs/base runs/xl --seeds 0:16 --labels 0,1,2
   floracle probe flux/ --embeddings text.safetensors --autoencoder flux/ --shape 16,64,64""",
     ),
-    "loss": (
+    "loss": Verb(
+        "Models",
         "floracle.cli.loss:loss",
         "Measure the distance of models from the oracle by time, and their held-out loss.",
         """Examples:
@@ -86,7 +91,8 @@ VERBS = {
   floracle loss model.pt --convention sit --data latents/imagenet256 --classes 0,3,5
   floracle loss my.py:network --convention predicts=data,null=10 --data train/""",
     ),
-    "mix": (
+    "mix": Verb(
+        "Models",
         "floracle.cli.mix:mix",
         "Switch between the oracle and a model during sampling, or resume from held-out data.",
         """Examples:
@@ -94,7 +100,8 @@ VERBS = {
   floracle mix runs/xl --data latents/ --landing .1,.3 --seeds 0:400 --labels 3
   floracle mix runs/xl --data latents/ --held-out unseen/ --resume 0,.1,.2,.3,.5,.7""",
     ),
-    "train": (
+    "train": Verb(
+        "Train and sample",
         "floracle.cli.train:train",
         "Train a network on conditional or oracle targets.",
         """Examples:
@@ -102,7 +109,17 @@ VERBS = {
   floracle train latents/ --model base --target oracle --device cuda --precision bf16
   torchrun --nproc-per-node 8 -m floracle train packed/ --device cuda --out runs/xl""",
     ),
-    "reproduce": (
+    "sample": Verb(
+        "Train and sample",
+        "floracle.cli.sample:sample",
+        "Sample from a model or from the oracle.",
+        """Examples:
+  floracle sample oracle digits --seeds 0:64 --labels 3
+  floracle sample oracle pictures/ --grid 25 --shift .5 --solver heun --out samples
+  floracle sample model.pt latents/ --labels 0,1,2 --guidance 2.5 --interval .1,.6""",
+    ),
+    "reproduce": Verb(
+        "Paper",
         "floracle.cli.reproduce:reproduce",
         "Reproduce figures and tables of the paper.",
         """Examples:
@@ -110,21 +127,24 @@ VERBS = {
   floracle reproduce figure-2a latents-a.npz latents-b.npz
   floracle reproduce figure-3 --quick""",
     ),
-    "convert-time": (
+    "convert-time": Verb(
+        "Tools",
         "floracle.cli.convert_time:convert_time",
         "Convert a time or noise level between the conventions of different projects.",
         """Examples:
   floracle convert-time 0.34:1.02 --from edm
   floracle convert-time 0.1 --shift 0.3 --steps 50""",
     ),
-    "grid": (
+    "grid": Verb(
+        "Tools",
         "floracle.cli.grid:grid",
         "Print the time grid that a project uses.",
         """Examples:
   floracle grid sit --steps 250
   floracle grid sd3 --steps 28 --shift 3 --json""",
     ),
-    "report": (
+    "report": Verb(
+        "Tools",
         "floracle.cli.report:report",
         "Draw the reports of stages and training runs again.",
         """Examples:
