@@ -104,6 +104,7 @@ def test_any_scale_of_the_data_gives_the_same_twin(scale):
         assert ratio == pytest.approx(one.ratio_of(curve, level), rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", [1e3, 1e4, 1e5])
 def test_two_far_clusters_are_told_as_they_are_measured(apart):
     """What tells points apart is within the clusters; their distance drowned it in float32."""
@@ -115,6 +116,7 @@ def test_two_far_clusters_are_told_as_they_are_measured(apart):
         assert getattr(found, name) == pytest.approx(getattr(group, name).value, rel=0.08), name
 
 
+@pytest.mark.slow
 def test_tight_clusters_are_followed_to_their_end():
     middles = 3 * torch.randn(40, 64, generator=generator(8))
     points = middles.repeat(10, 1) + 0.03 * torch.randn(400, 64, generator=generator(9))
@@ -140,6 +142,7 @@ def test_weights_of_noise_are_there_from_the_start():
     assert 0 < found.time_of("own", 0.03) < found.time_of("own", 0.1) < found.collapse
 
 
+@pytest.mark.slow
 def test_a_profile_counts_weights_and_a_twin_is_of_all_its_points():
     many = floracle.profile(floracle.open_store(torch.randn(40_000, 3, generator=generator(3))))
     assert many.seen == MOST_NEIGHBOURS < 40_000

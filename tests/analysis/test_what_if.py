@@ -25,6 +25,7 @@ def test_its_own_number_gives_its_own_landmarks():
         assert getattr(found, name) == pytest.approx(getattr(stages.main, name).value, rel=1e-9)
 
 
+@pytest.mark.slow
 def test_more_points_come_later():
     stages, profile = with_profile(torch.randn(200, 8, generator=torch.Generator().manual_seed(0)))
     found = floracle.what_if(stages, profile, [10, 100, 1e4, 1e6])

@@ -251,6 +251,7 @@ def test_a_reader_that_leaves_is_no_error():
     assert found.stderr == ""
 
 
+@pytest.mark.slow
 def test_predictions_are_those_of_the_library(capsys):
     from floracle.analysis.prediction import predict
 
@@ -262,6 +263,7 @@ def test_predictions_are_those_of_the_library(capsys):
     assert capsys.readouterr().out == told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     ["--points 1e4 --dims 1", "--points 100 --dims 2 --what-if 1e12", "--points 1.5 --dims 3"],

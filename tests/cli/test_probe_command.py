@@ -306,6 +306,7 @@ def test_a_file_may_be_called_anything(folder, capsys):
     assert "$'" in html.unescape(command)
 
 
+@pytest.mark.slow
 def test_two_lags_are_told_with_their_names(capsys, tmp_path, monkeypatch):
     """Behind the oracle's own trajectories, and behind the times at which the target parts."""
     monkeypatch.chdir(tmp_path)

@@ -144,6 +144,7 @@ def test_samples_do_not_go_into_the_data(folder, capsys):
     assert [path.name for path in data.iterdir()] == ["0"]
 
 
+@pytest.mark.slow
 def test_fields_are_followed_on_other_paths(capsys, tmp_path, monkeypatch):
     """The oracle and a network of it, on the path that was asked for."""
     monkeypatch.chdir(tmp_path)

@@ -205,6 +205,7 @@ def test_the_linear_oracle_on_a_path_is_the_oracle_of_that_path(path):
         assert ((found - right).norm(dim=1) <= 1e-5 * right.norm(dim=1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["euler", "heun"])
 def test_samples_on_a_path_land_where_that_of_the_linear_one_does(solver):
     """With steps enough, from the same noise, on the same training point."""

@@ -21,8 +21,8 @@ OPENING = Opening()
 OWN = (0.01, 0.1, 0.9, 0.99)
 """Posterior weights of the pair's own point whose times are shown."""
 SCALES = "0.25,0.5,1,2,4"
-PAIRS = 256
-"""Pairs of each twin of a what-if table."""
+PAIRS, FEWEST_PAIRS, LOGITS = 256, 64, 2**21
+"""Pairs of each twin of a what-if table, and their logits with all points."""
 FACTORS = (0.1, 1.0, 10.0, 100.0)
 
 
@@ -165,7 +165,8 @@ def _show_what_if(
     cells = {(c["points"], c["scale"]): c for c in bound.what_if(counts, [1.0, *scales])}
     rows = []
     for count in counts:
-        of, plain = twin(told, count, pairs=PAIRS), cells[count, 1.0]
+        pairs = max(FEWEST_PAIRS, min(PAIRS, LOGITS // round(count)))
+        of, plain = twin(told, count, pairs=pairs), cells[count, 1.0]
         scaled = [_both(of, plain, cells[count, scale], bound.times_at) for scale in scales]
         rows.append((f"{count:,.0f}", *scaled))
     head = ("N", *(f"{scale:g} × dims" for scale in scales))
