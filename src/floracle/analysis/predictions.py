@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.paths import LINEAR, Path, convert
+from floracle.core.paths import LINEAR, Path
 from floracle.run.errors import Mistake
 from floracle.sampling.sample import State
+from floracle.sampling.solvers import implied_data
 
 from .bands import Bands
 
@@ -53,7 +54,7 @@ def measured(x: Tensor, states: Iterable[State], grid: Tensor, marks: Marks) -> 
         if not state.velocity.isfinite().all():
             raise Mistake(f"the field's velocity at t = {state.t:g} is not finite")
         velocity = state.velocity.double()
-        predictions.append(_predicted(end, velocity, state.t, marks.path))
+        predictions.append(implied_data(end.double(), velocity, state.t, marks.path).float())
         speeds.append(_norms(velocity) / scale)
         if before is not None:
             turning.append(_across(before, velocity) / scale)
@@ -72,15 +73,6 @@ def measured(x: Tensor, states: Iterable[State], grid: Tensor, marks: Marks) -> 
     kept = [*(predictions[k] for k in marks.places[:-1]), end.float()]
     detours = torch.where(chord > 0, length / chord, 1.0)  # what stands still is straight
     return Part(columns, detours, torch.stack(kept, 1))
-
-
-def _predicted(x: Tensor, velocity: Tensor, t: float, path: Path) -> Tensor:
-    """The data x̂ that a velocity implies, float32; x + (1 − t) v on the linear path."""
-    if path == LINEAR:
-        return (x + (1 - t) * velocity).float()
-    times = torch.full((len(x),), t, dtype=torch.float64)
-    known = {"source": "velocity", "target": "data", "path": path}
-    return convert(velocity, x, times, **known).float()  # pyright: ignore[reportArgumentType]
 
 
 def _shares(

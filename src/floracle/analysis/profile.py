@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from math import prod
 
@@ -95,8 +96,10 @@ class Profile:
         """Σλ over all eigenvalues."""
         return float(self.leading.sum()) + self.rest[0]
 
-    def scaled(self, factor: float) -> Profile:
-        """Of the points times √factor."""
+    @cached_property
+    def standardized(self) -> Profile:
+        """Of the points over the root of their variance."""
+        factor = 1 / self.variance
         rest = (self.rest[0] * factor, self.rest[1] * factor**2)
         distances = self.distances + math.log(factor)
         return replace(self, leading=self.leading * factor, rest=rest, distances=distances)
@@ -135,31 +138,26 @@ def profile(
     if len(rows) > MOST_NEIGHBOURS:
         part = torch.randperm(len(rows), generator=random)[:MOST_NEIGHBOURS].sort().values
         rows, weights = rows[part], weights[part]
-    known = Profile.of_spectrum(spectrum, points)
     numbers = SAMPLED_NUMBERS if room is None else min(SAMPLED_NUMBERS, room // 16)
     count = min(len(rows), SAMPLED_POINTS, max(2, numbers // prod(source.shape)))
     chosen = torch.multinomial(weights, count, generator=random).sort().values
     sample = source.take(rows[chosen]).flatten(1).float()
     distances = _distances(source, rows, chosen, sample)
     # of few of many points the bands would be their own
-    told = count == len(rows) or count >= FEWEST_SAMPLED
-    return Profile(
-        points,
-        len(rows),
-        known.leading,
-        known.rest,
-        _energies(sample.sub_(sample.mean(0))) if told else known.energies,
-        distances,
-    )
+    gaussian = Profile.of_spectrum(spectrum, points)
+    measured = replace(gaussian, seen=len(rows), distances=distances)
+    if count < min(len(rows), FEWEST_SAMPLED):
+        return measured
+    return replace(measured, energies=_energies(sample.sub_(sample.mean(0))))
 
 
 def ranks(points: int) -> Tensor:
     """The ranks of neighbours of which a profile of so many points tells, int64 [R]."""
-    found, rank = [], 1
+    below, rank = [], 1
     while rank < points - 1:
-        found.append(rank)
+        below.append(rank)
         rank = max(rank + 1, int(rank * RANK_STEP))
-    return torch.tensor([*found, points - 1])
+    return torch.tensor([*below, points - 1])
 
 
 def _energies(sample: Tensor) -> Tensor:
@@ -178,10 +176,13 @@ def _energies(sample: Tensor) -> Tensor:
     return energies / energies.mean(0).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def _distances(source: Source, rows: Tensor, queries: Tensor, points_asked: Tensor) -> Tensor:
-    """Quantiles of the log squared distances from points `rows[queries]` to their neighbours."""
-    mean = points_asked.mean(0).double()
-    centres = points_asked.double() - mean
+def _distances(source: Source, rows: Tensor, queries: Tensor, sample: Tensor) -> Tensor:
+    """Quantiles of the log squared distances of a sample to its neighbours, [256, R].
+
+    The sample are the points [a, D] of `rows[queries]`.
+    """
+    mean = sample.mean(0).double()
+    centres = sample.double() - mean
     norms = centres.square().sum(1)
     # products in float64: the nearest decide the end, and ‖a‖² + ‖b‖² − 2 ab cancels for them
     squared = torch.empty(len(queries), len(rows))
@@ -192,11 +193,11 @@ def _distances(source: Source, rows: Tensor, queries: Tensor, points_asked: Tens
         squared[:, start : start + len(points)] = apart
         start += len(points)
     squared[torch.arange(len(queries)), queries] = -torch.inf  # itself comes first
-    kept = ranks(len(rows))
-    nearest = torch.stack([row.sort().values[kept] for row in squared]).double()
+    places = ranks(len(rows))
+    nearest = torch.stack([row.sort().values[places] for row in squared]).double()
     nearest = nearest.clamp(min=SMALLEST * float(nearest.max())).log()
-    places = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
-    return torch.quantile(nearest, places, dim=0)
+    levels = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
+    return torch.quantile(nearest, levels, dim=0)
 
 
 def _blocks(source: Source, rows: Tensor) -> Iterator[Tensor]:

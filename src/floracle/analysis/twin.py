@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.analysis.profile import BANDS, MOST_NEIGHBOURS, Profile, ranks
+from floracle.core.fields import foreign_time
 from floracle.core.paths import LINEAR, Path
 from floracle.core.seeds import generator
 from floracle.run.errors import Mistake
@@ -37,6 +37,7 @@ from floracle.run.errors import Mistake
 from .between import Places
 from .groups import END
 from .prediction import Predicted
+from .profile import BANDS, MOST_NEIGHBOURS, Profile, ranks
 
 STEP = 0.12
 """From one r at which pairs are looked at to the next, in log r."""
@@ -53,6 +54,8 @@ CHUNK_LOGITS = 2**19
 LOGITS, FEWEST_PAIRS, MOST_PAIRS = 2**22, 256, 2048
 """Logits of all pairs at one time; and pairs of all sets of points."""
 PAIRS_OF_SET, MOST_SETS = 256, 64
+QUICK_LOGITS, FEWEST_QUICK, MOST_QUICK = 2**21, 64, 256
+"""The same of twins for tables that are drawn at once."""
 FARTHEST = 4
 """So many times the points of a profile are drawn at most: nearer neighbours are not known."""
 MOST_FACTOR = 40.0
@@ -94,7 +97,7 @@ class Twin:
     def time_of(self, curve: str, level: float) -> float | None:
         """The time at which `information`, `own` or `top` first reaches a level."""
         ratio = self.ratio_of(curve, level)
-        return None if ratio is None else float(_times(self, torch.tensor([ratio]).double()))
+        return None if ratio is None else time_at(self.path, ratio)
 
     def ratio_of(self, curve: str, level: float) -> float | None:
         """The same as r = α/σ; before the first r that was looked at, curves go as r²."""
@@ -103,7 +106,7 @@ class Twin:
             return 0.0
         if level < values[0]:
             return float(self.ratio[0] * ((level - start) / (values[0] - start)).sqrt())
-        crossed, _ = Places(self.ratio.log()).reached(getattr(self, curve)[None], [level])
+        crossed, _ = Places(self.ratio.log()).reached(values[None], [level])
         return None if np.isnan(crossed[0]) else float(np.exp(crossed[0]))
 
     def at(self, curve: str, t: Tensor) -> Tensor:
@@ -136,12 +139,20 @@ def twin(
     most = min(MOST_NEIGHBOURS, FARTHEST * profile.seen)
     drawn = min(round(count), most if len(profile.distances) else MOST_NEIGHBOURS)
     # in units of the class's spread, so that any scale of the data gives the same digits
-    unit = profile.variance
-    scaled = profile.scaled(1 / unit)
-    curves = _drawn(profile, drawn, seed, pairs)
+    curves = _drawn(profile.standardized, drawn, seed, pairs)
     if drawn < round(count):
-        curves = _stretched(scaled, curves, drawn, count)
-    return Twin(count, curves.ratio / math.sqrt(unit), *curves[1:], path)
+        curves = _stretched(profile.standardized, curves, drawn, count)
+    return Twin(count, curves.ratio / math.sqrt(profile.variance), *curves[1:], path)
+
+
+def quick_pairs(points: float) -> int:
+    """Pairs of a twin of so many points that is drawn in a fraction of a second: ± 2 %."""
+    return max(FEWEST_QUICK, min(MOST_QUICK, QUICK_LOGITS // round(points)))
+
+
+def time_at(path: Path, ratio: float) -> float:
+    """The time of a path at which α/σ is `ratio`."""
+    return float(foreign_time(path, torch.tensor([ratio / (1 + ratio)], dtype=torch.float64)))
 
 
 class _Curves(NamedTuple):
@@ -162,10 +173,6 @@ def _stretched(profile: Profile, curves: _Curves, drawn: int, points: float) -> 
     return _Curves(moved, curves.information * share, curves.own, curves.top)
 
 
-def _times(found: Twin, ratio: Tensor) -> Tensor:
-    return Predicted(2, torch.ones(1).double(), found.path).times_at(ratio)
-
-
 def _bound_ratios(profile: Profile, points: float) -> tuple[float, float]:
     """The r where the Gaussian bound knows half of log N, and all of it."""
     values, counts = profile.eigenvalues
@@ -178,8 +185,7 @@ def _bound_ratios(profile: Profile, points: float) -> tuple[float, float]:
 
 @lru_cache(maxsize=64)
 def _drawn(profile: Profile, points: int, seed: int, pairs: int | None) -> _Curves:
-    """The r and the mean curves of a few sets of so many points, of variance 1 altogether."""
-    profile = profile.scaled(1 / profile.variance)
+    """The r and the mean curves of a few sets of so many points, by a standardized profile."""
     centre, collapse = _bound_ratios(profile, points)
     first, last = math.log(EARLIEST * centre), math.log(LATEST * collapse)
     if len(profile.distances):
@@ -223,11 +229,11 @@ def _curves(
             squared, order = squared.sort(1)
             yield squared.clamp(min=0).float(), pull.gather(1, order).float()
 
-    factors = None
+    factors, chunks = None, list(neighbours())
     if len(profile.distances):
-        factors = _factors(profile, points, [near[:, ranks(points)] for near, _ in neighbours()])
+        factors = _factors(profile, points, [near[:, ranks(points)] for near, _ in chunks])
     sums, start = torch.zeros(3, len(ratio), dtype=torch.float64), 0
-    for squared, pull in neighbours():
+    for squared, pull in chunks:
         if factors is not None:
             log = factors(start, len(squared)).clamp(max=MOST_FACTOR)
             squared[:, 1:] *= log.exp()
@@ -281,8 +287,8 @@ def _points(profile: Profile, points: int, random: torch.Generator) -> Tensor:
         z = torch.randn(points, len(scales), generator=random) * scales
         if len(profile.energies):
             # a point keeps the lengths of one of the class in every band, in other directions
-            asked = profile.energies[rows, -1 if number == len(BANDS) - 1 else number]
-            energies = asked.float() * scales.square().sum()
+            shares = profile.energies[rows, -1 if number == len(BANDS) - 1 else number]
+            energies = shares.float() * scales.square().sum()
             z *= (energies / z.square().sum(1).clamp(min=1e-30)).sqrt()[:, None]
             z += JITTER * scales * torch.randn(z.shape, generator=random)
         drawn.append(z)
@@ -295,21 +301,20 @@ def _factors(profile: Profile, points: int, squared: list[Tensor]) -> Callable[[
     `squared` are those of pairs at `ranks(points)`.
     """
     logs = torch.cat(squared).double().clamp(min=1e-30).log()
-    wanted = _quantiles(profile, points)
+    quantiles = _quantiles(profile, points)
     place = (logs.argsort(0).argsort(0).double() + 0.5) / len(logs)
-    levels = (np.arange(len(wanted)) + 0.5) / len(wanted)
+    levels = (np.arange(len(quantiles)) + 0.5) / len(quantiles)
     target = np.stack(
-        [np.interp(place[:, k], levels, wanted[:, k]) for k in range(wanted.shape[1])], 1
+        [np.interp(place[:, k], levels, column) for k, column in enumerate(quantiles.T)], 1
     )
-    known = torch.from_numpy(target) - logs  # [p, R]
+    at_ranks = (torch.from_numpy(target) - logs).float()  # log d²(class) / d²(twin), [p, R]
     at, every = ranks(points).double().log(), torch.arange(1, points).double().log()
     right = torch.searchsorted(at, every).clamp(max=len(at) - 1)
     left = (right - 1).clamp(min=0)
     share = ((every - at[left]) / (at[right] - at[left]).clamp(min=1e-30)).clamp(0, 1).float()
-    known = known.float()
 
     def factors(start: int, count: int) -> Tensor:
-        rows = known[start : start + count]
+        rows = at_ranks[start : start + count]
         return rows[:, left].lerp(rows[:, right], share)
 
     return factors
@@ -317,14 +322,14 @@ def _factors(profile: Profile, points: int, squared: list[Tensor]) -> Callable[[
 
 def _quantiles(profile: Profile, points: int) -> np.ndarray:
     """The log squared distances to expect of so many points, [256, R]: at equal shares of them."""
-    known = ranks(profile.seen).double() / profile.seen
-    asked = ranks(points).double() / points
-    logs, values = known.log().numpy(), profile.distances.numpy()
+    values = profile.distances.numpy()
     if points == profile.seen:
         return values
-    x = asked.log().numpy()
-    found = np.stack([np.interp(x, logs, row) for row in values])
+    # log k/n: the share of the points that are nearer
+    logs = (ranks(profile.seen).double() / profile.seen).log().numpy()
+    x = (ranks(points).double() / points).log().numpy()
+    within = np.stack([np.interp(x, logs, row) for row in values])
     last = min(2, len(logs) - 1)
     # the median: near-duplicates are no power law
     slope = float(np.median(values[:, last] - values[:, 0]) / max(logs[last] - logs[0], 1e-30))
-    return found + slope * np.minimum(x - logs[0], 0)
+    return within + slope * np.minimum(x - logs[0], 0)

@@ -14,14 +14,13 @@ from typing import NamedTuple
 
 import torch
 
-from floracle.analysis.profile import Profile
 from floracle.core.paths import PATHS
 from floracle.run.errors import Mistake
 
 from .curves import Landmark
 from .groups import Stages
-from .prediction import Predicted
-from .twin import Twin, twin
+from .profile import Profile
+from .twin import Twin, time_at, twin
 
 MARKS = ("centre", "collapse", "end")
 
@@ -75,5 +74,4 @@ def _moved(mark: Landmark, name: str, here: Twin, there: Twin) -> float | None:
     times = torch.tensor([mark.value, before, after], dtype=torch.float64)
     c = here.path.coefficients(times)
     measured, before, after = c.alpha / c.sigma
-    ratio = measured * after / before
-    return float(Predicted(2, torch.ones(1).double(), here.path).times_at(ratio[None]))
+    return time_at(here.path, float(measured * after / before))

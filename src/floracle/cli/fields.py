@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
+    from floracle.core.paths import Path as NoisePath
     from floracle.core.source import Source
     from floracle.models.field import ModelField
     from floracle.oracle.gaussians import GaussianOracle
@@ -77,16 +78,13 @@ def field_of(
     return found
 
 
-def followed(
-    fields: Mapping[str, VelocityField], oracle: Oracle | GaussianOracle
-) -> dict[str, VelocityField]:
-    """The fields on the oracle's path, where the oracle itself lives already."""
+def followed(field: VelocityField, path: NoisePath) -> VelocityField:
+    """A field on a path: a network is taken there, an oracle was made for it."""
     from floracle.core.fields import on_path
+    from floracle.oracle.gaussians import GaussianOracle
+    from floracle.oracle.oracle import Oracle
 
-    return {
-        name: field if field is oracle else on_path(field, oracle.path)
-        for name, field in fields.items()
-    }
+    return field if isinstance(field, Oracle | GaussianOracle) else on_path(field, path)
 
 
 def path_settings(path: str) -> dict[str, str]:

@@ -153,7 +153,8 @@ def loss(
         if answered(output.path, output.settings) is None:
             for field in loaded.values():
                 warn_of_misreading(field, store)
-            _measure(job, oracle, followed(loaded, oracle))
+            moving = {name: followed(field, oracle.path) for name, field in loaded.items()}
+            _measure(job, oracle, moving)
         _report(job)
     return output.path
 

@@ -57,7 +57,7 @@ def measure(job: Job, asked: dict[str, dict[str, Any]], field: VelocityField) ->
     if not left:
         return
     warn_of_misreading(field, job.store)
-    (field,) = followed({"": field}, job.oracle).values()
+    field = followed(field, job.oracle.path)
     makers = {SWITCH: _switched, RESUME: _resumed}
     for part, settings in left.items():
         note(f"{part} of {job.name}")

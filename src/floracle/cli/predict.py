@@ -10,8 +10,6 @@ from .counts import Whole
 from .opening import Opening, show_remarks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from floracle.analysis.prediction import Predicted
     from floracle.analysis.profile import Profile
     from floracle.analysis.twin import Twin
@@ -21,8 +19,6 @@ OPENING = Opening()
 OWN = (0.01, 0.1, 0.9, 0.99)
 """Posterior weights of the pair's own point whose times are shown."""
 SCALES = "0.25,0.5,1,2,4"
-PAIRS, FEWEST_PAIRS, LOGITS = 256, 64, 2**21
-"""Pairs of each twin of a what-if table, and their logits with all points."""
 FACTORS = (0.1, 1.0, 10.0, 100.0)
 
 
@@ -140,12 +136,12 @@ def _show(expected: dict[str, tuple[Predicted, Profile | None]]) -> None:
         if told is None:
             # one point: all is decided at t = 0; between one and two nothing can be said
             mark = 0.0 if bound.points == 1 else None
-            found = [mark] * (3 + len(OWN))
+            times = [mark] * (3 + len(OWN))
         else:
             of = twin(told, max(2.0, bound.points))
-            found = [of.centre, of.collapse, of.end, *(of.time_of("own", own) for own in OWN)]
+            times = [of.centre, of.collapse, of.end, *(of.time_of("own", own) for own in OWN)]
         formula = (_time(bound.centre), _time(bound.collapse))
-        rows.append((name, f"{bound.points:,.0f}", *map(_time, found), *formula))
+        rows.append((name, f"{bound.points:,.0f}", *map(_time, times), *formula))
     head = (*head, "formula: centre", "collapse")
     show_table(head, rows, "Predicted times of the landmarks and of own weights")
 
@@ -157,7 +153,7 @@ def _show_what_if(
     points: list[float] | None,
     scales: list[float],
 ) -> None:
-    from floracle.analysis.twin import twin
+    from floracle.analysis.twin import quick_pairs, twin
 
     from .console import show_table
 
@@ -165,28 +161,25 @@ def _show_what_if(
     cells = {(c["points"], c["scale"]): c for c in bound.what_if(counts, [1.0, *scales])}
     rows = []
     for count in counts:
-        pairs = max(FEWEST_PAIRS, min(PAIRS, LOGITS // round(count)))
-        of, plain = twin(told, count, pairs=pairs), cells[count, 1.0]
-        scaled = [_both(of, plain, cells[count, scale], bound.times_at) for scale in scales]
+        of, plain = twin(told, count, pairs=quick_pairs(count)), cells[count, 1.0]
+        scaled = [_both(of, plain, cells[count, scale]) for scale in scales]
         rows.append((f"{count:,.0f}", *scaled))
     head = ("N", *(f"{scale:g} × dims" for scale in scales))
     show_table(head, rows, f"What if: centre · collapse of {name} with other N and dimensions")
 
 
-def _both(of: Twin, plain: dict[str, float], cell: dict[str, float], times_at: Callable) -> str:
+def _both(of: Twin, plain: dict[str, float], cell: dict[str, float]) -> str:
     """A twin's landmarks, moved as the formula's are by other dimensions."""
-    import torch
-
-    found = []
+    moved = []
     for name in ("centre", "collapse"):
         start, times = getattr(of, name), [one[name] for one in (plain, cell)]
         if start is None or max(start, *times) >= 1:  # later than float64 can tell from 1
-            found.append("–")
+            moved.append("–")
             continue
         before, after = (time / (1 - time) for time in times)
         ratio = start / (1 - start) * after / before
-        found.append(_time(float(times_at(torch.tensor([ratio]).double()))))
-    return " · ".join(found)
+        moved.append(_time(ratio / (1 + ratio)))
+    return " · ".join(moved)
 
 
 def _time(t: float | None) -> str:

@@ -128,26 +128,20 @@ def _probes(job: Job, output: OutputFolder, loaded: dict[str, VelocityField]) ->
 
     from floracle.analysis.probe import Probe
     from floracle.analysis.probe import probe as follow
-    from floracle.core.fields import on_path
     from floracle.core.paths import PATHS
     from floracle.run.results import answered
 
     from .console import note
-    from .fields import warn_of_misreading
+    from .fields import followed, warn_of_misreading
     from .options import seeds_of
 
-    settings, seeds = job.settings, seeds_of(job.settings["seeds"])
+    settings, seeds, path = job.settings, seeds_of(job.settings["seeds"]), PATHS[job.path]
     shape, labels = sample_shape(job, loaded), _labels(job, loaded, len(seeds))
     known: dict[str, Any] = {
         "labels": None if labels is None else torch.tensor(labels),
         "solver": settings["solver"],
-        "path": PATHS[job.path],
+        "path": path,
         **_asked(settings),
-    }
-    oracle = next((loaded[name] for name in loaded if job.called[name] == ORACLE), None)
-    moving = {
-        name: field if field is oracle else on_path(field, PATHS[job.path])
-        for name, field in loaded.items()
     }
     for name, field in loaded.items():
         if job.called[name] != ORACLE:  # before anything is followed and written
@@ -163,7 +157,7 @@ def _probes(job: Job, output: OutputFolder, loaded: dict[str, VelocityField]) ->
             told, declared = _asks_with_text(job, name), job.conventions[name] is not None
             warn_of_misreading(field, job.store, told=told, declared=declared)
         note(f"following {name}")
-        found[name] = replace(follow(moving[name], seeds, shape, **known), settings=own)
+        found[name] = replace(follow(followed(field, path), seeds, shape, **known), settings=own)
         output.save(found[name], plain(name))
     return found
 

@@ -155,7 +155,8 @@ def sample(
             declared = convention is not None
             for network in networks.values():
                 warn_of_misreading(network, store, told=bool(text), declared=declared)
-            fields = _guided(names, followed(networks, oracle), guiding)
+            moving = {name: followed(field, oracle.path) for name, field in networks.items()}
+            fields = _guided(names, moving, guiding)
             asked = [_labels(name, given, text, len(chosen)) for name in names]
             pieces = [times] if at is None else cut(times, at)
             stages = [Stage(*parts) for parts in zip(fields, pieces, asked, strict=True)]

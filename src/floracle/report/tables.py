@@ -12,7 +12,7 @@ from floracle.analysis.advice import advise
 from floracle.analysis.arguments import arguments
 from floracle.analysis.groups import POOLED, Group, Stages
 from floracle.analysis.prediction import predict
-from floracle.analysis.profile import MOST_NEIGHBOURS
+from floracle.analysis.twin import quick_pairs
 from floracle.analysis.what_if import MARKS
 from floracle.analysis.what_if import what_if as measured_what_if
 from floracle.core.paths import PATHS
@@ -21,8 +21,6 @@ from . import words
 from .comparisons import NAMED, measured, predictable
 from .examples import Examples
 
-TWIN_PAIRS, FEWEST_TWIN_PAIRS, TWIN_LOGITS = 256, 64, 2**21
-"""Pairs of a twin, and their logits with all points: a page is to be drawn in a second or two."""
 POINTS = (0.1, 0.25, 1.0, 4.0, 10.0, 100.0)
 """Numbers of points asked about, in multiples of the number there is."""
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -234,10 +232,8 @@ def _from_measured(
     """Centre, collapse and end from those measured, where the class's profile is known."""
     if examples.profile is None or group.collapse.value is None:
         return {}
-    profile = examples.profile
-    largest = min(MOST_NEIGHBOURS, round(max(points)))
-    pairs = max(FEWEST_TWIN_PAIRS, min(TWIN_PAIRS, TWIN_LOGITS // largest))
-    moved = measured_what_if(stages, profile, points, label=group.label, pairs=pairs)
+    known = {"label": group.label, "pairs": quick_pairs(max(points))}
+    moved = measured_what_if(stages, examples.profile, points, **known)
     here = float(np.exp(group.knowable))
     return {
         one.points: (

@@ -81,10 +81,17 @@ def step(
     for node, row in zip(solver.nodes[1:], solver.rows[1:], strict=True):
         stage = moved(x, slopes, row, s - t)
         slopes.append(velocity_at(field, stage, t + node * (s - t), labels))
-    if s == 1 and path != LINEAR:
-        times = torch.full((len(x),), t, dtype=torch.float64)
-        return convert(slopes[0], x, times, source="velocity", target="data", path=path)
+    if s == 1:
+        return implied_data(x, slopes[0], t, path)
     return moved(x, slopes, solver.weights, s - t)
+
+
+def implied_data(x: Tensor, velocity: Tensor, t: float, path: Path = LINEAR) -> Tensor:
+    """The data x̂ [b, *shape] that a velocity implies; x + (1 − t) v on the linear path."""
+    if path == LINEAR:  # in the order of Euler's step, to the last bit
+        return moved(x, [velocity], (1,), 1 - t)
+    times = torch.full((len(x),), t, dtype=torch.float64)
+    return convert(velocity, x, times, source="velocity", target="data", path=path)
 
 
 def moved(x: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], h: float) -> Tensor:
