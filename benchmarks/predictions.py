@@ -15,7 +15,7 @@ import torch
 
 import floracle
 from areas import each_set
-from floracle.analysis.groups import Group
+from floracle.analysis.groups import ClassStages
 from floracle.core.spectrum import spectrum
 
 PAIRS = 1024
@@ -65,11 +65,11 @@ def stages_of(points: torch.Tensor) -> floracle.Stages:
     return floracle.stages(floracle.Oracle(floracle.open_store(points)), pairs=PAIRS)
 
 
-def main_of(points: torch.Tensor) -> Group:
+def main_of(points: torch.Tensor) -> ClassStages:
     return stages_of(points).main
 
 
-def off(group: Group, expected) -> dict:
+def off(group: ClassStages, expected) -> dict:
     """By what share predictions lie off."""
     found = {}
     for name in MARKS:

@@ -13,7 +13,7 @@ import shutil
 import signal
 from contextlib import contextmanager
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.records import read_any_record, write_record
 
 VALUES = (
@@ -163,7 +163,7 @@ def survived(folder, tmp_path, read, drawn, times, *, files=None, gone=False):
         try:
             with within():
                 found = read(copy)
-        except Mistake as mistake:
+        except InputError as mistake:
             told = str(mistake)
             named += 1
             if "\n" in told or len(told) > 1000:

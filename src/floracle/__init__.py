@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from .oracle.oracle import Oracle
     from .oracle.pairs import Pairs
     from .oracle.posterior import Posterior
-    from .run.errors import Mistake
+    from .run.errors import InputError
     from .run.results import Results, save
     from .sampling.grid import cut, time_grid
     from .sampling.guidance import guided
@@ -94,7 +94,7 @@ _HOMES = {
     "oracle.oracle": ("Oracle",),
     "oracle.pairs": ("Pairs",),
     "oracle.posterior": ("Posterior",),
-    "run.errors": ("Mistake",),
+    "run.errors": ("InputError",),
     "run.results": ("Results", "save"),
     "sampling.grid": ("cut", "time_grid"),
     "sampling.guidance": ("guided",),
@@ -116,11 +116,11 @@ __all__ = [
     "Arguments",
     "Clock",
     "GaussianOracle",
+    "InputError",
     "Inspection",
     "Lag",
     "Landing",
     "Losses",
-    "Mistake",
     "Mixture",
     "Normalizer",
     "Oracle",

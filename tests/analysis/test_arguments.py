@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from floracle.analysis.advice import advise
 from floracle.analysis.arguments import arguments, edm_sigmas, recommended
 from floracle.analysis.curves import Landmark
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.sampling.grid import share_of_steps, time_grid
 from floracle.sampling.presets import preset_grid
 
@@ -129,7 +129,7 @@ def test_steps_in_navigation_are_counted_on_the_real_grid():
 
 def test_without_an_end_there_are_no_arguments():
     assert arguments(stages_ending(None)) == ()
-    with pytest.raises(Mistake, match="2 to 5000"):
+    with pytest.raises(InputError, match="2 to 5000"):
         arguments(stages_ending(0.1), steps=1)
 
 

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from floracle.analysis.bands import radial_bands, settled_by_band
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 TIMES = torch.tensor([0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85, 0.99]).double()
 
@@ -134,13 +134,13 @@ def test_a_class_is_measured_about_its_own_mean(points_source):
 
 def test_mistakes(points_source):
     flat = Oracle(points_source(normal(6, 16)))
-    with pytest.raises(Mistake, match="pictures"):
+    with pytest.raises(InputError, match="pictures"):
         settled_by_band(flat, times=TIMES)
     for edges in ([], [2, 1], [0, 1], [-1]):
-        with pytest.raises(Mistake, match="edges"):
+        with pytest.raises(InputError, match="edges"):
             radial_bands((1, 8, 8), edges)
-    with pytest.raises(Mistake, match="empty"):
+    with pytest.raises(InputError, match="empty"):
         radial_bands((1, 8, 8), [1.1, 1.2])
     even = Oracle(points_source(normal(6, 1, 1, 1).expand(6, 1, 8, 8)))
-    with pytest.raises(Mistake, match="does not vary"):
+    with pytest.raises(InputError, match="does not vary"):
         settled_by_band(even, times=TIMES, pairs=8)

@@ -19,7 +19,7 @@ from floracle.analysis.memory_needs import Run, check_memory, class_sizes, needs
 from floracle.core.spectrum import spectra
 from floracle.data.store import Store, open_store
 from floracle.report.examples import ARRAYS, examples
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 PROGRAM = 500 * 2**20
 """Bytes of the program and of blocks that do not grow with the data."""
@@ -62,7 +62,7 @@ def run_of(store, **more):
 def test_what_no_memory_holds_is_refused_at_once(asked, words):
     """The size of what is measured is known beforehand, and so is what to give instead."""
     store, started = floracle.open_store("digits"), time.monotonic()
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         check_memory(run_of(store, **asked))
     assert time.monotonic() - started < 5
 
@@ -73,7 +73,7 @@ def test_what_no_memory_holds_is_refused_at_once(asked, words):
 def test_the_memory_that_a_refusal_names_is_enough(shape, deep):
     """Advice that is refused in its turn would be none."""
     store = open_store(torch.arange(shape[0]).float()[:, None].expand(*shape))
-    with pytest.raises(Mistake, match=r"--memory \d+M") as refused:
+    with pytest.raises(InputError, match=r"--memory \d+M") as refused:
         check_memory(run_of(store, deep=deep, memory="100M"))
     named = re.search(r"--memory (\d+M)", str(refused.value))
     check_memory(run_of(store, deep=deep, memory=named and named[1]))
@@ -110,7 +110,7 @@ def test_atoms_of_classes_are_counted_as_the_data_merges_them():
     store = open_store(points, labels=labels)
     asked = (1, -1, 7, 0)
     assert class_sizes(store, asked).tolist() == [len(store.atoms(one).rows) for one in asked]
-    with pytest.raises(Mistake, match="no class 3"):
+    with pytest.raises(InputError, match="no class 3"):
         class_sizes(store, (3,))
 
 

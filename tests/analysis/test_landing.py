@@ -138,5 +138,5 @@ def test_mistakes(points_source):
         (lambda: landing(oracle, oracle, tau=0.5, seeds=seeds, labels=2), "single point"),
         (lambda: landing(oracle, oracle, tau=0.5, seeds=seeds, labels=torch.zeros(3)), r"\[4\]"),
     ):
-        with pytest.raises(floracle.Mistake, match=words):
+        with pytest.raises(floracle.InputError, match=words):
             call()

@@ -262,9 +262,9 @@ def test_losses_of_other_pairs_are_not_compared(points_source, oracle):
         ({"pairs": 9}, oracle, "pairs"),
         ({}, other, "data"),
     ):
-        with pytest.raises(floracle.Mistake, match=words):
+        with pytest.raises(floracle.InputError, match=words):
             apart(one, oracle_loss(still, of, **{"times": TIMES, "pairs": 8, **change}))
-    with pytest.raises(floracle.Mistake, match="held_out"):
+    with pytest.raises(floracle.InputError, match="held_out"):
         apart(one, one, "held_out")
 
 
@@ -280,9 +280,9 @@ def test_mistakes(points_source, oracle):
         ({"along": "owm"}, "did you mean 'own'"),
         ({"yardsticks": {"oracle": still}}, "already"),
     ):
-        with pytest.raises(floracle.Mistake, match=words):
+        with pytest.raises(floracle.InputError, match=words):
             oracle_loss(still, oracle, **{**known, **change})
-    with pytest.raises(floracle.Mistake, match=r"\[8, 3\]"):
+    with pytest.raises(floracle.InputError, match=r"\[8, 3\]"):
         oracle_loss(lambda x, t, labels: x[:, :3], oracle, **known)
-    with pytest.raises(floracle.Mistake, match="held_out="):
+    with pytest.raises(floracle.InputError, match="held_out="):
         oracle_loss(still, oracle, **known).groups[0].memorizes()

@@ -9,7 +9,7 @@ import torch
 
 from floracle.analysis.prediction import predict
 from floracle.core.paths import PATHS
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -70,5 +70,5 @@ def test_what_if():
     ],
 )
 def test_nonsense_is_a_mistake(points, options):
-    with pytest.raises(Mistake):
+    with pytest.raises(InputError):
         predict(points, **options)

@@ -22,7 +22,7 @@ from floracle.core.seeds import noise
 from floracle.oracle.gaussians import GaussianOracle
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.sampling.grid import time_grid
 from floracle.sampling.sample import sample
 
@@ -294,9 +294,9 @@ def test_results_that_are_not_whole_are_named(small):
         {**arrays, "columns/remaining": arrays["columns/remaining"][:, 1:]},
         {**arrays, "labels": arrays["labels"][1:]},
     ):
-        with pytest.raises(Mistake, match="not whole results of probe"):
+        with pytest.raises(InputError, match="not whole results of probe"):
             floracle.Probe.of_results(replace(results, arrays=broken))
-    with pytest.raises(Mistake, match="not whole results of probe"):
+    with pytest.raises(InputError, match="not whole results of probe"):
         floracle.Probe.of_results(replace(results, values={"evaluations": 5}))
 
 
@@ -313,13 +313,13 @@ def test_mistakes(points_source):
         ({"shown": [-0.1]}, "times to show lie in"),
         ({"solver": "eulr"}, "euler"),
     ):
-        with pytest.raises(Mistake, match=words):
+        with pytest.raises(InputError, match=words):
             probe(oracle, [1], (4,), **asked)
-    with pytest.raises(Mistake, match="at least one seed"):
+    with pytest.raises(InputError, match="at least one seed"):
         probe(oracle, [], (4,))
-    with pytest.raises(Mistake, match=r"t = 0\.5 is not finite"):
+    with pytest.raises(InputError, match=r"t = 0\.5 is not finite"):
         probe(lambda x, t, labels=None: x / (t[:, None] < 0.5), [1], (4,), grid=time_grid(4))
-    with pytest.raises(Mistake, match="no trajectory has the label 3"):
+    with pytest.raises(InputError, match="no trajectory has the label 3"):
         probe(oracle, [1], (4,)).transition(label=3)
 
 

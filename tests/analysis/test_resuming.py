@@ -207,5 +207,5 @@ def test_mistakes(points_source, pictures):
         (points_source(torch.zeros(9, *SHAPE)), pictures, {}, "does not vary"),
         (points_source(normal(9, 6)), points_source(normal(9, 6)), {"edges": [2.0]}, "pictures"),
     ):
-        with pytest.raises(floracle.Mistake, match=words):
+        with pytest.raises(floracle.InputError, match=words):
             call(held_out, data, **{**known, **change})

@@ -181,7 +181,7 @@ def test_a_value_that_is_gone_or_of_another_kind_is_one_mistake(folder, found, d
     else:
         inner[place[-1]] = data.draw(st.sampled_from(({}, [[]], [1.5, None])))
     resealed(there / "result.json", values=written["values"])
-    with pytest.raises(floracle.Mistake, match="not whole results") as caught:
+    with pytest.raises(floracle.InputError, match="not whole results") as caught:
         floracle.load(there)
     assert str(there) in str(caught.value)
 
@@ -200,7 +200,7 @@ def test_an_array_that_is_gone_or_of_another_shape_is_one_mistake(folder, found,
         arrays[name] = torch.cat([arrays[name]] * 2, -1)
     save_file(arrays, there / "arrays.safetensors")
     resealed(there / "result.json", arrays=digest((there / "arrays.safetensors").read_bytes()))
-    with pytest.raises(floracle.Mistake, match="not whole results"):
+    with pytest.raises(floracle.InputError, match="not whole results"):
         floracle.load(there)
 
 
@@ -211,14 +211,14 @@ def test_files_that_were_cut_off_are_one_mistake(folder, found, data):
     cut = there / data.draw(st.sampled_from(["result.json", "arrays.safetensors"]))
     content = cut.read_bytes()
     cut.write_bytes(content[: data.draw(st.integers(0, len(content) - 3))])
-    with pytest.raises(floracle.Mistake, match=str(there)):
+    with pytest.raises(floracle.InputError, match=str(there)):
         floracle.load(there)
 
 
 def test_results_of_another_kind_are_refused():
     other = floracle.Results("stages", {}, {}, {})
     for reader in (Switched, Landing, Resumed, OracleLoss, Losses):
-        with pytest.raises(floracle.Mistake, match="they are of 'stages'"):
+        with pytest.raises(floracle.InputError, match="they are of 'stages'"):
             reader.of_results(other)
 
 

@@ -20,7 +20,7 @@ from floracle.analysis.prediction import predict
 from floracle.analysis.profile import Profile
 from floracle.analysis.what_if import what_if
 from floracle.oracle.gaussians import GaussianOracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 AT_NOISE = Landmark(0.0, 0.0, 0.0)
 
@@ -189,7 +189,7 @@ def test_of_one_point_nothing_is_predicted_but_the_start():
     [(1, [1.0], "single point is all zero"), (5, [0.0, 0.0], "several points is not all zero")],
 )
 def test_points_and_spectrum_must_go_together(points, spectrum, words):
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         predict(points, spectrum=spectrum)
 
 
@@ -198,7 +198,7 @@ def test_advice_on_one_point_divides_by_nothing():
     (only,) = advise(one)
     assert only.name == "none needed"
     assert arguments(one) == ()
-    with pytest.raises(Mistake, match="single distinct point"):
+    with pytest.raises(InputError, match="single distinct point"):
         what_if(one, Profile.of_spectrum(torch.ones(1), 2), [10.0])
 
 

@@ -13,7 +13,7 @@ import floracle
 from floracle.analysis.curves import Estimate
 from floracle.analysis.groups import POOLED
 from floracle.core.paths import PATHS
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 def normal(count, dims, seed=0):
@@ -142,9 +142,9 @@ def test_held_out_points_fare_alike_early_and_worse_late(points_source):
 def test_held_out_points_must_fit(points_source):
     labels = torch.arange(30) % 2
     oracle = floracle.Oracle(points_source(normal(30, 16), labels))
-    with pytest.raises(Mistake, match="shape"):
+    with pytest.raises(InputError, match="shape"):
         floracle.stages(oracle, pairs=4, held_out=points_source(normal(30, 8), labels))
-    with pytest.raises(Mistake, match="held-out"):
+    with pytest.raises(InputError, match="held-out"):
         floracle.stages(oracle, pairs=4, held_out=points_source(normal(30, 16), labels * 0))
 
 
@@ -207,7 +207,7 @@ def test_landmarks_do_not_move_with_an_offset(points_source, unit):
     [(1e-15, "close together"), (1e-30, "differ by so little"), (1e18, "far apart")],
 )
 def test_a_scale_beyond_float64_is_a_mistake_with_a_way_out(points_source, scale, words):
-    with pytest.raises(Mistake, match=f"{words}.*scale the data"):
+    with pytest.raises(InputError, match=f"{words}.*scale the data"):
         floracle.stages(floracle.Oracle(points_source(normal(20, 16) * scale)), pairs=4)
 
 
@@ -230,7 +230,7 @@ def test_without_an_error_the_law_is_off_by_all_or_nothing(stages, area, deviati
     ],
 )
 def test_impossible_requests_are_mistakes(classes, options, words):
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         floracle.stages(floracle.Oracle(classes), **options)
 
 

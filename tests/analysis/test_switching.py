@@ -112,5 +112,5 @@ def test_the_ends_of_the_first_seeds_are_kept(points_source):
 )
 def test_mistakes(points_source, change, words):
     oracle = floracle.Oracle(points_source(normal(6, 4), torch.tensor([0, 0, 0, 1, 1, 2])))
-    with pytest.raises(floracle.Mistake, match=words):
+    with pytest.raises(floracle.InputError, match=words):
         switched(oracle, oracle, **{"taus": [0.5], "seeds": range(4), **change})

@@ -12,7 +12,7 @@ from floracle.analysis.trajectories import followed
 from floracle.core.seeds import noise
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.sampling.grid import time_grid
 from floracle.sampling.sample import sample
 
@@ -118,8 +118,8 @@ def test_no_trajectory_costs_less_than_the_straight_line(points_source):
 
 def test_mistakes(points_source):
     oracle = Oracle(points_source(normal(15, 4)))
-    with pytest.raises(Mistake, match="at least one seed"):
+    with pytest.raises(InputError, match="at least one seed"):
         followed(oracle, [], time_grid(4))
     for grid in (time_grid(4, start=0.2), time_grid(1)):
-        with pytest.raises(Mistake, match="start from noise"):
+        with pytest.raises(InputError, match="start from noise"):
             followed(oracle, [1], grid)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from floracle.analysis.probe import probe
 from floracle.analysis.transition import lag, lag_of, settled_at
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.sampling.grid import time_grid
 
 
@@ -100,9 +100,9 @@ def test_fields_that_are_not_paired_have_no_lag(two, points_source):
         ({"solver": "heun"}, "followed by euler, the other by heun"),
     ):
         asked = {"labels": labels, "grid": time_grid(60), **changed}
-        with pytest.raises(Mistake, match=words):
+        with pytest.raises(InputError, match=words):
             lag(field, probe(other, range(10), (8,), **asked))
-    with pytest.raises(Mistake, match=r"until is 0\.9 and 0\.8"):
+    with pytest.raises(InputError, match=r"until is 0\.9 and 0\.8"):
         lag(field, replace(field, until=0.8))
-    with pytest.raises(Mistake, match="the seeds of both differ"):
+    with pytest.raises(InputError, match="the seeds of both differ"):
         lag(field, probe(other, range(1, 11), (8,), labels=labels, grid=time_grid(60)))

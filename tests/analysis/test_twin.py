@@ -189,11 +189,11 @@ def test_curves_are_read_at_times_and_on_other_paths():
 
 
 def test_what_has_no_neighbours_is_refused():
-    with pytest.raises(floracle.Mistake, match="single distinct point"):
+    with pytest.raises(floracle.InputError, match="single distinct point"):
         floracle.profile(floracle.open_store(torch.ones(1, 3)))
     known = floracle.Profile.of_spectrum(torch.ones(3), 10)
     for points in (1, math.inf, math.nan):
-        with pytest.raises(floracle.Mistake, match="at least 2 points"):
+        with pytest.raises(floracle.InputError, match="at least 2 points"):
             floracle.twin(known, points)
 
 

@@ -55,5 +55,5 @@ def test_nonsense_is_refused():
     stages = floracle.stages(floracle.Oracle(floracle.open_store("gaussian:50x3")), pairs=16)
     profile = floracle.profile(floracle.open_store("gaussian:50x3"))
     for points in (1.0, float("nan"), float("inf")):
-        with pytest.raises(floracle.Mistake, match="at least 2"):
+        with pytest.raises(floracle.InputError, match="at least 2"):
             floracle.what_if(stages, profile, [points])

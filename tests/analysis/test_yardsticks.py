@@ -16,7 +16,7 @@ from floracle.analysis.yardsticks import distances
 from floracle.core.paths import LINEAR, PATHS, TRIGONOMETRIC
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 TIMES = torch.tensor([0.0, 0.1, 0.4, 0.7, 0.95, 0.99], dtype=torch.float64)
 
@@ -296,16 +296,16 @@ def test_digits_are_gaussian_by_class_in_navigation_and_patches_later(digits):
 
 def test_mistakes(points_source, digits):
     flat = points_source(normal(6, 16))
-    with pytest.raises(Mistake, match="label on every row"):
+    with pytest.raises(InputError, match="label on every row"):
         class_gaussians(flat)
-    with pytest.raises(Mistake, match="pictures"):
+    with pytest.raises(InputError, match="pictures"):
         local_oracle(flat, patch=3)
     for patch in (0, 4, -3):
-        with pytest.raises(Mistake, match="odd"):
+        with pytest.raises(InputError, match="odd"):
             local_oracle(digits, patch=patch)
     x, t, absent = torch.zeros(1, 1, 8, 8), TIMES[:1], torch.tensor([11])
     for field in (class_gaussians(digits), local_oracle(digits, patch=3)):
-        with pytest.raises(Mistake, match="no class 11"):
+        with pytest.raises(InputError, match="no class 11"):
             field(x, t, absent)
     oracle, field = Oracle(flat), gaussian_field(flat)
     with pytest.raises(ValueError, match="shape"):
@@ -313,17 +313,17 @@ def test_mistakes(points_source, digits):
     with pytest.raises(ValueError, match="t = 1"):
         field(torch.zeros(1, 16), torch.ones(1))
     for times in ([0.5, 1.0], [0.5, 0.5], [0.5]):
-        with pytest.raises(Mistake, match="times"):
+        with pytest.raises(InputError, match="times"):
             distances(oracle, {"one": field}, times=torch.tensor(times))
-    with pytest.raises(Mistake, match="no field"):
+    with pytest.raises(InputError, match="no field"):
         distances(oracle, {}, times=TIMES)
-    with pytest.raises(Mistake, match="2 pairs"):
+    with pytest.raises(InputError, match="2 pairs"):
         distances(oracle, {"one": field}, times=TIMES, pairs=1)
-    with pytest.raises(Mistake, match="no class 3"):
+    with pytest.raises(InputError, match="no class 3"):
         distances(oracle, {"one": field}, times=TIMES, label=3)
 
 
 def test_what_does_not_fit_is_refused(points_source, monkeypatch):
     monkeypatch.setattr("floracle.analysis.gaussians.memory_budget", lambda: 2**20)
-    with pytest.raises(Mistake, match="MiB"):
+    with pytest.raises(InputError, match="MiB"):
         gaussian_field(points_source(normal(200, 3, 32, 32)))

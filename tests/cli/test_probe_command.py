@@ -330,10 +330,10 @@ def test_two_lags_are_told_with_their_names(capsys, tmp_path, monkeypatch):
     capsys.readouterr()
     assert main(["probe", *seven, "--stages", "parted", "--out", "seven"]) == 2
     assert "did not measure" in capsys.readouterr().err
-    with pytest.raises(floracle.Mistake, match="time in"):
+    with pytest.raises(floracle.InputError, match="time in"):
         floracle.lag(field, 2.0)
     oracle = floracle.Oracle(floracle.open_store("digits"), path=floracle.COSINE)
     other = floracle.probe(oracle, range(4), (1, 8, 8), labels=3, path=floracle.COSINE,
                            grid=floracle.time_grid(20))  # fmt: skip
-    with pytest.raises(floracle.Mistake, match="cosine"):
+    with pytest.raises(floracle.InputError, match="cosine"):
         floracle.lag(field, other)

@@ -20,7 +20,7 @@ from floracle import cli
 from floracle.cli import BUG, MISTAKE, OK, VERBS, main
 from floracle.cli.console import show_table, transliterate
 from floracle.cli.verbs import Verb
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs a device that is always full")
@@ -217,7 +217,7 @@ def test_every_character_of_our_own_words_has_one_in_ascii():
 
 
 def test_a_name_that_is_no_text_is_printed(run_verb, capsys):
-    assert run_verb(raising(Mistake("there is no caf\udce9"))) == MISTAKE
+    assert run_verb(raising(InputError("there is no caf\udce9"))) == MISTAKE
     assert capsys.readouterr().err == "floracle: there is no caf\\xe9\n"
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 VECTORS = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
 
@@ -125,19 +125,19 @@ def test_npz_prefers_usual_names_and_lists_keys_where_it_cannot_tell(tmp_path):
     np.savez(tmp_path / "set.npz", latents=VECTORS, other=VECTORS * 2)
     assert np.array_equal(everything(open_store(tmp_path / "set.npz")), VECTORS)
     np.savez(tmp_path / "two.npz", latents=VECTORS, images=VECTORS)
-    with pytest.raises(Mistake, match=r"two\.npz.*latents \[20, 6\], images \[20, 6\]"):
+    with pytest.raises(InputError, match=r"two\.npz.*latents \[20, 6\], images \[20, 6\]"):
         open_store(tmp_path / "two.npz")
     np.savez(tmp_path / "odd.npz", a=VECTORS, b=VECTORS)
-    with pytest.raises(Mistake, match=r"odd\.npz.*a \[20, 6\], b"):
+    with pytest.raises(InputError, match=r"odd\.npz.*a \[20, 6\], b"):
         open_store(tmp_path / "odd.npz")
     np.savez(tmp_path / "flat.npz", a=np.zeros(3))
-    with pytest.raises(Mistake, match=r"flat\.npz.*a \[3\]"):
+    with pytest.raises(InputError, match=r"flat\.npz.*a \[3\]"):
         open_store(tmp_path / "flat.npz")
     np.savez(tmp_path / "twice.npz", x=VECTORS, y=np.arange(20), labels=np.arange(20))
-    with pytest.raises(Mistake, match="labels more than once: labels, y"):
+    with pytest.raises(InputError, match="labels more than once: labels, y"):
         open_store(tmp_path / "twice.npz")
     np.savez(tmp_path / "wide.npz", x=VECTORS, labels=np.zeros((20, 1), np.int64))
-    with pytest.raises(Mistake, match=r"wide\.npz have shape \[20, 1\]"):
+    with pytest.raises(InputError, match=r"wide\.npz have shape \[20, 1\]"):
         open_store(tmp_path / "wide.npz")
 
 
@@ -150,7 +150,7 @@ def test_plain_npz_is_read_whatever_its_alignment(tmp_path):
 
 def test_compressed_npz_needs_room(tmp_path):
     np.savez_compressed(tmp_path / "set.npz", x=np.zeros((1000, 1000), np.float32))
-    with pytest.raises(Mistake, match=r"set\.npz.*np\.savez"):
+    with pytest.raises(InputError, match=r"set\.npz.*np\.savez"):
         open_store(tmp_path / "set.npz", memory="1M")
 
 
@@ -191,7 +191,7 @@ def test_labels_beside_an_npy(tmp_path):
     np.save(tmp_path / "points_labels.npy", np.full(20, 3, ">i4"))
     assert open_store(tmp_path / "points.npy").labels.tolist() == [3] * 20
     np.save(tmp_path / "points_labels.npy", np.full(19, 3))  # of other data
-    with pytest.raises(Mistake, match="there are 20 points"):
+    with pytest.raises(InputError, match="there are 20 points"):
         open_store(tmp_path / "points.npy")
     given = open_store(tmp_path / "points.npy", labels=str(tmp_path / "labels.npy"))
     assert given.labels.tolist() == [1] * 20

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 def png(seed):
@@ -32,7 +32,7 @@ def write(path, names, packing=zipfile.ZIP_STORED):
 
 
 def refused(path, words, **how):
-    with pytest.raises(Mistake, match=words) as caught:
+    with pytest.raises(InputError, match=words) as caught:
         open_store(path, **how)
     assert path.name in str(caught.value)
 
@@ -59,7 +59,7 @@ def test_names_that_lead_out(tmp_path, name):
 def test_names_that_would_move_the_cursor(tmp_path, name):
     path = write(tmp_path / "a.zip", ["0.png", name])
     refused(path, "control characters")
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(InputError) as caught:
         open_store(path)
     assert str(caught.value).isprintable()
 

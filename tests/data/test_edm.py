@@ -9,7 +9,7 @@ from PIL import Image
 
 import floracle
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 RANDOM = np.random.default_rng(0)
 COUNT = 12
@@ -85,11 +85,11 @@ def every(store):
 
 def test_whose_latents_is_asked(stored):
     _, where = stored
-    with pytest.raises(Mistake, match="say layout='repa' or layout='edm2'"):
+    with pytest.raises(InputError, match="say layout='repa' or layout='edm2'"):
         open_store(where, moments="mean")
-    with pytest.raises(Mistake, match=r"say moments='mean' .*'sample' .*'gaussian'"):
+    with pytest.raises(InputError, match=r"say moments='mean' .*'sample' .*'gaussian'"):
         open_store(where, layout="repa")
-    with pytest.raises(Mistake, match="cannot be mirrored"):
+    with pytest.raises(InputError, match="cannot be mirrored"):
         open_store(where, layout="repa", moments="mean", flips=True)
 
 
@@ -141,7 +141,7 @@ def test_edm2(stored, memory):
 
 def test_edm2_knows_four_channels(tmp_path):
     where = write(tmp_path / "a", named(moments(channels=3)))
-    with pytest.raises(Mistake, match="4 channels, these are 3"):
+    with pytest.raises(InputError, match="4 channels, these are 3"):
         open_store(where, layout="edm2", moments="mean")
     assert open_store(where, layout="edm2", moments="mean", normalize="raw").shape == (3, 4, 4)
 
@@ -155,7 +155,7 @@ def test_gaussians_of_one_mean_and_other_deviations_are_not_one(tmp_path):
     assert opened["mean"].atoms().rows.tolist() == [0]
     assert opened["gaussian"].atoms().rows.tolist() == [0, 1]
     assert opened["gaussian"].atoms().weights.tolist() == [1 / 3, 2 / 3]
-    with pytest.raises(Mistake, match="not opened with moments='gaussian'"):
+    with pytest.raises(InputError, match="not opened with moments='gaussian'"):
         opened["mean"].spreads(torch.tensor([0]))
 
 
@@ -167,7 +167,7 @@ def test_the_folder_that_repa_is_given(tmp_path):
     write(
         tmp_path / "images", named(RANDOM.integers(0, 256, (2, 8, 8, 3), np.uint8), ending="png")
     )
-    with pytest.raises(Mistake, match="layout='repa'"):
+    with pytest.raises(InputError, match="layout='repa'"):
         open_store(tmp_path)
     store = open_store(tmp_path, layout="repa", moments="mean")
     assert torch.equal(every(store), torch.from_numpy(arrays[:, :4]) * 0.18215)
@@ -189,9 +189,9 @@ def test_pictures_with_an_index(tmp_path, where, memory):
     assert store.fingerprint == expected.fingerprint
     both = open_store(place, flips=True, memory=memory)
     assert both.fingerprint == open_store(images, labels=LABELS, flips=True).fingerprint
-    with pytest.raises(Mistake, match="holds no moments"):
+    with pytest.raises(InputError, match="holds no moments"):
         open_store(place, layout="edm2")
-    with pytest.raises(Mistake, match="holds points"):
+    with pytest.raises(InputError, match="holds points"):
         open_store(place, moments="mean")
 
 
@@ -205,9 +205,9 @@ def test_archives_without_an_index(tmp_path):
     assert classed.labels.tolist() == [0, 0, 1, 1]
     flat = {f"{row}.png": png(images[row]) for row in range(4)}
     assert open_store(write(tmp_path / "c.zip", flat)).labels.tolist() == [-1] * 4
-    with pytest.raises(Mistake, match="both loose and in class folders"):
+    with pytest.raises(InputError, match="both loose and in class folders"):
         open_store(write(tmp_path / "d.zip", files | flat))
-    with pytest.raises(Mistake, match="neither pictures nor"):
+    with pytest.raises(InputError, match="neither pictures nor"):
         open_store(write(tmp_path / "e.zip", {"a.txt": b"x"}))
 
 
@@ -233,7 +233,7 @@ def test_labels_of_an_index(tmp_path, labels, words):
         store = open_store(where, layout="repa", moments="mean")
         assert store.labels.tolist() == [-1] * COUNT
         return
-    with pytest.raises(Mistake, match=rf"a\.zip: dataset\.json.*{words}"):
+    with pytest.raises(InputError, match=rf"a\.zip: dataset\.json.*{words}"):
         open_store(where, layout="repa", moments="mean")
 
 
@@ -253,19 +253,19 @@ def test_labels_of_an_index(tmp_path, labels, words):
 )
 def test_indices_that_do_not_fit(tmp_path, content, words):
     where = write(tmp_path / "a", named(moments()) | {"dataset.json": content})
-    with pytest.raises(Mistake, match=rf"a: dataset\.json.*{words}"):
+    with pytest.raises(InputError, match=rf"a: dataset\.json.*{words}"):
         open_store(where, layout="repa", moments="mean")
 
 
 def test_files_unlike_the_first(tmp_path):
     files = named(moments())
     where = write(tmp_path / "a", files | {NAMES[3]: bytes_of(np.zeros((8, 4, 3), np.float32))})
-    with pytest.raises(Mistake, match=r"00000003\.npy is float32 \[8, 4, 3\], but the first"):
+    with pytest.raises(InputError, match=r"00000003\.npy is float32 \[8, 4, 3\], but the first"):
         open_store(where, layout="repa", moments="mean")
     negative = {NAMES[3]: bytes_of(np.full((8, 4, 4), -1, np.float32))}
     where = write(tmp_path / "b", files | negative)
-    with pytest.raises(Mistake, match="layout='mean-logvar'"):
+    with pytest.raises(InputError, match="layout='mean-logvar'"):
         open_store(where, layout="repa", moments="gaussian")
     odd = write(tmp_path / "c", named(np.zeros((3, 7, 4, 4), np.float32)))
-    with pytest.raises(Mistake, match=r"moments are floats \[N, 2C"):
+    with pytest.raises(InputError, match=r"moments are floats \[N, 2C"):
         open_store(odd, layout="repa", moments="mean")

@@ -13,7 +13,7 @@ from floracle.core.seeds import noise
 from floracle.data.encode import decoded, encode
 from floracle.data.encode_manifest import read_manifest
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def test_half_precision_is_rounded_once_and_too_large_is_named(tmp_path):
     encode(where, tmp_path / "fp16", Means(), dtype="fp16")
     (wide,), (half,) = shards(tmp_path / "fp32"), shards(tmp_path / "fp16")
     assert torch.equal(half["latents"], wide["latents"].half())
-    with pytest.raises(Mistake, match=r"image 0 holds [\d.e+]+, which float16 cannot hold"):
+    with pytest.raises(InputError, match=r"image 0 holds [\d.e+]+, which float16 cannot hold"):
         encode(where, tmp_path / "large", Means(largest=1e6), dtype="fp16")
 
 
@@ -162,12 +162,12 @@ def test_the_same_again_answers_at_once_and_others_are_refused(tmp_path, monkeyp
             ({"batch": 2}, "batch: 16 there, 2 asked"),
             ({"moments": "sample"}, "moments: 'mean' there, 'sample' asked"),
         ):
-            with pytest.raises(Mistake, match=words):
+            with pytest.raises(InputError, match=words):
                 encode(where, out, coder, **{"shard_images": 4, **how})
-        with pytest.raises(Mistake, match="autoencoder weights: 'a' there, 'b' asked"):
+        with pytest.raises(InputError, match="autoencoder weights: 'a' there, 'b' asked"):
             encode(where, out, replace(coder, weights="b"), shard_images=4)
     Image.new("RGB", (8, 6)).save(where / "cat" / "0.png")
-    with pytest.raises(Mistake, match=r"images: '\w+' there, '\w+' asked"):
+    with pytest.raises(InputError, match=r"images: '\w+' there, '\w+' asked"):
         encode(where, out, coder, shard_images=4)
     assert len(coder.calls) == calls
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
@@ -197,7 +197,7 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(tmp_path, kind):
     (tmp_path / "other/mine.txt").write_text("mine")
     where, how, words = REFUSED[kind]
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         encode(data, where(data), Means(), **how)
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -215,7 +215,7 @@ def test_data_that_cannot_be_encoded_is_refused_and_nothing_is_written(tmp_path)
         ),
     )
     for data, coder, how, words in cases:
-        with pytest.raises(Mistake, match=words):
+        with pytest.raises(InputError, match=words):
             encode(data, tmp_path / "out", coder, **how)
     assert not (tmp_path / "out").exists()
 

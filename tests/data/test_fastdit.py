@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 RANDOM = np.random.default_rng(0)
 
@@ -40,21 +40,21 @@ def test_gaps_are_noticed_and_strangers_refused(tmp_path):
     write(tmp_path, [0, 1, 5])
     assert "3 numbers below 5 have no file" in open_store(tmp_path).remarks[1]
     (tmp_path / "imagenet256_labels/1.npy").unlink()
-    with pytest.raises(Mistake, match=r"has 1\.npy only once"):
+    with pytest.raises(InputError, match=r"has 1\.npy only once"):
         open_store(tmp_path)
     np.save(tmp_path / "imagenet256_labels/1.npy", np.array([1, 2]))
-    with pytest.raises(Mistake, match=r"1\.npy is int64 \[2\], not one label"):
+    with pytest.raises(InputError, match=r"1\.npy is int64 \[2\], not one label"):
         open_store(tmp_path)
     (tmp_path / "imagenet256_labels/a.npy").write_bytes(b"")
-    with pytest.raises(Mistake, match=r"0\.npy, 1\.npy, \.\.\.; it holds \['a\.npy'\]"):
+    with pytest.raises(InputError, match=r"0\.npy, 1\.npy, \.\.\.; it holds \['a\.npy'\]"):
         open_store(tmp_path)
-    with pytest.raises(Mistake, match="cannot be mirrored"):
+    with pytest.raises(InputError, match="cannot be mirrored"):
         open_store(tmp_path, flips=True)
-    with pytest.raises(Mistake, match="one pair NAME_features"):
+    with pytest.raises(InputError, match="one pair NAME_features"):
         open_store(tmp_path / "imagenet256_labels", layout="fast-dit")
 
 
 def test_latents_of_another_shape_are_named(tmp_path):
     write(tmp_path, range(3), np.zeros((3, 2, 4, 4, 4), np.float32))
-    with pytest.raises(Mistake, match=r"0\.npy is \[2, 4, 4, 4\], not \[1, C, H, W\]"):
+    with pytest.raises(InputError, match=r"0\.npy is \[2, 4, 4, 4\], not \[1, C, H, W\]"):
         open_store(tmp_path)

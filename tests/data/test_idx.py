@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 4, 5), dtype=np.uint8)
 LABELS = np.arange(12, dtype=np.uint8) % 5
@@ -53,7 +53,7 @@ def test_folder_means_its_training_pair(tmp_path):
 def test_several_training_sets_are_listed(tmp_path):
     write_pair(tmp_path, "a-train-images-idx3-ubyte")
     write_pair(tmp_path, "b-train-images-idx3-ubyte")
-    with pytest.raises(Mistake, match="a-train-images-idx3-ubyte, b-train"):
+    with pytest.raises(InputError, match="a-train-images-idx3-ubyte, b-train"):
         open_store(tmp_path)
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from floracle.core.source import mass
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 SHAPE = (8, 3, 3)
 
@@ -92,11 +92,11 @@ def test_rows_and_blocks_across_shards(tmp_path):
 
 def test_mirrors_are_asked_for_and_never_made(tmp_path):
     write(tmp_path / "both", FOUR)
-    with pytest.raises(Mistake, match=r"both .*flips=True for those 2N points, or flips=False"):
+    with pytest.raises(InputError, match=r"both .*flips=True for those 2N points, or flips=False"):
         open_store(tmp_path / "both")
     _, _, _, stats = write(tmp_path / "one", FOUR, flips=False)
     assert torch.equal(open_store(tmp_path / "one").normalizer.mean, stats[0].flatten())
-    with pytest.raises(Mistake, match="cannot be mirrored in latent space"):
+    with pytest.raises(InputError, match="cannot be mirrored in latent space"):
         open_store(tmp_path / "one", flips=True)
 
 
@@ -113,7 +113,7 @@ def test_normalizations(tmp_path):
     torch.testing.assert_close(stored.normalizer.invert(every(stored)), z)
     prints = [stored.fingerprint, raw.fingerprint, scaled.fingerprint]
     (tmp_path / "latents_stats.pt").unlink()
-    with pytest.raises(Mistake, match=r"no latents_stats\.pt.*normalize='raw'"):
+    with pytest.raises(InputError, match=r"no latents_stats\.pt.*normalize='raw'"):
         open_store(tmp_path, flips=False)
     prints += [open_store(tmp_path, flips=False, normalize="raw").fingerprint]
     assert len(set(prints)) == 3
@@ -131,7 +131,7 @@ def test_statistics_of_another_autoencoder_are_noticed(tmp_path):
         {"mean": torch.zeros(1, 4, 1, 1), "std": torch.ones(4)}, tmp_path / "latents_stats.pt"
     )
     with pytest.raises(
-        Mistake, match=r"latents_stats\.pt: mean is Tensor \[1, 4, 1, 1\].* 8 channels"
+        InputError, match=r"latents_stats\.pt: mean is Tensor \[1, 4, 1, 1\].* 8 channels"
     ):
         open_store(tmp_path, flips=False)
 
@@ -150,7 +150,7 @@ def test_statistics_that_are_none(tmp_path, capsys, content, legacy):
     content = {"mean": Trap(), "std": Trap()} if content == "trap" else content
     path = tmp_path / "latents_stats.pt"
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(Mistake, match=r"latents_stats\.pt") as caught:
+    with pytest.raises(InputError, match=r"latents_stats\.pt") as caught:
         open_store(tmp_path, flips=False)
     assert capsys.readouterr().out == ""
     assert str(caught.value).isprintable()
@@ -164,7 +164,7 @@ def test_statistics_whose_checksum_differs(tmp_path):
     content = path.read_bytes()
     assert content.count(word) == 1
     path.write_bytes(content.replace(word, word[:-1] + b"\0"))
-    with pytest.raises(Mistake, match=r"latents_stats\.pt is damaged: the checksum"):
+    with pytest.raises(InputError, match=r"latents_stats\.pt is damaged: the checksum"):
         open_store(tmp_path, flips=False)
 
 
@@ -172,20 +172,22 @@ def test_shards_that_are_missing_or_unlike(tmp_path):
     write(tmp_path, FOUR | {(0, 2): 2, (2, 0): 1})
     name = "latents_rank{}_shard{}.safetensors"
     (tmp_path / name.format("00", "001")).rename(tmp_path / "kept")
-    with pytest.raises(Mistake, match="no shard 1 of rank 0"):
+    with pytest.raises(InputError, match="no shard 1 of rank 0"):
         open_store(tmp_path, flips=False)
     (tmp_path / "kept").rename(tmp_path / name.format("00", "001"))
     for shard in ("000", "001"):
         (tmp_path / name.format("01", shard)).rename(tmp_path / f"kept{shard}")
-    with pytest.raises(Mistake, match="no shards of rank 1"):
+    with pytest.raises(InputError, match="no shards of rank 1"):
         open_store(tmp_path, flips=False)
     odd = {"latents": torch.zeros(1, 4, 3, 3), "labels": torch.zeros(1, dtype=torch.int64)}
     save_file(odd, tmp_path / name.format("01", "000"))
-    with pytest.raises(Mistake, match=r"rank01_shard000\.safetensors holds labels, latents, "):
+    with pytest.raises(InputError, match=r"rank01_shard000\.safetensors holds labels, latents, "):
         open_store(tmp_path, flips=False)
     odd |= {"latents_flip": odd["latents"].clone()}
     save_file(odd, tmp_path / name.format("01", "000"))
-    with pytest.raises(Mistake, match=r"rank01_shard000.*\[1, 4, 3, 3\], but .*rank00_shard000"):
+    with pytest.raises(
+        InputError, match=r"rank01_shard000.*\[1, 4, 3, 3\], but .*rank00_shard000"
+    ):
         open_store(tmp_path, flips=False)
 
 
@@ -208,10 +210,10 @@ def test_shards_that_contradict_themselves(tmp_path, change, words):
     }
     path = tmp_path / "latents_rank00_shard000.safetensors"
     save_file(content | change, path)
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         open_store(tmp_path, flips=False)
     save_file(content, path, metadata={"total_size": "8"})
-    with pytest.raises(Mistake, match="7 latents where it says '8'"):
+    with pytest.raises(InputError, match="7 latents where it says '8'"):
         open_store(tmp_path, flips=False)
 
 
@@ -243,7 +245,7 @@ def test_one_shard_alone_and_labels_and_weights_of_ones_own(tmp_path):
     assert store.weights is not None
     assert store.weights.tolist() == [*range(1, 21)] * 2
     assert mass(store, 1) == pytest.approx(110 / 210, rel=1e-12)
-    with pytest.raises(Mistake, match="there are 20 points"):
+    with pytest.raises(InputError, match="there are 20 points"):
         open_store(tmp_path, flips=True, labels=labels.repeat(2))
 
 
@@ -272,5 +274,5 @@ def test_statistics_that_claim_more_than_there_is(tmp_path, storage, offset, ope
     if opens:
         assert open_store(tmp_path, flips=False).normalizer.std.min() > 0
         return
-    with pytest.raises(Mistake, match=r"latents_stats\.pt"):
+    with pytest.raises(InputError, match=r"latents_stats\.pt"):
         open_store(tmp_path, flips=False)

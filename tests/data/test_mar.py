@@ -4,7 +4,7 @@ import torch
 
 import floracle
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 RANDOM = np.random.default_rng(0)
 CLASSES = ("n01440764", "n01443537", "n02102040")
@@ -63,14 +63,14 @@ def test_draws_of_both_mirrors_as_its_project_feeds_them(tmp_path, save, memory)
 
 def test_mirrors_and_moments_are_asked_for(tmp_path):
     write(tmp_path / "both")
-    with pytest.raises(Mistake, match="flips=True for those 2N points"):
+    with pytest.raises(InputError, match="flips=True for those 2N points"):
         open_store(tmp_path / "both", moments="mean")
-    with pytest.raises(Mistake, match="moments='mean'"):
+    with pytest.raises(InputError, match="moments='mean'"):
         open_store(tmp_path / "both", flips=False)
     plain, _ = write(tmp_path / "one", flips=False)
     store = open_store(tmp_path / "one", moments="mean", layout="mar")
     assert torch.equal(every(store), plain[:, :4] * 0.2325)
-    with pytest.raises(Mistake, match="cannot be mirrored"):
+    with pytest.raises(InputError, match="cannot be mirrored"):
         open_store(tmp_path / "one", moments="mean", flips=True)
 
 
@@ -80,14 +80,14 @@ def test_files_unlike_the_first(tmp_path):
     good = np.load(path)["moments"]
     how = {"flips": True, "moments": "mean", "layout": "mar"}
     np.savez(path, moments=good)
-    with pytest.raises(Mistake, match=r"a_2\.JPEG\.npz holds no moments_flip"):
+    with pytest.raises(InputError, match=r"a_2\.JPEG\.npz holds no moments_flip"):
         open_store(tmp_path, **how)
     np.savez(path, moments=good, moments_flip=good[:, :2])
-    with pytest.raises(Mistake, match=r"a_2\.JPEG\.npz: moments_flip is float32 \[8, 2, 3\]"):
+    with pytest.raises(InputError, match=r"a_2\.JPEG\.npz: moments_flip is float32 \[8, 2, 3\]"):
         open_store(tmp_path, **how)
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(Mistake, match=r"a_2\.JPEG\.npz"):
+    with pytest.raises(InputError, match=r"a_2\.JPEG\.npz"):
         open_store(tmp_path, **how)
     path.rename(tmp_path / "loose.npz")
-    with pytest.raises(Mistake, match=r"CLASS/NAME\.npz"):
+    with pytest.raises(InputError, match=r"CLASS/NAME\.npz"):
         open_store(tmp_path, **how)

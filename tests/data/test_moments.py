@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import floracle
 from floracle.data.normalize import multiplied
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 MEAN = torch.randn(9, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * 4
 STD = torch.rand(9, 3, 4, 4, generator=torch.Generator().manual_seed(2))
@@ -82,20 +82,20 @@ def test_standard_is_of_the_means_and_scales_the_deviations():
 
 
 def test_what_is_not_said_is_asked():
-    with pytest.raises(Mistake, match=r"say moments='mean' .* 'sample' .* 'gaussian'"):
+    with pytest.raises(InputError, match=r"say moments='mean' .* 'sample' .* 'gaussian'"):
         open_store(PLAIN, layout="mean-std")
-    with pytest.raises(Mistake, match="holds points, so moments='mean' says nothing"):
+    with pytest.raises(InputError, match="holds points, so moments='mean' says nothing"):
         open_store(PLAIN, moments="mean")
-    with pytest.raises(Mistake, match="did you mean 'mean-std'"):
+    with pytest.raises(InputError, match="did you mean 'mean-std'"):
         open_store(PLAIN, layout="mean_std", moments="mean")
-    with pytest.raises(Mistake, match="mean, sample, gaussian, not 'draw'"):
+    with pytest.raises(InputError, match="mean, sample, gaussian, not 'draw'"):
         open_store(PLAIN, layout="mean-std", moments="draw")
-    with pytest.raises(Mistake, match="cannot be mirrored in latent space"):
+    with pytest.raises(InputError, match="cannot be mirrored in latent space"):
         open_store(PLAIN, layout="mean-std", moments="mean", flips=True)
-    with pytest.raises(Mistake, match="no folder or archive in the layout 'mar'"):
+    with pytest.raises(InputError, match="no folder or archive in the layout 'mar'"):
         open_store(PLAIN, layout="mar", moments="mean")
     for points in (PLAIN[:, :5], PLAIN.byte(), torch.zeros(4, 3)):
-        with pytest.raises(Mistake, match=r"moments are floats \[N, 2C"):
+        with pytest.raises(InputError, match=r"moments are floats \[N, 2C"):
             open_store(points, layout="mean-std", moments="mean")
 
 
@@ -113,5 +113,5 @@ def test_scale_and_bias_there_and_back_again(scale, bias, seed):
 
 @pytest.mark.parametrize("factor", [0, -1.0, float("nan"), float("inf"), True, 1e-45])
 def test_factors_that_scale_nothing(factor):
-    with pytest.raises(Mistake):
+    with pytest.raises(InputError):
         open_store(MEAN, normalize=factor)

@@ -8,7 +8,7 @@ from floracle.data import scan
 from floracle.data.normalize import Normalizer
 from floracle.data.spread import Spread
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 def test_bytes_become_minus_one_to_one_to_the_last_bit():
@@ -116,15 +116,15 @@ def test_statistics_do_not_change_the_fingerprint_with_block_size(monkeypatch):
     ],
 )
 def test_normalizers_that_normalize_nothing_are_refused(mean, std, words):
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         Normalizer(torch.tensor(mean), torch.tensor(std))
 
 
 def test_wrong_channels_and_words_are_refused():
     points = torch.randn(4, 3)
-    with pytest.raises(Mistake, match="2 channels, but the points have 3"):
+    with pytest.raises(InputError, match="2 channels, but the points have 3"):
         open_store(points, normalize=Normalizer(torch.zeros(2), torch.ones(2)))
-    with pytest.raises(Mistake, match=r"'stored', 'raw', 'standard', .*, not 'unit'"):
+    with pytest.raises(InputError, match=r"'stored', 'raw', 'standard', .*, not 'unit'"):
         open_store(points, normalize="unit")
-    with pytest.raises(Mistake, match="infinite"):
+    with pytest.raises(InputError, match="infinite"):
         open_store(points * 1e30, normalize=Normalizer(torch.tensor(0.0), torch.tensor(1e-30)))

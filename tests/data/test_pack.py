@@ -14,7 +14,7 @@ from floracle.data.packed_plan import _cuts
 from floracle.data.store import open_store
 from floracle.data.verify import verify
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 SHAPE = (4, 3, 3)
 
@@ -265,7 +265,7 @@ def test_points_that_become_equal_are_one_atom(tmp_path):
 def test_values_too_large_for_a_type_are_named_by_row(tmp_path, dtype, value):
     points = drawn(20)
     points[13, 2, 1, 1] = -value
-    with pytest.raises(Mistake, match=r"row 13 holds .* too large .*--dtype fp32"):
+    with pytest.raises(InputError, match=r"row 13 holds .* too large .*--dtype fp32"):
         pack(points, tmp_path / "packed", dtype=dtype, labels=torch.arange(20) % 3)
     assert not (tmp_path / "packed").exists()
 
@@ -298,14 +298,14 @@ def test_what_cannot_be_packed_is_refused_and_nothing_is_written(tmp_path, kind)
     (tmp_path / "other/mine.txt").write_text("mine")
     where, how, words = REFUSED[kind]
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         pack(data, where(data), **how)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_gaussians_are_no_points(tmp_path):
     moments = torch.cat([drawn(6), drawn(6).abs() + 0.1], 1)
-    with pytest.raises(Mistake, match="moments='mean' or 'sample'"):
+    with pytest.raises(InputError, match="moments='mean' or 'sample'"):
         pack(moments, tmp_path / "packed", layout="mean-std", moments="gaussian")
     pack(moments, tmp_path / "packed", layout="mean-std", moments="sample", normalize="raw")
     source = open_store(moments, layout="mean-std", moments="sample", normalize="raw")
@@ -315,7 +315,7 @@ def test_gaussians_are_no_points(tmp_path):
 def test_a_disk_too_small_is_seen_beforehand(tmp_path, monkeypatch):
     full = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("floracle.data.destination.shutil.disk_usage", lambda _: full)
-    with pytest.raises(Mistake, match=r"needs .* MB more, and .* are free"):
+    with pytest.raises(InputError, match=r"needs .* MB more, and .* are free"):
         pack(drawn(40), tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
 
@@ -327,12 +327,12 @@ def test_the_same_again_answers_at_once_and_others_are_refused(tmp_path, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr("floracle.data.pack.open_store", None)  # the data is not even opened
         assert pack(where, out, shard_bytes=600).fingerprint == first.fingerprint
-        with pytest.raises(Mistake, match=r"dtype: 'stored' there, 'fp16' asked"):
+        with pytest.raises(InputError, match=r"dtype: 'stored' there, 'fp16' asked"):
             pack(where, out, shard_bytes=600, dtype="fp16")
     os_touch(where)
     assert pack(where, out, shard_bytes=600).fingerprint == first.fingerprint
     np.save(where, drawn(40, seed=9).numpy())
-    with pytest.raises(Mistake, match=r"other settings \(data: '\w+' there, '\w+' asked\)"):
+    with pytest.raises(InputError, match=r"other settings \(data: '\w+' there, '\w+' asked\)"):
         pack(where, out, shard_bytes=600)
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     record = out / "floracle/verified.json"

@@ -15,7 +15,7 @@ from floracle.data.normalize import RAW, Normalizer, multiplied
 from floracle.data.pack import pack
 from floracle.data.store import open_store
 from floracle.oracle.members import gather_members
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 SHAPE = (4, 3, 3)
 POINTS = torch.randn(60, *SHAPE, generator=torch.Generator().manual_seed(0)) * 2 + 5
@@ -184,7 +184,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(folder):
     store = open_store(folder, memory=1000)
     name = "latents_rank00_shard001.safetensors"
     os.truncate(folder / name, 700)
-    with pytest.raises(Mistake, match=f"{name} changed while it was read"):
+    with pytest.raises(InputError, match=f"{name} changed while it was read"):
         every(store)
 
 

@@ -20,7 +20,7 @@ from floracle.data.pack import pack
 from floracle.data.store import open_store
 from floracle.oracle import pruning
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 SHAPE, COUNT = (1, 16, 16), 3000
 MEMORY = 5 * 2**20
@@ -109,13 +109,13 @@ def test_a_damaged_view_is_named(packed, tmp_path):
     path = packed / "floracle/coarse.tensors"
     try:
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        with pytest.raises(Mistake, match=r"coarse\.tensors is damaged"):
+        with pytest.raises(InputError, match=r"coarse\.tensors is damaged"):
             open_store(packed)
         path.write_bytes(content[:1000])
-        with pytest.raises(Mistake, match=r"coarse\.tensors is cut short"):
+        with pytest.raises(InputError, match=r"coarse\.tensors is cut short"):
             open_store(packed)
         path.unlink()
-        with pytest.raises(Mistake, match=r"coarse\.tensors is missing"):
+        with pytest.raises(InputError, match=r"coarse\.tensors is missing"):
             open_store(packed)
     finally:
         path.write_bytes(content)
@@ -130,5 +130,5 @@ def test_other_rows_than_the_manifest_says_are_refused(packed, tmp_path):
     from floracle.data.packed_coarse import read_coarse
     from floracle.data.packed_manifest import read_manifest
 
-    with pytest.raises(Mistake, match="does not fit its manifest"):
+    with pytest.raises(InputError, match="does not fit its manifest"):
         read_coarse(packed / "floracle/coarse.tensors", read_manifest(tmp_path / "other"))

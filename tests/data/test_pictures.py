@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 RANDOM = np.random.default_rng(0)
 
@@ -144,7 +144,7 @@ def test_duplicate_pictures_merge(tmp_path):
 def test_splits_are_no_classes(tmp_path):
     save(tmp_path / "train/cat/1.png", noise(4, 4))
     save(tmp_path / "val/cat/1.png", noise(4, 4))
-    with pytest.raises(Mistake, match=r"divided into train, val; open one of them: .*train"):
+    with pytest.raises(InputError, match=r"divided into train, val; open one of them: .*train"):
         open_store(tmp_path)
 
 

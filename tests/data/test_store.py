@@ -10,7 +10,7 @@ from floracle.core.source import Source, classes
 from floracle.data import scan
 from floracle.data.normalize import Normalizer
 from floracle.data.store import Store, open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 SOME = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [5.0, 6.0], [3.0, 4.0], [1.0, 2.0]])
 
@@ -111,24 +111,24 @@ def test_take_gives_any_rows_in_the_order_asked():
 
 @pytest.mark.parametrize("rows", [[6], [-1], [[0]], [0.0], [True]])
 def test_take_refuses_rows_there_are_not(rows):
-    with pytest.raises(Mistake, match=r"0 \.\.\. 5"):
+    with pytest.raises(InputError, match=r"0 \.\.\. 5"):
         open_store(SOME).take(torch.tensor(rows))
 
 
 def test_unknown_class_is_named_with_those_there_are():
     store = open_store(SOME, labels=[3, 1, -1, 1, 1, 3])
-    with pytest.raises(Mistake, match="no class 2; classes are 1, 3"):
+    with pytest.raises(InputError, match="no class 2; classes are 1, 3"):
         store.atoms(2)
-    with pytest.raises(Mistake, match="no class -2"):
+    with pytest.raises(InputError, match="no class -2"):
         store.atoms(-2)
-    with pytest.raises(Mistake, match="has no labels"):
+    with pytest.raises(InputError, match="has no labels"):
         open_store(SOME).atoms(0)
 
 
 def test_blocks_need_a_row():
-    with pytest.raises(Mistake, match="at least one row"):
+    with pytest.raises(InputError, match="at least one row"):
         open_store(SOME).blocks(rows=0)
-    with pytest.raises(Mistake, match="no class"):
+    with pytest.raises(InputError, match="no class"):
         open_store(SOME, labels=[0] * 6).blocks(5, rows=1)
 
 
@@ -188,7 +188,7 @@ def test_flips_add_the_mirrors_as_points():
 
 
 def test_only_pictures_have_mirrors():
-    with pytest.raises(Mistake, match="mirror"):
+    with pytest.raises(InputError, match="mirror"):
         open_store(SOME, flips=True)
 
 

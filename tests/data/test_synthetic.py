@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 
 from floracle.data.store import open_store
 from floracle.data.synthetic import gaussian
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -23,7 +23,7 @@ def test_a_file_called_digits_needs_a_separator(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     assert len(open_store("digits")) == 1797
-    with pytest.raises(Mistake, match="no pictures"):
+    with pytest.raises(InputError, match="no pictures"):
         open_store("./digits")
 
 
@@ -48,14 +48,14 @@ def test_gaussian_has_the_spectrum_asked_for(spectrum):
 
 @pytest.mark.parametrize("name", ["gaussian:", "gaussian:3", "gaussian:0x3", "gaussian:3x3:-1"])
 def test_malformed_clouds_are_refused(name):
-    with pytest.raises(Mistake):
+    with pytest.raises(InputError):
         open_store(name)
 
 
 def test_clouds_that_cannot_be(tmp_path):
-    with pytest.raises(Mistake, match="memory"):
+    with pytest.raises(InputError, match="memory"):
         open_store("gaussian:1000000000x1000000")
-    with pytest.raises(Mistake, match="variances"):
+    with pytest.raises(InputError, match="variances"):
         gaussian(3, 2, spectrum=[1.0])
-    with pytest.raises(Mistake, match="variances"):
+    with pytest.raises(InputError, match="variances"):
         gaussian(3, 2, spectrum=[1.0, -1.0])

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from floracle.data.store import open_store
 from floracle.data.tensorfile import read_header
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 PAYLOAD = X.tobytes() + np.arange(3).tobytes()
@@ -76,7 +76,7 @@ def test_by_the_letter_of_the_format(tmp_path):
 )
 def test_headers_that_lie(tmp_path, header, words):
     path = write(tmp_path / "a.safetensors", header)
-    with pytest.raises(Mistake, match=words) as caught:
+    with pytest.raises(InputError, match=words) as caught:
         open_store(path)
     assert "a.safetensors" in str(caught.value)
 
@@ -85,5 +85,5 @@ def test_headers_that_lie(tmp_path, header, words):
 def test_headers_longer_than_any(tmp_path, length):
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", length) + b"{" + b" " * (2**16))
-    with pytest.raises(Mistake, match=f"claims {length} bytes"):
+    with pytest.raises(InputError, match=f"claims {length} bytes"):
         open_store(path)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from floracle.core.source import mass
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 SOME = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [5.0, 6.0], [3.0, 4.0], [1.0, 2.0]])
 WEIGHTS = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
@@ -92,5 +92,5 @@ def test_the_weights_are_our_own():
 )
 def test_weights_that_are_none(tmp_path, monkeypatch, weights, words):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         open_store(SOME, weights=weights)

@@ -12,7 +12,7 @@ from test_encode_faults import HOW, Squares
 from floracle.data.encode import encode
 from floracle.data.pack import pack
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from many import in_threads
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (24, 4, 4, 3), np.uint8)
@@ -146,7 +146,7 @@ def begins_again(verb, where, folder):
     """The same command makes of the data that is there now what any other run makes of it."""
     try:
         open_store(where)
-    except Mistake:
+    except InputError:
         return
     VERBS[verb](where, folder / "out")
     VERBS[verb](where, folder / "other")
@@ -168,7 +168,7 @@ def test_data_that_changes_between_shards_is_never_mixed(
     with monkeypatch.context() as patched:
         changed = between_shards(patched, verb, lambda: CHANGES[change](path))
         what = rf"{path.name} (changed while|is gone since|ended)|row 23 is no longer"
-        with pytest.raises(Mistake, match=what):
+        with pytest.raises(InputError, match=what):
             VERBS[verb](where, tmp_path / "out")
         assert changed
     nothing_is_claimed(tmp_path / "out")
@@ -185,7 +185,7 @@ def test_rows_are_compared_where_the_looks_of_a_file_say_nothing(
     where, path = DATA[kind](tmp_path / "data")
     with monkeypatch.context() as patched:
         between_shards(patched, verb, lambda: behind_its_back(path))
-        with pytest.raises(Mistake, match=r"data\S*: row \d+ is no longer what it was"):
+        with pytest.raises(InputError, match=r"data\S*: row \d+ is no longer what it was"):
             VERBS[verb](where, tmp_path / "out")
     nothing_is_claimed(tmp_path / "out")
     begins_again(verb, where, tmp_path)
@@ -196,7 +196,7 @@ def test_rows_are_compared_before_they_are_made_narrower(tmp_path, monkeypatch):
     np.save(path, IMAGES.reshape(24, 48).astype(np.float32))
     how = {"dtype": "fp16", "shard_bytes": 8 * 104, "memory": 1000, "spectra": False}
     between_shards(monkeypatch, "pack", lambda: behind_its_back(path))
-    with pytest.raises(Mistake, match=r"points.npy: row \d+ is no longer what it was"):
+    with pytest.raises(InputError, match=r"points.npy: row \d+ is no longer what it was"):
         pack(path, tmp_path / "out", quiet=True, **how)
     nothing_is_claimed(tmp_path / "out")
 
@@ -214,7 +214,7 @@ def test_pictures_that_change_for_one_process_end_all(tmp_path, monkeypatch):
         coder = Changing() if group.rank else Squares()
         return encode(where, tmp_path / "out", coder, **HOW, group=group, memory=1000)
 
-    with pytest.raises(Mistake, match=r"points\.npy changed"):
+    with pytest.raises(InputError, match=r"points\.npy changed"):
         in_threads(2, work, monkeypatch)
     nothing_is_claimed(tmp_path / "out")
     encoded(where, tmp_path / "out")
@@ -250,7 +250,7 @@ def test_labels_beside_the_data_are_part_of_it(tmp_path, verb):
     labels = path.with_name("labels.npy")
     VERBS[verb](where, tmp_path / "out")
     np.save(labels, np.arange(24) % 2)
-    with pytest.raises(Mistake, match="there"):
+    with pytest.raises(InputError, match="there"):
         VERBS[verb](where, tmp_path / "out")
     labels.unlink()
     VERBS[verb](where, tmp_path / "out")

@@ -12,7 +12,7 @@ from test_malformed import LAYOUTS, write
 from floracle.core.source import check_unchanged
 from floracle.data.pack import pack
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_every_file_of_a_store_is_watched_and_no_other(layout, tmp_path, memory)
         path = tmp_path / name
         before = path.stat()
         touch(path)
-        with pytest.raises(Mistake, match=f"{path.name} changed while it was read"):
+        with pytest.raises(InputError, match=f"{path.name} changed while it was read"):
             check_unchanged(store)
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     store.check_unchanged()
@@ -76,12 +76,12 @@ def test_blocks_of_changing_files_are_refused_or_those_of_before(layout, tmp_pat
         for row in range(len(store)):
             seen.append(store.points[row : row + 1].clone())  # noqa: PERF401
         seen = [store.take(torch.tensor([row])) for row in range(len(store))]
-    except Mistake as mistake:
+    except InputError as mistake:
         assert "\n" not in str(mistake)  # noqa: PT017
     if change in ("overwritten", "replaced") and path.suffix in (".png", ".npy", ".npz"):
         seen = []  # what lies in folders is read by its name; the check below tells
     assert all(map(torch.equal, seen, expected))
-    with pytest.raises(Mistake, match=rf"{path.name} (changed while|is gone since)"):
+    with pytest.raises(InputError, match=rf"{path.name} (changed while|is gone since)"):
         store.check_unchanged()
 
 
@@ -105,7 +105,7 @@ def test_files_that_change_while_a_store_opens_are_refused(
         return digests(block)
 
     monkeypatch.setattr(scan, "row_digests", changing)
-    with pytest.raises(Mistake, match=path.name):
+    with pytest.raises(InputError, match=path.name):
         open_store(where, memory=memory)
     assert len(calls) >= 2
 
@@ -119,7 +119,7 @@ def test_labels_and_weights_that_change_while_a_store_opens_are_refused(tmp_path
         with monkeypatch.context() as patched:
             digests = scan.row_digests
             patched.setattr(scan, "row_digests", lambda b: touch(path) or digests(b))  # noqa: B023
-            with pytest.raises(Mistake, match=f"{path.name} changed"):
+            with pytest.raises(InputError, match=f"{path.name} changed"):
                 open_store(torch.from_numpy(IMAGES), **{name: path})
 
 
@@ -139,9 +139,9 @@ def test_a_shard_that_changes_while_it_is_hashed_is_not_found_whole(tmp_path, mo
 
     with monkeypatch.context() as patched:
         patched.setattr(packed_files, "sha256_of", changing)
-        with pytest.raises(Mistake, match=f"{name} changed"):
+        with pytest.raises(InputError, match=f"{name} changed"):
             open_store(tmp_path)
-    with pytest.raises(Mistake, match=f"{name} is damaged"):
+    with pytest.raises(InputError, match=f"{name} is damaged"):
         open_store(tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_a_file_that_is_cut_short_never_ends_the_process(tmp_path, save, order):
         os.truncate(path, 0)
         try:
             seen = torch.cat([first.points, *(block.points for block in blocks)])
-        except Mistake as mistake:
+        except InputError as mistake:
             assert f"{path.name} changed while" in str(mistake)  # noqa: PT017
         else:
             assert torch.equal(seen, torch.from_numpy(points))
@@ -174,7 +174,9 @@ def test_a_file_that_ends_in_the_middle_of_a_read_is_named(tmp_path, monkeypatch
     monkeypatch.setattr(
         module, "read_at", lambda *given: os.truncate(path, 500) or read_at(*given)
     )
-    with pytest.raises(Mistake, match=r"points.npy ended while it was read; is something writing"):
+    with pytest.raises(
+        InputError, match=r"points.npy ended while it was read; is something writing"
+    ):
         store.take(torch.arange(24))
 
 
@@ -204,5 +206,5 @@ def test_a_link_to_other_data_is_another_file(tmp_path):
     store.check_unchanged()
     link.unlink()
     link.symlink_to("b.npy")
-    with pytest.raises(Mistake, match=r"points\.npy changed"):
+    with pytest.raises(InputError, match=r"points\.npy changed"):
         store.check_unchanged()

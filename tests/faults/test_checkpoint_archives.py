@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from floracle.models.checkpoints import read_pickle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.torch_archive import PIECE_BYTES
 from floracle.run.torch_storages import ITEM_BYTES
 
@@ -79,7 +79,7 @@ def assert_same(found, wanted):
 
 def refused(read, path):
     """The mistake that a file is, in one line that names it."""
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(InputError) as caught:
         read(path)
     (line,) = str(caught.value).splitlines()
     assert path.name in line
@@ -90,7 +90,7 @@ def outcome(read, path):
     """What a file holds, or None where it is refused in one line."""
     try:
         return read(path)
-    except Mistake as mistake:
+    except InputError as mistake:
         (_,) = str(mistake).splitlines()
         return None
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 VECTORS = np.arange(24, dtype=np.float32).reshape(6, 4)
 IMAGES = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
@@ -66,7 +66,7 @@ WHOLE = {
 
 
 def refused(where, *words, **how):
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(InputError) as caught:
         open_store(where, **how)
     text = str(caught.value)
     for word in words:
@@ -114,7 +114,7 @@ def test_damaged_files_open_or_are_refused_and_nothing_else(tmp_path, name, data
     (tmp_path / name).write_bytes(content[:cut])
     try:
         store = open_store(tmp_path / name, memory="64M")
-    except Mistake as mistake:
+    except InputError as mistake:
         assert name in str(mistake)  # noqa: PT017
     else:
         assert store.take(torch.arange(len(store))).isfinite().all()
@@ -147,7 +147,7 @@ def test_damaged_pictures_open_or_are_refused(tmp_path, place, value):
     (tmp_path / "a.png").write_bytes(content)
     try:
         open_store(tmp_path)
-    except Mistake as mistake:
+    except InputError as mistake:
         assert "a.png" in str(mistake)  # noqa: PT017
 
 
@@ -382,10 +382,10 @@ def test_unreadable_by_permission():
             "import os\n"
             "import floracle.data.arrays, floracle.data.places\n"
             "from floracle.data.store import open_store\n"
-            "from floracle.run.errors import Mistake\n"
+            "from floracle.run.errors import InputError\n"
             "if os.geteuid() == 0: os.setuid(65534)\n"
             f"try: open_store({str(path)!r})\n"
-            "except Mistake as mistake: print(mistake)"
+            "except InputError as mistake: print(mistake)"
         )
         command = [sys.executable, "-c", script]
         said = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd="/")

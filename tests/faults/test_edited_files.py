@@ -16,7 +16,7 @@ from floracle.data.store import open_store
 from floracle.models.tensors import digest_of
 from floracle.report.run_page import read_run
 from floracle.report.write import draw
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.output_folder import opened
 from floracle.run.results import Results, load_results
 from floracle.training import checkpoint
@@ -134,11 +134,11 @@ def test_checkpoints_and_what_a_run_is_known_by(training, tmp_path, seed):
         settings = floracle_settings(folder)
         kept, words = checkpoint.latest(folder, settings)
         if kept is None:
-            raise Mistake(words[0] if words else "there is no checkpoint")
+            raise InputError(words[0] if words else "there is no checkpoint")
         assert digest_of(checkpoint.read(kept)) == whole[kept.images]
         assert kept.facts["switch"] == 0.4
         if kept.images != newest:
-            raise Mistake(words[0] if words else "the newest checkpoint was removed")
+            raise InputError(words[0] if words else "the newest checkpoint was removed")
         return settings
 
     def files(folder):
@@ -155,7 +155,7 @@ def floracle_settings(folder):
 
     settings = check_ours(folder, "train")
     if settings is None:
-        raise Mistake("run.json was removed")
+        raise InputError("run.json was removed")
     return settings
 
 
@@ -168,7 +168,7 @@ def test_lines_of_a_run(training, tmp_path):
         lines = {str(line) for line in read_run(folder).lines}
         assert lines <= expected
         if lines < expected:
-            raise Mistake("some lines are left out")
+            raise InputError("some lines are left out")
         return lines
 
     def files(folder):
@@ -215,7 +215,7 @@ def test_files_of_another_run_are_named_whichever_they_are(stages, tmp_path):
     shutil.copytree(stages, there)
     shutil.rmtree(there / "examples")
     shutil.copytree(other / "examples", there / "examples")
-    with pytest.raises(Mistake, match="is not of the stages beside it"):
+    with pytest.raises(InputError, match="is not of the stages beside it"):
         draw(there)
     shutil.copy(other / "run.json", there / "run.json")
     assert command(there, 13) == 2  # its result is the other one's

@@ -12,7 +12,7 @@ from dying import died
 from floracle.data import packed_files
 from floracle.data.encode import encode
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.folder_lock import locked
 
 HOW = {"flips": True, "moments": "sample", "batch": 2, "shard_images": 3, "quiet": True}
@@ -77,11 +77,11 @@ def test_a_full_disk_is_one_mistake_and_loses_nothing(tmp_path, monkeypatch, mom
 
     with monkeypatch.context() as patched:
         patched.setattr(packed_files, "append", full)
-        with pytest.raises(Mistake, match=r"out failed: no space left .* goes on from there"):
+        with pytest.raises(InputError, match=r"out failed: no space left .* goes on from there"):
             encode(where, out, Squares(), **HOW)
     unfinished = r"encoding was not finished; run the same floracle encode"
     nothing = r"out holds no pictures|no out in"  # where not even a shard was finished
-    with pytest.raises(Mistake, match=f"{unfinished}|{nothing}"):
+    with pytest.raises(InputError, match=f"{unfinished}|{nothing}"):
         open_store(out, flips=True)
     assert not list(out.rglob("*.part"))
     encode(where, out, Squares(), **HOW)
@@ -138,10 +138,10 @@ def test_finished_shards_are_kept_unless_they_were_harmed(tmp_path, monkeypatch,
 
 def test_an_unfinished_store_goes_on_with_its_own_settings_only(tmp_path, monkeypatch):
     where, out = interrupted(tmp_path, monkeypatch, 1)
-    with pytest.raises(Mistake, match=r"seed: 0 there, 1 asked"):
+    with pytest.raises(InputError, match=r"seed: 0 there, 1 asked"):
         encode(where, out, Squares(), **HOW, seed=1)
     np.save(where, np.zeros((8, 4, 4, 3), np.uint8))
-    with pytest.raises(Mistake, match=r"images: '\w+' there"):
+    with pytest.raises(InputError, match=r"images: '\w+' there"):
         encode(where, out, Squares(), **HOW)
 
 
@@ -149,13 +149,13 @@ def test_a_finished_store_whose_file_was_cut_is_named(tmp_path):
     where, out = images(tmp_path / "data"), tmp_path / "out"
     encode(where, out, Squares(), **HOW)
     os.truncate(out / SHARDS[1], 99)
-    with pytest.raises(Mistake, match=r"shard001\S+ is cut short: 99 bytes"):
+    with pytest.raises(InputError, match=r"shard001\S+ is cut short: 99 bytes"):
         encode(where, out, Squares(), **HOW)
 
 
 def test_two_runs_at_a_time_are_one_too_many(tmp_path):
     where = images(tmp_path / "data")
     out = tmp_path / "out"
-    with locked(out), pytest.raises(Mistake, match="another run is writing into"):
+    with locked(out), pytest.raises(InputError, match="another run is writing into"):
         encode(where, tmp_path / "out", Squares(), **HOW)
     encode(where, tmp_path / "out", Squares(), **HOW)

@@ -17,7 +17,7 @@ from test_encode_faults import HOW, Squares, contents, images, interrupted
 
 from floracle.cli import main
 from floracle.data.encode import encode
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.folder_lock import locked
 from floracle.run.output_folder import opened
 from many import Started, in_threads
@@ -82,7 +82,7 @@ def test_processes_that_ask_for_other_things_are_told(tmp_path, monkeypatch):
             asked = {"seed": seeds[group.rank], "group": group}
             encode(where[group.rank], tmp_path / "out", Squares(), **HOW, **asked)
 
-        with pytest.raises(Mistake, match=words):
+        with pytest.raises(InputError, match=words):
             in_threads(2, work, monkeypatch)
     assert not (tmp_path / "out").exists()
 
@@ -93,7 +93,7 @@ def test_machines_that_do_not_share_the_folder_are_told(tmp_path, monkeypatch):
     def work(group):
         return encode(where, tmp_path / f"out{group.rank}", Squares(), **HOW, group=group)
 
-    with pytest.raises(Mistake, match=r"shard 3 of 3.*all machines must share that folder"):
+    with pytest.raises(InputError, match=r"shard 3 of 3.*all machines must share that folder"):
         in_threads(2, work, monkeypatch)
     assert not (tmp_path / "out0/floracle/encoded.json").exists()
 
@@ -111,7 +111,7 @@ def test_others_stay_away_until_the_last_process_has_ended(tmp_path, monkeypatch
                 (out / "a shard").touch()
             else:
                 assert left.wait(30)
-                with pytest.raises(Mistake, match="another run is writing into"):
+                with pytest.raises(InputError, match="another run is writing into"):
                     others()
         left.set()
 

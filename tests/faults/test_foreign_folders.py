@@ -12,7 +12,7 @@ import torch
 from floracle.cli import main
 from floracle.data.encode import encode
 from floracle.data.pack import pack
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -120,11 +120,11 @@ def test_so_are_folders_for_stores(tmp_path, verb, monkeypatch):
     empty_tree.mkdir(parents=True)
     before = looks(tmp_path)
     for place in (there, tmp_path / "tree"):
-        with pytest.raises(Mistake, match=f"holds what no run of floracle {verb} wrote"):
+        with pytest.raises(InputError, match=f"holds what no run of floracle {verb} wrote"):
             stored(verb, place)
     monkeypatch.setenv("HOME", str(tmp_path))
     for place in (Path("/"), tmp_path, Path("/proc")):
-        with pytest.raises(Mistake, match="choose a folder inside it as OUT"):
+        with pytest.raises(InputError, match="choose a folder inside it as OUT"):
             stored(verb, place)
     assert looks(tmp_path) == before
 

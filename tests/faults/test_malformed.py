@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from hanging import at_most
 
 CASES = 10_000
@@ -285,7 +285,7 @@ def opened(where, how):
             if store.stds is not None:
                 assert (store.spreads(torch.arange(len(store))) >= 0).all()
             assert len(store.labels) == len(store)
-    except Mistake as mistake:
+    except InputError as mistake:
         assert re.fullmatch(r"[^\x00-\x1f\x7f]+", str(mistake))  # noqa: PT017
         assert "cannot be read as data" not in str(mistake)  # noqa: PT017
         return False

@@ -8,7 +8,7 @@ from test_malformed import LAYOUTS, write
 
 from floracle.data.pack import pack
 from floracle.data.store import open_store
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from hanging import at_most
 
 OBSTACLES = {
@@ -33,7 +33,7 @@ def test_what_is_no_file_is_refused_at_once_wherever_a_file_belongs(
         path = tmp_path / target
         path.unlink()
         OBSTACLES[obstacle](path)
-        with at_most(2, waiting=True), pytest.raises(Mistake, match=path.name) as caught:
+        with at_most(2, waiting=True), pytest.raises(InputError, match=path.name) as caught:
             open_store(tmp_path / name, **how)
         assert "cannot be read as data" not in str(caught.value)
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -54,7 +54,7 @@ def test_what_is_no_file_is_refused_at_once_in_a_packed_store(tmp_path, obstacle
             if path.name == "verified.json":  # what was found whole before is found again
                 open_store(store)
             else:
-                with pytest.raises(Mistake, match=path.name):
+                with pytest.raises(InputError, match=path.name):
                     open_store(store)
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
         path.write_bytes(content)

@@ -17,7 +17,7 @@ from floracle.data import packed_files
 from floracle.data.pack import pack
 from floracle.data.store import open_store
 from floracle.data.verify import verify
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.folder_lock import locked
 
 RECORD = "floracle/verified.json"
@@ -121,10 +121,10 @@ def test_a_full_disk_is_one_mistake_and_loses_nothing(tmp_path, monkeypatch, mom
 
     with monkeypatch.context() as patched:
         patched.setattr(packed_files, "append", full)
-        with pytest.raises(Mistake, match=r"out failed: no space left .* goes on from there"):
+        with pytest.raises(InputError, match=r"out failed: no space left .* goes on from there"):
             again()
     nothing = r"out holds no pictures|no out in"  # where not even a shard was finished
-    with pytest.raises(Mistake, match=rf"packing was not finished|{nothing}"):
+    with pytest.raises(InputError, match=rf"packing was not finished|{nothing}"):
         open_store(tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.part"))
     again()
@@ -176,17 +176,17 @@ def test_finished_shards_are_kept_unless_they_were_harmed(tmp_path, monkeypatch,
 
 def test_an_unfinished_store_goes_on_with_its_own_settings_only(tmp_path, monkeypatch):
     where, out = interrupted(tmp_path, monkeypatch, 1)
-    with pytest.raises(Mistake, match=r"spectra: True there, False asked"):
+    with pytest.raises(InputError, match=r"spectra: True there, False asked"):
         pack(where, out, flips=True, shard_bytes=900, spectra=False)
-    with pytest.raises(Mistake, match=r"flips: True there, False asked"):
+    with pytest.raises(InputError, match=r"flips: True there, False asked"):
         pack(where, out, flips=False, shard_bytes=900)
     np.save(where, np.zeros((24, 4, 4, 3), np.uint8))
-    with pytest.raises(Mistake, match=r"data: '\w+' there"):
+    with pytest.raises(InputError, match=r"data: '\w+' there"):
         pack(where, out, flips=True, shard_bytes=900)
 
 
 def test_two_runs_at_a_time_are_one_too_many(tmp_path):
     where = images(tmp_path / "data")
-    with locked(tmp_path / "out"), pytest.raises(Mistake, match="another run is writing into"):
+    with locked(tmp_path / "out"), pytest.raises(InputError, match="another run is writing into"):
         pack(where, tmp_path / "out", flips=True)
     pack(where, tmp_path / "out", flips=True)

@@ -13,7 +13,7 @@ from floracle.data.pack import pack
 from floracle.data.packed_manifest import _digest
 from floracle.data.store import open_store
 from floracle.data.verify import verify
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 SHARDS = [f"latents_rank00_shard{number:03d}.safetensors" for number in range(3)]
 REST = ["latents_stats.pt", "floracle/rows.tensors", "floracle/classes.tensors"]
@@ -56,7 +56,7 @@ def store(once, tmp_path):
 def refused(folder, *words):
     """Neither opened nor found whole; the words occur in both mistakes."""
     for look in (open_store, verify):
-        with pytest.raises(Mistake) as caught:
+        with pytest.raises(InputError) as caught:
             look(folder)
         for word in words:
             assert word in str(caught.value)
@@ -80,7 +80,7 @@ def test_all_bad_files_are_named_at_once(store):
     flip(store / SHARDS[2])
     refused(store, SHARDS[0], SHARDS[2])
     (store / SHARDS[0]).unlink()
-    with pytest.raises(Mistake, match=rf"{SHARDS[0]} is missing; .*{SHARDS[2]} is damaged"):
+    with pytest.raises(InputError, match=rf"{SHARDS[0]} is missing; .*{SHARDS[2]} is damaged"):
         verify(store)
 
 
@@ -99,18 +99,18 @@ def test_rot_that_leaves_the_times_alone_is_what_verifying_finds(store):
     flip(store / SHARDS[1])
     os.utime(store / SHARDS[1], ns=(seen.st_atime_ns, seen.st_mtime_ns))
     open_store(store)
-    with pytest.raises(Mistake, match=SHARDS[1]):
+    with pytest.raises(InputError, match=SHARDS[1]):
         verify(store)
 
 
 def test_shards_of_strangers_are_named(store):
     shutil.copy(store / SHARDS[0], store / "latents_rank00_shard003.safetensors")
-    with pytest.raises(Mistake, match=r"shard003.*does not belong"):
+    with pytest.raises(InputError, match=r"shard003.*does not belong"):
         verify(store)
 
 
 def test_what_is_no_packed_store_cannot_be_verified(tmp_path):
-    with pytest.raises(Mistake, match="no packed store"):
+    with pytest.raises(InputError, match="no packed store"):
         verify(tmp_path)
 
 
@@ -185,7 +185,7 @@ def test_a_changed_manifest_is_refused(store, kind):
 @pytest.mark.parametrize("kind", LIES)
 def test_a_manifest_that_lies_and_signs_it_is_found_out(store, kind):
     lie(store, LIES[kind], signed=True)
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(InputError) as caught:
         verify(store)
     assert str(store) in str(caught.value)
 
@@ -198,7 +198,7 @@ def test_a_false_normalizer_is_found_out(store):
     path.write_bytes(content.replace(value, np.float32(128).tobytes(), 1))
     sha256 = packed_files.sha256_of(path)
     lie(store, inside("files", 0, "sha256", by=lambda _: sha256), signed=True)
-    with pytest.raises(Mistake, match="fingerprint, channels, normalizer"):
+    with pytest.raises(InputError, match="fingerprint, channels, normalizer"):
         verify(store)
 
 
@@ -207,5 +207,5 @@ def test_false_statistics_are_found_out(store):
     torch.save({"mean": torch.zeros(1, 3, 1, 1), "std": torch.ones(1, 3, 1, 1)}, path)
     found = {"sha256": packed_files.sha256_of(path), "size": path.stat().st_size}
     lie(store, inside("files", 2, by=lambda file: file | found), signed=True)
-    with pytest.raises(Mistake, match="normalizer"):
+    with pytest.raises(InputError, match="normalizer"):
         verify(store)

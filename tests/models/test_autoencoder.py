@@ -17,7 +17,7 @@ from floracle.data.store import open_store
 from floracle.models.autoencoder import load_autoencoder
 from floracle.models.autoencoder_ldm_layers import Ldm, Plan
 from floracle.models.autoencoder_tiny import FILES, Taef2
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 VAVAE = Plan((128, 128, 256, 256, 512), 2, (False,) * 4 + (True,), inner=32, channels=32)
 SMALL = Plan((32, 64), 1, (False, False), inner=5, channels=4)
@@ -93,11 +93,11 @@ def test_weights_are_in_the_fingerprint_and_their_type_too(tmp_path):
 
 def test_pictures_and_latents_of_the_wrong_shape_are_refused(tmp_path):
     network = load_autoencoder(taef2(tmp_path / "a"))
-    with pytest.raises(Mistake, match=r"multiples of 8, got \[1, 3, 12, 16\]"):
+    with pytest.raises(InputError, match=r"multiples of 8, got \[1, 3, 12, 16\]"):
         network.encode(torch.zeros(1, 3, 12, 16))
-    with pytest.raises(Mistake, match=r"got \[1, 1, 16, 16\]"):
+    with pytest.raises(InputError, match=r"got \[1, 1, 16, 16\]"):
         network.encode(torch.zeros(1, 1, 16, 16))
-    with pytest.raises(Mistake, match=r"decodes latents \[b, 32, h, w\], got \[1, 4, 2, 2\]"):
+    with pytest.raises(InputError, match=r"decodes latents \[b, 32, h, w\], got \[1, 4, 2, 2\]"):
         network.decode(torch.zeros(1, 4, 2, 2))
 
 
@@ -214,7 +214,7 @@ def test_damaged_files_of_taef2_are_named(tmp_path):
     for name, (harm, words) in harms.items():
         folder = taef2(tmp_path / name)
         harm(folder)
-        with pytest.raises(Mistake, match=words):
+        with pytest.raises(InputError, match=words):
             load_autoencoder(folder)
 
 
@@ -239,25 +239,25 @@ def test_checkpoints_that_are_none_are_refused(tmp_path):
     }
     for name, (content, words) in cases.items():
         torch.save(content, tmp_path / name)
-        with pytest.raises(Mistake, match=words):
+        with pytest.raises(InputError, match=words):
             load_autoencoder(tmp_path / name)
     cut(tmp_path / "whole.pt")
-    with pytest.raises(Mistake, match="incomplete"):
+    with pytest.raises(InputError, match="incomplete"):
         load_autoencoder(tmp_path / "whole.pt")
     (tmp_path / "bare.pt").write_bytes(pickle.dumps([1, 2], protocol=2))
-    with pytest.raises(Mistake, match=r"bare\.pt"):
+    with pytest.raises(InputError, match=r"bare\.pt"):
         load_autoencoder(tmp_path / "bare.pt")
 
 
 def test_places_without_an_autoencoder_are_named(tmp_path):
-    with pytest.raises(Mistake, match=r"there is no .*nowhere; name a folder"):
+    with pytest.raises(InputError, match=r"there is no .*nowhere; name a folder"):
         load_autoencoder(tmp_path / "nowhere")
-    with pytest.raises(Mistake, match="is no autoencoder"):
+    with pytest.raises(InputError, match="is no autoencoder"):
         load_autoencoder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DModel"}))
-    with pytest.raises(Mistake, match="holds a UNet2DModel; AutoencoderKL and AutoencoderTiny"):
+    with pytest.raises(InputError, match="holds a UNet2DModel; AutoencoderKL and AutoencoderTiny"):
         load_autoencoder(tmp_path)
-    with pytest.raises(Mistake, match="is not a checkpoint by its ending"):
+    with pytest.raises(InputError, match="is not a checkpoint by its ending"):
         load_autoencoder(tmp_path / "config.json")
 
 
@@ -281,7 +281,7 @@ def test_scale_and_shift_may_be_asked_for(tmp_path):
     only = load_autoencoder(tmp_path / "kl.pt", shift=0.5)
     assert (only.scale, only.shift) == (1.0, 0.5)
     for given in ({"scale": 0.0}, {"scale": -1.0}, {"scale": math.nan}, {"shift": math.inf}):
-        with pytest.raises(Mistake, match=r"\(z − shift\) · scale with a positive scale"):
+        with pytest.raises(InputError, match=r"\(z − shift\) · scale with a positive scale"):
             load_autoencoder(tmp_path / "kl.pt", **given)
 
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from floracle.models.autoencoder import load_autoencoder
 from floracle.models.autoencoder_ldm_layers import Ldm, Plan
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 pytestmark = pytest.mark.slow  # importing diffusers takes seconds
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -114,7 +114,7 @@ def test_damaged_folders_are_named(library, tmp_path, harm):
     folder = saved(library.AutoencoderKL(**KL), tmp_path / "vae")
     spoil, words = HARM[harm]
     spoil(folder / WEIGHTS)
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         load_autoencoder(folder)
 
 

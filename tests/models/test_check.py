@@ -13,7 +13,7 @@ from floracle.models.doubt import doubt
 from floracle.models.readings import DECLARED as DECLARED_WELL
 from floracle.models.readings import Retimed
 from floracle.models.zoo import load_model
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 S, TIMESTEP = Clock(noise=1, data=0), Clock(noise=1000, data=0)
 
@@ -201,7 +201,7 @@ def test_data_of_another_kind_is_not_taken_for_a_wrong_sign(networks):
 
 
 def test_without_data_a_shape_is_needed():
-    with pytest.raises(Mistake, match="shape="):
+    with pytest.raises(InputError, match="shape="):
         check_convention(as_field(lambda x, t: x))
 
 
@@ -278,5 +278,5 @@ def test_a_network_that_needs_labels_is_asked_with_those_of_the_data(points_sour
     labels = torch.arange(200) % 10
     points = (labels[:, None] - 4.5).expand(-1, 16)
     assert doubt(field, points_source(points, labels)) is None
-    with pytest.raises(Mistake, match="null=10"):
+    with pytest.raises(InputError, match="null=10"):
         doubt(field, points_source(points))

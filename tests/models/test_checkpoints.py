@@ -20,7 +20,7 @@ from floracle.models.checkpoints import open_checkpoint, plain_names, read_safet
 from floracle.models.diffusers import check_files, loaded
 from floracle.models.prompts import prompts_of
 from floracle.models.weights import read_network, write_network
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from tiny_pipelines import FLUX_SIZES
 
 CPU = torch.device("cpu")
@@ -41,7 +41,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path):
     trace, path = tmp_path / "trace", tmp_path / "evil.pt"
     torch.save({"ema": tensors(MODERN), "opt": Bomb(trace)}, path)
     with pytest.raises(
-        Mistake, match=r"holds pickled code \(.*\).*refused.*safetensors"
+        InputError, match=r"holds pickled code \(.*\).*refused.*safetensors"
     ) as caught:
         open_checkpoint(path)
     assert not trace.exists()
@@ -50,7 +50,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path):
 
 def test_a_whole_pickled_network_is_refused_by_its_name(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "whole.pt")
-    with pytest.raises(Mistake, match=r"torch\.nn\.modules\.linear\.Linear"):
+    with pytest.raises(InputError, match=r"torch\.nn\.modules\.linear\.Linear"):
         open_checkpoint(tmp_path / "whole.pt")
 
 
@@ -59,7 +59,7 @@ def test_arguments_are_the_only_class_that_is_let_through(tmp_path):
     torch.save(content, tmp_path / "sit.pt")
     assert open_checkpoint(tmp_path / "sit.pt").arguments == {"model": "SiT-B/2"}
     torch.save(content | {"more": tmp_path}, tmp_path / "more.pt")
-    with pytest.raises(Mistake, match="PosixPath"):
+    with pytest.raises(InputError, match="PosixPath"):
         open_checkpoint(tmp_path / "more.pt")
 
 
@@ -75,7 +75,7 @@ def test_a_half_downloaded_pt_file_is_named(tmp_path, share):
     whole = lightningdit(tmp_path / "whole.pt", MODERN).read_bytes()
     half = tmp_path / "half.pt"
     half.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(Mistake, match=r"half\.pt is incomplete.*fetch it again"):
+    with pytest.raises(InputError, match=r"half\.pt is incomplete.*fetch it again"):
         open_checkpoint(half)
 
 
@@ -84,21 +84,21 @@ def test_a_half_downloaded_safetensors_file_is_named(tmp_path, share):
     save_file(tensors(MODERN), tmp_path / "whole.safetensors")
     whole, half = (tmp_path / "whole.safetensors").read_bytes(), tmp_path / "half.safetensors"
     half.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(Mistake, match=r"half\.safetensors is incomplete.*fetch it again"):
+    with pytest.raises(InputError, match=r"half\.safetensors is incomplete.*fetch it again"):
         open_checkpoint(half)
 
 
 @pytest.mark.parametrize("name", ["page.pt", "page.safetensors", "page.pth"])
 def test_a_page_of_the_web_is_not_a_checkpoint(tmp_path, name):
     (tmp_path / name).write_text("<!DOCTYPE html><html>please log in</html>")
-    with pytest.raises(Mistake, match=name):
+    with pytest.raises(InputError, match=name):
         open_checkpoint(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["pointer.pt", "pointer.safetensors"])
 def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    with pytest.raises(Mistake, match="git lfs pull"):
+    with pytest.raises(InputError, match="git lfs pull"):
         open_checkpoint(tmp_path / name)
 
 
@@ -107,20 +107,20 @@ def test_old_archives_are_read_as_safely(tmp_path):
     torch.save({"a": torch.arange(3.0)}, path, _use_new_zipfile_serialization=False)
     assert torch.equal(open_checkpoint(path).tensors["a"], torch.arange(3.0))
     torch.save({"a": Bomb(tmp_path / "trace")}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(Mistake, match="pickled code"):
+    with pytest.raises(InputError, match="pickled code"):
         open_checkpoint(path)
     assert not (tmp_path / "trace").exists()
 
 
 def test_weights_that_are_not_there_are_suggested(tmp_path):
     path = lightningdit(tmp_path / "last.pt", MODERN)
-    with pytest.raises(Mistake, match="did you mean 'ema'"):
+    with pytest.raises(InputError, match="did you mean 'ema'"):
         open_checkpoint(path, "emma")
 
 
 def test_a_bare_file_has_no_choice_of_weights(tmp_path):
     torch.save(tensors(MODERN), tmp_path / "bare.pt")
-    with pytest.raises(Mistake, match="one network only"):
+    with pytest.raises(InputError, match="one network only"):
         open_checkpoint(tmp_path / "bare.pt", "ema")
 
 
@@ -130,7 +130,7 @@ def test_a_bare_file_has_no_choice_of_weights(tmp_path):
 )
 def test_what_holds_no_weights_is_named(tmp_path, content):
     torch.save(content, tmp_path / "other.pt")
-    with pytest.raises(Mistake, match=r"other\.pt holds"):
+    with pytest.raises(InputError, match=r"other\.pt holds"):
         open_checkpoint(tmp_path / "other.pt")
 
 
@@ -177,7 +177,7 @@ def test_an_edited_header_of_a_network_is_read_as_it_was_or_refused(tmp_path, ne
         (tmp_path / "edited.safetensors").write_bytes(header_edit(rng, content))
         try:
             found = read_network(tmp_path / "edited.safetensors")
-        except Mistake as mistake:
+        except InputError as mistake:
             (_,) = str(mistake).splitlines()
             continue
         assert (found.network.plan, found.convention) == (whole.network.plan, whole.convention)
@@ -190,7 +190,7 @@ def test_every_cut_of_a_safetensors_file_is_refused(tmp_path, network_file):
     sizes = [*range(12), table - 1, table, table + 1, len(content) - 1]
     for changed in [*(content[:size] for size in sizes), content + b"\0", content + bytes(8)]:
         (tmp_path / "cut.safetensors").write_bytes(changed)
-        with pytest.raises(Mistake, match=r"cut\.safetensors is incomplete"):
+        with pytest.raises(InputError, match=r"cut\.safetensors is incomplete"):
             read_safetensors(tmp_path / "cut.safetensors")
 
 
@@ -198,7 +198,7 @@ def test_whole_numbers_are_no_weights_of_an_autoencoder(tmp_path):
     with torch.device("meta"):
         layer = torch.nn.Linear(2, 3)
     tensors = {"weight": torch.ones(3, 2), "bias": torch.ones(3, dtype=torch.int32)}
-    with pytest.raises(Mistake, match=r"bias holds torch\.int32"):
+    with pytest.raises(InputError, match=r"bias holds torch\.int32"):
         filled(layer, tensors, tmp_path)
 
 
@@ -226,7 +226,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, name, kind):
             path.mkdir()
         case _:
             path.symlink_to("/dev/zero")
-    with pytest.raises(Mistake, match=rf"{name} is no regular file"):
+    with pytest.raises(InputError, match=rf"{name} is no regular file"):
         READERS[name](path)
 
 
@@ -247,5 +247,5 @@ def test_a_tensor_of_another_name_is_not_drawn_anew_by_diffusers(tmp_path):
     tensors["proj_out.wait"] = tensors.pop("proj_out.weight")
     save_file(tensors, path)
     text = {"prompt_embeds": torch.ones(1, 6, 32), "pooled_prompt_embeds": torch.ones(1, 24)}
-    with pytest.raises(Mistake, match=r"lacks proj_out\.weight"):
+    with pytest.raises(InputError, match=r"lacks proj_out\.weight"):
         loaded(tmp_path, text, None, guidance=1.0, device=CPU, dtype=None)

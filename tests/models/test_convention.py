@@ -8,7 +8,7 @@ from floracle.core.clock import Clock
 from floracle.core.paths import TRIGONOMETRIC, Path
 from floracle.core.seeds import noise
 from floracle.models.convention import CONVENTIONS, Convention, convention_of
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 MEAN, SPREAD = 0.7, 0.4
 
@@ -92,13 +92,13 @@ def test_what_is_said_in_three_ways_is_one_thing():
     ],
 )
 def test_misspelt_words_are_one_clear_mistake(asked, words):
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         convention_of(asked)
 
 
 def test_a_path_of_ones_own_cannot_be_written_down():
     own = Path("linear", lambda t: t**2, lambda t: 1 - t)
-    with pytest.raises(Mistake, match="cannot be written down"):
+    with pytest.raises(InputError, match="cannot be written down"):
         Convention(path=own).settings()
 
 

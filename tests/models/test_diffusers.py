@@ -14,7 +14,7 @@ from floracle.models.convention import CONVENTIONS
 from floracle.models.diffusers import SD3, Flux, Prompts, packed, places, unpacked
 from floracle.models.field import model_field
 from floracle.models.zoo import load_model
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from tiny_pipelines import FLUX_SIZES, SD3_SIZES, TEXT
 
 pytestmark = pytest.mark.slow  # importing diffusers takes seconds
@@ -189,7 +189,7 @@ def test_labels_choose_the_prompt(folders, embeddings):
     said = field(x, t, torch.tensor([0, 1, 2, -1]))
     assert torch.pdist(said.flatten(1)).min() > 1e-3
     assert_close(field(x, t)[0], said[3])
-    with pytest.raises(Mistake, match="labels 0 to 2 and -1 for none, got 3"):
+    with pytest.raises(InputError, match="labels 0 to 2 and -1 for none, got 3"):
         field(x, t, torch.tensor([0, 1, 2, 3]))
 
 
@@ -223,34 +223,34 @@ def test_the_guidance_that_flux_embeds_counts(folders, embeddings):
     ],
 )
 def test_missing_text_is_named(folders, change, words):
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         load_model(folders / "sd3", embeddings=change)
 
 
 def test_without_a_negative_prompt_every_sample_needs_one(folders, embeddings):
     field = load_model(folders / "sd3", embeddings={key: embeddings[key] for key in PROMPTS})
-    with pytest.raises(Mistake, match="no null label"):
+    with pytest.raises(InputError, match="no null label"):
         field(torch.randn(1, 4, 8, 8), torch.zeros(1))
 
 
 def test_wrong_channels_and_odd_edges_are_named(folders, embeddings):
     field = load_model(folders / "flux", embeddings=embeddings)
-    with pytest.raises(Mistake, match="4 channels"):
+    with pytest.raises(InputError, match="4 channels"):
         field(torch.randn(1, 16, 8, 8), torch.zeros(1))
-    with pytest.raises(Mistake, match="odd edge"):
+    with pytest.raises(InputError, match="odd edge"):
         field(torch.randn(1, 4, 7, 8), torch.zeros(1))
 
 
 def test_other_networks_of_diffusers_are_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(Mistake, match="holds a UNet2DConditionModel"):
+    with pytest.raises(InputError, match="holds a UNet2DConditionModel"):
         load_model(tmp_path)
 
 
 def test_pickled_weights_of_diffusers_are_refused(folders, embeddings, tmp_path):
     (tmp_path / "config.json").write_bytes((folders / "sd3" / "config.json").read_bytes())
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(Mistake, match=r"has no diffusion_pytorch_model\.safetensors"):
+    with pytest.raises(InputError, match=r"has no diffusion_pytorch_model\.safetensors"):
         load_model(tmp_path, embeddings=embeddings)
 
 
@@ -258,11 +258,11 @@ def test_half_a_download_is_named(folders, embeddings, tmp_path):
     name = "diffusion_pytorch_model.safetensors"
     (tmp_path / "config.json").write_bytes((folders / "sd3" / "config.json").read_bytes())
     (tmp_path / name).write_bytes((folders / "sd3" / name).read_bytes()[:-100])
-    with pytest.raises(Mistake, match="is incomplete"):
+    with pytest.raises(InputError, match="is incomplete"):
         load_model(tmp_path, embeddings=embeddings)
 
 
 def test_without_diffusers_the_way_to_it_is_said(folders, embeddings, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(Mistake, match=r"pip install 'floracle\[diffusers\]'"):
+    with pytest.raises(InputError, match=r"pip install 'floracle\[diffusers\]'"):
         load_model(folders / "sd3", embeddings=embeddings)

@@ -6,7 +6,7 @@ import torch
 import floracle
 from floracle.models.weights import description
 from floracle.models.zoo import EMBEDDED, load_model
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_its_convention_is_told_from_others(digits, network):
 def test_a_file_of_that_name_goes_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits-pico").mkdir()
-    with pytest.raises(Mistake, match="neither a run"):
+    with pytest.raises(InputError, match="neither a run"):
         load_model("digits-pico")
-    with pytest.raises(Mistake, match="or digits-pico"):
+    with pytest.raises(InputError, match="or digits-pico"):
         load_model("digits-piko")

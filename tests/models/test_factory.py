@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from floracle.models.factory import is_factory
 from floracle.models.zoo import load_model
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 HERE = Path(__file__).parent
 MNIST = str(HERE / "mnist_network.py") + ":network"
@@ -69,7 +69,7 @@ def test_no_other_module_is_run(tmp_path):
 def test_a_convention_has_to_be_declared(tmp_path):
     trace = tmp_path / "trace"
     where = write(tmp_path, f"open({str(trace)!r}, 'w')\n")
-    with pytest.raises(Mistake, match="give convention="):
+    with pytest.raises(InputError, match="give convention="):
         load_model(f"{where}:network")
     assert not trace.exists()
 
@@ -84,7 +84,7 @@ def test_a_convention_has_to_be_declared(tmp_path):
 )
 def test_what_is_no_network_is_named(tmp_path, text, words):
     where = write(tmp_path, text, "no_network")
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         load_model(f"{where}:network", convention="sit")
 
 
@@ -98,13 +98,13 @@ def test_what_is_no_network_is_named(tmp_path, text, words):
 )
 def test_what_returns_something_else_is_named(tmp_path, body, words):
     where = write(tmp_path, f"def network():\n    return lambda x, t: {body}\n", "returns")
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         load_model(f"{where}:network", convention="sit")(torch.ones(2, 3), torch.zeros(2))
 
 
 @pytest.mark.parametrize("where", ["no_such_module_here:network", "no/such/file.py:network"])
 def test_an_absent_module_is_named(where):
-    with pytest.raises(Mistake, match="there is no"):
+    with pytest.raises(InputError, match="there is no"):
         load_model(where, convention="sit")
 
 

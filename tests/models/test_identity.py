@@ -22,7 +22,7 @@ from floracle.models.identity import field_fingerprint
 from floracle.models.reachable import code_text, reachable
 from floracle.models.weights import write_network
 from floracle.models.zoo import load_model
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from tiny_pipelines import FLUX_SIZES
 
 SHAPE = (6,)
@@ -345,7 +345,7 @@ def test_networks_are_asked_as_they_can_be(tmp_path):
 
 def test_a_shape_that_does_not_fit_is_named(tmp_path):
     text = "def network():\n    net = nn.Linear(6, 6)\n    return lambda x, t: net(x)\n"
-    with pytest.raises(Mistake, match=r"fails on samples of 5: .* take data of the shape"):
+    with pytest.raises(InputError, match=r"fails on samples of 5: .* take data of the shape"):
         field_fingerprint(at_home(tmp_path, text), (5,))
 
 

@@ -14,7 +14,7 @@ from floracle.models.lightningdit import (
     architecture,
     initialized,
 )
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 SMALL = Architecture(depth=2, width=32, heads=2, patch=2, channels=3, side=8, classes=5)
 
@@ -165,12 +165,12 @@ def test_times_are_written_apart():
     ],
 )
 def test_impossible_architectures_say_what_is_possible(wrong, word):
-    with pytest.raises(Mistake, match=word):
+    with pytest.raises(InputError, match=word):
         replace(SMALL, **wrong)
 
 
 def test_an_unknown_size_suggests_a_known_one():
-    with pytest.raises(Mistake, match="did you mean 'small'"):
+    with pytest.raises(InputError, match="did you mean 'small'"):
         architecture("smal")
 
 

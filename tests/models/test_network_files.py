@@ -13,7 +13,7 @@ from floracle.core.clock import Clock
 from floracle.models.convention import Convention
 from floracle.models.weights import NAME, read_network, write_network
 from floracle.models.zoo import load_model
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import digest
 
 PLANS = [MODERN, PLAIN, SIGMA, replace(MODERN, qk_norm=True, shift=False, null=False)]
@@ -95,7 +95,7 @@ def rewritten(path, change):
 def test_a_damaged_description_is_named(tmp_path, change, words):
     path = write_network(tmp_path / NAME, network(MODERN))
     rewritten(path, change)
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         load_model(path)
 
 
@@ -104,13 +104,13 @@ def test_a_truncated_network_is_named(tmp_path, share):
     path = write_network(tmp_path / NAME, network(MODERN))
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     for where in (path, tmp_path):
-        with pytest.raises(Mistake, match="incomplete"):
+        with pytest.raises(InputError, match="incomplete"):
             load_model(where)
 
 
 def test_a_foreign_file_is_not_read_as_ours(tmp_path):
     save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(Mistake, match="not a network that floracle wrote"):
+    with pytest.raises(InputError, match="not a network that floracle wrote"):
         read_network(tmp_path / "a.safetensors")
 
 
@@ -135,5 +135,5 @@ def test_a_network_that_was_changed_afterwards_is_refused(tmp_path):
         changed.append(content.replace(said, other))
     for other in changed:
         file.write_bytes(other)
-        with pytest.raises(Mistake, match="is damaged: it is not as it was written"):
+        with pytest.raises(InputError, match="is damaged: it is not as it was written"):
             read_network(file)

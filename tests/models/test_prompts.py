@@ -17,7 +17,7 @@ import tiny_pipelines
 from floracle.cli import main
 from floracle.models.diffusers import packed, unpacked
 from floracle.models.zoo import load_model
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from tiny_pipelines import SD3_SIZES
 
 pytestmark = [
@@ -178,17 +178,17 @@ def test_no_bars_and_no_warnings_are_shown(folders, capfd):
 
 def test_a_folder_without_encoders_says_what_to_give(folders, tmp_path):
     words = "has no text_encoder, so it cannot encode a prompt; .* or give embeddings="
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         load_model(folders / "sd3" / "transformer", prompt="a cat")
     copy = tmp_path / "flux"
     shutil.copytree(folders / "flux", copy)
     shutil.rmtree(copy / "text_encoder_2")
-    with pytest.raises(Mistake, match="has no text_encoder_2, so"):
+    with pytest.raises(InputError, match="has no text_encoder_2, so"):
         load_model(copy, prompt="a cat")
     index = json.loads((folders / "flux" / "model_index.json").read_text())
     index["tokenizer"] = [None, None]
     (copy / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(Mistake, match="has no tokenizer, so"):
+    with pytest.raises(InputError, match="has no tokenizer, so"):
         load_model(copy, prompt="a cat")
 
 
@@ -197,16 +197,16 @@ def test_damaged_encoders_are_named(folders, tmp_path):
     shutil.copytree(folders / "flux", copy)
     weights = copy / "text_encoder" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(Mistake, match=r"model\.safetensors is incomplete"):
+    with pytest.raises(InputError, match=r"model\.safetensors is incomplete"):
         load_model(copy, prompt="a cat")
     weights.unlink()
     (weights.parent / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(Mistake, match=r"has no model\.safetensors; save the pipeline again"):
+    with pytest.raises(InputError, match=r"has no model\.safetensors; save the pipeline again"):
         load_model(copy, prompt="a cat")
     config = copy / "text_encoder" / "config.json"
     weights.write_bytes((folders / "flux" / "text_encoder" / "model.safetensors").read_bytes())
     config.write_text(config.read_text().replace('"hidden_size": 12', '"hidden_size": 14'))
-    with pytest.raises(Mistake, match=r"cannot be loaded by diffusers"):
+    with pytest.raises(InputError, match=r"cannot be loaded by diffusers"):
         load_model(copy, prompt="a cat")
 
 
@@ -220,13 +220,13 @@ def test_damaged_encoders_are_named(folders, tmp_path):
     ],
 )
 def test_nonsense_is_refused(folders, given, words):
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         load_model(folders / "sd3", **given)
 
 
 def test_a_prompt_means_nothing_for_other_networks(tmp_path):
     (tmp_path / "mine.py").write_text("def network():\n    return lambda x, t: x\n")
-    with pytest.raises(Mistake, match="prompt= means nothing for a function"):
+    with pytest.raises(InputError, match="prompt= means nothing for a function"):
         load_model(f"{tmp_path / 'mine.py'}:network", convention="sit", prompt="a cat")
 
 

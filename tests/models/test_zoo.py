@@ -21,7 +21,7 @@ from torch.testing import assert_close
 import floracle
 from floracle.models import lightningdit as family
 from floracle.models.zoo import load_model
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 @pytest.fixture(autouse=True)
@@ -98,14 +98,14 @@ def test_a_bare_lightningdit_file_tells_everything(tmp_path):
     x, t, _ = asked(plan)
     labels = torch.tensor([9, 0, 3, 3])
     assert torch.equal(field(x, t, labels), network(plan)(x, t.float(), labels))
-    with pytest.raises(Mistake, match="no null label"):
+    with pytest.raises(InputError, match="no null label"):
         field(x, t)
 
 
 def test_plain_tensors_alone_do_not_tell_a_direction(tmp_path):
     path = tmp_path / "plain.pt"
     torch.save(tensors(PLAIN), path)
-    with pytest.raises(Mistake, match="convention='sit' or 'repa'"):
+    with pytest.raises(InputError, match="convention='sit' or 'repa'"):
         load_model(path)
     x, t, labels = asked(PLAIN)
     towards_data, towards_noise = (load_model(path, convention=name) for name in ("sit", "repa"))
@@ -123,7 +123,7 @@ def test_the_gvp_path_is_rescaled(tmp_path):
 
 
 def test_the_vp_path_is_refused(tmp_path):
-    with pytest.raises(Mistake, match="VP path"):
+    with pytest.raises(InputError, match="VP path"):
         load_model(sit(tmp_path / "vp.pt", SIGMA, path_type="VP"))
 
 
@@ -162,14 +162,14 @@ def test_it_can_be_sampled_and_guided(tmp_path):
 )
 def test_wrong_latents_are_refused(tmp_path, shape, word):
     field = load_model(lightningdit(tmp_path / "last.pt", MODERN))
-    with pytest.raises(Mistake, match=word):
+    with pytest.raises(InputError, match=word):
         field(torch.zeros(1, *shape), torch.zeros(1))
 
 
 def test_a_label_it_does_not_know_is_refused(tmp_path):
     field = load_model(lightningdit(tmp_path / "last.pt", MODERN))
     x, t, _ = asked(MODERN)
-    with pytest.raises(Mistake, match="labels 0 to 4 and -1 for none, got 5"):
+    with pytest.raises(InputError, match="labels 0 to 4 and -1 for none, got 5"):
         field(x, t, torch.tensor([0, 1, 5, 2]))
 
 
@@ -187,14 +187,14 @@ def test_a_label_it_does_not_know_is_refused(tmp_path):
 )
 def test_a_contradicting_configuration_is_named(tmp_path, change, words):
     path = lightningdit(tmp_path / "last.pt", MODERN, config=config(MODERN, **change))
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         load_model(path)
 
 
 def test_a_missing_block_is_named(tmp_path):
     lost = {k: v for k, v in tensors(MODERN).items() if "blocks.2.mlp" not in k}
     path = lightningdit(tmp_path / "last.pt", MODERN, ema=lost)
-    with pytest.raises(Mistake, match=r"lacks 4 tensors: blocks\.2\.mlp\.w12\.weight"):
+    with pytest.raises(InputError, match=r"lacks 4 tensors: blocks\.2\.mlp\.w12\.weight"):
         load_model(path)
 
 
@@ -202,14 +202,14 @@ def test_a_missing_block_is_named(tmp_path):
 def test_a_missing_essential_is_named(tmp_path, name):
     lost = {k: v for k, v in tensors(MODERN).items() if k != name}
     path = lightningdit(tmp_path / "last.pt", MODERN, ema=lost)
-    with pytest.raises(Mistake, match=f"lacks {name}"):
+    with pytest.raises(InputError, match=f"lacks {name}"):
         load_model(path)
 
 
 def test_a_tensor_too_many_is_named(tmp_path):
     more = tensors(MODERN) | {"s_embedder.proj.weight": torch.ones(2)}
     path = lightningdit(tmp_path / "last.pt", MODERN, ema=more)
-    with pytest.raises(Mistake, match=r"s_embedder\.proj\.weight; load"):
+    with pytest.raises(InputError, match=r"s_embedder\.proj\.weight; load"):
         load_model(path)
 
 
@@ -217,7 +217,7 @@ def test_other_angles_are_named(tmp_path):
     other = tensors(MODERN)
     other["feat_rope.freqs_cos"] = other["feat_rope.freqs_cos"].flip(0)
     path = lightningdit(tmp_path / "last.pt", MODERN, ema=other)
-    with pytest.raises(Mistake, match="rotary positions are others"):
+    with pytest.raises(InputError, match="rotary positions are others"):
         load_model(path)
 
 
@@ -225,14 +225,14 @@ def test_a_diverged_network_is_named(tmp_path):
     nan = tensors(MODERN)
     nan["blocks.1.attn.proj.bias"][3] = float("nan")
     path = lightningdit(tmp_path / "last.pt", MODERN, ema=nan)
-    with pytest.raises(Mistake, match=r"blocks\.1\.attn\.proj\.bias holds NaN"):
+    with pytest.raises(InputError, match=r"blocks\.1\.attn\.proj\.bias holds NaN"):
         load_model(path)
 
 
 def test_an_unknown_family_is_named(tmp_path):
     save_file({"conv_in.weight": torch.ones(3)}, tmp_path / "unet.safetensors")
     with pytest.raises(
-        Mistake, match=r"conv_in\.weight, which is no family known.*module:function"
+        InputError, match=r"conv_in\.weight, which is no family known.*module:function"
     ):
         load_model(tmp_path / "unet.safetensors")
 
@@ -240,7 +240,7 @@ def test_an_unknown_family_is_named(tmp_path):
 def test_an_unknown_size_asks_for_its_heads(tmp_path):
     plan = replace(SIGMA, depth=3)
     torch.save(tensors(plan), tmp_path / "odd.pt")
-    with pytest.raises(Mistake, match="give heads="):
+    with pytest.raises(InputError, match="give heads="):
         load_model(tmp_path / "odd.pt")
     x, t, labels = asked(plan)
     field = load_model(tmp_path / "odd.pt", heads=plan.heads)
@@ -252,20 +252,20 @@ def test_an_unknown_size_asks_for_its_heads(tmp_path):
 )
 def test_what_is_no_checkpoint_is_named(tmp_path, name, words):
     (tmp_path / "notes.txt").write_text("later")
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         load_model(tmp_path / name)
 
 
 def test_a_folder_of_checkpoints_lists_them(tmp_path):
     lightningdit(tmp_path / "0100000.pt", MODERN)
-    with pytest.raises(Mistake, match=r"name one of its checkpoints: 0100000\.pt"):
+    with pytest.raises(InputError, match=r"name one of its checkpoints: 0100000\.pt"):
         load_model(tmp_path)
 
 
 @pytest.mark.parametrize("option", [{"weights": "ema"}, {"heads": 4}, {"embeddings": {}}])
 def test_options_that_mean_nothing_are_named(tmp_path, option):
     (tmp_path / "mine.py").write_text("def network(): return lambda x, t: x")
-    with pytest.raises(Mistake, match=f"{next(iter(option))}= means nothing for a function"):
+    with pytest.raises(InputError, match=f"{next(iter(option))}= means nothing for a function"):
         load_model(f"{tmp_path}/mine.py:network", convention="sit", **option)
 
 
@@ -278,5 +278,5 @@ def test_a_declared_convention_keeps_the_null_label(tmp_path):
 
 
 def test_an_absent_device_is_named(tmp_path):
-    with pytest.raises(Mistake, match="device"):
+    with pytest.raises(InputError, match="device"):
         load_model(tmp_path, device="nonsense")

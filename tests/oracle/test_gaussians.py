@@ -155,5 +155,5 @@ def test_bad_queries_are_refused(clouds):
         oracle(torch.randn(1, 4), torch.zeros(1))
     with pytest.raises(ValueError, match="NaN"):
         oracle(torch.full((1, 3), torch.nan), torch.zeros(1))
-    with pytest.raises(floracle.Mistake, match="no class 7"):
+    with pytest.raises(floracle.InputError, match="no class 7"):
         oracle(torch.randn(1, 3), torch.zeros(1), torch.tensor([7]))

@@ -68,9 +68,9 @@ def test_a_prior_of_one_is_the_class(digits):
 
 def test_bad_priors_are_refused(digits, points_source):
     for priors in ([1.0] * 9, [0.0] * 10, [math.nan] * 10, [-1.0] + [1.0] * 9):
-        with pytest.raises(floracle.Mistake, match="priors"):
+        with pytest.raises(floracle.InputError, match="priors"):
             mixture(digits, priors)
-    with pytest.raises(floracle.Mistake, match="label"):
+    with pytest.raises(floracle.InputError, match="label"):
         mixture(floracle.Oracle(points_source(torch.randn(4, 2))))
 
 
@@ -94,12 +94,12 @@ def test_temperature_takes_powers_of_the_weights(points_source, temperature):
 
 def test_no_pairs_and_densities_at_another_temperature(points_source):
     oracle = floracle.Oracle(points_source(torch.randn(9, 3)), temperature=2.0)
-    with pytest.raises(floracle.Mistake, match="temperature 1"):
+    with pytest.raises(floracle.InputError, match="temperature 1"):
         oracle.log_density(torch.zeros(1, 3), torch.zeros(1))
-    with pytest.raises(floracle.Mistake, match="temperature 1"):
+    with pytest.raises(floracle.InputError, match="temperature 1"):
         oracle.pairs(torch.tensor([0]), torch.zeros(1, 3), torch.tensor([0.5]))
     for bad in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(floracle.Mistake, match="temperature"):
+        with pytest.raises(floracle.InputError, match="temperature"):
             floracle.Oracle(points_source(torch.randn(9, 3)), temperature=bad)
 
 

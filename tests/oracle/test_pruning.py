@@ -9,7 +9,7 @@ from floracle.core.paths import LINEAR
 from floracle.core.seeds import generator
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 COUNT, DIMS = 3000, 256
 LATE = (0.3, 0.5, 0.7, 0.9, 0.99)
@@ -92,5 +92,5 @@ def test_mixed_times_agree_with_the_whole_scan(points_source):
 
 def test_a_tolerance_is_a_small_number(points_source):
     for tolerance in (-1e-3, 1.0, float("nan")):
-        with pytest.raises(Mistake, match="tolerance is a relative velocity error"):
+        with pytest.raises(InputError, match="tolerance is a relative velocity error"):
             Oracle(points_source(torch.randn(3, 4)), tolerance=tolerance)

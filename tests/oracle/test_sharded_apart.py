@@ -8,7 +8,7 @@ import torch
 from floracle.oracle.dense import queries, scan
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.sharded import SharedMembers
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.exchange import Lost
 from floracle.run.processes import ALONE
 from many import in_threads
@@ -43,7 +43,7 @@ def test_processes_that_ask_different_things_are_told(points_source, name, monke
     def work(group):
         Oracle(data, group=group)(*OTHERS[name](group.rank))
 
-    with pytest.raises(Mistake, match=f"process 1 has other {name} than process 0"):
+    with pytest.raises(InputError, match=f"process 1 has other {name} than process 0"):
         in_threads(2, work, monkeypatch)
 
 
@@ -52,7 +52,7 @@ def test_processes_with_different_data_are_told(points_source, monkeypatch):
         data = points_source(cloud(9, 4, seed=group.rank))
         Oracle(data, group=group)(torch.ones(2, 4), torch.ones(2) / 2)
 
-    with pytest.raises(Mistake, match="other data"):
+    with pytest.raises(InputError, match="other data"):
         in_threads(2, work, monkeypatch)
 
 

@@ -17,7 +17,7 @@ from floracle.data.store import open_store
 from floracle.recipes import table_2
 from floracle.recipes.recipe import Plan, Recipe, rows_of
 from floracle.recipes.reproduce import RECIPES, drawn_in, recipe_for, redrawn, reproduced
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.results import Results, load_results, save
 
 
@@ -71,10 +71,10 @@ def test_what_is_finished_is_not_measured_again():
 def test_other_settings_are_a_mistake_that_lists_them():
     with pytest.raises(KeyboardInterrupt):
         reproduced(counting("b"), Path("out"))
-    with pytest.raises(Mistake, match=r"other settings.*seed: 0 there, 1 asked.*another --out"):
+    with pytest.raises(InputError, match=r"other settings.*seed: 0 there, 1 asked.*another --out"):
         reproduced(counting(), Path("out"), {"seed": 1})
     reproduced(counting(), Path("out"))
-    with pytest.raises(Mistake, match="seed: 0 there, 1 asked"):
+    with pytest.raises(InputError, match="seed: 0 there, 1 asked"):
         reproduced(counting(), Path("out"), {"seed": 1})
 
 
@@ -145,15 +145,15 @@ def test_the_verb_shows_the_numbers_and_where_they_are(capsys):
 
 
 def test_the_verb_refuses_what_an_item_has_no_use_for():
-    with pytest.raises(Mistake, match=r"no recipe for 'figure-2'.*did you mean"):
+    with pytest.raises(InputError, match=r"no recipe for 'figure-2'.*did you mean"):
         verb.reproduce("figure-2")
-    with pytest.raises(Mistake, match="figure-3 takes no data; leave digits out"):
+    with pytest.raises(InputError, match="figure-3 takes no data; leave digits out"):
         verb.reproduce("figure-3", "digits")
-    with pytest.raises(Mistake, match="draws nothing at random"):
+    with pytest.raises(InputError, match="draws nothing at random"):
         verb.reproduce("table-2", seed=3)
-    with pytest.raises(Mistake, match="--seed lies in"):
+    with pytest.raises(InputError, match="--seed lies in"):
         verb.reproduce("figure-3", seed=-1)
-    with pytest.raises(Mistake, match="1 to 4 data sets, got 5"):
+    with pytest.raises(InputError, match="1 to 4 data sets, got 5"):
         verb.reproduce("figure-2a", *["digits"] * 5)
     assert not Path("runs").exists()
 
@@ -166,7 +166,7 @@ def test_a_seed_and_data_reach_the_computation(capsys):
     assert found.settings["data"] == [open_store("gaussian:40x8").fingerprint]
     assert "as expected" not in capsys.readouterr().out
     folder = Path("runs/figure-2a-gaussian-40x8-quick")
-    with pytest.raises(Mistake, match="seed: 5 there, 6 asked"):
+    with pytest.raises(InputError, match="seed: 5 there, 6 asked"):
         verb.reproduce("figure-2a", "gaussian:40x8", quick=True, seed=6, out=folder)
     verb.reproduce("figure-2a", "gaussian:40x8", quick=True, seed=6)
     assert load_results(f"{folder}-2").settings["seed"] == 6
@@ -174,7 +174,7 @@ def test_a_seed_and_data_reach_the_computation(capsys):
 
 def test_results_of_other_kinds_are_not_drawn():
     save(Results("stages", {}, {}, {}), Path("other"))
-    with pytest.raises(Mistake, match="no recipe for 'stages'"):
+    with pytest.raises(InputError, match="no recipe for 'stages'"):
         redrawn("other")
     assert recipe_for("figure-3") is RECIPES["figure-3"]
 
@@ -188,14 +188,14 @@ def test_how_data_is_read_reaches_the_computation():
     plain, both = (rows_of(load_results(name))[0] for name in ("plain", "both"))
     assert both["N per class"] == pytest.approx(2 * plain["N per class"], abs=0.1)
     assert both["collapse"] > plain["collapse"]
-    with pytest.raises(Mistake, match="other settings"):
+    with pytest.raises(InputError, match="other settings"):
         verb.reproduce("figure-2b", "digits", opening=flips, quick=True, out=Path("plain"))
-    with pytest.raises(Mistake, match="figure-3 takes no data; leave --flips out"):
+    with pytest.raises(InputError, match="figure-3 takes no data; leave --flips out"):
         verb.reproduce("figure-3", opening=flips)
 
 
 def test_gaussians_are_no_points_of_figure_2(tmp_path):
     np.save("moments.npy", np.ones((6, 4), np.float32))
     clouds = Opening(layout="mean-std", moments="gaussian")
-    with pytest.raises(Mistake, match="figure-2a is of points"):
+    with pytest.raises(InputError, match="figure-2a is of points"):
         verb.reproduce("figure-2a", "moments.npy", opening=clouds)

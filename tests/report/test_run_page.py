@@ -24,7 +24,7 @@ from floracle.report.run_page import (
     story,
     write_run,
 )
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.records import write_record
 from floracle.training.config import Settings
 from floracle.training.evaluation import Look
@@ -169,16 +169,16 @@ def test_runs_without_evaluations_or_errors_are_drawn(folder):
 
 def test_folders_that_are_no_run_are_told(tmp_path):
     assert not is_run(tmp_path)
-    with pytest.raises(Mistake, match="is not the folder of a training run"):
+    with pytest.raises(InputError, match="is not the folder of a training run"):
         read_run(tmp_path)
     for content in ("[]", '{"images": 5}'):
         (tmp_path / "run.json").write_text(content)
         assert not is_run(tmp_path)
-        with pytest.raises(Mistake, match=r"is not a record that floracle wrote"):
+        with pytest.raises(InputError, match=r"is not a record that floracle wrote"):
             read_run(tmp_path)
     write_record(tmp_path / "run.json", "run", {"verb": "train", "settings": {"images": 5}})
     assert is_run(tmp_path)
-    with pytest.raises(Mistake, match="no line of progress yet"):
+    with pytest.raises(InputError, match="no line of progress yet"):
         read_run(tmp_path)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from floracle.run.budget import SHARE, chosen_device, free_memory, memory_budget
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -26,13 +26,13 @@ def test_sizes_as_people_write_them(asked, size):
 
 @pytest.mark.parametrize("asked", ["", "G", "four", "4X", "-4G", "1e3", "4,5G", "nan"])
 def test_what_is_no_size_is_a_mistake(asked):
-    with pytest.raises(Mistake, match="is not a size; write 800M or 4G"):
+    with pytest.raises(InputError, match="is not a size; write 800M or 4G"):
         memory_budget(asked)
 
 
 @pytest.mark.parametrize("asked", [0, -1, "0", "0.1"])
 def test_nothing_is_no_budget(asked):
-    with pytest.raises(Mistake, match="must be positive"):
+    with pytest.raises(InputError, match="must be positive"):
         memory_budget(asked)
 
 
@@ -48,11 +48,11 @@ def test_something_is_free():
 
 def test_devices():
     assert chosen_device() == chosen_device("cpu") == torch.device("cpu")
-    with pytest.raises(Mistake, match="'tpu9' is unknown; write cpu or cuda:0"):
+    with pytest.raises(InputError, match="'tpu9' is unknown; write cpu or cuda:0"):
         chosen_device("tpu9")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_an_absent_device_is_a_mistake():
-    with pytest.raises(Mistake, match="sees no CUDA device"):
+    with pytest.raises(InputError, match="sees no CUDA device"):
         chosen_device("cuda:0")

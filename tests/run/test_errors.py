@@ -1,4 +1,4 @@
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 
 def test_the_nearest_name_is_suggested():
@@ -11,4 +11,4 @@ def test_far_from_every_name_all_are_listed():
 
 
 def test_a_mistake_is_a_value_error():
-    assert issubclass(Mistake, ValueError)
+    assert issubclass(InputError, ValueError)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from floracle.run import files
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import (
     digest,
     read_json,
@@ -153,24 +153,24 @@ def test_json_has_no_nan_and_nothing_is_written(value, tmp_path):
 def test_broken_json_is_named(content, tmp_path):
     path = tmp_path / "x.json"
     path.write_bytes(content)
-    with pytest.raises(Mistake, match=r"x\.json is not readable JSON"):
+    with pytest.raises(InputError, match=r"x\.json is not readable JSON"):
         read_json(path)
 
 
 def test_absent_json_is_named(tmp_path):
-    with pytest.raises(Mistake, match=r"there is no .*x\.json"):
+    with pytest.raises(InputError, match=r"there is no .*x\.json"):
         read_json(tmp_path / "x.json")
 
 
 @pytest.mark.parametrize("inside", ["", "further"])
 def test_a_file_in_the_way_of_a_folder(inside, tmp_path):
     (tmp_path / "taken").write_text("x")
-    with pytest.raises(Mistake, match="a file is in the way"):
+    with pytest.raises(InputError, match="a file is in the way"):
         writable_folder(tmp_path / "taken" / inside)
 
 
 def without_privileges(action):
-    """The text of the Mistake that `action` makes for a user who owns nothing."""
+    """The text of the InputError that `action` makes for a user who owns nothing."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -181,7 +181,7 @@ def without_privileges(action):
                 os.setgid(65534)
                 os.setuid(65534)
             action()
-        except Mistake as error:
+        except InputError as error:
             answer = str(error)
         except BaseException as error:
             answer = repr(error)
@@ -219,14 +219,14 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch, number):
         raise OSError(number, "no room")
 
     monkeypatch.setattr(files, "_sync", full)
-    with pytest.raises(Mistake, match=r"no room left to write .*a\.json; make some"):
+    with pytest.raises(InputError, match=r"no room left to write .*a\.json; make some"):
         files.write_json(tmp_path / "a.json", {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_known_by_the_words_of_safetensors(tmp_path):
     with (
-        pytest.raises(Mistake, match="no room left"),
+        pytest.raises(InputError, match="no room left"),
         files.written_aside(tmp_path / "a.safetensors"),
     ):
         raise RuntimeError("I/O error: No space left on device (os error 28)")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.images import (
     display_for,
     enlarged,
@@ -35,9 +35,9 @@ def test_bytes_come_back():
 
 
 def test_nan_and_an_empty_range_are_refused():
-    with pytest.raises(Mistake, match="NaN"):
+    with pytest.raises(InputError, match="NaN"):
         quantised(torch.tensor([float("nan")]))
-    with pytest.raises(Mistake, match="black"):
+    with pytest.raises(InputError, match="black"):
         quantised(torch.zeros(1), 1, 1)
 
 
@@ -65,7 +65,7 @@ def test_png_holds_the_same_pixels():
 
 
 def test_a_picture_beyond_the_limit_is_refused():
-    with pytest.raises(Mistake, match="too large"):
+    with pytest.raises(InputError, match="too large"):
         png(torch.zeros((), dtype=torch.uint8).expand(1, 2**13, 2**13))
 
 

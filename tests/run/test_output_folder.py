@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import write_text, written_aside
 from floracle.run.folder_checks import check_ours, check_output
 from floracle.run.output_folder import OutputFolder, free_folder, opened
@@ -87,7 +87,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_stays_as_it_is(tmp_pa
     FOREIGN[kind](there)
     before = looks(tmp_path)
     for verb in ("stages", "sample"):
-        with pytest.raises(Mistake, match="choose a"), opened(there, verb, SETTINGS):
+        with pytest.raises(InputError, match="choose a"), opened(there, verb, SETTINGS):
             raise AssertionError("it was let in")
     assert looks(tmp_path) == before
 
@@ -112,7 +112,7 @@ def test_no_mixture_of_names_that_look_like_ours_is_taken_for_ours(names, tmp_pa
         (there / name).parent.mkdir(parents=True, exist_ok=True)
         (there / name).write_text(name)
     before = looks(there)
-    with pytest.raises(Mistake, match="choose a"), opened(there, "stages", SETTINGS):
+    with pytest.raises(InputError, match="choose a"), opened(there, "stages", SETTINGS):
         raise AssertionError("it was let in")
     assert looks(there) == before
 
@@ -120,9 +120,9 @@ def test_no_mixture_of_names_that_look_like_ours_is_taken_for_ours(names, tmp_pa
 def test_a_root_a_home_and_a_mount_point_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for place, word in ((Path("/"), "root"), (tmp_path, "home"), (Path("~"), "home")):
-        with pytest.raises(Mistake, match=f"is (the |a ){word}.*choose a folder inside it"):
+        with pytest.raises(InputError, match=f"is (the |a ){word}.*choose a folder inside it"):
             check_output(place)
-    with pytest.raises(Mistake, match="is a mount point"):
+    with pytest.raises(InputError, match="is a mount point"):
         check_output(Path("/proc"))
     assert check_output(tmp_path / "runs" / "new") == tmp_path / "runs" / "new"
     assert not (tmp_path / "runs").exists()
@@ -130,7 +130,7 @@ def test_a_root_a_home_and_a_mount_point_are_refused(tmp_path, monkeypatch):
 
 def test_a_run_that_fails_before_it_has_finished_anything_leaves_nothing(tmp_path):
     deep = tmp_path / "runs" / "a" / "b"
-    for error in (Mistake("no"), MemoryError(), KeyboardInterrupt()):
+    for error in (InputError("no"), MemoryError(), KeyboardInterrupt()):
         failing(deep, error, "plan")
     assert not list(tmp_path.iterdir())
     finish(deep, {"pairs": 5})  # other settings are welcome then
@@ -139,9 +139,9 @@ def test_a_run_that_fails_before_it_has_finished_anything_leaves_nothing(tmp_pat
 def test_finished_parts_stay_and_other_settings_are_refused_then(tmp_path):
     there = tmp_path / "there"
     failing(there, RuntimeError(), "0")
-    with pytest.raises(Mistake, match=r"other settings \(pairs: 4 there, 5 asked\)"):
+    with pytest.raises(InputError, match=r"other settings \(pairs: 4 there, 5 asked\)"):
         finish(there, {**SETTINGS, "pairs": 5})
-    with pytest.raises(Mistake, match="is the folder of floracle stages"):
+    with pytest.raises(InputError, match="is the folder of floracle stages"):
         finish(there, SETTINGS, "loss")
     with opened(there, "stages", SETTINGS) as output:
         assert output.resumed
@@ -158,10 +158,10 @@ def test_parts_of_another_run_or_in_another_place_are_named(tmp_path):
     def misplace(output):
         os.rename(output.parts / "0", output.parts / "aside")
         os.rename(output.parts / "1", output.parts / "0")
-        with pytest.raises(Mistake, match="is the part '1' of a run, not '0'"):
+        with pytest.raises(InputError, match="is the part '1' of a run, not '0'"):
             output.part("0")
         save(Results("numbers", {"pairs": 9}, {}, {}), output.parts / "2", part="2")
-        with pytest.raises(Mistake, match="part of another run"):
+        with pytest.raises(InputError, match="part of another run"):
             output.part("2")
 
     failing(tmp_path / "there", RuntimeError(), "0", "1", work=misplace)
@@ -207,11 +207,11 @@ def test_links_and_other_things_in_place_of_our_files_are_not_followed(tmp_path)
     (there / "report.html").symlink_to(elsewhere / "page")
     os.mkfifo(there / "pipe.html")
     with opened(there, "stages", SETTINGS):
-        with pytest.raises(Mistake, match="figures is a link"):
+        with pytest.raises(InputError, match="figures is a link"):
             write_text(there / "figures" / "a.csv", "ours")
-        with pytest.raises(Mistake, match=r"report.html is no regular file"):
+        with pytest.raises(InputError, match=r"report.html is no regular file"):
             write_text(there / "report.html", "ours")
-        with pytest.raises(Mistake, match=r"pipe.html is no regular file"):
+        with pytest.raises(InputError, match=r"pipe.html is no regular file"):
             write_text(there / "pipe.html", "ours")
     assert os.listdir(elsewhere) == ["page"]
     assert (elsewhere / "page").read_text() == "mine"
@@ -222,7 +222,7 @@ def test_two_runs_at_once_are_refused_and_a_kill_leaves_no_lock(tmp_path):
     with opened(there, "stages", SETTINGS) as output:
         output.save_part(result(), "0")
         for verb in ("stages", "loss"):
-            with pytest.raises(Mistake, match=r"another run is writing|is the folder of"):
+            with pytest.raises(InputError, match=r"another run is writing|is the folder of"):
                 finish(there, verb=verb)
     script = (
         "import os, sys, time; from pathlib import Path;"
@@ -231,7 +231,7 @@ def test_two_runs_at_once_are_refused_and_a_kill_leaves_no_lock(tmp_path):
     )
     holder = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(Mistake, match="another run is writing"):
+    with pytest.raises(InputError, match="another run is writing"):
         finish(there)
     holder.kill()
     holder.wait()
@@ -244,7 +244,7 @@ def test_a_folder_that_is_removed_during_a_run_is_said(tmp_path):
 
     def remove(output):
         shutil.rmtree(there)
-        with pytest.raises(Mistake, match="there was removed while a run wrote into it"):
+        with pytest.raises(InputError, match="there was removed while a run wrote into it"):
             output.save(result())
 
     failing(there, RuntimeError(), work=remove)
@@ -273,7 +273,7 @@ def test_what_may_grow_may_be_larger_and_never_smaller(tmp_path):
     assert check_ours(there, "stages") == {"images": 200, "seed": 0}
     for other in ({"images": 100, "seed": 0}, {"images": 300, "seed": 1}):
         with (
-            pytest.raises(Mistake, match="other settings"),
+            pytest.raises(InputError, match="other settings"),
             opened(there, "stages", other, grows=["images"]),
         ):
             raise AssertionError("it was let in")
@@ -283,11 +283,11 @@ def test_a_change_of_the_data_is_seen_before_anything_is_saved(tmp_path):
     there = tmp_path / "there"
 
     def check():
-        raise Mistake("x.npy changed")
+        raise InputError("x.npy changed")
 
     for save_something in (OutputFolder.save, lambda output, made: output.save_part(made, "0")):
         with (
-            pytest.raises(Mistake, match="changed"),
+            pytest.raises(InputError, match="changed"),
             opened(there, "s", {}, unchanged=check) as output,
         ):
             save_something(output, result())
@@ -299,13 +299,13 @@ def test_parts_of_data_that_has_changed_since_do_not_stop_the_next_run(tmp_path)
 
     def check():
         if state != ["old"]:
-            raise Mistake("x.npy changed")
+            raise InputError("x.npy changed")
 
     def change(output):
         state.append("new")
         output.save_part(result(), "1")
 
-    failing(there, Mistake("x"), "0", work=change, unchanged=check)
+    failing(there, InputError("x"), "0", work=change, unchanged=check)
     assert not there.exists()
 
 
@@ -314,9 +314,9 @@ def test_saving_by_hand_replaces_no_result_of_others(tmp_path):
     save(result(2.0), tmp_path)
     for content in ("{}", "text", '{"kind": "a", "format": 1}'):
         (tmp_path / "result.json").write_text(content)
-        with pytest.raises(Mistake, match=r"result\.json is not a result"):
+        with pytest.raises(InputError, match=r"result\.json is not a result"):
             save(result(), tmp_path)
         assert (tmp_path / "result.json").read_text() == content
     write_record(tmp_path / "run.json", "run", {"verb": 5, "settings": {}})
-    with pytest.raises(Mistake, match="is the folder of floracle 5"):
+    with pytest.raises(InputError, match="is the folder of floracle 5"):
         check_ours(tmp_path, "stages")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from floracle.run import ending, exchange, processes
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.exchange import Lost, check_same, first_says, gathered, merged_over, parts_over
 from floracle.run.processes import ALONE, Group, Heart, bounded, joined, launched, share
 from many import Started, in_threads
@@ -106,7 +106,7 @@ def test_idle_cores_are_mentioned_once(monkeypatch):
 @pytest.mark.parametrize("seconds", ["soon", "-1", "0", "nan", "inf"])
 def test_a_timeout_that_is_none_is_refused(seconds, monkeypatch):
     monkeypatch.setenv(processes.SILENCE, seconds)
-    with pytest.raises(Mistake, match="FLORACLE_TIMEOUT"):
+    with pytest.raises(InputError, match="FLORACLE_TIMEOUT"):
         processes.silence()
 
 
@@ -159,7 +159,7 @@ def test_what_differs_is_named_with_its_process(monkeypatch):
         check_same(group, {"data": "aa", "times t": "cc"})
         check_same(group, {"data": "aa", "times t": "bb" if group.rank == 2 else "cc"})
 
-    with pytest.raises(Mistake, match="process 2 has other times t than process 0"):
+    with pytest.raises(InputError, match="process 2 has other times t than process 0"):
         in_threads(3, work, monkeypatch)
 
 
@@ -339,6 +339,6 @@ def test_death_is_noticed_at_once(tmp_path):
 def test_who_waits_in_vain_for_the_others_is_told_how_to_work_alone(tmp_path, monkeypatch):
     for name, value in zip(processes.LAUNCHED, ("1", "2", "127.0.0.1", "9"), strict=True):
         monkeypatch.setenv(name, value)
-    with pytest.raises(Mistake, match="unset WORLD_SIZE"), joined(timeout=1):
+    with pytest.raises(InputError, match="unset WORLD_SIZE"), joined(timeout=1):
         pass
     assert os.environ["RANK"] == "1"

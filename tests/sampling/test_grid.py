@@ -5,7 +5,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.sampling.grid import (
     checked_grid,
     cut,
@@ -132,7 +132,7 @@ def test_a_cut_needs_both_pieces(at):
 
 @pytest.mark.parametrize("shift", [0.0, -1.0, math.inf, math.nan])
 def test_shift_is_positive(shift):
-    with pytest.raises(Mistake, match="shift must be positive"):
+    with pytest.raises(InputError, match="shift must be positive"):
         time_grid(10, shift=shift)
 
 
@@ -140,7 +140,7 @@ def test_shift_is_positive(shift):
     "wrong", [{"steps": 0}, {"start": 0.5, "stop": 0.5}, {"start": -0.1}, {"stop": 1.1}]
 )
 def test_grids_have_steps_and_stay_in_range(wrong):
-    with pytest.raises(Mistake, match="a grid"):
+    with pytest.raises(InputError, match="a grid"):
         time_grid(**{"steps": 10} | wrong)
 
 
@@ -159,5 +159,5 @@ def test_grids_have_steps_and_stay_in_range(wrong):
     ],
 )
 def test_a_grid_of_the_users_own_is_checked(grid, says):
-    with pytest.raises(Mistake, match=says):
+    with pytest.raises(InputError, match=says):
         checked_grid(torch.tensor(grid))

@@ -96,5 +96,5 @@ def test_guided_oracles_can_be_followed_and_lean_towards_their_class(oracle):
     ],
 )
 def test_nonsense_is_refused(oracle, scale, options):
-    with pytest.raises(floracle.Mistake):
+    with pytest.raises(floracle.InputError):
         guided(oracle, scale, **options)

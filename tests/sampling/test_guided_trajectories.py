@@ -192,20 +192,20 @@ def test_a_network_that_cannot_go_without_labels_says_so(tmp_path):
     x, t = torch.randn(2, 3), torch.full((2,), 0.5)
     assert_close(field(x, t, torch.tensor([0, 1])), torch.tensor([[0.0], [1.0]]) - x)
     for labels in (None, torch.tensor([-1, 1])):
-        with pytest.raises(floracle.Mistake, match="null=10"):
+        with pytest.raises(floracle.InputError, match="null=10"):
             field(x, t, labels)
 
 
 def test_guidance_needs_labels_or_a_reference(oracle):
     x, t = torch.randn(2, 1, 8, 8), torch.full((2,), 0.3)
-    with pytest.raises(floracle.Mistake, match="none were given; give labels, or a reference"):
+    with pytest.raises(floracle.InputError, match="none were given; give labels, or a reference"):
         guided(oracle, 2.0)(x, t)
     assert_close(guided(oracle, 2.0, reference=oracle)(x, t), oracle(x, t))
 
 
 def test_a_reference_of_another_shape_is_refused(oracle):
     push = guided(oracle, 2.0, reference=lambda x, t, labels=None: x[:, :, :4])
-    with pytest.raises(floracle.Mistake, match="same shape"):
+    with pytest.raises(floracle.InputError, match="same shape"):
         push(torch.randn(2, 1, 8, 8), torch.full((2,), 0.3), torch.zeros(2, dtype=torch.int64))
 
 
@@ -267,5 +267,5 @@ def test_intervals_come_back_from_every_clock(low, high):
     ],
 )
 def test_nonsense_intervals_are_refused(clock, low, high):
-    with pytest.raises(floracle.Mistake):
+    with pytest.raises(floracle.InputError):
         interval_in(clock, low, high)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.sampling.grid import time_grid
 from floracle.sampling.presets import RECIPES, preset_grid
 from floracle.sampling.sample import sample
@@ -152,5 +152,5 @@ def test_published_shifts():
     ],
 )
 def test_mistakes_are_named(name, count, shift, words):
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         preset_grid(name, count, shift=shift)

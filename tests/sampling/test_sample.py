@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.sampling.grid import cut, time_grid
 from floracle.sampling.sample import evaluations, sample, trajectory
 from floracle.sampling.solvers import SOLVERS, Solver, step
@@ -179,13 +179,13 @@ def test_no_labels_stay_none():
 )
 def test_wrong_labels_are_refused_before_the_field_is_asked(labels):
     field = Counted(growing)
-    with pytest.raises(Mistake, match=r"one a sample"):
+    with pytest.raises(InputError, match=r"one a sample"):
         trajectory(field, torch.randn(4, 2), time_grid(2), labels=labels)
     assert field.calls == 0
 
 
 def test_a_misspelt_solver_gets_a_suggestion():
-    with pytest.raises(Mistake, match="did you mean 'euler'"):
+    with pytest.raises(InputError, match="did you mean 'euler'"):
         sample(growing, torch.randn(4, 2), time_grid(2), solver="eular")
 
 
@@ -200,7 +200,7 @@ def test_a_field_of_another_shape_is_refused():
 
 
 def test_whole_numbers_are_no_samples():
-    with pytest.raises(Mistake, match="floating point"):
+    with pytest.raises(InputError, match="floating point"):
         sample(growing, torch.zeros(4, 2, dtype=torch.int64), time_grid(2))
 
 

@@ -9,7 +9,7 @@ from tiny import BLIND, SMALL, Linear, digits, network, trained
 
 import floracle
 from edits import resealed
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.training import checkpoint
 
 
@@ -36,7 +36,7 @@ def test_checkpoints_open_as_fields_averaged_or_as_trained(whole):
     labels = torch.tensor([4, 7, raw.null])
     expected = raw.eval()(x, t.float(), labels)
     assert torch.equal(floracle.load_model(last, weights="model")(*given), expected)
-    with pytest.raises(Mistake, match="no weights 'emma'; did you mean 'ema'"):
+    with pytest.raises(InputError, match="no weights 'emma'; did you mean 'ema'"):
         floracle.load_model(last, weights="emma")
 
 
@@ -54,10 +54,10 @@ def test_checkpoints_that_training_would_refuse_do_not_open_either(whole, tmp_pa
         path.with_suffix(".json").write_text(json.dumps(said | change))
         if sealed:
             resealed(path.with_suffix(".json"), **sealed)
-        with pytest.raises(Mistake, match=words):
+        with pytest.raises(InputError, match=words):
             floracle.load_model(path)
     path.with_suffix(".json").write_text("{")
-    with pytest.raises(Mistake, match=r"no family known|has no|lacks"):
+    with pytest.raises(InputError, match=r"no family known|has no|lacks"):
         floracle.load_model(path)  # somebody else's JSON, and no checkpoint of a project
 
 
@@ -67,5 +67,5 @@ def test_a_checkpoint_of_a_foreign_network_says_how_to_load_it(tmp_path):
     )
     assert list(run)
     (path,) = (tmp_path / "checkpoints").glob("*.safetensors")
-    with pytest.raises(Mistake, match=r"not made here.*module:function"):
+    with pytest.raises(InputError, match=r"not made here.*module:function"):
         floracle.load_model(path)

@@ -105,7 +105,7 @@ def test_a_finished_run_becomes_longer_and_equals_one_that_was_asked_so(tmp_path
         checkpoint.read(checkpoint.latest(tmp_path / name)[0]) for name in ("run", "whole")
     )
     assert same(found, expected)
-    with pytest.raises(floracle.Mistake if hasattr(floracle, "Mistake") else ValueError) as error:
+    with pytest.raises(floracle.InputError) as error:
         list(floracle.train(network(), digits(), RUN, out=tmp_path / "run", look=BLIND))
     assert "images: 480 there, 320 asked" in str(error.value)
 

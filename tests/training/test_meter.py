@@ -6,7 +6,7 @@ import torch
 import floracle
 from floracle.core.clock import Clock
 from floracle.core.paths import LINEAR, PATHS
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.training.meter import stage_edges
 
 
@@ -96,9 +96,9 @@ def test_edges_meet_at_the_split():
 
 def test_what_is_no_loss_a_sample_is_a_mistake():
     meter = floracle.StageMeter(0.5)
-    with pytest.raises(Mistake, match="one loss a sample"):
+    with pytest.raises(InputError, match="one loss a sample"):
         meter.add(torch.rand(4), torch.rand(4, 3))
-    with pytest.raises(Mistake, match="split lies inside"):
+    with pytest.raises(InputError, match="split lies inside"):
         floracle.StageMeter(1.5)
 
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.training.order import PURPOSES, Order, noise_of, seed_for, uniforms
 
 
@@ -35,7 +35,7 @@ def test_weighted_rows_come_in_proportion_to_their_weight():
 
 
 def test_data_without_rows_is_a_mistake():
-    with pytest.raises(Mistake, match="nothing to train on"):
+    with pytest.raises(InputError, match="nothing to train on"):
         Order.of(0, 0)
 
 

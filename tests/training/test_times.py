@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.training.config import Settings
 from floracle.training.times import LogitNormal, Shifted, SplitAware, Uniform, times_for
 
@@ -72,7 +72,7 @@ def test_a_shift_below_one_is_sd3s_shift_upside_down():
 
 
 def test_split_aware_times_need_a_split():
-    with pytest.raises(Mistake, match="need a split"):
+    with pytest.raises(InputError, match="need a split"):
         times_for(Settings(times="split-aware"))
     assert times_for(Settings(times="split-aware"), 0.1) == SplitAware(0.1)
     assert times_for(Settings(times="split-aware", split=0.2), 0.1) == SplitAware(0.2)

@@ -8,7 +8,7 @@ import torch
 from tiny import BLIND, SMALL, Linear, digits, network, same, tensors, trained
 
 import floracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.training import checkpoint
 from floracle.training.config import LIGHTNINGDIT, PAPER, SIT, Settings
 from floracle.training.ema import averaged, follow, share_kept
@@ -63,13 +63,15 @@ def test_the_same_again_answers_and_another_is_refused_with_its_differences(whol
     assert again[0].loss == said[-1].loss
     assert same(weights, kept)
     other = replace(SMALL, seed=1, target="oracle")
-    with pytest.raises(Mistake, match=r"seed: 0 there, 1 asked.*target: 'conditional' there"):
+    with pytest.raises(InputError, match=r"seed: 0 there, 1 asked.*target: 'conditional' there"):
         trained(out, other)
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("chapter 1")
-    with pytest.raises(Mistake, match=r"holds what no run of floracle train wrote \(thesis.tex\)"):
+    with pytest.raises(
+        InputError, match=r"holds what no run of floracle train wrote \(thesis.tex\)"
+    ):
         trained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -179,7 +181,7 @@ class Poisoned(Linear):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint_named(tmp_path):
-    with pytest.raises(Mistake, match=r"no longer finite after 224 .*000000000160.safetensors"):
+    with pytest.raises(InputError, match=r"no longer finite after 224 .*000000000160.safetensors"):
         trained(tmp_path, net=Poisoned(6), null=10)
     assert [int(one.stem) for one in checkpoint.abouts(tmp_path)] == [160]
     kept, _ = checkpoint.latest(tmp_path)
@@ -188,7 +190,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint_named(tmp
 
 def test_a_loss_that_explodes_stops_before_it_is_kept(tmp_path):
     wild = replace(SMALL, rate=30.0, clip=None)
-    with pytest.raises(Mistake, match=r"exploded .* no checkpoint is older"):
+    with pytest.raises(InputError, match=r"exploded .* no checkpoint is older"):
         trained(tmp_path, wild, net=Linear(), null=10)
     assert not checkpoint.abouts(tmp_path)
 
@@ -203,7 +205,7 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_before(whole, tmp_path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
-        with pytest.raises(Mistake, match=r"No space left.*good checkpoint is .*000000000160"):
+        with pytest.raises(InputError, match=r"No space left.*good checkpoint is .*000000000160"):
             trained(tmp_path)
     assert not list(tmp_path.rglob("*.part"))
     assert same(trained(tmp_path)[1], whole[2])
@@ -301,21 +303,21 @@ def test_presets_are_the_projects_own():
     ],
 )
 def test_settings_that_mean_nothing_are_mistakes(parts, words):
-    with pytest.raises(Mistake, match=words):
+    with pytest.raises(InputError, match=words):
         Settings(**parts)
 
 
 def test_networks_and_data_that_do_not_fit_are_mistakes(tmp_path):
     data = digits()
-    with pytest.raises(Mistake, match="works on"):
+    with pytest.raises(InputError, match="works on"):
         floracle.train(network(side=16), data, SMALL, out=tmp_path)
-    with pytest.raises(Mistake, match="knows 3 classes"):
+    with pytest.raises(InputError, match="knows 3 classes"):
         floracle.train(network(3), data, SMALL, out=tmp_path)
-    with pytest.raises(Mistake, match="null label"):
+    with pytest.raises(InputError, match="null label"):
         floracle.train(Linear(), data, SMALL, out=tmp_path)
-    with pytest.raises(Mistake, match="nothing to train"):
+    with pytest.raises(InputError, match="nothing to train"):
         floracle.train(network().requires_grad_(False), data, SMALL, out=tmp_path)
-    with pytest.raises(Mistake, match="no squares"):
+    with pytest.raises(InputError, match="no squares"):
         network_for(SMALL, floracle.open_store("gaussian:20x8"))
     assert not list(tmp_path.iterdir())
 

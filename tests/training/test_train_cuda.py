@@ -8,7 +8,7 @@ from tiny import BLIND, SMALL, digits, network, same, trained
 
 import floracle
 from floracle.core.paths import LINEAR
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.processes import ALONE
 from floracle.training.batches import Making
 from floracle.training.order import Order
@@ -72,7 +72,7 @@ def test_oracle_products_do_without_tf32(tmp_path):
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        with pytest.raises(Mistake, match="need all bits of float32"):
+        with pytest.raises(InputError, match="need all bits of float32"):
             trained(tmp_path, ORACLE, device="cuda")
     finally:
         torch.set_float32_matmul_precision(before)

@@ -11,7 +11,7 @@ from torch import nn
 
 import floracle
 from edits import resealed
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.records import read_any_record
 from floracle.training import checkpoint, loop, place
 from floracle.training.ema import averaged, follow
@@ -100,7 +100,7 @@ def test_buffers_of_the_average_are_those_of_the_network(tmp_path):
 def test_tied_weights_are_refused_before_anything_is_written(tmp_path):
     net = Own()
     net.second = net.first
-    with pytest.raises(Mistake, match="first and second of this network are one tensor"):
+    with pytest.raises(InputError, match="first and second of this network are one tensor"):
         run_of(tmp_path, net)
     assert not list(tmp_path.iterdir())
 
@@ -167,7 +167,9 @@ def test_a_checkpoint_of_another_format_names_the_version_that_made_it(tmp_path)
     said = json.loads(about.read_text())
     about.write_text(json.dumps(said | {"format": 9, "floracle": "7.1"}))
     before = kept_names(tmp_path)
-    with pytest.raises(Mistake, match=r"format 9, and this version .* reads 2; .* floracle 7\.1"):
+    with pytest.raises(
+        InputError, match=r"format 9, and this version .* reads 2; .* floracle 7\.1"
+    ):
         run_of(tmp_path, Own())
     assert kept_names(tmp_path) == before
 
@@ -194,7 +196,7 @@ def test_whatever_a_disk_refuses_is_one_mistake(tmp_path, monkeypatch, module, n
     with monkeypatch.context() as patch:
         patch.setattr(module, name, refusing)
         words = rf"{file} could not be written .*No space left.*checkpoint is .*000000000096"
-        with pytest.raises(Mistake, match=words):
+        with pytest.raises(InputError, match=words):
             list(run)
     assert not list(tmp_path.rglob("*.part"))
     assert [line["images"] for line in read_log(tmp_path).lines][-1] >= 96
@@ -208,12 +210,12 @@ def test_metrics_that_cannot_be_written_are_named_too(tmp_path):
         pass
     (tmp_path / "metrics.jsonl").rename(tmp_path / "elsewhere")
     (tmp_path / "metrics.jsonl").mkdir()
-    with pytest.raises(Mistake, match=r"metrics.jsonl could not be .*checkpoint is .*00096"):
+    with pytest.raises(InputError, match=r"metrics.jsonl could not be .*checkpoint is .*00096"):
         list(run)
 
 
 def test_a_look_at_one_pair_is_refused_at_the_door():
-    with pytest.raises(Mistake, match="pairs counts from 2"):
+    with pytest.raises(InputError, match="pairs counts from 2"):
         Look(pairs=1)
-    with pytest.raises(Mistake, match="samples counts from 0"):
+    with pytest.raises(InputError, match="samples counts from 0"):
         Look(samples=-1)

@@ -11,7 +11,7 @@ from torch import nn
 
 import floracle
 from edits import resealed
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.processes import ALONE, LAUNCHED
 from floracle.training.batches import Making
 from floracle.training.config import PAPER
@@ -128,9 +128,9 @@ def test_the_null_label_is_part_of_what_is_asked(tmp_path):
 
     trained_by = {"out": tmp_path / "run", "look": BLIND}
     list(floracle.train(Blind(), digits(), SHORT, null=10, **trained_by))
-    with pytest.raises(Mistake, match="null: 10 there, 11 asked"):
+    with pytest.raises(InputError, match="null: 10 there, 11 asked"):
         list(floracle.train(Blind(), digits(), SHORT, null=11, **trained_by))
-    with pytest.raises(Mistake, match="null=3 is a class of the data"):
+    with pytest.raises(InputError, match="null=3 is a class of the data"):
         floracle.train(Blind(), digits(), SHORT, null=3, out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -138,7 +138,7 @@ def test_the_null_label_is_part_of_what_is_asked(tmp_path):
 def test_processes_that_have_not_joined_are_refused(tmp_path, monkeypatch):
     for name, value in zip(LAUNCHED, ("1", "2", "127.0.0.1", "29500"), strict=True):
         monkeypatch.setenv(name, value)
-    with pytest.raises(Mistake, match=r"have not joined; put `with .*joined\(\):`"):
+    with pytest.raises(InputError, match=r"have not joined; put `with .*joined\(\):`"):
         floracle.train(network(), digits(), SHORT, out=tmp_path)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.foreign import TIMES, Shift
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.sampling.grid import share_of_steps
 from floracle.sampling.presets import preset_grid
 
@@ -69,7 +69,7 @@ def arguments(stages: Stages, *, steps: int = 50) -> tuple[Arguments, ...]:
     Empty where there is no advice, because navigation does not end, or has ended at t = 0.
     """
     if not 2 <= steps <= MOST_STEPS:
-        raise Mistake(f"arguments are for 2 to {MOST_STEPS} steps, got {steps}")
+        raise InputError(f"arguments are for 2 to {MOST_STEPS} steps, got {steps}")
     advice = recommended(stages)
     if advice is None:
         return ()

@@ -22,7 +22,7 @@ from torch import Tensor
 from floracle.core.source import NO_LABEL, Source
 from floracle.core.spectrum import moments
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .curves import Curve, Landmark, landmark, resampled
 from .forward import asked_times, forward_pairs, ratio
@@ -69,18 +69,18 @@ def radial_bands(shape: Sequence[int], edges: Sequence[float] | None = None) -> 
     Frequencies are radial, in cycles along the longer side; the lowest band holds the brightness.
     """
     if len(shape) != 3 or max(shape[1:]) < 4:
-        raise Mistake(f"bands need pictures [C, H, W] of 4 pixels at least, got {list(shape)}")
+        raise InputError(f"bands need pictures [C, H, W] of 4 pixels at least, got {list(shape)}")
     side = max(shape[1:])
     chosen = tuple(edges) if edges is not None else _octaves(side)
     rising = all(low < high for low, high in zip((0.0, *chosen), chosen, strict=False))
     if not chosen or not rising:
-        raise Mistake(f"edges of bands are positive and increase, got {list(chosen)}")
+        raise InputError(f"edges of bands are positive and increase, got {list(chosen)}")
     down, across = (torch.fft.fftfreq(size, dtype=torch.float64) * side for size in shape[1:])
     radius = torch.hypot(down[:, None], across[None])
     # rounding must not lift a frequency over the edge it lies on
     of = torch.bucketize(radius - 1e-9, torch.tensor(chosen, dtype=torch.float64))
     if len(of.unique()) <= len(chosen):
-        raise Mistake(f"edges {list(chosen)} leave a band of pictures {list(shape)} empty")
+        raise InputError(f"edges {list(chosen)} leave a band of pictures {list(shape)} empty")
     return Bands(chosen, of)
 
 
@@ -141,7 +141,7 @@ def _settled(times: Tensor, label: int, bands: Bands, energies: Tensor, *, seed:
     for band in range(bands.count):
         total = whole[0, :, band, None].expand(-1, len(times))
         if not total.sum() > 0:
-            raise Mistake(f"the data does not vary in the band {bands.names[band]}; merge it")
+            raise InputError(f"the data does not vary in the band {bands.names[band]}; merge it")
         gained = total - left[..., band].T
         explained.append(ratio(gained, total))
         holding.append(ratio(held[..., band].T, total))

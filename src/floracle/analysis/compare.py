@@ -20,7 +20,7 @@ from torch import Tensor
 
 from floracle.core.paths import PATHS
 
-from .groups import Group, Stages
+from .groups import ClassStages, Stages
 from .prediction import Predicted, predict
 
 
@@ -48,7 +48,7 @@ class Space:
     typical: int
 
     @property
-    def main(self) -> Group:
+    def main(self) -> ClassStages:
         """The group of the headline."""
         return self.stages.main
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from floracle.core.fields import VelocityField
 from floracle.core.source import NO_LABEL, classes
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.results import Results
 from floracle.sampling.grid import time_grid
 
@@ -96,7 +96,7 @@ def look_deeper(oracle: Oracle, stages: Stages, *, seed: int = 0) -> Deep:
 def deep_of(found: Results) -> Deep:
     """What was saved of a deeper look."""
     if found.kind != "deep":
-        raise Mistake(f"these are {found.kind}, not a deeper look at stages")
+        raise InputError(f"these are {found.kind}, not a deeper look at stages")
     arrays, values = found.arrays, found.values
     label, shape = int(values["label"]), tuple(values["shape"])
     distance = None

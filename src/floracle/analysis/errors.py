@@ -26,7 +26,7 @@ from floracle.core.fields import VelocityField
 from floracle.core.seeds import generator, noise
 from floracle.core.source import NO_LABEL, Source, classes, mass
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 from floracle.run.results import provenance
 from floracle.sampling.grid import time_grid
 from floracle.sampling.sample import trajectory
@@ -100,12 +100,12 @@ def oracle_losses(
     The oracle is asked once for all of them. What they differ by is told by `loss.apart`.
     """
     if not fields:
-        raise Mistake("there is no field to measure; name at least one")
+        raise InputError("there is no field to measure; name at least one")
     if along not in get_args(Along):
-        raise Mistake(f"along={along!r} is unknown; {suggestion(str(along), get_args(Along))}")
+        raise InputError(f"along={along!r} is unknown; {suggestion(str(along), get_args(Along))}")
     labels, yardsticks = _labels(oracle.data, classes), dict(yardsticks or {})
     if ORACLE in yardsticks:
-        raise Mistake("the oracle is among the yardsticks already; give this one another name")
+        raise InputError("the oracle is among the yardsticks already; give this one another name")
     _check_held_out(oracle.data, held_out, along, labels)
     times = asked_times(times)
     asking = _Asking(dict(fields), oracle, yardsticks)
@@ -193,7 +193,7 @@ def _on_own(
 ) -> dict[str, dict[str, Tensor]]:
     """Distances along each field's own trajectories, by field and curve, [p, T] each."""
     if pairs < 2:
-        raise Mistake(f"errors need at least 2 trajectories, got pairs = {pairs}")
+        raise InputError(f"errors need at least 2 trajectories, got pairs = {pairs}")
     grid = torch.cat([time_grid(steps), times]).unique()
     grid = grid[grid <= times[-1]]
     # one point more, so that the velocity is known at the last time too
@@ -247,7 +247,7 @@ def velocity_of(
     pieces = zip(x.split(AT_ONCE), t.split(AT_ONCE), labels.split(AT_ONCE), strict=True)
     found = torch.cat([field(*piece) for piece in pieces])
     if found.shape != x.shape:
-        raise Mistake(
+        raise InputError(
             f"a field returns a velocity like its samples, {list(x.shape)}, but this one returned"
             f" {list(found.shape)}; take the data it was made for"
         )
@@ -271,7 +271,7 @@ def _labels(data: Source, asked: Sequence[int] | None) -> tuple[int, ...]:
     chosen, known = tuple(dict.fromkeys(asked or (NO_LABEL,))), classes(data)
     for label in chosen:
         if label != NO_LABEL and label not in known:
-            raise Mistake(f"there is no class {label}; labels are {known or 'all −1'}")
+            raise InputError(f"there is no class {label}; labels are {known or 'all −1'}")
     return chosen
 
 
@@ -280,15 +280,15 @@ def _check_held_out(data: Source, held_out: Source | None, along: str, labels: t
     if held_out is None:
         return
     if along == "own":
-        raise Mistake("a field's own trajectories hold nothing out; use along='path'")
+        raise InputError("a field's own trajectories hold nothing out; use along='path'")
     if tuple(held_out.shape) != tuple(data.shape):
-        raise Mistake(
+        raise InputError(
             f"held-out points have shape {tuple(held_out.shape)}, those of the data"
             f" {tuple(data.shape)}"
         )
     for label in labels:
         if not len(held_out.atoms(label).rows):
-            raise Mistake(f"there are no held-out points of class {label}")
+            raise InputError(f"there are no held-out points of class {label}")
 
 
 def _first_seed(seed: int, label: int) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from floracle.core.paths import Path, checked_times
 from floracle.core.seeds import generator, noise
 from floracle.core.source import NO_LABEL, Source, classes
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .curves import Curve, standard_error
 
@@ -33,9 +33,9 @@ def forward_pairs(
 ) -> ForwardPairs:
     """Pairs of a class, or of the whole set for −1; data is drawn in proportion to its weight."""
     if pairs < 2:
-        raise Mistake(f"errors need at least 2 pairs, got {pairs}")
+        raise InputError(f"errors need at least 2 pairs, got {pairs}")
     if label != NO_LABEL and label not in classes(source):
-        raise Mistake(f"there is no class {label}; labels are {classes(source) or 'all −1'}")
+        raise InputError(f"there is no class {label}; labels are {classes(source) or 'all −1'}")
     rows, weights = source.atoms(label)
     drawn = torch.multinomial(weights, pairs, replacement=True, generator=generator(seed))
     fresh = noise(range(seed + 1, seed + 1 + pairs), source.shape)
@@ -53,5 +53,5 @@ def asked_times(times: Tensor) -> Tensor:
     """Increasing times float64 [T] in [0, 1), where fields are defined."""
     times = checked_times(times)
     if times.ndim != 1 or len(times) < 2 or not (times.diff() > 0).all() or times[-1] >= 1:
-        raise Mistake("times are at least two, increase and lie in [0, 1); fields end at t = 1")
+        raise InputError("times are at least two, increase and lie in [0, 1); fields end at t = 1")
     return times

@@ -26,7 +26,7 @@ from floracle.core.paths import LINEAR, Coefficients, Path, convert
 from floracle.core.source import NO_LABEL, Source, classes, mass
 from floracle.core.spectrum import PASS_BYTES, dimension, moments
 from floracle.run.budget import memory_budget
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,9 @@ class ClassGaussians:
         asked = torch.full((len(x),), NO_LABEL) if labels is None else labels.cpu()
         unknown = set(asked.unique().tolist()) - {NO_LABEL, *self.gaussians}
         if unknown:
-            raise Mistake(f"there is no class {min(unknown)}; labels are {list(self.gaussians)}")
+            raise InputError(
+                f"there is no class {min(unknown)}; labels are {list(self.gaussians)}"
+            )
         votes = (asked[:, None] == torch.tensor(list(self.gaussians))).double()
         mixed = asked == NO_LABEL
         if mixed.any():
@@ -138,7 +140,7 @@ def class_gaussians(source: Source, *, path: Path = LINEAR) -> ClassGaussians:
     """
     labels = classes(source)
     if not labels or (source.labels == NO_LABEL).any():
-        raise Mistake("a Gaussian a class needs a label on every row; some have none")
+        raise InputError("a Gaussian a class needs a label on every row; some have none")
     shares = torch.tensor([mass(source, label) for label in labels], dtype=torch.float64)
     gaussians = {label: fitted(source, label) for label in labels}
     return ClassGaussians(gaussians, shares.log(), tuple(source.shape), path)
@@ -150,7 +152,7 @@ def fitted(source: Source, label: int = NO_LABEL) -> Gaussian:
     small = min(dims, count)
     needed, free = 8 * small * (2 * dims + 2 * small), memory_budget()
     if needed > free:
-        raise Mistake(
+        raise InputError(
             f"a Gaussian of {count:,} points in {dims:,} dimensions takes {needed >> 20:,} MiB,"
             f" but {free >> 20:,} MiB may be used; measure fewer points or smaller ones"
         )

@@ -32,7 +32,7 @@ NOWHERE = Landmark(None)
 
 
 @dataclass(frozen=True)
-class Group:
+class ClassStages:
     """The stages of one class, of the whole set (label −1), or pooled over classes (−2)."""
 
     label: int
@@ -110,14 +110,14 @@ class Stages:
     """The stages of a data set: every class, the whole set, and the classes pooled."""
 
     times: Tensor
-    groups: tuple[Group, ...]
+    groups: tuple[ClassStages, ...]
     dims: int
     names: tuple[str, ...]
     """Class names by label; empty where there are none."""
     settings: dict[str, Any]
     provenance: dict[str, Any]
 
-    def group(self, label: int) -> Group:
+    def group(self, label: int) -> ClassStages:
         """One class; −1 is the whole set, −2 the classes pooled."""
         for group in self.groups:
             if group.label == label:
@@ -125,7 +125,7 @@ class Stages:
         raise KeyError(f"label {label} was not measured")
 
     @property
-    def main(self) -> Group:
+    def main(self) -> ClassStages:
         """What the headline is about: the classes pooled, or the whole set without classes.
 
         What has a single point is passed over for what has more.
@@ -133,7 +133,7 @@ class Stages:
         return min(self.groups, key=lambda group: (group.single_point, group.label != POOLED))
 
     @property
-    def typical(self) -> Group:
+    def typical(self) -> ClassStages:
         """The class in the middle by predicted collapse; the whole set where there are none.
 
         What has a single point is passed over for what has more. It is never the pool, which is
@@ -146,12 +146,12 @@ class Stages:
         return ordered[len(ordered) // 2]
 
     @property
-    def single_points(self) -> tuple[Group, ...]:
+    def single_points(self) -> tuple[ClassStages, ...]:
         """The classes that have a single distinct point each."""
         return tuple(group for group in self.groups if group.label >= 0 and group.single_point)
 
     @property
-    def landmarks(self) -> Group:
+    def landmarks(self) -> ClassStages:
         """The main group: its `centre`, `collapse`, `end` and their predictions."""
         return self.main
 

@@ -13,7 +13,7 @@ from floracle.core.seeds import generator, noise
 from floracle.core.source import Source
 from floracle.oracle.oracle import Oracle
 from floracle.run.budget import memory_budget
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .curves import Curve
 
@@ -30,12 +30,12 @@ def held_out_curves(
 ) -> dict[str, Curve]:
     """The oracle's loss, top weight and entropy on held-out pairs of a class, by time."""
     if tuple(held_out.shape) != tuple(oracle.data.shape):
-        raise Mistake(
+        raise InputError(
             f"held-out points have shape {held_out.shape}, those of the data {oracle.data.shape}"
         )
     rows, weights = held_out.atoms(label)
     if not len(rows):
-        raise Mistake(f"there are no held-out points of class {label}")
+        raise InputError(f"there are no held-out points of class {label}")
     dims = torch.Size(held_out.shape).numel()
     count = held_out_pairs(pairs, dims)
     drawn = rows[torch.multinomial(weights, count, replacement=True, generator=generator(seed))]

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from floracle.core.source import Source
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.exchange import barrier, first_says
 from floracle.run.output_folder import PLAN, OutputFolder
 from floracle.run.progress import tracked
 from floracle.run.records import read_record, write_record
 from floracle.run.results import Results
 
-from .groups import Group, Stages
+from .groups import ClassStages, Stages
 from .pooled import Pool
 from .saved import groups_of_part, part_of_groups
 from .stages import AnyOracle, Plan, assembled, measured_in_turn, planned
@@ -76,7 +76,7 @@ class Kept:
         )
         return _plan_of(self._saved(_results_of(plan, self.settings), PLAN, started))
 
-    def _batches(self, plan: Plan) -> Iterator[tuple[list[Group], Pool]]:
+    def _batches(self, plan: Plan) -> Iterator[tuple[list[ClassStages], Pool]]:
         """Every class as it was saved, measured first where it was not; some to a part."""
         size = max(1, len(plan.labels) // PARTS)
         for start in range(0, len(plan.labels), size):
@@ -114,7 +114,7 @@ class Kept:
         """A part that the first process has written."""
         found = self.output.part(name)
         if found is None:
-            raise Mistake(
+            raise InputError(
                 f"{self.output.path} is not the same folder for every process, or was removed"
                 " meanwhile; share it, and run the same command again"
             )
@@ -127,7 +127,7 @@ def seconds_taken(folder: Path) -> float | None:
     return float(read_record(path, "timing")["seconds"]) if path.exists() else None
 
 
-def _count(batch: tuple[list[Group], Pool]) -> int:
+def _count(batch: tuple[list[ClassStages], Pool]) -> int:
     return len(batch[0])
 
 

@@ -26,7 +26,7 @@ from floracle.core.fields import VelocityField
 from floracle.core.seeds import generator, noise
 from floracle.core.source import Source
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
 from floracle.sampling.grid import checked_grid, time_grid
 
@@ -146,9 +146,11 @@ def landing(
     """
     grid = time_grid(50) if grid is None else checked_grid(grid)
     if grid[-1] != 1 or not grid[0] <= tau < 1:
-        raise Mistake(f"samples land at t = 1, from a τ before; got τ = {tau:g}, {grid[-1]:g}")
+        raise InputError(f"samples land at t = 1, from a τ before; got τ = {tau:g}, {grid[-1]:g}")
     if len(seeds) < 2:
-        raise Mistake(f"a landing test compares seeds, so it needs 2 at least, got {len(seeds)}")
+        raise InputError(
+            f"a landing test compares seeds, so it needs 2 at least, got {len(seeds)}"
+        )
     given = given_labels(oracle.data, labels, len(seeds))
     parts = []
     for start in range(0, len(seeds), AT_ONCE):
@@ -184,7 +186,7 @@ def fit_of(data: Source, rows: Tensor, labels: Tensor, *, seed: int = 0) -> Fit:
         null += _under_null(weights, int(counts.sum()), drawing)
         freedom += len(weights) - 1
     if not freedom:
-        raise Mistake("a class of a single point can only be landed on; take others")
+        raise InputError("a class of a single point can only be landed on; take others")
     chance = (1 + int((null >= found * (1 - 1e-9)).sum())) / (RANDOM_LANDINGS + 1)
     return Fit(found, freedom, chance)
 
@@ -206,7 +208,7 @@ def diversity_of(data: Source, rows: Tensor, labels: Tensor) -> Diversity:
         knowable += 1 / concentration
         atoms += len(weights)
     if not expected:
-        raise Mistake("no class has two seeds that could coincide; give more seeds")
+        raise InputError("no class has two seeds that could coincide; give more seeds")
     low, high = _poisson(pairs, max(1.0, (pairs + 6 * triples - bend) / max(pairs, 1)))
     effective, most = (min(knowable * expected / n, atoms) if n else None for n in (pairs, low))
     least = min(knowable * expected / high, atoms)

@@ -20,7 +20,7 @@ from scipy.integrate import simpson
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .curves import Estimate, standard_error
 from .prediction import Predicted
@@ -76,11 +76,11 @@ def _limits(usual: Predicted, collapse: float) -> tuple[float, float]:
     return even, whole
 
 
-def _unresolved(collapse: float) -> Mistake:
+def _unresolved(collapse: float) -> InputError:
     """Why float64 has too few times around a collapse, and the way out."""
     apart = "close together" if collapse > 0.5 else "far apart"
     side = "after t = 1 − 1e−13" if collapse > 0.5 else f"before t = {collapse:.1g}"
-    return Mistake(
+    return InputError(
         f"the points lie so {apart} that they are told apart {side}, where float64 has too few"
         " times; scale the data, as with normalize='standard'"
     )

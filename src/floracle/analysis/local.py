@@ -19,7 +19,7 @@ from torch import Tensor
 from floracle.core.fold import fold
 from floracle.core.paths import LINEAR, Coefficients, Path
 from floracle.core.source import NO_LABEL, Block, Source, classes
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .gaussians import flat, towards
 
@@ -100,7 +100,7 @@ class LocalOracle:
 
     def _check(self, label: int) -> None:
         if label != NO_LABEL and label not in classes(self.data):
-            raise Mistake(f"there is no class {label}; labels are {classes(self.data)}")
+            raise InputError(f"there is no class {label}; labels are {classes(self.data)}")
 
 
 def local_oracle(source: Source, *, patch: int, path: Path = LINEAR) -> LocalOracle:
@@ -110,9 +110,9 @@ def local_oracle(source: Source, *, patch: int, path: Path = LINEAR) -> LocalOra
     pixel is alone; from 2 max(H, W) − 1 on every window is the whole picture.
     """
     if len(source.shape) != 3:
-        raise Mistake(f"patches need pictures [C, H, W], but points are {list(source.shape)}")
+        raise InputError(f"patches need pictures [C, H, W], but points are {list(source.shape)}")
     if patch < 1 or patch % 2 == 0:
-        raise Mistake(f"a patch is an odd number of pixels wide, to have a centre, got {patch}")
+        raise InputError(f"a patch is an odd number of pixels wide, to have a centre, got {patch}")
     return LocalOracle(source, patch, path)
 
 

@@ -15,7 +15,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.results import Results, differences
 
 from .curves import COVERED, ENOUGH, Curve
@@ -56,7 +56,7 @@ class Loss:
     def memorizes(self) -> Tensor:
         """Where held-out data is surely worse than training data, bool [T]; each time alone."""
         if "difference" not in self.curves:
-            raise Mistake("nothing was held out, so nobody knows; give held_out=")
+            raise InputError("nothing was held out, so nobody knows; give held_out=")
         return self.interval("difference")[0] > 0
 
 
@@ -217,11 +217,13 @@ def apart(one: OracleLoss, other: OracleLoss, name: str = "oracle") -> Apart:
     unlike += differences(_data(one), _data(other))
     if unlike or not torch.equal(one.times, other.times):
         listed = "; ".join(unlike) or "the times"
-        raise Mistake(f"only losses of the same pairs can be compared, but these differ: {listed}")
+        raise InputError(
+            f"only losses of the same pairs can be compared, but these differ: {listed}"
+        )
     curves = []
     for ours, theirs in zip(one.groups, other.groups, strict=True):
         if name not in ours.by_pair or name not in theirs.by_pair:
-            raise Mistake(f"{name!r} was not measured of both; there is {list(ours.by_pair)}")
+            raise InputError(f"{name!r} was not measured of both; there is {list(ours.by_pair)}")
         curves.append(Curve.of(ours.by_pair[name] - theirs.by_pair[name]))
     curve = one.together(curves)
     low, high = interval(curve, one.pairs, together=len(one.times))

@@ -26,7 +26,7 @@ from floracle.oracle.pairs import BLOCK as PRODUCTS
 from floracle.oracle.pairs import BYTES_OF_PRODUCT, FEWEST, MOST, bytes_of_pair
 from floracle.oracle.strangers import BYTES_OF_ATOM, ROW_BYTES, ROWS
 from floracle.run.budget import SHARE, memory_budget
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from . import deep
 from .held_out import held_out_pairs
@@ -209,7 +209,7 @@ def check_memory(run: Run) -> None:
     """Refuse a run of which a phase cannot fit the memory, before anything is computed."""
     most = max(needs(run), key=lambda need: need.least)
     if most.least > max(run.budget, SLACK):
-        raise Mistake(_refusal(run, most))
+        raise InputError(_refusal(run, most))
 
 
 def _refusal(run: Run, need: Need) -> str:

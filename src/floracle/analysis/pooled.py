@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .curves import Curve, Estimate
-from .groups import POOLED, Group, landmarks
+from .groups import POOLED, ClassStages, landmarks
 from .prediction import Predicted
 
 RESAMPLED = ("information", "own", "top")
@@ -25,7 +25,7 @@ class Pool:
     sums: dict[str, Tensor]
 
     @classmethod
-    def of(cls, group: Group) -> Pool:
+    def of(cls, group: ClassStages) -> Pool:
         """Of one group; of nothing where it is no class."""
         known = group.resamples if group.label >= 0 else None
         return cls({name: group.share * known[name] for name in RESAMPLED} if known else {})
@@ -37,7 +37,9 @@ class Pool:
         return Pool({name: self.sums[name] + other.sums[name] for name in RESAMPLED})
 
 
-def pooled(times: Tensor, groups: list[Group], predicted: list[Predicted], pool: Pool) -> Group:
+def pooled(
+    times: Tensor, groups: list[ClassStages], predicted: list[Predicted], pool: Pool
+) -> ClassStages:
     """All classes as one; their errors are independent, so squares add."""
     shares = torch.tensor([group.share for group in groups], dtype=torch.float64)
     shares = shares / shares.sum()
@@ -62,7 +64,7 @@ def pooled(times: Tensor, groups: list[Group], predicted: list[Predicted], pool:
     unknown = average([group.unknown for group in groups])
     bound = shares @ torch.stack([group.predicted_information for group in groups])
     centre, collapse = _times_of(predicted, shares, [knowable / 2, knowable])
-    return Group(
+    return ClassStages(
         label=POOLED,
         points=sum(group.points for group in groups),
         pairs=sum(group.pairs for group in groups),

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from floracle.core.fields import foreign_time
 from floracle.core.paths import LINEAR, Path
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 FARTHEST = 40.0
 """Log r beyond which nothing is looked for."""
@@ -166,22 +166,22 @@ def predict(
     A single point has a spectrum of zeros and log 1 = 0 nats to know: both landmarks are 0.
     """
     if not points >= 1:
-        raise Mistake(f"stages are those of at least 1 point, got {points:g}")
+        raise InputError(f"stages are those of at least 1 point, got {points:g}")
     if (dims is None) == (spectrum is None):
-        raise Mistake("give either dims or spectrum, one of the two")
+        raise InputError("give either dims or spectrum, one of the two")
     values = (
         torch.ones(dims, dtype=torch.float64)
         if dims is not None
         else torch.as_tensor(spectrum, dtype=torch.float64).flatten()
     )
     if dims is not None and dims < 1:
-        raise Mistake(f"dims counts dimensions and is at least 1, got {dims}")
+        raise InputError(f"dims counts dimensions and is at least 1, got {dims}")
     if not (values.numel() and values.isfinite().all() and (values >= 0).all()):
-        raise Mistake("a covariance spectrum is finite and non-negative, one value at least")
+        raise InputError("a covariance spectrum is finite and non-negative, one value at least")
     if (points > 1) != bool(values.sum() > 0):
         told = "several points" if points > 1 else "a single point"
         spread = "not all zero" if points > 1 else "all zero: it does not vary"
-        raise Mistake(f"the covariance spectrum of {told} is {spread}")
+        raise InputError(f"the covariance spectrum of {told} is {spread}")
     if not 0 <= within < float("inf"):
-        raise Mistake(f"the variance within points is finite and not negative, got {within:g}")
+        raise InputError(f"the variance within points is finite and not negative, got {within:g}")
     return Predicted(float(points), values, path, within)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.paths import LINEAR, Path
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.sampling.sample import State
 from floracle.sampling.solvers import implied_data
 
@@ -52,7 +52,7 @@ def measured(x: Tensor, states: Iterable[State], grid: Tensor, marks: Marks) -> 
         if state.velocity is None:
             break
         if not state.velocity.isfinite().all():
-            raise Mistake(f"the field's velocity at t = {state.t:g} is not finite")
+            raise InputError(f"the field's velocity at t = {state.t:g} is not finite")
         velocity = state.velocity.double()
         predictions.append(implied_data(end.double(), velocity, state.t, marks.path).float())
         speeds.append(_norms(velocity) / scale)

@@ -34,7 +34,7 @@ from floracle.core.fields import VelocityField
 from floracle.core.paths import LINEAR, Path
 from floracle.core.seeds import noise
 from floracle.core.source import NO_LABEL
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
 from floracle.sampling.grid import checked_grid, time_grid
 from floracle.sampling.sample import evaluations, labels_of, trajectory
@@ -102,7 +102,7 @@ class Probe:
         if label is not None:
             found = self.labels == label
         if not found.any():
-            raise Mistake(f"no trajectory has the label {label}; take one of {self.classes}")
+            raise InputError(f"no trajectory has the label {label}; take one of {self.classes}")
         return found
 
     @property
@@ -202,7 +202,7 @@ def probe(
     time of the grid next to `until`, and kept at those next to `shown`.
     """
     if not len(seeds):
-        raise Mistake("there is nothing to follow; give at least one seed")
+        raise InputError("there is nothing to follow; give at least one seed")
     grid = _checked(time_grid(50) if grid is None else grid)
     given = labels_of(torch.empty(len(seeds)), labels)
     threshold, places = checked_threshold(threshold), _places(grid, shown)
@@ -253,7 +253,7 @@ def _checked(grid: Tensor) -> Tensor:
     """A grid from noise to data, with a time before the last step."""
     grid = checked_grid(grid)
     if grid[0] != 0 or grid[-1] != 1 or len(grid) < 4:
-        raise Mistake(
+        raise InputError(
             f"a probe goes from 0 to 1 in 3 steps at least, got {grid[0]:g} to {grid[-1]:g} in"
             f" {len(grid) - 1}"
         )
@@ -264,7 +264,7 @@ def _late(grid: Tensor, until: float) -> int:
     """The time of the grid next to `until`; the last prediction, of the sample itself, for 1."""
     found = min(int((grid - until).abs().argmin()), len(grid) - 2)
     if not 0 < until <= 1 or found < 2:
-        raise Mistake(
+        raise InputError(
             f"until is a late time, with two times of the grid before it, got {until:g}; 1 is"
             f" the sample itself"
         )
@@ -275,6 +275,6 @@ def _places(grid: Tensor, shown: Sequence[float]) -> list[int]:
     """Which times of the grid are next to those to be shown, each once; the end is the last."""
     times = torch.as_tensor(shown, dtype=torch.float64)
     if times.ndim != 1 or not len(times) or not ((times >= 0) & (times <= 1)).all():
-        raise Mistake(f"times to show lie in [0, 1], got {list(shown)}")
+        raise InputError(f"times to show lie in [0, 1], got {list(shown)}")
     near = (grid - times[:, None]).abs().argmin(1).tolist()
     return sorted({*near, len(grid) - 1})

@@ -24,7 +24,7 @@ from torch import Tensor
 from floracle.core.seeds import generator
 from floracle.core.source import NO_LABEL, Source
 from floracle.core.spectrum import spectrum as taken_spectrum
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 BANDS = (0, 1, 4, 16)
 """Where bands of principal directions begin; the last one holds all others."""
@@ -132,7 +132,9 @@ def profile(
     rows, weights = source.atoms(label)
     points = math.exp(float(torch.special.entr(weights).sum()))
     if len(rows) < 2:
-        raise Mistake(f"class {label} has a single distinct point, and no neighbours to look at")
+        raise InputError(
+            f"class {label} has a single distinct point, and no neighbours to look at"
+        )
     spectrum = eigenvalues if eigenvalues is not None else taken_spectrum(source, label)
     random = generator(label - NO_LABEL)
     if len(rows) > MOST_NEIGHBOURS:

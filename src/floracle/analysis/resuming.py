@@ -25,7 +25,7 @@ from floracle.core.paths import LINEAR, Path
 from floracle.core.seeds import noise
 from floracle.core.source import NO_LABEL, Source
 from floracle.core.spectrum import moments
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
 from floracle.sampling.grid import checked_grid, cut, time_grid
 from floracle.sampling.sample import sample
@@ -157,7 +157,9 @@ def resumed(
     labels = given_labels(data, labels, len(chosen))
     variance = energies(_centred(held_out, points, labels))
     if not (variance.sum(0) > 0).all():
-        raise Mistake("the unseen data does not vary in every band; take more rows or fewer bands")
+        raise InputError(
+            "the unseen data does not vary in every band; take more rows or fewer bands"
+        )
     fresh = noise(range(seed, seed + len(chosen) * noises), held_out.shape)
     mixing = points.repeat_interleave(noises, 0), fresh, labels.repeat_interleave(noises)
     parts, shows = [], [points[:shown]]
@@ -253,17 +255,19 @@ def _centred(held_out: Source, points: Tensor, labels: Tensor) -> Tensor:
 
 def _checked_rows(rows: Sequence[int], held_out: Source, data: Source, noises: int) -> Tensor:
     if len(rows) < 2 or noises < 2:
-        raise Mistake(
+        raise InputError(
             f"errors need at least 2 unseen rows and 2 noises of each, got {len(rows)} rows and"
             f" {noises} noises"
         )
     if len(set(rows)) < len(rows):
-        raise Mistake("a row of the unseen data is named twice; take each once, or errors are off")
+        raise InputError(
+            "a row of the unseen data is named twice; take each once, or errors are off"
+        )
     for row in rows:
         if not 0 <= row < len(held_out):
-            raise Mistake(f"there is no row {row} among the {len(held_out)} that were held out")
+            raise InputError(f"there is no row {row} among the {len(held_out)} that were held out")
     if tuple(held_out.shape) != tuple(data.shape):
-        raise Mistake(
+        raise InputError(
             f"held-out points have shape {tuple(held_out.shape)}, those of the data"
             f" {tuple(data.shape)}"
         )

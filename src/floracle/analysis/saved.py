@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.results import Results, load_results
 
 from .curves import Curve, Estimate, Landmark
-from .groups import Group, Stages
+from .groups import ClassStages, Stages
 from .landing import Landing
 from .loss import Losses, OracleLoss
 from .pooled import Pool
@@ -48,8 +48,8 @@ def load(folder: str | Path) -> Measured | Results:
         return found
     try:
         return reader(found)
-    except Mistake as mistake:
-        raise Mistake(f"{folder}: {mistake}") from mistake
+    except InputError as mistake:
+        raise InputError(f"{folder}: {mistake}") from mistake
 
 
 def stages_to_results(stages: Stages) -> Results:
@@ -82,10 +82,12 @@ def stages_of_results(found: Results) -> Stages:
             provenance=dict(found.provenance),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise Mistake(f"the saved stages are damaged ({error}); compute them again") from error
+        raise InputError(f"the saved stages are damaged ({error}); compute them again") from error
 
 
-def part_of_groups(groups: Sequence[Group], pool: Pool, settings: Mapping[str, Any]) -> Results:
+def part_of_groups(
+    groups: Sequence[ClassStages], pool: Pool, settings: Mapping[str, Any]
+) -> Results:
     """Some classes and what they add to the pool, for a run that goes on later."""
     arrays = {f"pool/{name}": values for name, values in pool.sums.items()}
     for group in groups:
@@ -93,13 +95,13 @@ def part_of_groups(groups: Sequence[Group], pool: Pool, settings: Mapping[str, A
     return Results("part", settings, {"groups": [group_values(group) for group in groups]}, arrays)
 
 
-def groups_of_part(part: Results) -> tuple[list[Group], Pool]:
+def groups_of_part(part: Results) -> tuple[list[ClassStages], Pool]:
     """What `part_of_groups` was given."""
     sums = {name[5:]: values for name, values in part.arrays.items() if name.startswith("pool/")}
     return _groups(part), Pool(sums)
 
 
-def _groups(found: Results) -> list[Group]:
+def _groups(found: Results) -> list[ClassStages]:
     """Groups whose arrays are named LABEL/curve."""
     arrays: dict[str, dict[str, Tensor]] = {}
     for name, values in found.arrays.items():
@@ -108,7 +110,7 @@ def _groups(found: Results) -> list[Group]:
     return [group_of(each, arrays.get(str(each["label"]), {})) for each in found.values["groups"]]
 
 
-def group_values(group: Group) -> dict[str, Any]:
+def group_values(group: ClassStages) -> dict[str, Any]:
     """The numbers of a group, for JSON."""
     values: dict[str, Any] = {name: getattr(group, name) for name in NUMBERS}
     for name in LANDMARKS:
@@ -119,7 +121,7 @@ def group_values(group: Group) -> dict[str, Any]:
     return values
 
 
-def group_arrays(group: Group, prefix: str = "") -> dict[str, Tensor]:
+def group_arrays(group: ClassStages, prefix: str = "") -> dict[str, Tensor]:
     """The curves of a group."""
     arrays = {f"{prefix}predicted_information": group.predicted_information}
     for name, curve in group.curves.items():
@@ -129,7 +131,7 @@ def group_arrays(group: Group, prefix: str = "") -> dict[str, Tensor]:
     return arrays
 
 
-def group_of(values: dict[str, Any], arrays: Any, prefix: str = "") -> Group:
+def group_of(values: dict[str, Any], arrays: Any, prefix: str = "") -> ClassStages:
     """A group from its numbers and curves."""
     own = {name[len(prefix) :]: array for name, array in arrays.items() if name.startswith(prefix)}
     curves = {
@@ -142,7 +144,7 @@ def group_of(values: dict[str, Any], arrays: Any, prefix: str = "") -> Group:
     }
     known: dict[str, Any] = {name: values[name] for name in NUMBERS}
     marks: dict[str, Any] = {name: Landmark(**values[name]) for name in LANDMARKS}
-    return Group(
+    return ClassStages(
         **known,
         **marks,
         curves=curves,

@@ -30,13 +30,13 @@ from floracle.oracle.gaussians import GaussianOracle
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.pairs import Pairs
 from floracle.run.budget import memory_budget
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.exchange import first_says
 from floracle.run.results import provenance
 
 from .curves import Curve, controlled, resampled
 from .expected import Expected, expected
-from .groups import END, Group, Stages, landmarks
+from .groups import END, ClassStages, Stages, landmarks
 from .held_out import held_out_curves
 from .in_turn import Drawn, followed_in_turn, readable
 from .law import area_under, times_for
@@ -103,9 +103,9 @@ def planned(
 ) -> Plan:
     """Choose classes and times; costs the covariance spectra."""
     if times < FEWEST:
-        raise Mistake(f"a stage curve needs at least {FEWEST} times, got {times}")
+        raise InputError(f"a stage curve needs at least {FEWEST} times, got {times}")
     if pairs < 2:
-        raise Mistake(f"errors need at least 2 pairs, got {pairs}")
+        raise InputError(f"errors need at least 2 pairs, got {pairs}")
     chosen = _chosen(oracle.data, labels)
     sizes = {label: _entropy(oracle.data.atoms(label).weights) for label in chosen}
     within = _within(oracle, chosen)
@@ -116,7 +116,7 @@ def planned(
 
 def measured(
     oracle: AnyOracle, plan: Plan, label: int, *, held_out: Source | None = None
-) -> Group:
+) -> ClassStages:
     """The stages of one class."""
     (group,) = measured_in_turn(oracle, plan, (label,), held_out=held_out)
     return group
@@ -124,7 +124,7 @@ def measured(
 
 def measured_in_turn(
     oracle: AnyOracle, plan: Plan, labels: Sequence[int], *, held_out: Source | None = None
-) -> Iterator[Group]:
+) -> Iterator[ClassStages]:
     """The stages of several classes, in their order."""
     shares = _shares(oracle.data, labels)
     predicted = expected([plan.predicted(oracle.path, label) for label in labels])
@@ -164,7 +164,7 @@ def _drawn(oracle: AnyOracle, plan: Plan, label: int) -> Drawn:
 
 def _group(
     plan: Plan, drawn: Drawn, found: Pairs, known: Expected, *, share: float, classes: float
-) -> Group:
+) -> ClassStages:
     """The stages of a class from its pairs; `classes` is what there is to know about classes."""
     knowable, predicted, times = plan.sizes[drawn.label], known.predicted, plan.times
     bound = predicted.information(times)
@@ -186,7 +186,7 @@ def _group(
     resamples = dict(zip(names, again.split(len(plan.times), 1), strict=True))
     area = area_under(times, found.variance, predicted)
     unknown = float(curves["entropy"].mean[-1])
-    return Group(
+    return ClassStages(
         label=drawn.label,
         points=drawn.atoms,
         pairs=plan.pairs,
@@ -252,12 +252,14 @@ def together(oracle: AnyOracle, pairs: int) -> int:
 
 def _held_out(oracle: AnyOracle, plan: Plan, label: int, held_out: Source) -> dict[str, Curve]:
     if not isinstance(oracle, Oracle):
-        raise Mistake("held-out data is compared with points; open the data with moments='mean'")
+        raise InputError(
+            "held-out data is compared with points; open the data with moments='mean'"
+        )
     seed = _first(plan, label) + 1
     return held_out_curves(oracle, held_out, plan.times, label, pairs=plan.pairs, seed=seed)
 
 
-def assembled(oracle: AnyOracle, plan: Plan, groups: Iterable[Group], pool: Pool) -> Stages:
+def assembled(oracle: AnyOracle, plan: Plan, groups: Iterable[ClassStages], pool: Pool) -> Stages:
     """All classes together, with their average."""
     groups = list(groups)
     by_class = [group for group in groups if group.label >= 0]
@@ -316,7 +318,7 @@ def _spectra(data: Source, sizes: dict[int, float]) -> dict[int, Tensor]:
     for label in several:
         if not values[label].any():
             points = "the points" if label == NO_LABEL else f"the points of class {label}"
-            raise Mistake(
+            raise InputError(
                 f"{points} differ by so little that their squares are 0 in float32; scale the"
                 " data, as with normalize='standard'"
             )
@@ -342,5 +344,5 @@ def _chosen(data: Source, labels: Sequence[int] | None) -> tuple[int, ...]:
         return (*known, NO_LABEL) if len(known) > 1 else (NO_LABEL,)
     for label in labels:
         if label != NO_LABEL and label not in known:
-            raise Mistake(f"there is no class {label}; labels are {known or 'all −1'}")
+            raise InputError(f"there is no class {label}; labels are {known or 'all −1'}")
     return tuple(dict.fromkeys(labels))

@@ -21,7 +21,7 @@ from floracle.core.paths import LINEAR, Path
 from floracle.core.seeds import noise
 from floracle.core.source import NO_LABEL, Source
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
 from floracle.sampling.grid import checked_grid, cut, time_grid
 from floracle.sampling.sample import labels_of, sample
@@ -190,7 +190,7 @@ def near_in_class(data: Source, x: Tensor, labels: Tensor, count: int) -> tuple[
         found = nearest(data, x[here], count, label=label)
         if found.rows.shape[1] < count:
             where = "the data" if label == NO_LABEL else f"class {label}"
-            raise Mistake(f"{where} has fewer than {count} different points to compare")
+            raise InputError(f"{where} has fewer than {count} different points to compare")
         distances[here], rows[here] = found.distances, found.rows
     return distances, rows
 
@@ -200,17 +200,17 @@ def checked_taus(taus: Sequence[float]) -> Tensor:
     found = torch.as_tensor(taus, dtype=torch.float64)
     inside = (found >= 0) & (found <= 1)
     if found.ndim != 1 or not len(found) or not inside.all() or (found.diff() <= 0).any():
-        raise Mistake(f"switching times increase and lie in [0, 1], got {found.tolist()}")
+        raise InputError(f"switching times increase and lie in [0, 1], got {found.tolist()}")
     return found
 
 
 def given_labels(data: Source, labels: Tensor | int | None, count: int) -> Tensor:
     """Labels int64 [count] that occur in the data, −1 for the whole set."""
     if not count:
-        raise Mistake("there is nothing to follow; give at least one seed")
+        raise InputError("there is nothing to follow; give at least one seed")
     given = labels_of(torch.empty(count), NO_LABEL if labels is None else labels)
     assert given is not None
     for label in given.unique().tolist():
         if label != NO_LABEL and not (data.labels == label).any():
-            raise Mistake(f"there is no class {label}; the labels of the data are others")
+            raise InputError(f"there is no class {label}; the labels of the data are others")
     return given

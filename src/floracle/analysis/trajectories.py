@@ -20,7 +20,7 @@ from floracle.core.paths import convert
 from floracle.core.seeds import noise
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.posterior import Posterior
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.sampling.grid import checked_grid
 from floracle.sampling.sample import labels_of
 from floracle.sampling.solvers import step
@@ -75,10 +75,12 @@ def followed(
     The grid starts at t = 0; it should end at 1 for the rows to be the samples that are found.
     """
     if not len(seeds):
-        raise Mistake("there is no trajectory to follow; give at least one seed")
+        raise InputError("there is no trajectory to follow; give at least one seed")
     times = checked_grid(grid)
     if times[0] != 0 or len(times) < 3:
-        raise Mistake(f"trajectories start from noise and take 2 steps, got {times.tolist()[:3]}")
+        raise InputError(
+            f"trajectories start from noise and take 2 steps, got {times.tolist()[:3]}"
+        )
     x = noise(seeds, oracle.data.shape).double()
     moments, end = _moments(oracle, x, times, labels_of(x, labels))
     return _measured(oracle, moments, end)

@@ -11,7 +11,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .curves import COVERED, Estimate, standard_error
 from .predictions import SAME
@@ -84,7 +84,7 @@ def lag(
     elif 0 <= reference <= 1:
         settled = settled - reference
     else:
-        raise Mistake(f"a target parts at a time in [0, 1], got {reference:g}")
+        raise InputError(f"a target parts at a time in [0, 1], got {reference:g}")
     return lag_of(settled[field.of(label)])
 
 
@@ -106,7 +106,7 @@ def start_apart(field: Probe, oracle: Probe) -> Estimate:
     _check_pairs(field, oracle)
     count = min(len(field.predictions), len(oracle.predictions))
     if field.shown[0] != 0 or oracle.shown[0] != 0:
-        raise Mistake("the predictions at t = 0 were not kept; let `shown` begin with 0")
+        raise InputError("the predictions at t = 0 were not kept; let `shown` begin with 0")
     own, mean, end = (
         values[:count].double().flatten(1)
         for values in (
@@ -148,7 +148,7 @@ def transition_of(times: Tensor) -> Transition:
 def checked_threshold(threshold: float) -> float:
     """A share in (0, 1)."""
     if not 0 < threshold < 1:
-        raise Mistake(f"the threshold is a share between 0 and 1, got {threshold:g}")
+        raise InputError(f"the threshold is a share between 0 and 1, got {threshold:g}")
     return float(threshold)
 
 
@@ -157,12 +157,20 @@ def _check_pairs(field: Probe, oracle: Probe) -> None:
     for name in ("seeds", "labels", "grid"):
         one, other = getattr(field, name), getattr(oracle, name)
         if one.shape != other.shape or not torch.equal(one, other):
-            raise Mistake(f"a lag compares pairs, but the {name} of both differ; probe both alike")
+            raise InputError(
+                f"a lag compares pairs, but the {name} of both differ; probe both alike"
+            )
     if field.until != oracle.until:
-        raise Mistake(f"a lag compares pairs, but until is {field.until:g} and {oracle.until:g}")
+        raise InputError(
+            f"a lag compares pairs, but until is {field.until:g} and {oracle.until:g}"
+        )
     one, other = (each.settings.get("path", "linear") for each in (field, oracle))
     if one != other:
-        raise Mistake(f"a lag compares pairs, but one is on the {one} path, the other on {other}")
+        raise InputError(
+            f"a lag compares pairs, but one is on the {one} path, the other on {other}"
+        )
     one, other = (each.settings.get("solver") for each in (field, oracle))
     if one != other:
-        raise Mistake(f"a lag compares pairs, but one was followed by {one}, the other by {other}")
+        raise InputError(
+            f"a lag compares pairs, but one was followed by {one}, the other by {other}"
+        )

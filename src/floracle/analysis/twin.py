@@ -32,7 +32,7 @@ from torch import Tensor
 from floracle.core.fields import foreign_time
 from floracle.core.paths import LINEAR, Path
 from floracle.core.seeds import generator
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .between import Places
 from .groups import END
@@ -135,7 +135,7 @@ def twin(
     """
     count = profile.points if points is None else points
     if not 2 <= count < math.inf:
-        raise Mistake(f"a twin has at least 2 points, got {count:g}")
+        raise InputError(f"a twin has at least 2 points, got {count:g}")
     most = min(MOST_NEIGHBOURS, FARTHEST * profile.seen)
     drawn = min(round(count), most if len(profile.distances) else MOST_NEIGHBOURS)
     # in units of the class's spread, so that any scale of the data gives the same digits

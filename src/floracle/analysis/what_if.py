@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from floracle.core.paths import PATHS
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .curves import Landmark
 from .groups import Stages
@@ -50,9 +50,9 @@ def what_if(
     """
     group = stages.main if label is None else stages.group(label)
     if not all(2 <= count < float("inf") for count in points):
-        raise Mistake(f"numbers of points are finite and at least 2, got {list(points)}")
+        raise InputError(f"numbers of points are finite and at least 2, got {list(points)}")
     if group.single_point:
-        raise Mistake(
+        raise InputError(
             f"the {stages.name(group.label)} has a single distinct point, which says nothing about"
             " what tells other numbers of points apart"
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.results import Results
 
 APART = ("settings", "provenance")
@@ -44,7 +44,7 @@ def reading(kind: str) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         told = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise Mistake(
+        raise InputError(
             f"these are not whole results of {kind} ({told}); compute them again"
         ) from error
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from floracle.core.fields import VelocityField
 from floracle.core.source import NO_LABEL
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .curves import Curve
 from .forward import asked_times, forward_pairs, ratio
@@ -61,7 +61,7 @@ def distances(
     of the oracle: they tell which yardstick the model follows.
     """
     if not fields:
-        raise Mistake("there is no field to measure; name at least one")
+        raise InputError("there is no field to measure; name at least one")
     times = asked_times(times)
     drawn = forward_pairs(oracle.data, pairs, label=label, seed=seed)
     sizes, apart = [], {name: [] for name in fields}

@@ -25,7 +25,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts import Group as HelpGroup
 
 from floracle.run.ending import Stopped, ended, gone, left_idle, quiet, whose
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 from floracle.run.exchange import Lost, barrier
 from floracle.run.processes import ALONE, Group, joined, launched
 
@@ -98,7 +98,7 @@ def _together(arguments: list[str]) -> int:
             code = _outcome(arguments, group)
             if code != OK:
                 gone(group, code)
-    except Mistake as error:  # they did not find each other
+    except InputError as error:  # they did not find each other
         return _said(str(error), MISTAKE)
     return code
 
@@ -150,7 +150,7 @@ def _outcome(arguments: list[str], group: Group = ALONE) -> int:
         return _said(words, SIGNALLED + by, group)
     except CycloptsError as error:
         return _said(_in_our_words(error, arguments), MISTAKE, group)
-    except Mistake as error:
+    except InputError as error:
         return _said(f"{error}{whose(group)}", MISTAKE, group)
     except Lost as error:
         return _said(str(error), LOST, group)
@@ -174,7 +174,7 @@ def _outside(error: Exception, arguments: list[str]) -> str | None:
 def _run(arguments: list[str], group: Group) -> int:
     verb = _verb(arguments)
     if not group.alone and verb in VERBS and verb not in TOGETHER:
-        raise Mistake(f"{verb} is the work of one process; start it without torchrun")
+        raise InputError(f"{verb} is the work of one process; start it without torchrun")
     with quiet(group):
         if idle := left_idle(group):
             sys.stderr.write(f"note: {idle}\n")

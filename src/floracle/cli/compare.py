@@ -54,13 +54,13 @@ def compare(
     """
     from floracle.report.compare import COLOURS, space, write_comparison
     from floracle.report.fields_names import visible
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     from .console import note, say, show_table
     from .stages import stages
 
     if not 2 <= len(data) <= len(COLOURS):
-        raise Mistake(f"name 2 to {len(COLOURS)} data sets to compare, got {len(data)}")
+        raise InputError(f"name 2 to {len(COLOURS)} data sets to compare, got {len(data)}")
     called = _names(data, names)
     check_out(out, "compare", *(where for where in data if _measured(where) is None))
     chosen = {"classes": classes, "pairs": pairs, "times": times, "seed": seed, "path": path}
@@ -104,12 +104,12 @@ def _measured(where: str) -> Path | None:
 
 def _names(data: tuple[str, ...], names: str | None) -> list[str]:
     """What to call each: as asked, or by the last part of its path, told apart by numbers."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if names is not None:
         called = [name.strip() for name in names.split(",")]
         if len(called) != len(data) or len(set(map(_plain, called))) < len(data) or "" in called:
-            raise Mistake(f"--names needs {len(data)} different names with commas between")
+            raise InputError(f"--names needs {len(data)} different names with commas between")
         return called
     short = [Path(where).name.removeprefix("stages-").split(".")[0] or where for where in data]
     if len(set(map(_plain, short))) == len(short):

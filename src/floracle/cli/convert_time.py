@@ -42,7 +42,7 @@ def convert_time(
     steps
         The steps of a grid from noise to data with that shift.
     """
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     from .console import show_table
 
@@ -50,7 +50,7 @@ def convert_time(
         times, about = _times(_shift(shift, k, mu), steps)
         moments = _moments(value, _named(from_, times))
     except ValueError as error:
-        raise Mistake(str(error)) from error
+        raise InputError(str(error)) from error
     head = ("clock", "value" if len(moments) == 1 else "interval", "noise → data", "whose")
     rows = [(*_row(time, moments), time.meaning) for time in times.values()]
     title = f"{value} of {from_}{about}"
@@ -87,28 +87,28 @@ def _times(shift: Shift | None, steps: int | None) -> tuple[dict[str, ForeignTim
 
 
 def _named(name: str, times: dict[str, ForeignTime]) -> ForeignTime:
-    from floracle.run.errors import Mistake, suggestion
+    from floracle.run.errors import InputError, suggestion
 
     if name in times:
         return times[name]
     if name in (UNSHIFTED, "step"):
         needed = "--steps" if name == "step" else "--shift, --k or --mu"
-        raise Mistake(f"--from {name} needs {needed}")
-    raise Mistake(f"--from: there is no clock {name!r}; {suggestion(name, times)}")
+        raise InputError(f"--from {name} needs {needed}")
+    raise InputError(f"--from: there is no clock {name!r}; {suggestion(name, times)}")
 
 
 def _moments(words: str, clock: ForeignTime) -> tuple[float, ...]:
     """Our times of a value or interval, in the order in which they were written."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     try:
         values = [float(word) for word in words.split(":")]
     except ValueError as error:
-        raise Mistake(f"VALUE {words!r} is not understood; write .3 or .34:1.02") from error
+        raise InputError(f"VALUE {words!r} is not understood; write .3 or .34:1.02") from error
     if len(values) > 2:
-        raise Mistake(f"VALUE {words!r} has {len(values)} ends; an interval is .34:1.02")
+        raise InputError(f"VALUE {words!r} has {len(values)} ends; an interval is .34:1.02")
     if len(values) == 2 and not values[0] < values[1]:
-        raise Mistake(f"VALUE {words!r} is no interval; its first end is the smaller one")
+        raise InputError(f"VALUE {words!r} is no interval; its first end is the smaller one")
     return tuple(clock.at(value) for value in values)
 
 

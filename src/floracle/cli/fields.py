@@ -65,13 +65,13 @@ def field_of(
     The text is label 0 of networks of diffusers.
     """
     from floracle.models.zoo import load_model
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     from .console import as_typed
 
     if name == ORACLE:
         if oracle is None:
-            raise Mistake("the oracle is the field of a training set, and none was named")
+            raise InputError("the oracle is the field of a training set, and none was named")
         return oracle
     found = load_model(name, convention=convention, device=device, **text.settings())
     sys.stderr.write(f"note: {as_typed(f'{found.name}: {found.assumed}')}\n")
@@ -130,7 +130,7 @@ def _warn(field: ModelField, data: Source, *, told: bool) -> None:
     import torch
 
     from floracle.models.doubt import doubt
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     from .console import as_typed
 
@@ -141,7 +141,7 @@ def _warn(field: ModelField, data: Source, *, told: bool) -> None:
         if "memory" in str(error).lower():
             raise
         shape = " × ".join(map(str, data.shape))
-        raise Mistake(
+        raise InputError(
             f"{field.name} fails on samples of {shape}, those of the data:"
             f" {' '.join(str(error).split())[:200]}; take data of the shape it was trained on"
         ) from error

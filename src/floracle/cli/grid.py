@@ -38,14 +38,14 @@ def grid(
     json_
         Print it as JSON.
     """
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
     from floracle.sampling.presets import named_recipe, preset_grid
 
     named_recipe(name)
     try:
         shift = _shift(name, shift, mu, tokens=tokens)
     except ValueError as error:
-        raise Mistake(str(error)) from error
+        raise InputError(str(error)) from error
     preset = preset_grid(name, steps, shift=shift)
     if json_:
         _print_json(preset, steps)
@@ -58,15 +58,15 @@ def _shift(
 ) -> float | None:
     """The number that the project shifts by."""
     from floracle.core.foreign import Shift, mu_for
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if sum(given is not None for given in (shift, mu, tokens)) > 1:
-        raise Mistake("give one of --shift, --mu and --tokens")
+        raise InputError("give one of --shift, --mu and --tokens")
     if mu is not None and name not in ("flux", "sd3"):
-        raise Mistake(f"--mu is for flux and sd3; {name} has its own notation, --shift")
+        raise InputError(f"--mu is for flux and sd3; {name} has its own notation, --shift")
     if tokens is not None:
         if name != "flux":
-            raise Mistake(f"--tokens is for flux; {name} has --shift")
+            raise InputError(f"--tokens is for flux; {name} has --shift")
         mu = mu_for(tokens)
     return shift if mu is None else Shift.of(mu=mu).k
 

@@ -47,7 +47,7 @@ class Guiding:
 
     def scales(self, fields: int) -> list[float]:
         """A scale for each of the fields; 1 where nobody asked for any."""
-        from floracle.run.errors import Mistake
+        from floracle.run.errors import InputError
 
         if self.guidance is None:
             return [1.0] * fields
@@ -55,36 +55,40 @@ class Guiding:
         try:
             found = [float(word) for word in words]
         except ValueError as error:
-            raise Mistake(f"--guidance {self.guidance!r} is not understood; write 2.5") from error
+            raise InputError(
+                f"--guidance {self.guidance!r} is not understood; write 2.5"
+            ) from error
         if len(found) not in (1, fields):
             more = "give --then for a second field" if fields == 1 else "write 2.5 or 2.5,1"
-            raise Mistake(f"--guidance {self.guidance} has {len(found)} scales; {more}")
+            raise InputError(f"--guidance {self.guidance} has {len(found)} scales; {more}")
         return found if len(found) == fields else found * fields
 
     def check(self, fields: int, *, labelled: bool) -> None:
         """Refuse what is malformed or has nothing to push towards, before anything is loaded."""
-        from floracle.run.errors import Mistake
+        from floracle.run.errors import InputError
         from floracle.sampling.guidance import guided
 
         if self.guidance is None:
             for name in ("interval", "channels", "reference"):
                 if getattr(self, name) is not None:
-                    raise Mistake(f"--{name} belongs to guidance; give --guidance with its scale")
+                    raise InputError(
+                        f"--{name} belongs to guidance; give --guidance with its scale"
+                    )
             return
         for scale in self.scales(fields):
             guided(_nothing, scale, interval=self.times(), channels=self.count())
         if any(scale != 1 for scale in self.scales(fields)) and not (labelled or self.reference):
-            raise Mistake(
+            raise InputError(
                 "--guidance pushes samples towards their labels; give --labels, or a --reference"
                 " to be pushed away from"
             )
 
     def check_acts(self, fields: int, *, acts: bool) -> None:
         """Refuse an interval that no time of the grid lies in."""
-        from floracle.run.errors import Mistake
+        from floracle.run.errors import InputError
 
         if self.interval is not None and not acts and set(self.scales(fields)) != {1.0}:
-            raise Mistake(
+            raise InputError(
                 f"no velocity of this grid is asked for inside --interval {self.interval}, so that"
                 " nothing would be guided; widen it, or take more steps"
             )
@@ -102,7 +106,7 @@ class Guiding:
 
     def times(self) -> tuple[float, float]:
         """The interval, in t."""
-        from floracle.run.errors import Mistake
+        from floracle.run.errors import InputError
         from floracle.sampling.intervals import interval_in
 
         if self.interval is None:
@@ -111,7 +115,9 @@ class Guiding:
         try:
             low, high = (float(end) for end in ends.split(","))
         except ValueError as error:
-            raise Mistake(f"--interval {self.interval!r} is not understood; {INTERVAL}") from error
+            raise InputError(
+                f"--interval {self.interval!r} is not understood; {INTERVAL}"
+            ) from error
         return interval_in(clock or "t", low, high)
 
     def count(self) -> int | None:

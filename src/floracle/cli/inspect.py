@@ -106,13 +106,13 @@ CHOICES: tuple[tuple[str, str, str], ...] = (
 
 def _opened(data: str, opening: Opening, memory: str | None) -> tuple[Store, Opening, list[str]]:
     """The data, the options it was opened with, and the questions left open."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     left: list[str] = []
     for _ in CHOICES:
         try:
             return opening.store(data, memory), opening, left
-        except Mistake as mistake:
+        except InputError as mistake:
             asked = _asked_for(str(mistake), opening)
             if asked is None:
                 raise

@@ -103,19 +103,19 @@ def loss(
     typed = dict(locals())
     from floracle.report.fields import COLOURS
     from floracle.run.budget import chosen_device
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
     from floracle.run.results import answered
 
     from .options import checked_seed
 
     places = called(fields, names)
     if len(places) > len(COLOURS):
-        raise Mistake(f"up to {len(COLOURS)} fields can be told apart, got {len(places)}")
+        raise InputError(f"up to {len(COLOURS)} fields can be told apart, got {len(places)}")
     read, measured = conventions(places, convention), times_of(times, "--times")
     _check(typed, measured)
     checked_seed(seed)
     if pairs < 2 or trajectories == 1 or trajectories < 0:
-        raise Mistake(
+        raise InputError(
             f"at least 2 --pairs and 2 --trajectories, or 0, are needed, got {pairs} and"
             f" {trajectories}"
         )
@@ -236,7 +236,7 @@ def _report(job: Job) -> None:
 
 def _check(typed: dict[str, Any], times: list[float]) -> None:
     """Refuse what cannot be measured, and what would have no effect, before data is read."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     from .options import whole_numbers
 
@@ -245,11 +245,11 @@ def _check(typed: dict[str, Any], times: list[float]) -> None:
     if typed["trajectories"] == 0:
         check_useful(loss, typed, ("steps",), "--trajectories")
     if typed["steps"] < 1:
-        raise Mistake(f"--steps is 1 at least, got {typed['steps']}")
+        raise InputError(f"--steps is 1 at least, got {typed['steps']}")
     if times[-1] == 1:
-        raise Mistake("fields end at t = 1: --times lie in [0, 1)")
+        raise InputError("fields end at t = 1: --times lie in [0, 1)")
     if typed["classes"] == "both":
-        raise Mistake("losses are averaged over --classes, so they are each or whole, not both")
+        raise InputError("losses are averaged over --classes, so they are each or whole, not both")
     if typed["classes"] not in (None, "each", "whole"):
         whole_numbers(typed["classes"], "--classes", "each, whole or labels like 0,3,5")
     _named_yardsticks(typed["yardsticks"] or "none")
@@ -259,14 +259,14 @@ def _check_classes(chosen: list[int], held_out: Store, labels: Path | None) -> N
     """Refuse held-out data that has not all the classes that are asked for."""
     from floracle.core.source import NO_LABEL
     from floracle.core.source import classes as labels_in
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     known = labels_in(held_out)
     missing = [label for label in chosen if label != NO_LABEL and label not in known]
     if missing:
         has = f"no class {missing[0]}" if known else "no labels"
         way = "--held-out-labels" if labels is None else "other --held-out-labels"
-        raise Mistake(
+        raise InputError(
             f"the held-out data {held_out.name} has {has}, but each class is compared with its"
             f" own; give {way}, or --classes whole"
         )
@@ -284,27 +284,27 @@ def _classes(words: str | None, store: Store) -> list[int]:
 
 def _yardsticks(words: str | None, store: Store) -> list[str]:
     from floracle.core.source import classes as labels_in
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     labelled = bool(labels_in(store)) and bool((store.labels >= 0).all())
     if words is None:
         return ["class-gaussian" if labelled else "gaussian"]
     names = _named_yardsticks(words)
     if "class-gaussian" in names and not labelled:
-        raise Mistake("--yardsticks class-gaussian needs a label on every point; take gaussian")
+        raise InputError("--yardsticks class-gaussian needs a label on every point; take gaussian")
     return names
 
 
 def _named_yardsticks(words: str) -> list[str]:
     """The yardsticks that were named, each once."""
-    from floracle.run.errors import Mistake, suggestion
+    from floracle.run.errors import InputError, suggestion
 
     names = list(dict.fromkeys(words.split(",")))
     for name in names:
         if name not in YARDSTICKS:
-            raise Mistake(f"--yardsticks: there is no {name!r}; {suggestion(name, YARDSTICKS)}")
+            raise InputError(f"--yardsticks: there is no {name!r}; {suggestion(name, YARDSTICKS)}")
     if "none" in names and len(names) > 1:
-        raise Mistake(f"--yardsticks none leaves nothing beside it, got {words}")
+        raise InputError(f"--yardsticks none leaves nothing beside it, got {words}")
     return [name for name in names if name != "none"]
 
 

@@ -115,12 +115,14 @@ def mix(
     """
     typed = dict(locals())
     from floracle.run.budget import chosen_device
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if switch is None and landing is None and resume is None:
-        raise Mistake("say what to do: --switch, --landing or --resume, with times like .1,.2,.4")
+        raise InputError(
+            "say what to do: --switch, --landing or --resume, with times like .1,.2,.4"
+        )
     if resume is not None and held_out is None:
-        raise Mistake("--resume goes on from data that was not trained on: give --held-out")
+        raise InputError("--resume goes on from data that was not trained on: give --held-out")
     places = called([field], name, "--name")
     read = conventions(places, None if convention is None else [convention])
     asked = _asked(typed)
@@ -159,7 +161,7 @@ def mix(
 
 def _asked(typed: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What every part is asked with; what could not be done is refused before data is read."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
     from floracle.sampling.grid import time_grid
     from floracle.sampling.solvers import named
 
@@ -180,7 +182,7 @@ def _asked(typed: dict[str, Any]) -> dict[str, dict[str, Any]]:
         asked[SWITCH] = {**following, "taus": times_of(typed["switch"], "--switch")}
     for tau in [] if typed["landing"] is None else times_of(typed["landing"], "--landing"):
         if tau == 1:
-            raise Mistake("--landing takes a time τ before 1, where the oracle is to go on")
+            raise InputError("--landing takes a time τ before 1, where the oracle is to go on")
         asked[f"{LANDING}-{tau:.12g}"] = {**following, "taus": [tau]}
     if typed["resume"] is not None:
         if typed["edges"] is not None:

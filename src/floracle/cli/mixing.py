@@ -173,7 +173,7 @@ def _parts(job: Job) -> Mixed:
     from floracle.analysis.resuming import Resumed
     from floracle.analysis.switching import Switched
     from floracle.report.mix_page import Mixed
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
     from floracle.run.results import has_result, load_results
 
     there: dict[str, Results] = {}
@@ -182,7 +182,7 @@ def _parts(job: Job) -> Mixed:
             results = load_results(place, part=place.name)
             common = {name: results.settings.get(name) for name in job.output.settings}
             if common != job.output.settings:
-                raise Mistake(f"{place} is part of another run; remove it")
+                raise InputError(f"{place} is part of another run; remove it")
             there[place.name] = results
     landings = [Landing.of_results(one) for name, one in there.items() if name.startswith(LANDING)]
     return Mixed(

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 def called(fields: Sequence[str], names: str | None, option: str = "--names") -> dict[str, str]:
     """Where each field is, by its name: asked for, or the last part of its path."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if not fields:
-        raise Mistake('name a field: "oracle", or a network')
+        raise InputError('name a field: "oracle", or a network')
     given = [short_name(field) for field in fields]
     if names is not None:
         if not names.isprintable():
-            raise Mistake(f"{option} takes what can be printed, got {names!r}")
+            raise InputError(f"{option} takes what can be printed, got {names!r}")
         given = [name.strip() for name in names.split(",")]
         if len(given) != len(fields) or "" in given:
             wanted = "a name" if len(fields) == 1 else f"{len(fields)} names with commas between"
-            raise Mistake(f"{option} needs {wanted}, got {names!r}")
+            raise InputError(f"{option} needs {wanted}, got {names!r}")
     if len(set(map(plain, given))) < len(fields):
-        raise Mistake(f"fields need different names, got {', '.join(given)}; give --names")
+        raise InputError(f"fields need different names, got {', '.join(given)}; give --names")
     return dict(zip(given, fields, strict=True))
 
 
@@ -48,13 +48,13 @@ def short_name(field: str) -> str:
 
 def conventions(fields: dict[str, str], given: list[str] | None) -> dict[str, str | None]:
     """How each field is to be read: one convention for all networks, or one for each."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     networks = [name for name, where in fields.items() if where != ORACLE]
     if given and not networks:
-        raise Mistake("--convention says how a network is read, but only the oracle is named")
+        raise InputError("--convention says how a network is read, but only the oracle is named")
     if given and len(given) not in (1, len(networks)):
-        raise Mistake(f"--convention is given {len(given)} times for {len(networks)} networks")
+        raise InputError(f"--convention is given {len(given)} times for {len(networks)} networks")
     each = list(given or [None])
     each = each * len(networks) if len(each) == 1 else each
     read = dict(zip(networks, each, strict=True))
@@ -63,14 +63,14 @@ def conventions(fields: dict[str, str], given: list[str] | None) -> dict[str, st
 
 def times_of(words: str, option: str) -> list[float]:
     """Times between noise and data, with commas between, each once and in order."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     try:
         times = [float(word) for word in words.split(",")]
     except ValueError as error:
-        raise Mistake(f"{option} {words!r} is not understood; write 0,.1,.2,.5") from error
+        raise InputError(f"{option} {words!r} is not understood; write 0,.1,.2,.5") from error
     if not all(0 <= time <= 1 for time in times):
-        raise Mistake(f"{option} takes times between noise (0) and data (1), got {words}")
+        raise InputError(f"{option} takes times between noise (0) and data (1), got {words}")
     return sorted(set(times))
 
 
@@ -85,22 +85,22 @@ def check_useful(
     """Refuse options of which nothing would come, since what they are for was not asked."""
     from inspect import signature
 
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     for name in names:
         if typed[name] != signature(verb).parameters[name].default:
             option = f"--{name.replace('_', '-')}"
-            raise Mistake(f"{option} is for {needed}; give that too, or leave {option} out")
+            raise InputError(f"{option} is for {needed}; give that too, or leave {option} out")
 
 
 def points_oracle(store: Store, memory: str | None, device: str, path: str = "linear") -> Oracle:
     """The oracle of points; Gaussians have none of the points that is asked for here."""
     from floracle.core.paths import PATHS
     from floracle.oracle.oracle import Oracle
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if store.stds is not None:
-        raise Mistake("losses and landings are of points; open the data with --moments mean")
+        raise InputError("losses and landings are of points; open the data with --moments mean")
     return Oracle(store, path=PATHS[path], memory=memory, device=device)
 
 

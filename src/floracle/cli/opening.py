@@ -70,7 +70,7 @@ class Opening:
     ) -> Store:
         """What was held out of the data, read and normalized alike."""
         from floracle.data.store import open_store
-        from floracle.run.errors import Mistake
+        from floracle.run.errors import InputError
 
         found = open_store(
             where,
@@ -82,7 +82,7 @@ class Opening:
             memory=memory,
         )
         if tuple(found.shape) != tuple(store.shape):
-            raise Mistake(
+            raise InputError(
                 f"held-out points have shape {list(found.shape)}, those of the data"
                 f" {list(store.shape)}"
             )
@@ -164,13 +164,13 @@ def oracle_of(
     from floracle.core.paths import PATHS
     from floracle.oracle.gaussians import GaussianOracle
     from floracle.oracle.oracle import Oracle
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     together = None if group is None or group.alone else group
     if store.stds is None:
         return Oracle(store, path=PATHS[path], memory=memory, device=device, group=together)
     if together:
-        raise Mistake("Gaussians are followed by one process; start it without torchrun")
+        raise InputError("Gaussians are followed by one process; start it without torchrun")
     return GaussianOracle(store, path=PATHS[path])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 MOST = 1_000_000
 SEEDS = 2**32
@@ -20,7 +20,7 @@ def seeds_of(words: str) -> list[int]:
     """Seeds from "0:64" (64 is left out) or "3,5,8"."""
     seeds = range_of(words, "--seeds", "seed")
     if not all(0 <= seed < SEEDS for seed in seeds):
-        raise Mistake(f"--seeds lie in [0, 2**32), got {words}")
+        raise InputError(f"--seeds lie in [0, 2**32), got {words}")
     return seeds
 
 
@@ -31,14 +31,14 @@ def range_of(words: str, option: str, what: str) -> list[int]:
         return whole_numbers(words, option, "0:64 or 3,5,8")
     first, stop = int(found[1]), int(found[2])
     if not 0 < stop - first <= MOST:
-        raise Mistake(f"{option} {words} holds no {what}, or more than {MOST:,}")
+        raise InputError(f"{option} {words} holds no {what}, or more than {MOST:,}")
     return list(range(first, stop))
 
 
 def checked_seed(seed: int) -> int:
     """A seed in [0, 2³²)."""
     if not 0 <= seed < SEEDS:
-        raise Mistake(f"--seed lies in [0, 2**32), got {seed}")
+        raise InputError(f"--seed lies in [0, 2**32), got {seed}")
     return seed
 
 
@@ -48,12 +48,12 @@ def classes_of(words: str, known: list[int]) -> list[int]:
         return [-1]
     if words in ("each", "both"):
         if not known:
-            raise Mistake("--classes each needs labels, but the data has none; give --labels")
+            raise InputError("--classes each needs labels, but the data has none; give --labels")
         return known if words == "each" else [*known, -1]
     labels = whole_numbers(words, "--classes", "each, whole, both or labels like 0,3,5")
     for label in labels:
         if label not in known:
-            raise Mistake(f"--classes: there is no class {label}; {_listed(known)}")
+            raise InputError(f"--classes: there is no class {label}; {_listed(known)}")
     return list(dict.fromkeys(labels))
 
 
@@ -64,7 +64,7 @@ def labels_for(words: str | None, count: int, known: list[int]) -> list[int] | N
     labels = whole_numbers(words, "--labels", "3 or 0,1,2")
     for label in labels:
         if label not in known:
-            raise Mistake(f"--labels: there is no class {label}; {_listed(known)}")
+            raise InputError(f"--labels: there is no class {label}; {_listed(known)}")
     return [labels[i % len(labels)] for i in range(count)]
 
 
@@ -72,7 +72,7 @@ def whole_numbers(words: str, option: str, form: str) -> list[int]:
     """Non-negative whole numbers with commas between."""
     if not re.fullmatch(r"\d{1,18}(,\d{1,18})*", words):
         negative = ", and no negative number" if "-" in words else ""
-        raise Mistake(f"{option} {words!r} is not understood; write {form}{negative}")
+        raise InputError(f"{option} {words!r} is not understood; write {form}{negative}")
     return [int(word) for word in words.split(",")]
 
 
@@ -81,9 +81,9 @@ def numbers(words: str, option: str) -> list[float]:
     try:
         values = [float(word) for word in words.split(",")]
     except ValueError as error:
-        raise Mistake(f"{option} {words!r} is not understood; write 1000,2e4") from error
+        raise InputError(f"{option} {words!r} is not understood; write 1000,2e4") from error
     if not all(0 < value < float("inf") for value in values):
-        raise Mistake(f"{option} must be positive numbers, got {words}")
+        raise InputError(f"{option} must be positive numbers, got {words}")
     return values
 
 

@@ -63,17 +63,17 @@ def predict(
     """
     from floracle.analysis.prediction import predict as predicted_for
     from floracle.analysis.profile import Profile
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     from .options import numbers
 
     if (data is None) == (points is None):
-        raise Mistake("give either data, or --points with --dims or --spectrum")
+        raise InputError("give either data, or --points with --dims or --spectrum")
     if data is not None and (dims is not None or spectrum is not None):
-        raise Mistake("--dims and --spectrum go with --points; data has its own")
+        raise InputError("--dims and --spectrum go with --points; data has its own")
     asked = numbers(what_if, "--what-if") if what_if is not None else None
     if asked is not None and min(asked) < 2:
-        raise Mistake(f"--what-if asks about at least 2 points, got {min(asked):g}")
+        raise InputError(f"--what-if asks about at least 2 points, got {min(asked):g}")
     factors = numbers(scales, "--scales")
     if points is not None:
         given = None if spectrum is None else _read(spectrum)
@@ -190,10 +190,10 @@ def _read(path: Path) -> list[float]:
     """Eigenvalues from a .npy or text file."""
     import numpy as np
 
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if not path.is_file():
-        raise Mistake(f"there is no spectrum file {path}")
+        raise InputError(f"there is no spectrum file {path}")
     try:
         if path.suffix == ".npy":
             values = np.load(path, allow_pickle=False)
@@ -201,4 +201,4 @@ def _read(path: Path) -> list[float]:
             values = np.loadtxt(path, delimiter="," if "," in path.read_text() else None)
         return np.asarray(values, dtype=np.float64).ravel().tolist()
     except (ValueError, OSError, EOFError) as error:
-        raise Mistake(f"{path} is no list of eigenvalues ({error})") from error
+        raise InputError(f"{path} is no list of eigenvalues ({error})") from error

@@ -104,17 +104,17 @@ def probe(
     """
     typed = dict(locals())
     from floracle.run.budget import chosen_device
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     found = _fields(fields, names, data)
     check_out(out, "probe", *([] if data is None else [data]))
     if data is None:
         if stages is not None:
-            raise Mistake("--stages is of a data set; give --data too, or leave it out")
+            raise InputError("--stages is of a data set; give --data too, or leave it out")
         for option in reading.words()[:1]:
-            raise Mistake(f"{option} is for --data; give that too, or leave {option} out")
+            raise InputError(f"{option} is for --data; give that too, or leave {option} out")
     elif shape is not None:
-        raise Mistake("--shape is for fields without a data set; the data has its own")
+        raise InputError("--shape is for fields without a data set; the data has its own")
     opening = reading.opening()
     settings: dict[str, Any] = {
         "data": None,
@@ -162,13 +162,13 @@ def probe(
 def _fields(fields: tuple[str, ...], names: str | None, data: str | None) -> dict[str, str]:
     """The fields by their names; with data its oracle is the first."""
     from floracle.report.probe_figures import COLOURS
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if data is not None and ORACLE not in fields:
         fields = (ORACLE, *fields)
         names = None if names is None else f"{ORACLE},{names}"
     if data is None and ORACLE in fields:
-        raise Mistake("the oracle is the field of a training set: give --data")
+        raise InputError("the oracle is the field of a training set: give --data")
     if len(fields) > len(COLOURS):
-        raise Mistake(f"up to {len(COLOURS)} fields can be told apart, got {len(fields)}")
+        raise InputError(f"up to {len(COLOURS)} fields can be told apart, got {len(fields)}")
     return called(fields, names)

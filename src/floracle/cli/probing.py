@@ -89,7 +89,7 @@ def check(job: Job) -> None:
     """Refuse what could not be probed, before data is read and results are compared."""
     from floracle.analysis.probe import check_asked
     from floracle.models.diffusers import is_diffusers
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
     from floracle.sampling.solvers import named
 
     from .options import seeds_of, whole_numbers
@@ -102,7 +102,7 @@ def check(job: Job) -> None:
         if settings[name] is not None:
             whole_numbers(settings[name], f"--{name}", form)
     if job.text and not any(is_diffusers(Path(where)) for where in job.called.values()):
-        raise Mistake("a text is for SD3 and Flux, but none of these fields is one")
+        raise InputError("a text is for SD3 and Flux, but none of these fields is one")
 
 
 def _asked(settings: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def splits_of(
     from floracle.analysis.groups import POOLED, Stages
     from floracle.analysis.saved import load
     from floracle.core.source import NO_LABEL
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     from .options import whole_numbers
 
@@ -180,17 +180,17 @@ def splits_of(
         return {}
     found = load(folder)
     if not isinstance(found, Stages):
-        raise Mistake(f"--stages {folder} holds no stages; give the folder of floracle stages")
+        raise InputError(f"--stages {folder} holds no stages; give the folder of floracle stages")
     if found.provenance.get("data") != store.fingerprint:
-        raise Mistake(f"--stages {folder} is of other data, or of data that was read otherwise")
+        raise InputError(f"--stages {folder} is of other data, or of data that was read otherwise")
     if found.settings.get("path", "linear") != path:
-        raise Mistake(f"--stages {folder} is of another path; give it the same --path")
+        raise InputError(f"--stages {folder} is of another path; give it the same --path")
     given = set() if labels is None else set(whole_numbers(labels, "--labels", "3 or 0,1,2"))
     label = NO_LABEL if not given else given.pop() if len(given) == 1 else POOLED
     try:
         group = found.group(label)
     except KeyError as error:
-        raise Mistake(
+        raise InputError(
             f"--stages {folder} did not measure the {found.name(label)}, which --labels"
             f" {labels or 'left out'} asks for"
         ) from error
@@ -201,13 +201,13 @@ def splits_of(
 def load_decoder(job: Job, shape: list[int]) -> Autoencoder | None:
     """What decodes samples of this shape for the pictures."""
     from floracle.models.autoencoder import load_autoencoder
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if job.autoencoder is None:
         return None
     found = load_autoencoder(job.autoencoder, device=job.device)
     if len(shape) != 3 or shape[0] != found.channels:
-        raise Mistake(
+        raise InputError(
             f"{found.name} decodes latents of {found.channels} channels, but samples are {shape};"
             f" name the autoencoder that has encoded them, or leave --autoencoder out"
         )
@@ -248,7 +248,7 @@ def _try(field: VelocityField, shape: list[int], labels: list[int] | None) -> No
 
 def sample_shape(job: Job, loaded: dict[str, VelocityField]) -> list[int]:
     """The shape of a sample: the data's, as asked, or as a network says."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     from .options import whole_numbers
 
@@ -260,7 +260,9 @@ def sample_shape(job: Job, loaded: dict[str, VelocityField]) -> list[int]:
     shapes = [getattr(field, "shape", None) for field in loaded.values()]
     told = next((shape for shape in shapes if shape is not None), None)
     if told is None:
-        raise Mistake("these networks do not say the shape of a sample; give --shape, or --data")
+        raise InputError(
+            "these networks do not say the shape of a sample; give --shape, or --data"
+        )
     return list(told)
 
 

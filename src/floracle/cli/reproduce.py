@@ -81,21 +81,21 @@ def _settings(
     recipe: Recipe[Any], data: tuple[str, ...], opening: Opening, *, quick: bool, seed: int | None
 ) -> Any:
     """The recipe's settings with what was asked for; refused where it has no such thing."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     from .options import checked_seed
 
     settings = recipe.quick if quick else recipe.settings
     given = [*data, *opening.words()]
     if given and not hasattr(settings, "data"):
-        raise Mistake(f"{recipe.name} takes no data; leave {' '.join(given)} out")
+        raise InputError(f"{recipe.name} takes no data; leave {' '.join(given)} out")
     if opening != OPENING:
         settings = replace(settings, opening=opening.arguments())
     if data:
         settings = replace(settings, data=data)
     if seed is not None:
         if not hasattr(settings, "seed"):
-            raise Mistake(f"{recipe.name} draws nothing at random; leave --seed out")
+            raise InputError(f"{recipe.name} draws nothing at random; leave --seed out")
         settings = replace(settings, seed=checked_seed(seed))
     return settings
 

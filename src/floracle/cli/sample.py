@@ -175,34 +175,38 @@ def sample(
 
 def _check_fields(names: list[str], at: float | None, convention: str | None) -> None:
     """Refuse options that do not go together."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if (len(names) == 1) != (at is None):
-        raise Mistake("--then names the second field and --at its first time; give both or none")
+        raise InputError(
+            "--then names the second field and --at its first time; give both or none"
+        )
     if at is not None and not 0 < at < 1:
-        raise Mistake(f"--at lies between noise (0) and data (1), got {at:g}")
+        raise InputError(f"--at lies between noise (0) and data (1), got {at:g}")
     if convention is not None and set(names) == {ORACLE}:
-        raise Mistake("--convention says how a network is read, but only the oracle is followed")
+        raise InputError(
+            "--convention says how a network is read, but only the oracle is followed"
+        )
 
 
 def _check_interval(guiding: Guiding, path: str) -> None:
     """Refuse an interval in a foreign clock where times are those of another path."""
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if path != "linear" and ":" in (guiding.interval or ""):
-        raise Mistake(
+        raise InputError(
             f"--interval {guiding.interval} is read as a time of the linear path; with --path"
             f" {path} give it in that path's own time, like .1,.6"
         )
 
 
 def _check_text(text: Text, names: list[str], labels: str | None) -> None:
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if text and labels is not None:
-        raise Mistake("labels are unsupported for text; give --labels or --prompt, not both")
+        raise InputError("labels are unsupported for text; give --labels or --prompt, not both")
     if text and set(names) == {ORACLE}:
-        raise Mistake("the oracle knows no text; --prompt and --embeddings belong to a network")
+        raise InputError("the oracle knows no text; --prompt and --embeddings belong to a network")
 
 
 def _more(asked: dict[str, Any]) -> dict[str, Any]:

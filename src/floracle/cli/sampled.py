@@ -44,7 +44,7 @@ def is_whole(output: OutputFolder) -> bool:
     """Whether the samples are there, and the file with them is as it was written."""
     import sys
 
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
     from floracle.run.files import check_hash
     from floracle.run.results import answered
 
@@ -53,7 +53,7 @@ def is_whole(output: OutputFolder) -> bool:
         return False
     try:
         check_hash(output.path / FILE, results.values["file"])
-    except Mistake as flaw:
+    except InputError as flaw:
         sys.stderr.write(f"note: {flaw}; the samples are drawn again\n")
         return False
     return True

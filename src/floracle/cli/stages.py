@@ -80,7 +80,7 @@ def stages(
     from floracle.core.source import classes as labels_in
     from floracle.report.fields_names import visible
     from floracle.run.budget import chosen_device
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
     from floracle.run.processes import current, own_device, own_memory
 
     from .console import say
@@ -88,7 +88,7 @@ def stages(
 
     checked_seed(seed)
     if pairs < 2 or times < FEWEST:
-        raise Mistake(
+        raise InputError(
             f"at least 2 --pairs and {FEWEST} --times are needed, got {pairs} and {times}"
         )
     group = current()
@@ -130,7 +130,7 @@ def stages(
         "mirrored": store.flips,
     }
     if deep and store.stds is not None:
-        raise Mistake("--deep compares fields of points; open the data with --moments mean")
+        raise InputError("--deep compares fields of points; open the data with --moments mean")
     room = oracle_memory(store, own)
     oracle = oracle_of(store, path, memory=room, device=device, group=group)
     default = folder_for("stages", data)
@@ -224,13 +224,13 @@ def _look_deeper(kept: Kept) -> None:
 
 def _check_held_out(other: Store | None, chosen: list[int]) -> None:
     from floracle.core.source import classes as labels_in
-    from floracle.run.errors import Mistake
+    from floracle.run.errors import InputError
 
     if other is None:
         return
     absent = [label for label in chosen if label >= 0 and label not in labels_in(other)]
     if absent:
-        raise Mistake(
+        raise InputError(
             f"the held-out data has no point of class {absent[0]}; choose --classes that it has"
         )
 

@@ -19,7 +19,7 @@ from typing import IO
 import numpy as np
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .arrays import header, numeric, read_array
 from .boxes import checked_members, open_archive
@@ -71,7 +71,9 @@ def _points_key(path: Path, shapes: Shapes) -> str:
     if len(fitting) != 1:
         listed = ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items()) or "nothing"
         names = ", ".join(POINTS)
-        raise Mistake(f"{path} should hold one array of points under {names}; it holds {listed}")
+        raise InputError(
+            f"{path} should hold one array of points under {names}; it holds {listed}"
+        )
     return fitting[0]
 
 
@@ -79,7 +81,9 @@ def _labels_key(path: Path, shapes: Shapes) -> str | None:
     found = [key for key in LABELS if key in shapes]
     found = [key for key in found if key != "arr_1" or len(shapes[key]) == 1]
     if len(found) > 1:
-        raise Mistake(f"{path} holds labels more than once: {', '.join(found)}; keep one of them")
+        raise InputError(
+            f"{path} holds labels more than once: {', '.join(found)}; keep one of them"
+        )
     return found[0] if found else None
 
 
@@ -112,7 +116,7 @@ def _unpacked(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, budget: int)
     numeric(dtype, f"{path}: {info.filename}")
     needed = prod(shape) * dtype.itemsize
     if needed > budget:
-        raise Mistake(
+        raise InputError(
             f"{path}: {info.filename} unpacks to {needed >> 20} MiB, more than the memory of"
             f" {budget >> 20} MiB; write it with np.savez, to be read by rows, or raise the memory"
         )
@@ -127,11 +131,13 @@ def fill(stream: IO[bytes] | GzipFile, content: np.ndarray, name: str) -> None:
     place = 0
     while piece := stream.read(min(CHUNK, len(content) - place) or 1):
         if place + len(piece) > len(content):
-            raise Mistake(f"{name} is damaged: it goes on after the {len(content)} bytes declared")
+            raise InputError(
+                f"{name} is damaged: it goes on after the {len(content)} bytes declared"
+            )
         content[place : place + len(piece)] = np.frombuffer(piece, np.uint8)
         place += len(piece)
     if place < len(content):
-        raise Mistake(f"{name} is cut short: {place} bytes where {len(content)} are declared")
+        raise InputError(f"{name} is cut short: {place} bytes where {len(content)} are declared")
 
 
 def _check_sum(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, start: int) -> None:
@@ -140,4 +146,4 @@ def _check_sum(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, start: int)
     while left and (piece := stream.read(min(CHUNK, left))):
         total, left = zlib.crc32(piece, total), left - len(piece)
     if left or total != info.CRC:
-        raise Mistake(f"{path}: {info.filename} is damaged: its checksum differs")
+        raise InputError(f"{path}: {info.filename} is damaged: its checksum differs")

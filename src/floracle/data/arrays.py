@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib import format as npy
 from torch import Tensor, strided
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .content import Content, Rows, as_points, check_there, readable, shared
 from .file_rows import rows_at
@@ -31,12 +31,12 @@ MOST_HEADER = 10_000
 def open_memory(array: Tensor | np.ndarray) -> Content:
     """Points that are in memory already; they are not copied, so leave them as they are."""
     if isinstance(array, np.ma.MaskedArray):
-        raise Mistake("a masked array has holes; fill them first, for points need every value")
+        raise InputError("a masked array has holes; fill them first, for points need every value")
     if isinstance(array, np.ndarray):
         numeric(array.dtype, "the array")
         return Content(as_points(shared(array), "the array"), "array")
     if array.layout is not strided or array.is_meta or array.is_quantized:
-        raise Mistake("the tensor is sparse, quantized or without values; make it dense first")
+        raise InputError("the tensor is sparse, quantized or without values; make it dense first")
     return Content(as_points(array.detach().cpu().resolve_neg(), "the tensor"), "tensor")
 
 
@@ -73,7 +73,9 @@ def read_array(path: Path, stream: BufferedReader, start: int, end: int, *, budg
     numeric(dtype, str(path))
     begin, needed = stream.tell(), prod(shape) * dtype.itemsize
     if end - begin != needed:
-        raise Mistake(f"{path} is cut short or damaged: {end - begin} bytes where {needed} belong")
+        raise InputError(
+            f"{path} is cut short or damaged: {end - begin} bytes where {needed} belong"
+        )
     columns = fortran and len(shape) > 1
     rows = rows_at(source_file(path, stream), begin, shape, dtype, columns=columns)
     return held(rows, budget) if columns else rows
@@ -87,7 +89,7 @@ def parsed(content: bytes, name: str) -> np.ndarray:
         numeric(dtype, name)
         held, needed = len(content) - stream.tell(), prod(shape) * dtype.itemsize
         if held != needed:
-            raise Mistake(f"{name} is cut short or damaged: {held} bytes for {needed}")
+            raise InputError(f"{name} is cut short or damaged: {held} bytes for {needed}")
         array = np.frombuffer(content, dtype, offset=stream.tell())
         return array.reshape(shape, order="F" if fortran else "C")
 
@@ -96,21 +98,23 @@ def header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtyp
     """Shape, column order and type of the array that begins here."""
     version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
-        raise Mistake(f"{name} is written in version {version} of .npy; 1 and 2 are read")
+        raise InputError(f"{name} is written in version {version} of .npy; 1 and 2 are read")
     size = stream.read(2 if version == (1, 0) else 4)
     length = int.from_bytes(size, "little")
     if length > MOST_HEADER:
-        raise Mistake(f"{name} is damaged: its header claims {length} bytes")
+        raise InputError(f"{name} is damaged: its header claims {length} bytes")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(BytesIO(size + stream.read(length)))
     if min(shape, default=0) < 0:
-        raise Mistake(f"{name} is damaged: its shape is {shape}")
+        raise InputError(f"{name} is damaged: its shape is {shape}")
     return shape, fortran, dtype
 
 
 def numeric(dtype: np.dtype, name: str) -> None:
     """Refuse what is no plain array of real numbers."""
     if dtype.hasobject:
-        raise Mistake(f"{name} holds pickled Python objects, which are never loaded; save numbers")
+        raise InputError(
+            f"{name} holds pickled Python objects, which are never loaded; save numbers"
+        )
     if dtype.kind not in "biuf" or dtype.subdtype is not None:
-        raise Mistake(f"{name} holds {dtype}; points and labels are real numbers")
+        raise InputError(f"{name} holds {dtype}; points and labels are real numbers")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 LAYOUTS = ("lightningdit", "repa", "edm2", "mar", "fast-dit", "mean-std", "mean-logvar")
 PLAIN_MOMENTS = {"mean-std": "std", "mean-logvar": "logvar"}
@@ -32,9 +32,9 @@ class Asked:
 
     def __post_init__(self) -> None:
         if self.layout is not None and self.layout not in LAYOUTS:
-            raise Mistake(f"there is no layout {self.layout!r}; {suggestion_of(self.layout)}")
+            raise InputError(f"there is no layout {self.layout!r}; {suggestion_of(self.layout)}")
         if self.moments is not None and self.moments not in MOMENTS:
-            raise Mistake(f"moments are read as {', '.join(MOMENTS)}, not {self.moments!r}")
+            raise InputError(f"moments are read as {', '.join(MOMENTS)}, not {self.moments!r}")
 
     @property
     def room(self) -> int:
@@ -44,12 +44,12 @@ class Asked:
     def mirrors(self, where: object, *, stored: bool) -> bool:
         """Whether the mirrors stored beside latents are points; to be said where there are any."""
         if stored and self.flips is None:
-            raise Mistake(
+            raise InputError(
                 f"{where} holds the mirror of every latent as well, and its project trains on"
                 " both; say flips=True for those 2N points, or flips=False for N"
             )
         if self.flips and not stored:
-            raise Mistake(
+            raise InputError(
                 f"{where} holds no mirrors, and latents cannot be mirrored in latent space;"
                 " say flips=False, or encode the mirrored pictures too"
             )
@@ -58,7 +58,7 @@ class Asked:
     def holds_gaussians(self, where: object) -> str:
         """What moments are to become, which must be said."""
         if self.moments is None:
-            raise Mistake(
+            raise InputError(
                 f"{where} holds a Gaussian for every sample; say moments='mean' to take its mean"
                 " for the point, 'sample' for one draw, or 'gaussian' to keep its deviations too"
             )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.source import Atoms
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 FEW = 12
 
@@ -48,7 +48,7 @@ class Groups:
         order, ordered = self._by_class
         begin, end = np.searchsorted(ordered, [label, label + 1])
         if label < 0 or begin == end:
-            raise Mistake(f"there is no class {label}; {_known(np.unique(ordered).tolist())}")
+            raise InputError(f"there is no class {label}; {_known(np.unique(ordered).tolist())}")
         return order[int(begin) : int(end)]
 
     def _shares(self, rows: Tensor) -> Tensor | None:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .content import CONTROL, readable
 from .folders import below
@@ -114,7 +114,7 @@ def open_archive(path: Path, budget: int) -> zipfile.ZipFile:
     """The archive, unless the mere list of its members takes more memory than there is."""
     needed = LISTED * _list_size(path)
     if needed > max(budget, LEAST_LIST):
-        raise Mistake(
+        raise InputError(
             f"{path} has so many members that their list takes {needed >> 20} MiB, more than the"
             f" memory of {budget >> 20} MiB; unpack it into a folder or raise the memory"
         )
@@ -144,15 +144,17 @@ def checked_members(
     for member in members:
         flaw = _flaw(member, budget)
         if flaw:
-            raise Mistake(f"{path}: {member.filename!r} {flaw}")
+            raise InputError(f"{path}: {member.filename!r} {flaw}")
     _check_apart(members, path)
     by_name = {member.filename: member for member in members}
     if len(by_name) < len(members):
         ((repeated, _),) = Counter(member.filename for member in members).most_common(1)
-        raise Mistake(f"{path} holds {repeated!r} more than once; write the archive again")
+        raise InputError(f"{path} holds {repeated!r} more than once; write the archive again")
     folders = {str(folder) for name in by_name for folder in PurePosixPath(name).parents}
     if inside := next((name for name in sorted(folders) if name in by_name), None):
-        raise Mistake(f"{path}: {inside!r} is both a file and a folder; write the archive again")
+        raise InputError(
+            f"{path}: {inside!r} is both a file and a folder; write the archive again"
+        )
     return by_name
 
 
@@ -186,10 +188,10 @@ def _check_apart(members: list[zipfile.ZipInfo], path: Path) -> None:
         return
     places = places[places[:, 0].argsort()].astype(np.float64)
     if (places[:-1].sum(1) > places[1:, 0]).any():
-        raise Mistake(f"{path} is damaged: its members overlap; write the archive again")
+        raise InputError(f"{path} is damaged: its members overlap; write the archive again")
 
 
 def _within(content: bytes, most: int, name: str) -> bytes:
     if len(content) > most:
-        raise Mistake(f"{name} is larger than the {most} bytes that it should have at most")
+        raise InputError(f"{name} is larger than the {most} bytes that it should have at most")
     return content

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 from .normalize import Normalizer
 
@@ -183,11 +183,11 @@ def shared(array: np.ndarray) -> Rows:
 def as_points(rows: Rows, what: str) -> Rows:
     """Rows whose pictures have their channels in front; refuses what cannot be points."""
     if len(rows.shape) < 2:
-        raise Mistake(f"{what} has shape {tuple(rows.shape)}; points need [N, ...], rows first")
+        raise InputError(f"{what} has shape {tuple(rows.shape)}; points need [N, ...], rows first")
     if len(rows) == 0 or prod(rows.shape[1:]) == 0:
-        raise Mistake(f"{what} is empty: its shape is {tuple(rows.shape)}")
+        raise InputError(f"{what} is empty: its shape is {tuple(rows.shape)}")
     if rows.dtype not in READ:
-        raise Mistake(f"{what} holds {rows.dtype}; points are real numbers")
+        raise InputError(f"{what} holds {rows.dtype}; points are real numbers")
     pictures = len(rows.shape) == 3 or (len(rows.shape) == 4 and rows.shape[3] in (1, 3))
     if rows.dtype != torch.uint8 or not pictures:
         return rows
@@ -208,7 +208,7 @@ def check_there(path: Path) -> None:
         path, folder = folder, folder.parent
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     hint = suggestion(path.name, names[:100]) if names else "that folder is empty"
-    raise Mistake(f"there is no {path.name} in {folder}; {hint}")
+    raise InputError(f"there is no {path.name} in {folder}; {hint}")
 
 
 @contextmanager
@@ -218,9 +218,9 @@ def readable(path: Path | str, kind: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except Mistake:
+    except InputError:
         raise
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         told = CONTROL.sub("?", reason[:200])
-        raise Mistake(f"{path} cannot be read as {kind}: {told}") from error
+        raise InputError(f"{path} cannot be read as {kind}: {told}") from error

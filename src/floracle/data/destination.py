@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import NoRoom, digest, remove_files
 from floracle.run.folder_checks import Marks, check_ours, check_output
 from floracle.run.folder_lock import locked
@@ -72,7 +72,9 @@ def check_place(folder: Path, where: Any, kind: Kind[Any]) -> None:
     if isinstance(where, (str, Path)):
         data, place = Path(where).expanduser().resolve(), folder.resolve()
         if data.exists() and place.is_relative_to(data):
-            raise Mistake(f"{folder} lies inside the {kind.data} {where}; choose a place outside")
+            raise InputError(
+                f"{folder} lies inside the {kind.data} {where}; choose a place outside"
+            )
     check_output(folder, option="OUT")
     if not (folder / kind.manifest).is_file():
         check_ours(folder, kind.verb, MARKS)
@@ -98,7 +100,7 @@ def answered(
     if kind.source(folder) != source:
         kind.remember(folder, found, source)
     if (folder / UNFINISHED).exists():  # a run was killed just after it had finished
-        with suppress(OSError, Mistake), locked(folder):
+        with suppress(OSError, InputError), locked(folder):
             tidy(folder)
     return found
 
@@ -106,7 +108,7 @@ def answered(
 def begun(folder: Path) -> str | None:
     """The verb of an unfinished run in a folder; None where there is none."""
     for verb in ("pack", "encode"):
-        with suppress(Mistake):
+        with suppress(InputError):
             if check_ours(folder, verb, MARKS) is not None:
                 return verb
     return None
@@ -117,7 +119,7 @@ def refuse_others(
 ) -> None:
     """Refuse to go on with other settings than those of before."""
     if unlike := differences(asked, found):
-        raise Mistake(
+        raise InputError(
             f"{folder} is {kind.done} with other settings ({'; '.join(unlike)}); choose another"
             " folder, or remove this one"
         )
@@ -145,7 +147,7 @@ def writing(folder: Path, kind: Kind[Any]) -> Iterator[None]:
     except (OSError, NoRoom) as error:
         refused = error.__cause__ if isinstance(error, NoRoom) else error
         reason = getattr(refused, "strerror", None) or type(refused).__name__
-        raise Mistake(
+        raise InputError(
             f"{kind.doing} into {folder} failed: {reason.lower()}; put that right and run the same"
             " command again, which goes on from there"
         ) from error
@@ -160,7 +162,7 @@ def check_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if needed - held > free:
         sizes = f"{_megabytes(needed - held)} more, and {_megabytes(free)} are free"
-        raise Mistake(f"{folder} needs {sizes}; make room, or choose --dtype fp16")
+        raise InputError(f"{folder} needs {sizes}; make room, or choose --dtype fp16")
 
 
 def _megabytes(size: int) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .arrays import MOST_HEADER, parsed
 from .asked import Asked
@@ -64,10 +64,12 @@ def open_edm(path: Path, asked: Asked) -> Content:
     if arrays:
         return _moments(box, arrays, asked)
     if asked.layout is not None:
-        raise Mistake(f"{path} holds no moments, so layout={asked.layout!r} says nothing; drop it")
+        raise InputError(
+            f"{path} holds no moments, so layout={asked.layout!r} says nothing; drop it"
+        )
     pictures = [name for name in box.names if is_picture_file(Path(name))]
     if not pictures:
-        raise Mistake(f"{path} holds neither pictures nor img-mean-std-....npy")
+        raise InputError(f"{path} holds neither pictures nor img-mean-std-....npy")
     labels, classes = _labels(box, pictures, asked.room)
     members = tuple(Member(box, name) for name in pictures)
     return open_members(members, labels, classes, asked.budget)
@@ -75,7 +77,7 @@ def open_edm(path: Path, asked: Asked) -> Content:
 
 def _moments(box: Box, names: Sequence[str], asked: Asked) -> Content:
     if asked.layout not in ("repa", "edm2"):
-        raise Mistake(
+        raise InputError(
             f"{box.path} holds moments as REPA and EDM2 both write them, but each feeds them"
             " differently; say layout='repa' or layout='edm2'"
         )
@@ -97,7 +99,7 @@ def arrays_of(box: Box, names: Sequence[str], budget: int) -> Filed[str]:
     first = parsed(box.read(names[0], budget), f"{box.path}: {names[0]}")
     load = partial(_array, box, first.shape, first.dtype)
     if not first.size or not first.ndim:
-        raise Mistake(f"{box.path}: {names[0]} is empty: its shape is {first.shape}")
+        raise InputError(f"{box.path}: {names[0]} is empty: its shape is {first.shape}")
     return Filed(names, load, (len(names), *first.shape), shared(first[None]).dtype)
 
 
@@ -105,7 +107,7 @@ def _array(box: Box, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.n
     most = int(np.prod(shape)) * dtype.itemsize + 2 * MOST_HEADER
     array = parsed(box.read(name, most), f"{box.path}: {name}")
     if (array.shape, array.dtype) != (shape, dtype):
-        raise Mistake(
+        raise InputError(
             f"{box.path}: {name} is {array.dtype} {list(array.shape)}, but the first file is"
             f" {dtype} {list(shape)}; keep one kind"
         )
@@ -118,7 +120,7 @@ def own_normalizer(layout: str, channels: int) -> Normalizer:
         return multiplied(REPA_SCALE)
     mean, std = torch.tensor(EDM2_MEAN), torch.tensor(EDM2_STD)
     if channels != len(mean):
-        raise Mistake(f"EDM2 knows 4 channels, these are {channels}; say normalize='raw'")
+        raise InputError(f"EDM2 knows 4 channels, these are {channels}; say normalize='raw'")
     scale = torch.tensor(EDM2_FINAL_STD) / std
     return multiplied(scale, -(mean * scale))
 
@@ -132,7 +134,7 @@ def _labels(box: Box, names: Sequence[str], budget: int) -> tuple[Tensor | None,
         content = json.loads(box.read(INDEX, max(budget // 16, LEAST_INDEX)))
         labels = content.get("labels") if isinstance(content, dict) else None
         if not isinstance(content, dict) or "labels" not in content:
-            raise Mistake(
+            raise InputError(
                 f'{where} has no labels; it should read {{"labels": [[name, class], ...]}}'
             )
         if labels is None:
@@ -142,25 +144,27 @@ def _labels(box: Box, names: Sequence[str], budget: int) -> tuple[Tensor | None,
         strangers = by_name.keys() - set(names)
         if missing or strangers:
             flaw = f"no label for {missing[0]!r}" if missing else f"no file {min(strangers)!r}"
-            raise Mistake(f"{where} does not fit: there is {flaw}; is something missing?")
+            raise InputError(f"{where} does not fit: there is {flaw}; is something missing?")
         return checked([by_name[name] for name in names], len(names), f"labels in {where}"), ()
 
 
 def _by_name(labels: Any, where: str) -> dict[str, int]:
     """Classes by file name; null is none, and lists are embeddings."""
     if not isinstance(labels, list):
-        raise Mistake(f"{where}: its labels are no list")
+        raise InputError(f"{where}: its labels are no list")
     found: dict[str, int] = {}
     for pair in labels:
         if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise Mistake(f"{where} holds {str(pair)[:80]}, which is no [name, class]")
+            raise InputError(f"{where} holds {str(pair)[:80]}, which is no [name, class]")
         name, label = pair[0].replace("\\", "/"), pair[1]
         if isinstance(label, list):
-            raise Mistake(f"{where} labels {name!r} by an embedding; such conditions are not read")
+            raise InputError(
+                f"{where} labels {name!r} by an embedding; such conditions are not read"
+            )
         if label is not None and type(label) is not int:
-            raise Mistake(f"{where} labels {name!r} by {label!r}; classes are whole numbers")
+            raise InputError(f"{where} labels {name!r} by {label!r}; classes are whole numbers")
         if name in found:
-            raise Mistake(f"{where} labels {name!r} twice")
+            raise InputError(f"{where} labels {name!r} twice")
         found[name] = -1 if label is None else label
     return found
 
@@ -170,7 +174,7 @@ def _labels_by_folder(path: Path, names: Sequence[str]) -> tuple[Tensor | None, 
     folders = [name.split("/")[0] if "/" in name else "" for name in names]
     classes = sorted(set(folders))
     if "" in classes and len(classes) > 1:
-        raise Mistake(f"{path} holds files both loose and in class folders; keep one kind")
+        raise InputError(f"{path} holds files both loose and in class folders; keep one kind")
     if classes == [""] or all(re.fullmatch(r"\d{5}", each) for each in classes):
         return None, ()
     return torch.tensor([classes.index(each) for each in folders]), tuple(classes)

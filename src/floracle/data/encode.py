@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 from floracle.run.exchange import barrier, check_same, first_says, gathered
 from floracle.run.files import digest, write_bytes
 from floracle.run.images import quantised
@@ -119,13 +119,13 @@ def decoded(autoencoder: Autoencoder, store: Store, rows: Tensor) -> Tensor:
 def latent_shape(store: Store, autoencoder: Autoencoder) -> tuple[int, ...]:
     """The shape of one latent; refuses what the autoencoder cannot encode."""
     if store.picture_range != (-1.0, 1.0) or len(store.shape) != 3:
-        raise Mistake(f"{store.name} holds no pictures, but points {list(store.shape)}")
+        raise InputError(f"{store.name} holds no pictures, but points {list(store.shape)}")
     channels, *sides = store.shape
     if channels not in (1, 3):
-        raise Mistake(f"{store.name} holds pictures of {channels} channels; RGB or grey belong")
+        raise InputError(f"{store.name} holds pictures of {channels} channels; RGB or grey belong")
     factor = autoencoder.downsampling
     if any(side % factor for side in sides):
-        raise Mistake(
+        raise InputError(
             f"{store.name} holds pictures of {sides[0]} × {sides[1]}, and {autoencoder.name}"
             f" needs edges that are multiples of {factor}; crop or resize them"
         )
@@ -136,14 +136,14 @@ def _settings(autoencoder: Autoencoder, chosen: dict[str, Any]) -> dict[str, Any
     """All that the outcome depends on, but for the pictures."""
     for name, known in (("moments", MOMENTS), ("dtype", tuple(DTYPES))):
         if chosen[name] not in known:
-            raise Mistake(
+            raise InputError(
                 f"there is no {name} {chosen[name]!r}; {suggestion(chosen[name], known)}"
             )
     for name in ("batch", "shard_images"):
         if chosen[name] < 1:
-            raise Mistake(f"--{name.replace('_', '-')} is at least 1, got {chosen[name]}")
+            raise InputError(f"--{name.replace('_', '-')} is at least 1, got {chosen[name]}")
     if chosen["moments"] == "sample" and not autoencoder.gaussian:
-        raise Mistake(
+        raise InputError(
             f"{autoencoder.name} has one latent for a picture, and no deviation to draw with;"
             " leave --moments out"
         )
@@ -155,7 +155,7 @@ def _settings(autoencoder: Autoencoder, chosen: dict[str, Any]) -> dict[str, Any
 
 def _check_seed(seed: int, count: int) -> None:
     if not 0 <= seed <= 2**32 - count:
-        raise Mistake(f"--seed lies in 0 … {2**32 - count} for {count} pictures, got {seed}")
+        raise InputError(f"--seed lies in 0 … {2**32 - count} for {count} pictures, got {seed}")
 
 
 def _hashed(settings: dict[str, Any]) -> str:
@@ -188,7 +188,7 @@ def _shards(
         for number in missing[share(len(missing), group)]:
             found[number] = write_shard(folder, work, number, quiet=quiet)
         work.store.check_unchanged()
-    except Mistake as error:
+    except InputError as error:
         change = change_behind(error, work.store.check_unchanged)
         if change is None:
             raise
@@ -220,7 +220,7 @@ def _of_another(folder: Path, work: Work, number: int) -> Written:
     """A shard that another process has just written."""
     written = finished_shard(folder, work, number)
     if written is None:
-        raise Mistake(
+        raise InputError(
             f"shard {number + 1} of {len(work.shards)}, which another process has written, is not"
             f" in {folder} or not whole; all machines must share that folder"
         )

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import read_json, write_json
 
 from .destination import Kind
@@ -60,18 +60,18 @@ def read_manifest(folder: Path) -> Encoded:
         KIND,
         FORMAT,
     ):
-        raise Mistake(f"{path} is not the manifest of an encoded store of this version")
+        raise InputError(f"{path} is not the manifest of an encoded store of this version")
     try:
         files = tuple(Sealed(**file) for file in found.pop("files"))
         lists = {name: tuple(found.pop(name)) for name in ("shape", "classes", "mean", "std")}
         return Encoded(files=files, **lists, **found)
     except (KeyError, TypeError) as error:
-        raise Mistake(f"{path} is damaged ({error}); encode the pictures again") from error
+        raise InputError(f"{path} is damaged ({error}); encode the pictures again") from error
 
 
 def _check(folder: Path, encoded: Encoded) -> None:
     if faults := misfits(folder, encoded.files):
-        raise Mistake(f"{faults[0]}; remove {folder} and encode again")
+        raise InputError(f"{faults[0]}; remove {folder} and encode again")
 
 
 def _source(folder: Path) -> str | None:

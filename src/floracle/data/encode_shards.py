@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.seeds import generator
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import write_json
 from floracle.run.progress import tracked
 
@@ -187,7 +187,7 @@ def _stored(work: Work, latents: Tensor, rows: Tensor) -> Tensor:
     """Latents in the stored type, all of them finite."""
     expected = (len(rows), *work.shape)
     if tuple(latents.shape) != expected:
-        raise Mistake(
+        raise InputError(
             f"{work.autoencoder.name} made latents {list(latents.shape)} where"
             f" {list(expected)} were expected; is it declared wrongly?"
         )
@@ -196,7 +196,7 @@ def _stored(work: Work, latents: Tensor, rows: Tensor) -> Tensor:
     if bad.any():
         place = int(bad.nonzero()[0])
         largest = float(latents[place].abs().max())
-        raise Mistake(
+        raise InputError(
             f"the latent of image {int(rows[place])} holds {largest:g}, which"
             f" {str(work.dtype).removeprefix('torch.')} cannot hold; choose --dtype fp32, or look"
             " at the picture"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .arrays import parsed
 from .asked import Asked
@@ -49,14 +49,16 @@ def open_fastdit(folder: Path, asked: Asked) -> Content:
     names = [name for name in _names(folder) if (folder / f"{name}_labels").is_dir()]
     if len(names) != 1:
         found = ", ".join(names) or "none"
-        raise Mistake(f"{folder} should hold one pair NAME_features, NAME_labels; found {found}")
+        raise InputError(
+            f"{folder} should hold one pair NAME_features, NAME_labels; found {found}"
+        )
     features, labels = (
         open_box(folder / f"{names[0]}_{kind}", asked.room) for kind in ("features", "labels")
     )
     files = numbered(features)
     if numbered(labels) != files:
         unlike = min(set(numbered(labels)) ^ set(files))
-        raise Mistake(f"{folder} has {unlike} only once; features and labels belong together")
+        raise InputError(f"{folder} has {unlike} only once; features and labels belong together")
     return Content(
         held(_latents(features, files, asked.room), asked.budget),
         "fast-dit",
@@ -70,14 +72,14 @@ def numbered(box: Box) -> list[str]:
     """The files of a box by number."""
     strange = [name for name in box.names if not NUMBERED.fullmatch(name)]
     if strange or not box.names:
-        raise Mistake(f"{box.path} should hold 0.npy, 1.npy, ...; it holds {strange[:1]}")
+        raise InputError(f"{box.path} should hold 0.npy, 1.npy, ...; it holds {strange[:1]}")
     return sorted(box.names, key=lambda name: (int(name.removesuffix(".npy")), name))
 
 
 def _latents(box: Box, files: Sequence[str], budget: int) -> Filed[str]:
     rows = arrays_of(box, files, budget)
     if len(rows.shape) < 3 or rows.shape[1] != 1:
-        raise Mistake(f"{box.path}: {files[0]} is {list(rows.shape[1:])}, not [1, C, H, W]")
+        raise InputError(f"{box.path}: {files[0]} is {list(rows.shape[1:])}, not [1, C, H, W]")
     return Filed(files, partial(_alone, rows), (len(files), *rows.shape[2:]), rows.dtype)
 
 
@@ -88,7 +90,7 @@ def _alone(rows: Filed[str], name: str) -> np.ndarray:
 def _label(box: Box, name: str) -> int:
     label = parsed(box.read(name, MOST_LABEL), f"{box.path}: {name}")
     if label.size != 1 or label.dtype.kind not in "iu":
-        raise Mistake(f"{box.path}: {name} is {label.dtype} {list(label.shape)}, not one label")
+        raise InputError(f"{box.path}: {name} is {label.dtype} {list(label.shape)}, not one label")
     return int(label.reshape(()))
 
 

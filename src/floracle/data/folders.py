@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 FILES = {".npy", ".npz", ".safetensors", ".json", ".png", ".jpg", ".jpeg", ".webp"}
 """Endings of names that only files of data have."""
@@ -36,7 +36,7 @@ def below(folder: Path) -> Iterator[Path]:
 def check_folder(entry: Path) -> None:
     """Refuse a folder where a file belongs: passed over, its row would be missing unnoticed."""
     if entry.suffix.lower() in FILES:
-        raise Mistake(f"{entry} is a folder, where its name says file; rename or remove it")
+        raise InputError(f"{entry} is a folder, where its name says file; rename or remove it")
 
 
 def leads_back(entry: Path, folder: Path) -> bool:

@@ -16,7 +16,7 @@ from typing import IO
 
 import numpy as np
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .archives import fill
 from .content import Content, Rows, as_points, readable, shared
@@ -51,7 +51,7 @@ def training_images(folder: Path) -> Path | None:
     train = [file for file in files if "train" in file.name] or files
     if len({file.name.removesuffix(".gz") for file in train}) > 1:
         names = ", ".join(file.name for file in train)
-        raise Mistake(f"{folder} holds several sets of idx images; name one of them: {names}")
+        raise InputError(f"{folder} holds several sets of idx images; name one of them: {names}")
     return train[0] if train else None
 
 
@@ -64,18 +64,18 @@ def read_idx(path: Path, axes: int, budget: int) -> Rows:
         shape = _sizes(file, path, axes)
         source, start = source_file(path, file), 4 + 4 * axes
         if source.look.size != start + prod(shape):
-            raise Mistake(
+            raise InputError(
                 f"{path} is cut short or damaged: {source.look.size} bytes for sizes {shape}"
             )
         if not prod(shape):
-            raise Mistake(f"{path} is empty: its sizes are {shape}")
+            raise InputError(f"{path} is empty: its sizes are {shape}")
         return rows_at(source, start, shape, np.dtype(np.uint8))
 
 
 def _unpacked(stream: Stream, path: Path, axes: int, budget: int) -> Rows:
     shape = _sizes(stream, path, axes)
     if prod(shape) > budget:
-        raise Mistake(
+        raise InputError(
             f"{path} unpacks to {prod(shape) >> 20} MiB, more than the memory of"
             f" {budget >> 20} MiB; unpack it with gunzip, or raise the memory"
         )
@@ -87,9 +87,11 @@ def _unpacked(stream: Stream, path: Path, axes: int, budget: int) -> Rows:
 def _sizes(stream: Stream, path: Path, axes: int) -> tuple[int, ...]:
     start = stream.read(4 + 4 * axes)
     if len(start) < 4 + 4 * axes:
-        raise Mistake(f"{path} is cut short: no idx header of {axes} axes")
+        raise InputError(f"{path} is cut short: no idx header of {axes} axes")
     if start[:4] != bytes([0, 0, BYTES, axes]):
-        raise Mistake(f"{path} is no idx file of bytes with {axes} axes: it begins {start[:4]!r}")
+        raise InputError(
+            f"{path} is no idx file of bytes with {axes} axes: it begins {start[:4]!r}"
+        )
     return struct.unpack(f">{axes}I", start[4:])
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 MOST = 2**20
 
@@ -19,11 +19,11 @@ def checked(labels: Any, count: int, what: str) -> Tensor:
     """Labels as int64 [N], owned; any other number, type or value of them is a mistake."""
     values = _numbers(labels, what)
     if values.ndim != 1 or len(values) != count:
-        raise Mistake(f"{what} have shape {list(values.shape)}, but there are {count} points")
+        raise InputError(f"{what} have shape {list(values.shape)}, but there are {count} points")
     low, high = int(values.min()), int(values.max())
     if low < -1 or high >= MOST:
         extreme = low if low < -1 else high
-        raise Mistake(f"{what} hold {extreme}; labels are 0 ... {MOST - 1}, or -1 for none")
+        raise InputError(f"{what} hold {extreme}; labels are 0 ... {MOST - 1}, or -1 for none")
     return torch.from_numpy(values.astype(np.int64))
 
 
@@ -50,7 +50,7 @@ def _numbers(labels: Any, what: str) -> np.ndarray:
     try:
         values = np.asarray(values)
     except (TypeError, ValueError) as error:
-        raise Mistake(f"{what} are no list of whole numbers") from error
+        raise InputError(f"{what} are no list of whole numbers") from error
     if values.dtype.kind not in "iu" and values.size:
-        raise Mistake(f"{what} are {values.dtype}; labels are whole numbers, such as int64")
+        raise InputError(f"{what} are {values.dtype}; labels are whole numbers, such as int64")
     return values

@@ -20,7 +20,7 @@ from tempfile import NamedTemporaryFile
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.torch_archive import checked_records
 
 from .asked import Asked
@@ -72,10 +72,12 @@ def shards(path: Path) -> list[Path]:
         if numbers := SHARD.fullmatch(file.name):
             place = int(numbers[1]), int(numbers[2])
             if place in numbered:
-                raise Mistake(f"{file} and {numbered[place].name} have one number; keep one")
+                raise InputError(f"{file} and {numbered[place].name} have one number; keep one")
             numbered[place] = file
     if not numbered:
-        raise Mistake(f"{path} holds no latents_rank..._shard....safetensors; name their folder")
+        raise InputError(
+            f"{path} holds no latents_rank..._shard....safetensors; name their folder"
+        )
     _check_numbers(path, sorted(numbered))
     return [numbered[place] for place in sorted(numbered)]
 
@@ -84,40 +86,44 @@ def _check_numbers(path: Path, places: list[tuple[int, int]]) -> None:
     ranks = {rank: [shard for _, shard in some] for rank, some in groupby(places, lambda p: p[0])}
     for rank in range(max(ranks)):
         if rank not in ranks:
-            raise Mistake(f"{path} has no shards of rank {rank}; copy the missing files")
+            raise InputError(f"{path} has no shards of rank {rank}; copy the missing files")
     for rank, numbers in ranks.items():
         if numbers != list(range(len(numbers))):
             missing = next(number for number in range(len(numbers)) if number not in numbers)
-            raise Mistake(f"{path} has no shard {missing} of rank {rank}; copy the missing file")
+            raise InputError(
+                f"{path} has no shard {missing} of rank {rank}; copy the missing file"
+            )
 
 
 def _check_alike(file: TensorFile, first: TensorFile) -> None:
     """Refuse a shard that does not hold what it says, or is unlike the first one."""
     entries, path = file.entries, file.path
     if not {"latents", "labels"} <= set(entries):
-        raise Mistake(f"{path} holds {', '.join(entries) or 'nothing'}; latents and labels belong")
+        raise InputError(
+            f"{path} holds {', '.join(entries) or 'nothing'}; latents and labels belong"
+        )
     if set(entries) != set(first.entries):
-        raise Mistake(f"{path} holds {', '.join(entries)}, unlike {first.path.name}")
+        raise InputError(f"{path} holds {', '.join(entries)}, unlike {first.path.name}")
     latents, own = entries["latents"], first.entries["latents"]
     if len(latents.shape) < 2 or 0 in latents.shape:
-        raise Mistake(f"{path} holds latents {list(latents.shape)}; [n, C, H, W] belongs there")
+        raise InputError(f"{path} holds latents {list(latents.shape)}; [n, C, H, W] belongs there")
     if (latents.dtype, latents.shape[1:]) != (own.dtype, own.shape[1:]):
-        raise Mistake(
+        raise InputError(
             f"{path} holds {latents.dtype} {list(latents.shape)}, but {first.path.name} holds"
             f" {own.dtype} {list(own.shape)}; keep the shards of one run"
         )
     mirrors = entries.get("latents_flip", latents)
     if (mirrors.dtype, mirrors.shape) != (latents.dtype, latents.shape):
-        raise Mistake(f"{path}: latents and latents_flip differ in shape or type")
+        raise InputError(f"{path}: latents and latents_flip differ in shape or type")
     _check_size(file, latents.shape[0])
 
 
 def _check_size(file: TensorFile, count: int) -> None:
     labels, total = file.entries["labels"].shape, file.metadata.get("total_size")
     if labels != (count,):
-        raise Mistake(f"{file.path} holds {count} latents, but labels {list(labels)}")
+        raise InputError(f"{file.path} holds {count} latents, but labels {list(labels)}")
     if total is not None and total != str(count):
-        raise Mistake(f"{file.path} is damaged: {count} latents where it says {total!r}")
+        raise InputError(f"{file.path} is damaged: {count} latents where it says {total!r}")
 
 
 def _rows(files: list[TensorFile], *, flips: bool) -> Rows:
@@ -141,14 +147,14 @@ def read_stats(folder: Path, channels: int) -> Normalizer:
     """Mean and std [C] as the project stored them."""
     path = folder / STATS
     if not os.path.lexists(path):
-        raise Mistake(
+        raise InputError(
             f"{folder} holds no {STATS}, which its project divides by; fetch the file, or say"
             " normalize='raw' or a number such as 0.18215"
         )
     with readable(path, "statistics"):
         found = _loaded(path)
         if not isinstance(found, dict) or not {"mean", "std"} <= set(found):
-            raise Mistake(f"{path} is no dictionary of mean and std")
+            raise InputError(f"{path} is no dictionary of mean and std")
         return Normalizer(
             *(_statistic(found[key], key, channels, path) for key in ("mean", "std"))
         )
@@ -165,7 +171,7 @@ def _loaded(path: Path) -> object:
             _check_records(Path(copy.name), path)
             return torch.load(copy.name, weights_only=True, map_location="cpu", mmap=True)
     except UnpicklingError as error:
-        raise Mistake(f"{path} holds more than tensors, and code is never loaded") from error
+        raise InputError(f"{path} holds more than tensors, and code is never loaded") from error
 
 
 def _trusted(path: Path) -> bytes:
@@ -173,13 +179,13 @@ def _trusted(path: Path) -> bytes:
     with open_source(path) as file:
         content = file.read(MOST_STATS + 1)
     if len(content) > MOST_STATS:
-        raise Mistake(f"{path} is larger than statistics are; is it another file?")
+        raise InputError(f"{path} is larger than statistics are; is it another file?")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = checked_members(archive, path, MOST_STATS)
         if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
-            raise Mistake(f"{path} is packed; torch.save it again")
+            raise InputError(f"{path} is packed; torch.save it again")
         if damaged := archive.testzip():
-            raise Mistake(f"{path} is damaged: the checksum of {damaged} differs")
+            raise InputError(f"{path} is damaged: the checksum of {damaged} differs")
     return content
 
 
@@ -187,15 +193,15 @@ def _check_records(copy: Path, path: Path) -> None:
     """Refuse tensors that are longer than what is kept of them: a map would show other bytes."""
     try:
         checked_records(copy)
-    except Mistake as flaw:
-        raise Mistake(f"{path} is damaged ({str(flaw).replace(str(copy), 'it')})") from flaw
+    except InputError as flaw:
+        raise InputError(f"{path} is damaged ({str(flaw).replace(str(copy), 'it')})") from flaw
 
 
 def _statistic(value: object, key: str, channels: int, path: Path) -> Tensor:
     plain = type(value) is Tensor and value.layout is torch.strided and not value.is_meta
     if not plain or not value.is_floating_point() or value.numel() != channels:  # pyright: ignore
         kind = f"{type(value).__name__} {list(getattr(value, 'shape', []))}"
-        raise Mistake(
+        raise InputError(
             f"{path}: {key} is {kind}; one number for each of {channels} channels belongs"
         )
     return value.reshape(channels).float().clone()  # pyright: ignore

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .arrays import parsed
 from .asked import Asked
@@ -48,7 +48,7 @@ class Cached:
             zipfile.ZipFile(io.BytesIO(self.box.read(name, self.most))) as archive,
         ):
             if f"{self.key}.npy" not in checked_members(archive, Path(where), self.most):
-                raise Mistake(f"{where} holds no {self.key}; it is no cache of MAR")
+                raise InputError(f"{where} holds no {self.key}; it is no cache of MAR")
             return parsed(archive.read(f"{self.key}.npy"), f"{where}: {self.key}")
 
 
@@ -75,7 +75,7 @@ def open_mar(folder: Path, asked: Asked) -> Content:
     box = open_box(folder, asked.room)
     names = [name for name in box.names if name.endswith(".npz")]
     if not names or any(name.count("/") != 1 for name in names):
-        raise Mistake(f"{folder} should hold CLASS/NAME.npz, one folder for each class")
+        raise InputError(f"{folder} should hold CLASS/NAME.npz, one folder for each class")
     classes = sorted({name.split("/")[0] for name in names})
     ranks = {each: rank for rank, each in enumerate(classes)}
     flips = asked.mirrors(folder, stored=_has_mirrors(box, names[0], asked.room))
@@ -103,13 +103,13 @@ def _has_mirrors(box: Box, name: str, budget: int) -> bool:
 def _filed(box: Box, key: str, names: Sequence[str], budget: int) -> Filed[str]:
     first = Cached(box, key, budget).array(names[0])
     if not first.size or not first.ndim:
-        raise Mistake(f"{box.path}/{names[0]}: {key} is empty: its shape is {first.shape}")
+        raise InputError(f"{box.path}/{names[0]}: {key} is empty: its shape is {first.shape}")
     cached = Cached(box, key, most=min(budget, 4 * first.nbytes + ROOM))
 
     def load(name: str) -> np.ndarray:
         array = cached.array(name)
         if (array.shape, array.dtype) != (first.shape, first.dtype):
-            raise Mistake(
+            raise InputError(
                 f"{box.path}/{name}: {key} is {array.dtype} {list(array.shape)}, but that of the"
                 f" first file is {first.dtype} {list(first.shape)}; keep one kind"
             )

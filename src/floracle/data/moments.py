@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.seeds import noise
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .asked import Asked
 from .content import Content, Key, Rows
@@ -43,7 +43,7 @@ class Gaussians:
         if self.logarithmic:
             second = (second.clamp(LOWEST, HIGHEST) * 0.5).exp()
         elif (second < 0).any():
-            raise Mistake(
+            raise InputError(
                 f"{self.name} holds negative standard deviations; if they are log variances, say"
                 " layout='mean-logvar'"
             )
@@ -101,7 +101,7 @@ def check_moments(rows: Rows, name: object) -> None:
     floating = rows.dtype.is_floating_point
     if len(rows.shape) < 2 or rows.shape[1] % 2 or not floating:
         shape = list(rows.shape)
-        raise Mistake(f"{name} holds {rows.dtype} {shape}; moments are floats [N, 2C, ...]")
+        raise InputError(f"{name} holds {rows.dtype} {shape}; moments are floats [N, 2C, ...]")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def reading(content: Content, asked: Asked, name: str) -> Reading:
     """What moments become, which the user says; all else is read as it is."""
     if content.moments is None:
         if asked.moments is not None:
-            raise Mistake(
+            raise InputError(
                 f"{name} holds points, so moments={asked.moments!r} says nothing; if its channels"
                 " are [mean ‖ std], say layout='mean-std', or 'mean-logvar'"
             )

@@ -15,7 +15,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .spread import Spread
 
@@ -40,7 +40,7 @@ class Normalizer:
         for name in ("mean", "std"):
             object.__setattr__(self, name, _plain(getattr(self, name), name))
         if not (self.std > 0).all():
-            raise Mistake("std must be positive in every channel")
+            raise InputError("std must be positive in every channel")
 
     @cached_property
     def changes(self) -> bool:
@@ -74,7 +74,7 @@ class Normalizer:
         """Mean and std written out for every channel, both [C]."""
         for value in (self.mean, self.std):
             if value.ndim == 1 and len(value) != channels:
-                raise Mistake(
+                raise InputError(
                     f"the normalizer has {len(value)} channels, but the points have {channels}"
                 )
         return self.mean.expand(channels), self.std.expand(channels)
@@ -89,7 +89,7 @@ def multiplied(scale: float | Tensor, bias: float | Tensor = 0.0) -> Normalizer:
     """Points are stored · scale + bias; both are scalars or one per channel [C]."""
     scale, bias = _plain(scale, "scale"), _plain(bias, "bias")
     if not (scale > 0).all():
-        raise Mistake(f"normalize multiplies by a positive number, not {scale.tolist()}")
+        raise InputError(f"normalize multiplies by a positive number, not {scale.tolist()}")
     return Normalizer(-bias / scale, 1 / scale, factors=(scale, bias))
 
 
@@ -110,7 +110,7 @@ def chosen(
         return RAW
     if asked == "standard":
         return None
-    raise Mistake(f"normalize is {WORDS}, not {asked!r}")
+    raise InputError(f"normalize is {WORDS}, not {asked!r}")
 
 
 def standard(spread: Spread) -> Normalizer:
@@ -124,7 +124,7 @@ def standard(spread: Spread) -> Normalizer:
 def _plain(value: float | Tensor, name: str) -> Tensor:
     value = torch.as_tensor(value).detach().cpu().float().squeeze()
     if value.ndim > 1 or not value.isfinite().all():
-        raise Mistake(f"{name} must be finite, scalar or [channels]: {tuple(value.shape)}")
+        raise InputError(f"{name} must be finite, scalar or [channels]: {tuple(value.shape)}")
     return value
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from floracle.run.budget import memory_budget
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.progress import tracked
 
 from .atoms import Groups
@@ -149,15 +149,15 @@ def _settings(
 def _shard_size(asked: int | str) -> int:
     try:
         return memory_budget(asked)
-    except Mistake as mistake:
-        raise Mistake(f"--shard-bytes {asked!r} is no size; write 512M or 1G") from mistake
+    except InputError as mistake:
+        raise InputError(f"--shard-bytes {asked!r} is no size; write 512M or 1G") from mistake
 
 
 def _check_memory(plan: Plan, budget: int | None) -> None:
     """Refuse spectra that the budget does not allow."""
     needed = spectra_bytes(plan.store.shape, len(plan.store))
     if budget is not None and needed > budget:
-        raise Mistake(
+        raise InputError(
             f"the spectra of points {list(plan.store.shape)} need {needed / 2**30:.1f} GiB; say"
             f" --no-spectra, or --memory {-(-needed // 2**30)}G"
         )

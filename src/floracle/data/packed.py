@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .asked import Asked
 from .atoms import Groups
@@ -132,7 +132,7 @@ def check_files(folder: Path, manifest: Manifest) -> tuple[str, ...]:
 def report(found: Sequence[str]) -> None:
     """Raise what is wrong with a store, if anything is."""
     if found:
-        raise Mistake(f"{'; '.join(found)}; copy these files again, or pack the data again")
+        raise InputError(f"{'; '.join(found)}; copy these files again, or pack the data again")
 
 
 def read_rows(folder: Path, manifest: Manifest) -> Packed:
@@ -152,7 +152,9 @@ def read_rows(folder: Path, manifest: Manifest) -> Packed:
         first, labels.repeat(twice), None if weights is None else weights.repeat(twice)
     )
     if groups.duplicates != manifest.duplicates:
-        raise Mistake(f"{path} does not fit its manifest: {groups.duplicates} rows repeat others")
+        raise InputError(
+            f"{path} does not fit its manifest: {groups.duplicates} rows repeat others"
+        )
     rows = stored_rows(folder, manifest)
     return Packed(folder, manifest, rows, normalizer, groups, arrays["original"])
 
@@ -172,7 +174,7 @@ def check_labels(packed: Packed) -> None:
         path = packed.folder / shard.name
         (found,) = read_header(path).rows("labels")
         if not torch.equal(found[:], labels[start : start + shard.rows]):
-            raise Mistake(f"{path} holds other labels than {MANIFEST} says; pack again")
+            raise InputError(f"{path} holds other labels than {MANIFEST} says; pack again")
         start += shard.rows
 
 
@@ -190,7 +192,7 @@ def _check_rows(file: TensorFile, manifest: Manifest) -> None:
     numbers = {"mean", "std"} | ({"scale", "bias"} if "scale" in found else set())
     fits = {name: found.get(name) for name in expected} == expected
     if not fits or set(found) != set(expected) | numbers:
-        raise Mistake(f"{file.path} does not fit its manifest: it holds {found}; pack again")
+        raise InputError(f"{file.path} does not fit its manifest: it holds {found}; pack again")
 
 
 def stored_rows(folder: Path, manifest: Manifest) -> FileRows:
@@ -209,5 +211,5 @@ def _shard(folder: Path, shard: Sealed, manifest: Manifest) -> TensorFile:
     expected |= {"latents_flip": points} if manifest.flips else {}
     found = {name: (entry.dtype, entry.shape) for name, entry in file.entries.items()}
     if found != expected:
-        raise Mistake(f"{file.path} holds {found}, but {MANIFEST} says {expected}; pack again")
+        raise InputError(f"{file.path} holds {found}, but {MANIFEST} says {expected}; pack again")
     return file

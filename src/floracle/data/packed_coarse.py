@@ -15,7 +15,7 @@ from pathlib import Path
 from torch import Tensor
 
 from floracle.core.coarse import Coarse
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .packed_manifest import Manifest
 from .tensorfile import TensorFile, read_header
@@ -55,7 +55,7 @@ def read_coarse(path: Path, manifest: Manifest) -> KnownCoarse:
     file, dims = read_header(path), prod(manifest.shape)
     shapes = {name: entry.shape for name, entry in file.entries.items()}
     if set(shapes) != set(NAMES):
-        raise Mistake(f"{path} does not fit its manifest: it holds {shapes}; pack again")
+        raise InputError(f"{path} does not fit its manifest: it holds {shapes}; pack again")
     edges = file.rows("edges")[0][:].tolist()
     expected = {
         "edges": (len(edges),),
@@ -65,5 +65,5 @@ def read_coarse(path: Path, manifest: Manifest) -> KnownCoarse:
         "remainders": (manifest.points, len(edges)),
     }
     if shapes != expected or edges != sorted(set(edges)):
-        raise Mistake(f"{path} does not fit its manifest: it holds {shapes}; pack again")
+        raise InputError(f"{path} does not fit its manifest: it holds {shapes}; pack again")
     return KnownCoarse(file)

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import read_json, write_json, written_aside
 from floracle.run.progress import tracked
 
@@ -222,6 +222,6 @@ def _seal(file: Sealed, stamps: Mapping[str, Stamp]) -> list[Any]:
 def _write(folder: Path, files: Mapping[str, Any], source: str | None) -> bool:
     try:
         write_json(folder / RECORD, {"files": files, "source": source})
-    except (OSError, Mistake):
+    except (OSError, InputError):
         return False
     return True

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from floracle.core.source import NO_LABEL, Prepared, Source
 from floracle.core.spectrum import PASS_BYTES, dimension, moments, spectrum
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .content import Rows
 from .packed_manifest import Manifest
@@ -121,12 +121,12 @@ def read_known(path: Path, manifest: Manifest) -> Known:
     shapes = {name: entry.shape for name, entry in file.entries.items()}
     fits = set(shapes) == set(NAMES) and all(shapes[name] == (count,) for name in NAMES[:5])
     if not fits or shapes["centres"] != (count, dims):
-        raise Mistake(f"{path} does not fit its manifest: it holds {shapes}; pack again")
+        raise InputError(f"{path} does not fit its manifest: it holds {shapes}; pack again")
     known = Known(file)
     labels, counts, eigenvalues = (array[:] for array in file.rows(*NAMES[:3]))
     sums = {"norms": int(counts.sum()), "spectra": int(eigenvalues.sum())}
     if labels.tolist() != known_labels(manifest) or any(
         shapes[name] != (sums[name],) for name in sums
     ):
-        raise Mistake(f"{path} does not fit its manifest: other classes are in it; pack again")
+        raise InputError(f"{path} does not fit its manifest: other classes are in it; pack again")
     return known

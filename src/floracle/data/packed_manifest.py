@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import digest, read_json, write_json
 
 from .content import readable
@@ -109,23 +109,23 @@ def read_manifest(folder: Path) -> Manifest:
     """Read and check it, as far as it can be checked by itself."""
     path = folder / MANIFEST
     if not path.is_file() and begun(folder) == "encode":
-        raise Mistake(
+        raise InputError(
             f"{folder} holds latents whose encoding was not finished; run the same floracle encode"
             " again"
         )
     if not path.is_file():
-        raise Mistake(
+        raise InputError(
             f"{folder} holds a packed store without its {MANIFEST}: packing was not finished, or"
             " the file was lost; run the same floracle pack again"
         )
     content = read_json(path)
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise Mistake(f"{path} is not the manifest of a packed store; pack the data again")
+        raise InputError(f"{path} is not the manifest of a packed store; pack the data again")
     if content.get("format") != FORMAT:
         made = content.get("format")
-        raise Mistake(f"{path} is of format {made!r}, this floracle reads {FORMAT}; pack again")
+        raise InputError(f"{path} is of format {made!r}, this floracle reads {FORMAT}; pack again")
     if content.pop("digest", None) != _digest(content):
-        raise Mistake(
+        raise InputError(
             f"{path} is damaged: it does not match its own digest; copy or pack the store again"
         )
     with readable(path, "a manifest"):
@@ -205,4 +205,4 @@ def check_consistent(manifest: Manifest, path: Path) -> None:
     }
     wrong = [name for name, holds in facts.items() if not holds]
     if wrong:
-        raise Mistake(f"{path} contradicts itself in its {' and '.join(wrong)}; pack again")
+        raise InputError(f"{path} contradicts itself in its {' and '.join(wrong)}; pack again")

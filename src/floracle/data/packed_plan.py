@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .content import COMPACT
 from .packed_manifest import Span
@@ -47,7 +47,7 @@ class Plan:
 def plan_for(store: Store, dtype: str, shard_bytes: int) -> Plan:
     """The order of rows and the cuts between shards, by the labels and sizes alone."""
     if store.stds is not None:
-        raise Mistake(
+        raise InputError(
             f"{store.name} was opened with moments='gaussian', but a packed store holds points;"
             " pack with moments='mean' or 'sample'"
         )
@@ -63,7 +63,7 @@ def packed_type(stored: torch.dtype, asked: str) -> torch.dtype:
     if asked == "stored":
         return stored if stored in COMPACT else torch.float32
     if asked not in TYPES:
-        raise Mistake(f"dtype {asked!r} is unknown; choose stored, {', '.join(TYPES)}")
+        raise InputError(f"dtype {asked!r} is unknown; choose stored, {', '.join(TYPES)}")
     return TYPES[asked]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .content import readable
 from .file_rows import ahead
@@ -161,7 +161,7 @@ def _check_finite(packed: Tensor, stored: Tensor, rows: Tensor) -> None:
         return
     place = int(bad.nonzero()[0])
     kind = str(packed.dtype).removeprefix("torch.")
-    raise Mistake(
+    raise InputError(
         f"row {int(rows[place])} holds {float(stored[place].abs().max()):g}, which is too large"
         f" for {kind}; choose --dtype fp32 or stored" + (", or bf16" if kind == "float16" else "")
     )

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .boxes import Member
 from .content import Content, Key, Rows, readable
@@ -110,17 +110,19 @@ def _check_classes(
     holding = [each for each, files in classes.items() if files]
     empty = [each for each, files in classes.items() if not files]
     if not holding:
-        raise Mistake(_nothing(folder, loose))
+        raise InputError(_nothing(folder, loose))
     if flat:
-        raise Mistake(
+        raise InputError(
             f"{folder} holds loose pictures such as {flat[0].name} and class folders such as"
             f" {holding[0].name}; keep one or the other"
         )
     if empty:
-        raise Mistake(f"{empty[0]} holds no pictures, so it is no class; move it out of {folder}")
+        raise InputError(
+            f"{empty[0]} holds no pictures, so it is no class; move it out of {folder}"
+        )
     if all(each.name.lower() in SPLITS for each in classes):
         names = ", ".join(each.name for each in classes)
-        raise Mistake(f"{folder} is divided into {names}; open one of them: {holding[0]}")
+        raise InputError(f"{folder} is divided into {names}; open one of them: {holding[0]}")
 
 
 def is_picture_file(path: Path) -> bool:
@@ -146,13 +148,15 @@ def _common_shape(files: tuple[Path | Member, ...], most: int) -> tuple[int, ...
         with _opened(file) as image:
             if size is not None and image.size != size:
                 ours, first = (f"{width} x {height}" for width, height in (image.size, size))
-                raise Mistake(
+                raise InputError(
                     f"{file} is {ours}, but {Path(files[0].name).name} is {first}; use one size"
                 )
             size, grey = image.size, grey and _is_grey(image)
     width, height = size or (0, 0)
     if 3 * width * height > most:
-        raise Mistake(f"{files[0]} is {width} x {height}, beyond the memory of {most >> 20} MiB")
+        raise InputError(
+            f"{files[0]} is {width} x {height}, beyond the memory of {most >> 20} MiB"
+        )
     return (len(files), 1 if grey else 3, height, width)
 
 
@@ -165,7 +169,7 @@ def _opened(path: Path | Member) -> Iterator[Image.Image]:
     ):
         most = Image.MAX_IMAGE_PIXELS
         if most and image.width * image.height > most:
-            raise Mistake(f"{path} claims {image.width} x {image.height}, beyond {most} pixels")
+            raise InputError(f"{path} claims {image.width} x {image.height}, beyond {most} pixels")
         yield image
 
 
@@ -179,7 +183,7 @@ def _grey(image: Image.Image, path: Path | Member) -> np.ndarray:
         return np.asarray(image.convert("L"))
     levels = np.asarray(image).astype(np.int64)
     if levels.min() < 0 or levels.max() > 65535:
-        raise Mistake(f"{path} holds grey levels beyond 16 bits")
+        raise InputError(f"{path} holds grey levels beyond 16 bits")
     return ((levels + 128) // 257).astype(np.uint8)
 
 

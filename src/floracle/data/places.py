@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from . import idx, labels
 from .archives import open_npz, open_safetensors
@@ -57,7 +57,7 @@ def find_content(where: Any, asked: Asked) -> tuple[str, Content]:
     if isinstance(where, str) and where.startswith("gaussian:"):
         return where, _plain(where, open_gaussian(where, asked.budget), asked)
     if not isinstance(where, (str, Path)) or not str(where):
-        raise Mistake(f"cannot open a {type(where).__name__}; give a path, tensor or array")
+        raise InputError(f"cannot open a {type(where).__name__}; give a path, tensor or array")
     path = Path(where).expanduser()
     with readable(path, "data"):
         return str(where), _open_path(path, asked)
@@ -103,7 +103,7 @@ def _open_file(path: Path, asked: Asked) -> Content:
         return open_npz(path, budget)
     if ending == ".safetensors":
         return open_safetensors(path)
-    raise Mistake(f"{path} is of no known kind; what is read: {KINDS}")
+    raise InputError(f"{path} is of no known kind; what is read: {KINDS}")
 
 
 def _plain(name: str, content: Content, asked: Asked) -> Content:
@@ -111,7 +111,7 @@ def _plain(name: str, content: Content, asked: Asked) -> Content:
     if asked.layout is None:
         return content
     if asked.layout not in PLAIN_MOMENTS:
-        raise Mistake(f"{name} is no folder or archive in the layout {asked.layout!r}; drop it")
+        raise InputError(f"{name} is no folder or archive in the layout {asked.layout!r}; drop it")
     asked.mirrors(name, stored=False)
     return replace(content, moments=PLAIN_MOMENTS[asked.layout])
 
@@ -119,5 +119,7 @@ def _plain(name: str, content: Content, asked: Asked) -> Content:
 def _whole(path: Path, content: Content, asked: Asked) -> Content:
     """A folder, which says itself what it holds."""
     if asked.layout in PLAIN_MOMENTS:
-        raise Mistake(f"layout={asked.layout!r} is for one array or file of moments, not {path}")
+        raise InputError(
+            f"layout={asked.layout!r} is for one array or file of moments, not {path}"
+        )
     return content

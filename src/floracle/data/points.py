@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .content import Key, Mirrored, Rows, is_picture
 from .file_rows import FileRows
@@ -88,7 +88,7 @@ def with_mirrors(read: Reading, digests: np.ndarray, name: str) -> tuple[Reading
     """The points and their left-right mirrors."""
     shape = list(read.points.shape[1:])
     if not is_picture(tuple(shape)):
-        raise Mistake(f"{name}: points {shape} are no pictures [1 or 3, H, W] to mirror")
+        raise InputError(f"{name}: points {shape} are no pictures [1 or 3, H, W] to mirror")
     mirrored = Mirrored(read.points)
     again = scan(mirrored, name, start=len(read.points))
     return Reading(mirrored, mirrored), np.concatenate([digests, again.digests])
@@ -107,7 +107,7 @@ def picture_range(
 
     low, high = float(spread.low.min()), float(spread.high.max())
     if not np.isfinite(widest(low, high)).all():
-        raise Mistake(f"{name}: the normalization makes points infinite; its std is too small")
+        raise InputError(f"{name}: the normalization makes points infinite; its std is too small")
     if not is_picture(tuple(rows.shape[1:])):
         return None
     if rows.dtype == torch.uint8:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .content import COMPACT, Rows
 from .file_rows import ahead
@@ -60,7 +60,7 @@ def scan(rows: Rows, name: str, *, start: int = 0, keep: Keep | None = None) -> 
         digests[first - start : first - start + len(block)] = block_digests
         spreads.append(spread)
     if bad:
-        raise Mistake(_not_finite(name, torch.cat(bad).tolist(), rows.dtype))
+        raise InputError(_not_finite(name, torch.cat(bad).tolist(), rows.dtype))
     return Scan(digests, reduce(Spread.merge, spreads))
 
 

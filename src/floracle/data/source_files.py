@@ -19,7 +19,7 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import open_regular
 
 AGAIN = "nothing of this run is kept as an answer: run it again"
@@ -27,7 +27,7 @@ LOOK_FORMAT = Struct("QqQ")
 """A look in the memory of a store; times before 1970 are negative."""
 
 
-class Changed(Mistake):
+class Changed(InputError):
     """The data is no longer what it was when it was opened."""
 
 
@@ -64,9 +64,9 @@ def open_source(path: Path) -> BufferedReader:
     """Open a file of the data; what is no regular file, or a link to none, is refused at once."""
     try:
         file = open_regular(path, links=True)
-    except Mistake as error:
+    except InputError as error:
         if path.is_symlink() and not path.exists():
-            raise Mistake(
+            raise InputError(
                 f"{path} is a link to nowhere; remove it, or put its file there"
             ) from error
         raise
@@ -159,7 +159,7 @@ class SourceFiles:
                 raise changed_file(name)
 
 
-def change_behind(error: Mistake, check_unchanged: Callable[[], None]) -> Changed | None:
+def change_behind(error: InputError, check_unchanged: Callable[[], None]) -> Changed | None:
     """The change of the data that made a run fail, if there was one."""
     if isinstance(error, Changed):
         return error
@@ -180,7 +180,7 @@ def withdrawn_if_changed(
     """
     try:
         yield
-    except Mistake as error:
+    except InputError as error:
         change = change_behind(error, check_unchanged)
         if change is None:
             raise

@@ -23,7 +23,7 @@ from torch import Tensor
 from floracle.core.coarse import Coarse
 from floracle.core.source import NO_LABEL, Atoms, Block, Prepared
 from floracle.run.budget import memory_budget
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import digest
 
 from .arrays import read_labels
@@ -108,7 +108,7 @@ class Store:
     def blocks(self, label: int = -1, *, rows: int) -> Iterator[Block]:
         """The atoms of a class in order, at most `rows` at a time; views where they can be."""
         if rows < 1:
-            raise Mistake(f"blocks need at least one row, got {rows}")
+            raise InputError(f"blocks need at least one row, got {rows}")
         atoms = self.atoms(label)
         parts = zip(*(part.split(rows) for part in atoms), strict=True)
         return (
@@ -153,14 +153,14 @@ class Store:
     def spreads(self, rows: Tensor) -> Tensor:
         """The deviations float32 [len(rows), *shape] of any rows, where they are Gaussians."""
         if self.stds is None:
-            raise Mistake(f"{self.name} was not opened with moments='gaussian': no deviations")
+            raise InputError(f"{self.name} was not opened with moments='gaussian': no deviations")
         return self.stds[self._checked(rows)]
 
     def _checked(self, rows: Tensor) -> Tensor:
         rows = rows.cpu()
         low, high = (int(bound) for bound in rows.aminmax()) if rows.numel() else (0, 0)
         if rows.dtype != torch.int64 or rows.ndim != 1 or low < 0 or high >= len(self):
-            raise Mistake(f"rows must be int64 [n] in 0 ... {len(self) - 1}")
+            raise InputError(f"rows must be int64 [n] in 0 ... {len(self) - 1}")
         return rows
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.seeds import generator
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .content import Content
 
@@ -31,10 +31,10 @@ def open_gaussian(name: str, budget: int) -> Content:
     """The cloud that a name like gaussian:1000x8 or gaussian:1000x8:3 describes."""
     found = GAUSSIAN.fullmatch(name)
     if not found:
-        raise Mistake(f"{name!r} is no Gaussian cloud; write gaussian:POINTSxDIMS or ...:SEED")
+        raise InputError(f"{name!r} is no Gaussian cloud; write gaussian:POINTSxDIMS or ...:SEED")
     points, dims, seed = (int(part or 0) for part in found.groups())
     if 4 * points * dims > budget:
-        raise Mistake(f"{name} takes {points * dims >> 18} MiB; memory is {budget >> 20} MiB")
+        raise InputError(f"{name} takes {points * dims >> 18} MiB; memory is {budget >> 20} MiB")
     return Content(gaussian(points, dims, seed=seed), "gaussian")
 
 
@@ -44,7 +44,7 @@ def gaussian(points: int, dims: int, *, spectrum: Spectrum | None = None, seed: 
     The spectrum holds their variances [dims]; a number a means k^−a for k = 1 ... dims; None, 1.
     """
     if points < 1 or dims < 1:
-        raise Mistake(f"a cloud of {points} points in {dims} dimensions is empty")
+        raise InputError(f"a cloud of {points} points in {dims} dimensions is empty")
     stream = generator((seed * SCATTER + OFFSET) % 2**32)  # never that of noise by sample number
     drawn = torch.randn(points, dims, generator=stream)
     return drawn if spectrum is None else drawn.mul_(_variances(spectrum, dims).sqrt().float())
@@ -55,5 +55,5 @@ def _variances(spectrum: Spectrum, dims: int) -> Tensor:
         return torch.arange(1, dims + 1, dtype=torch.float64) ** -float(spectrum)
     variances = torch.as_tensor(spectrum, dtype=torch.float64)
     if variances.shape != (dims,) or not (variances.isfinite() & (variances >= 0)).all():
-        raise Mistake(f"a spectrum holds {dims} variances, finite and not negative")
+        raise InputError(f"a spectrum holds {dims} variances, finite and not negative")
     return variances

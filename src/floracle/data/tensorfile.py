@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .content import Rows, check_there, readable
 from .file_rows import Piece, rows_at
@@ -91,13 +91,15 @@ def read_header(path: Path) -> TensorFile:
             source = source_file(path, file)
             held, length = source.look.size, int.from_bytes(file.read(LENGTH), "little")
             if held < LENGTH or length > min(MOST_HEADER, held - LENGTH):
-                raise Mistake(f"{path} is cut short or damaged: its header claims {length} bytes")
+                raise InputError(
+                    f"{path} is cut short or damaged: its header claims {length} bytes"
+                )
             header = json.loads(file.read(length), object_pairs_hook=_unrepeated)
         if not isinstance(header, dict):
-            raise Mistake(f"{path} is damaged: its header is no list of tensors")
+            raise InputError(f"{path} is damaged: its header is no list of tensors")
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict):
-            raise Mistake(f"{path} is damaged: its metadata are no texts by name")
+            raise InputError(f"{path} is damaged: its metadata are no texts by name")
         begin = LENGTH + length
         entries = {key: _entry(path, key, value, begin) for key, value in header.items()}
         _check_places(path, list(entries.values()), begin, held)
@@ -114,16 +116,16 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(path: Path, key: str, value: Any, begin: int) -> Entry:
     """One tensor as the header describes it."""
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= set(value):
-        raise Mistake(f"{path} is damaged: {key!r} has no type, shape and place")
+        raise InputError(f"{path} is damaged: {key!r} has no type, shape and place")
     dtype, shape, place = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         known = ", ".join(DTYPES)
-        raise Mistake(f"{path}: {key!r} is of type {dtype!r}; what is read: {known}")
+        raise InputError(f"{path}: {key!r} is of type {dtype!r}; what is read: {known}")
     if not (_sizes(shape) and _sizes(place) and len(place) == 2):
-        raise Mistake(f"{path} is damaged: {key!r} has shape {shape!r} at {place!r}")
+        raise InputError(f"{path} is damaged: {key!r} has shape {shape!r} at {place!r}")
     needed = prod(shape) * np.dtype(DTYPES[dtype]).itemsize
     if place[1] - place[0] != needed:
-        raise Mistake(
+        raise InputError(
             f"{path} is damaged: {key!r} {shape} takes {needed} bytes, but its place {place} has"
             f" {place[1] - place[0]}"
         )
@@ -143,7 +145,7 @@ def _check_places(path: Path, entries: list[Entry], begin: int, held: int) -> No
     for entry in sorted(entries, key=lambda each: (each.start, each.end)):
         if entry.start != place:
             kind = "overlap" if entry.start < place else "leave a gap"
-            raise Mistake(f"{path} is damaged: its tensors {kind} at byte {place}")
+            raise InputError(f"{path} is damaged: its tensors {kind} at byte {place}")
         place = entry.end
     if place != held:
-        raise Mistake(f"{path} is cut short or damaged: {held} bytes where {place} should be")
+        raise InputError(f"{path} is cut short or damaged: {held} bytes where {place} should be")

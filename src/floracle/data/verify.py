@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .lightningdit import read_stats
 from .packed import Packed, check_labels, is_packed, read_rows, report
@@ -30,7 +30,7 @@ def verify(where: str | Path, *, quiet: bool = False) -> Manifest:
     """Check all of a packed store; what is wrong is a mistake that names every bad file."""
     folder = Path(where).expanduser()
     if not is_packed(folder):
-        raise Mistake(
+        raise InputError(
             f"{where} is no packed store, so it has no checksums; floracle pack makes one"
         )
     manifest = read_manifest(folder)
@@ -42,7 +42,7 @@ def verify(where: str | Path, *, quiet: bool = False) -> Manifest:
     wrong = list(_untrue(packed))
     if wrong:
         path = folder / MANIFEST
-        raise Mistake(f"{path} says otherwise than the points: {', '.join(wrong)}; pack again")
+        raise InputError(f"{path} says otherwise than the points: {', '.join(wrong)}; pack again")
     write_record(folder, manifest.sealed, stamps, read_record(folder).get("source"))
     return manifest
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .arrays import read_npy
 
@@ -20,7 +20,7 @@ def checked_weights(given: Any, count: int) -> Tensor | None:
         return None
     weights = _numbers(given)
     if weights.shape != (count,):
-        raise Mistake(f"weights have shape {list(weights.shape)}, but there are {count} points")
+        raise InputError(f"weights have shape {list(weights.shape)}, but there are {count} points")
     for flaw, found in (
         ("not a finite number", ~weights.isfinite()),
         ("negative", weights < 0),
@@ -28,7 +28,7 @@ def checked_weights(given: Any, count: int) -> Tensor | None:
     ):
         if found.any():
             row = int(found.nonzero()[0])
-            raise Mistake(f"the weight of row {row} is {flaw}; weights are positive")
+            raise InputError(f"the weight of row {row} is {flaw}; weights are positive")
     _check_range(weights)
     return weights
 
@@ -40,9 +40,9 @@ def _numbers(given: Any) -> Tensor:
     try:
         values = np.asarray(values.double() if isinstance(values, Tensor) else values)
     except (TypeError, ValueError) as error:
-        raise Mistake("weights are no list of numbers, one for each point") from error
+        raise InputError("weights are no list of numbers, one for each point") from error
     if values.dtype.kind not in "iuf":
-        raise Mistake(f"weights are {values.dtype}; they are numbers, such as float64")
+        raise InputError(f"weights are {values.dtype}; they are numbers, such as float64")
     return torch.from_numpy(values.astype(np.float64))
 
 
@@ -50,4 +50,6 @@ def _check_range(weights: Tensor) -> None:
     """Refuse what no share in float64 can tell from zero."""
     if float(weights.min()) / float(weights.max()) < np.finfo(np.float64).tiny:
         row = int(weights.argmin())
-        raise Mistake(f"the weight of row {row} vanishes beside the largest one; remove the row")
+        raise InputError(
+            f"the weight of row {row} vanishes beside the largest one; remove the row"
+        )

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from floracle.run.budget import chosen_device
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .autoencoder_diffusers import load_diffusers
 from .autoencoder_frame import Autoencoder
@@ -46,7 +46,7 @@ def load_autoencoder(
         shift=found.shift if shift is None else float(shift),
     )
     if not (math.isfinite(asked.scale) and asked.scale > 0 and math.isfinite(asked.shift)):
-        raise Mistake(
+        raise InputError(
             f"latents are (z − shift) · scale with a positive scale, got scale {asked.scale:g} and"
             f" shift {asked.shift:g}"
         )
@@ -57,7 +57,7 @@ def load_autoencoder(
 def _found(path: Path, device: torch.device, dtype: torch.dtype | None) -> Autoencoder:
     """The autoencoder with the scale and shift that its files tell."""
     if not path.exists():
-        raise Mistake(
+        raise InputError(
             f"there is no {path}; name a folder of TAEF2 or diffusers, or a checkpoint of VA-VAE"
         )
     if not path.is_dir() and path.name not in FILES:  # a pipe is refused where it is read
@@ -67,7 +67,7 @@ def _found(path: Path, device: torch.device, dtype: torch.dtype | None) -> Autoe
         return load_taef2(folder, device, dtype)
     if is_diffusers(folder):
         return load_diffusers(folder, device, dtype)
-    raise Mistake(
+    raise InputError(
         f"{path} is no autoencoder: it has neither {FILES[0]} nor the config.json of diffusers;"
         f" name the folder that has, or a checkpoint file of VA-VAE"
     )

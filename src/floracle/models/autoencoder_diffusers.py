@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import read_json
 
 from .autoencoder_frame import Autoencoder, Moments, hash_of
@@ -62,7 +62,7 @@ def load_diffusers(folder: Path, device: torch.device, dtype: torch.dtype | None
     config = read_json(inner / CONFIG)
     kind = config.get("_class_name") if isinstance(config, Mapping) else None
     if kind not in KINDS:
-        raise Mistake(
+        raise InputError(
             f"{inner} holds a {kind}; {' and '.join(KINDS)} of diffusers are known, TAEF2, and"
             f" checkpoints of latent diffusion"
         )

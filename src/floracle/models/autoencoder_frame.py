@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .tensors import digest_of
 
@@ -82,7 +82,7 @@ class Autoencoder:
         """Latents, mean and deviation, of pictures [b, 3, H, W] in [−1, 1]; in their type."""
         factor = self.downsampling
         if images.ndim != 4 or images.shape[1] != 3 or any(n % factor for n in images.shape[2:]):
-            raise Mistake(
+            raise InputError(
                 f"{self.name} takes pictures [b, 3, H, W] with edges that are multiples of"
                 f" {factor}, got {list(images.shape)}"
             )
@@ -94,7 +94,7 @@ class Autoencoder:
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures [b, 3, H, W], about in [−1, 1] and not clamped, of latents; in their type."""
         if latents.ndim != 4 or latents.shape[1] != self.channels:
-            raise Mistake(
+            raise InputError(
                 f"{self.name} decodes latents [b, {self.channels}, h, w], got"
                 f" {list(latents.shape)}; take those it has encoded"
             )
@@ -117,11 +117,11 @@ def filled(network: Network, tensors: Mapping[str, Tensor], where: object) -> Ne
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             shapes = f"{list(tensor.shape)}, not {list(wanted[name].shape)}"
-            raise Mistake(f"{where}: {name} is {shapes} as in this autoencoder; is it another?")
+            raise InputError(f"{where}: {name} is {shapes} as in this autoencoder; is it another?")
         if tensor.dtype not in FLOATS:
-            raise Mistake(f"{where}: {name} holds {tensor.dtype}, no weights; fetch it again")
+            raise InputError(f"{where}: {name} holds {tensor.dtype}, no weights; fetch it again")
         if not bool(tensor.isfinite().all()):
-            raise Mistake(f"{where}: {name} holds NaN or infinite numbers; fetch it again")
+            raise InputError(f"{where}: {name} holds NaN or infinite numbers; fetch it again")
     network.load_state_dict({name: tensors[name].clone() for name in wanted}, assign=True)
     return network.eval().requires_grad_(False)
 
@@ -129,7 +129,7 @@ def filled(network: Network, tensors: Mapping[str, Tensor], where: object) -> Ne
 def _refuse(where: object, fault: str, names: list[str], advice: str) -> None:
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise Mistake(f"{where} {fault} the tensors {', '.join(names[:3])}{more}; {advice}")
+        raise InputError(f"{where} {fault} the tensors {', '.join(names[:3])}{more}; {advice}")
 
 
 def hash_of(network: nn.Module) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .autoencoder_frame import Autoencoder, filled, hash_of
 from .autoencoder_ldm_layers import GROUPS, Ldm, Plan
@@ -31,14 +31,14 @@ def planned(tensors: Mapping[str, Tensor], where: object) -> Plan:
     """The shapes that tensors tell."""
     lost = [name for name in ESSENTIAL if name not in tensors]
     if lost:
-        raise Mistake(
+        raise InputError(
             f"{where} lacks {lost[0]}, so it is no autoencoder of latent diffusion (VA-VAE and"
             f" its kind), or not whole; name another file, or fetch it again"
         )
     levels = _levels(tensors, where)
     widths = tuple(int(tensors[FIRST.format(level)].shape[0]) for level in levels)
     if odd := [width for width in widths if width % GROUPS]:
-        raise Mistake(
+        raise InputError(
             f"{where} has {odd[0]} channels somewhere, no multiple of {GROUPS}: not LDM's"
         )
     return Plan(
@@ -56,7 +56,7 @@ def _levels(tensors: Mapping[str, Tensor], where: object) -> range:
     levels = range(max(found, default=0) + 1)
     lost = [FIRST.format(level) for level in levels if FIRST.format(level) not in tensors]
     if lost:
-        raise Mistake(f"{where} lacks {lost[0]}; it is not whole, fetch it again")
+        raise InputError(f"{where} lacks {lost[0]}; it is not whole, fetch it again")
     return levels
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .autoencoder_frame import Autoencoder, Moments, filled, hash_of
 from .checkpoints import read_safetensors
@@ -73,7 +73,7 @@ def load_taef2(folder: Path, device: torch.device, dtype: torch.dtype | None) ->
     """The autoencoder from its two files; in float32 unless another type is asked for."""
     lost = [name for name in FILES if not (folder / name).exists()]
     if lost:
-        raise Mistake(
+        raise InputError(
             f"{folder} has no {lost[0]}; the autoencoder needs both {' and '.join(FILES)}"
         )
     with torch.device("meta"):

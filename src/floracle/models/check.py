@@ -25,7 +25,7 @@ from torch import Tensor
 from floracle.core.fields import VelocityField
 from floracle.core.seeds import generator, noise
 from floracle.core.source import Source
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .field import ModelField
 from .readings import DECLARED, Reading, Saying, readings
@@ -72,7 +72,7 @@ class Verdict:
         return self.answer == DECLARED
 
 
-class Pairs(NamedTuple):
+class PointPairs(NamedTuple):
     """Data and noise [n, *shape], and labels int64 [n] or None."""
 
     data: Tensor
@@ -100,14 +100,14 @@ def check_convention(
         return by_data(field, drawn(field, data, labels, pairs, seed))
     known = shape or (field.shape if isinstance(field, ModelField) else None)
     if known is None:
-        raise Mistake("without data a check needs shape=, that of one sample, like (4, 32, 32)")
+        raise InputError("without data a check needs shape=, that of one sample, like (4, 32, 32)")
     given = None if labels is None else labels[:1].expand(pairs)
     return by_noise(field, noise(range(seed, seed + pairs), known), given)
 
 
 def drawn(
     field: VelocityField, data: Source | Tensor, labels: Tensor | None, pairs: int, seed: int
-) -> Pairs:
+) -> PointPairs:
     """Pairs of rows of the data, at random, and noise; with labels where the field needs them."""
     rows = torch.randint(len(data), (pairs,), generator=generator(seed))
     if isinstance(data, Tensor):
@@ -117,10 +117,10 @@ def drawn(
         if labels is None and isinstance(field, ModelField) and field.translated.null is None:
             labels = data.labels if field.classes is not None else None
     given = None if labels is None else labels[rows]
-    return Pairs(points, noise(range(seed, seed + pairs), points.shape[1:]), given)
+    return PointPairs(points, noise(range(seed, seed + pairs), points.shape[1:]), given)
 
 
-def by_data(field: VelocityField, pairs: Pairs, times: Sequence[float] = TIMES) -> Verdict:
+def by_data(field: VelocityField, pairs: PointPairs, times: Sequence[float] = TIMES) -> Verdict:
     """The reading that regresses data − noise best."""
     tried = readings(field)
     _check_declared(field, pairs.data, pairs.labels)
@@ -144,7 +144,7 @@ def by_data(field: VelocityField, pairs: Pairs, times: Sequence[float] = TIMES) 
     return _sure(tried[best], shares, why)
 
 
-def loss_of(field: VelocityField, pairs: Pairs, times: Sequence[float] = TIMES) -> Tensor:
+def loss_of(field: VelocityField, pairs: PointPairs, times: Sequence[float] = TIMES) -> Tensor:
     """What of data − noise a field leaves unexplained, float64 [n], over times; 1 is a constant's.
 
     Infinite where a reading has no velocity.
@@ -210,7 +210,7 @@ def at_home(
     samples = own_samples(reading.field, start, labels)
     if not samples.isfinite().all() or samples.std(dim=0).square().mean() < ALIKE**2:
         return math.inf
-    pairs = Pairs(samples, start.roll(1, dims=0), labels)
+    pairs = PointPairs(samples, start.roll(1, dims=0), labels)
     own = loss_of(reading.field, pairs)
     others = [rival for rival in rivals if rival.says != reading.says]
     wins = calibrated(reading.field, pairs) and all(
@@ -219,7 +219,7 @@ def at_home(
     return own.mean().item() if wins else math.inf
 
 
-def calibrated(field: VelocityField, pairs: Pairs) -> bool:
+def calibrated(field: VelocityField, pairs: PointPairs) -> bool:
     """Whether data − noise, fitted by a multiple of the field, asks for the field itself."""
     target = (pairs.data - pairs.noise).double().flatten(1)
     for time in TIMES:
@@ -240,7 +240,7 @@ def own_samples(field: VelocityField, start: Tensor, labels: Tensor | None) -> T
     return x
 
 
-def _velocity(field: VelocityField, pairs: Pairs, time: float) -> Tensor:
+def _velocity(field: VelocityField, pairs: PointPairs, time: float) -> Tensor:
     """The velocity of pairs on the forward path, float64."""
     t = torch.full((len(pairs.data),), time, dtype=torch.float64)
     x = time * pairs.data + (1 - time) * pairs.noise
@@ -257,7 +257,7 @@ def _asked(field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None) ->
     """The velocity, NaN where this reading has none at all."""
     try:
         return field(x, t, labels)
-    except Mistake:
+    except InputError:
         raise
     except (ValueError, IndexError, RuntimeError):  # such as a time beyond a network's table
         return torch.full_like(x, math.nan)

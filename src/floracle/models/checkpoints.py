@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 from floracle.run.files import open_regular
 from floracle.run.torch_archive import checked_records, is_archive
 
@@ -52,12 +52,12 @@ def open_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
     elif path.suffix in ENDINGS:
         content = read_pickle(path)
     elif path.suffix == ".py":
-        raise Mistake(f"{path} is a file of Python; name its function too: {path}:network")
+        raise InputError(f"{path} is a file of Python; name its function too: {path}:network")
     else:
         known = ", ".join((".safetensors", *ENDINGS))
-        raise Mistake(f"{path} is not a checkpoint by its ending; known are {known}")
+        raise InputError(f"{path} is not a checkpoint by its ending; known are {known}")
     if not isinstance(content, Mapping) or not content:
-        raise Mistake(
+        raise InputError(
             f"{path} holds a {type(content).__name__}; a checkpoint is a table of tensors"
         )
     which, tensors = chosen(content, weights, path)
@@ -77,16 +77,18 @@ def chosen(
     """Name and tensors of the weights that were asked for."""
     if tensors_only(content):
         if weights is not None:
-            raise Mistake(f"{path} holds one network only; ask for it without weights={weights!r}")
+            raise InputError(
+                f"{path} holds one network only; ask for it without weights={weights!r}"
+            )
         return "", content
     there = [name for name in content if isinstance(name, str) and tensors_only(content[name])]
     wanted = [weights] if weights is not None else [name for name in WEIGHTS if name in there]
     if not wanted:
-        raise Mistake(
+        raise InputError(
             f"{path} holds {', '.join(map(str, content))}, but no weights that are known"
         )
     if wanted[0] not in there:
-        raise Mistake(f"{path} has no weights {weights!r}; {suggestion(wanted[0], there)}")
+        raise InputError(f"{path} has no weights {weights!r}; {suggestion(wanted[0], there)}")
     return wanted[0], content[wanted[0]]
 
 
@@ -122,9 +124,9 @@ def read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except pickle.UnpicklingError as error:
-        raise Mistake(_refusal(path, str(error))) from error
+        raise InputError(_refusal(path, str(error))) from error
     except Exception as error:  # the documentation of pickle rules out none
-        raise Mistake(
+        raise InputError(
             f"{path} is damaged ({_first_line(error)}); fetch or save it again"
         ) from error
 
@@ -134,9 +136,9 @@ def check_whole(path: Path) -> None:
     with open_regular(path, links=True) as file:  # as caches of downloads have
         start, size = file.read(len(POINTER)), file.seek(0, os.SEEK_END)
     if start == POINTER:
-        raise Mistake(f"{path} is a pointer of Git LFS, not the weights; run git lfs pull")
+        raise InputError(f"{path} is a pointer of Git LFS, not the weights; run git lfs pull")
     if not size:
-        raise Mistake(f"{path} is incomplete: it is empty; fetch it again")
+        raise InputError(f"{path} is incomplete: it is empty; fetch it again")
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -146,7 +148,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise Mistake(
+        raise InputError(
             f"{path} is incomplete or not a safetensors file ({_first_line(error)}): it ends after"
             f" {path.stat().st_size:,} bytes; fetch it again"
         ) from error

@@ -16,7 +16,7 @@ from torch import Tensor
 from floracle.core.clock import OURS, Clock
 from floracle.core.fields import TranslatedField
 from floracle.core.paths import LINEAR, PATHS, QUANTITIES, Path, Quantity
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 CLOCKS = {
     "t": OURS,
@@ -43,9 +43,9 @@ class Convention:
     def __post_init__(self) -> None:
         if self.predicts not in QUANTITIES:
             known = suggestion(self.predicts, QUANTITIES)
-            raise Mistake(f"a network cannot predict {self.predicts!r}; {known}")
+            raise InputError(f"a network cannot predict {self.predicts!r}; {known}")
         if self.sign not in (1, -1):
-            raise Mistake(f"the sign of a prediction is 1 or -1, got {self.sign}")
+            raise InputError(f"the sign of a prediction is 1 or -1, got {self.sign}")
 
     def field(self, model: Callable[..., Tensor]) -> TranslatedField:
         """A network that works by this convention, as a field."""
@@ -67,7 +67,9 @@ class Convention:
     def settings(self) -> dict[str, Any]:
         """As plain values; a path of one's own has none."""
         if PATHS.get(self.path.name) != self.path:
-            raise Mistake(f"the path {self.path.name} cannot be written down; known: {[*PATHS]}")
+            raise InputError(
+                f"the path {self.path.name} cannot be written down; known: {[*PATHS]}"
+            )
         return {
             "predicts": self.predicts,
             "clock": [self.clock.noise, self.clock.data],
@@ -129,7 +131,7 @@ def convention_of(asked: Convention | Mapping[str, Any] | str) -> Convention:
     elif name in CONVENTIONS:
         start = CONVENTIONS[name]
     else:
-        raise Mistake(f"there is no convention {name!r}; {suggestion(name, CONVENTIONS)}")
+        raise InputError(f"there is no convention {name!r}; {suggestion(name, CONVENTIONS)}")
     parts = [word.partition("=") for word in rest]
     return replace(start, **{key.strip(): _part(key.strip(), value) for key, _, value in parts})
 
@@ -144,11 +146,11 @@ def _part(name: str, value: Any) -> Any:
         "null": lambda null: None if null in (None, "none", "None", "") else int(null),
     }
     if name not in readers:
-        raise Mistake(f"a convention has no {name!r}; {suggestion(name, readers)}")
+        raise InputError(f"a convention has no {name!r}; {suggestion(name, readers)}")
     try:
         return readers[name](value)
     except (ValueError, TypeError) as error:
-        raise Mistake(f"{name}={value} of a convention is not readable: {error}") from error
+        raise InputError(f"{name}={value} of a convention is not readable: {error}") from error
 
 
 def _clock(value: Any) -> Clock:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import read_json
 
 from .checkpoints import read_safetensors
@@ -80,7 +80,7 @@ class Flux:
 def packed(x: Tensor) -> Tensor:
     """Latents [b, C, 2h, 2w] as tokens [b, h · w, 4C], channels first within a pack."""
     if x.shape[2] % 2 or x.shape[3] % 2:
-        raise Mistake(f"Flux packs latents by 2 × 2; {list(x.shape[1:])} has an odd edge")
+        raise InputError(f"Flux packs latents by 2 × 2; {list(x.shape[1:])} has an odd edge")
     packs = x.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
     return packs.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
@@ -128,12 +128,12 @@ def loaded(
     config = read_json(inner / "config.json")
     kind = config.get("_class_name") if isinstance(config, Mapping) else None
     if kind not in PIPELINES:
-        raise Mistake(
+        raise InputError(
             f"{inner} holds a {kind}; {' and '.join(PIPELINES)} are known. Load another one as"
             f" module:function"
         )
     if prompt is not None and embeddings is not None:
-        raise Mistake("text is given once: as prompt= or as embeddings=")
+        raise InputError("text is given once: as prompt= or as embeddings=")
     stored = check_files(inner)
     kept = dtype or stored
     if prompt is not None:  # first, so that encoders and transformer are not in memory together
@@ -162,7 +162,7 @@ def check_files(folder: Path) -> torch.dtype:
     """Refuse folders without safetensors, and files that are not whole; the type of the first."""
     files = sorted(folder.glob(f"{WEIGHTS}*.safetensors"))
     if not files:
-        raise Mistake(
+        raise InputError(
             f"{folder} has no {WEIGHTS}.safetensors; save the network again with"
             f" save_pretrained(…, safe_serialization=True)"
         )
@@ -184,5 +184,5 @@ def whole_network(kind: Any, folder: Path, dtype: torch.dtype) -> Any:
     for fault in ("missing_keys", "unexpected_keys"):
         if names := sorted(said[fault]):
             words = "lacks" if fault == "missing_keys" else "has beside those of its config.json"
-            raise Mistake(f"{folder} {words} {', '.join(names[:3])}; save or fetch it again")
+            raise InputError(f"{folder} {words} {', '.join(names[:3])}; save or fetch it again")
     return network

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from floracle.core.fields import VelocityField
 from floracle.core.source import NO_LABEL, Source
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .check import LEARNED, Verdict, by_data, check_convention, drawn
 
@@ -30,7 +30,7 @@ def doubt(
     known = labels if isinstance(data, Tensor) else data.labels
     try:
         first = by_data(field, drawn(field, data, labels, FEW, seed), SELDOM)
-    except Mistake:
+    except InputError:
         if labels is not None or known is None or bool((known == NO_LABEL).any()):
             raise
         labels = known

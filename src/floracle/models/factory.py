@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from floracle.core.source import NO_LABEL
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 from .reachable import APART
 
@@ -56,7 +56,7 @@ class WithoutNull:
 
     def _unlabelled(self, x: Tensor, time: Tensor) -> Tensor:
         if not takes_two(self.network):
-            raise Mistake(
+            raise InputError(
                 f"{self.name} is called with labels, but some samples have none; declare its"
                 f" label for them, like null=10, or give every sample a label"
             )
@@ -86,10 +86,10 @@ def made_by(where: str) -> Network:
     module = module_at(place)
     if not callable(getattr(module, name, None)):
         known = [n for n, value in vars(module).items() if callable(value) and n[0] != "_"]
-        raise Mistake(f"{place} has no function {name!r}; {suggestion(name, known)}")
+        raise InputError(f"{place} has no function {name!r}; {suggestion(name, known)}")
     made: Any = getattr(module, name)()
     if not callable(made):
-        raise Mistake(
+        raise InputError(
             f"{where}() returned a {type(made).__name__}; it has to return a network that is"
             f" called as network(x, time, labels)"
         )
@@ -103,7 +103,7 @@ def module_at(place: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not place.startswith(error.name):
             raise
-        raise Mistake(
+        raise InputError(
             f"there is no module {place}; give the path of its file, like networks/{place}.py:…,"
             f" or put its folder on PYTHONPATH"
         ) from error
@@ -111,11 +111,11 @@ def module_at(place: str) -> ModuleType:
 
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise Mistake(f"there is no file {path}")
+        raise InputError(f"there is no file {path}")
     name = f"_floracle_{path.stem}"  # so that no installed package is hidden by its file's name
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise Mistake(f"{path} is not a file of Python")
+        raise InputError(f"{path} is not a file of Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where dataclasses look for their annotations
     spec.loader.exec_module(module)

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .checkpoints import Checkpoint
 from .convention import CONVENTIONS, Convention
@@ -137,7 +137,7 @@ def _from_tensors(
     parts = measured(tensors, where)
     modern = parts["swiglu"] or parts["rms"] or parts["rope"] or not parts["shift"]
     if not (modern or parts["sigma"] or convention):
-        raise Mistake(
+        raise InputError(
             f"{where}: its tensors fit SiT, REPA and LightningDiT alike, which read time in"
             f" opposite directions; say whose it is with convention='sit' or 'repa'"
         )

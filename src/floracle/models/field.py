@@ -10,7 +10,7 @@ from torch import Tensor
 
 from floracle.core.fields import TranslatedField
 from floracle.core.source import NO_LABEL
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .convention import Convention
 from .reachable import APART
@@ -51,12 +51,12 @@ class ModelField:
         if known is None or given == known:
             return
         if given[:1] != known[:1]:
-            raise Mistake(
+            raise InputError(
                 f"{self.name} works on {_words(known)} with {known[0]} channels, but these samples"
                 f" are {_words(given)}; take the latents of the autoencoder it was trained with"
             )
         if not self.any_size:
-            raise Mistake(
+            raise InputError(
                 f"{self.name} works on {_words(known)}, but these samples are {_words(given)};"
                 f" take data of the size it was trained on"
             )
@@ -66,7 +66,7 @@ class ModelField:
         if self.classes is None:
             return
         if self.needs_labels and (labels is None or bool((labels == NO_LABEL).any())):
-            raise Mistake(
+            raise InputError(
                 f"{self.name} has no null label, so every sample needs one of its labels, 0 to"
                 f" {self.classes - 1}"
             )
@@ -74,7 +74,7 @@ class ModelField:
             return
         wrong = (labels >= self.classes) | (labels < NO_LABEL)
         if bool(wrong.any()):
-            raise Mistake(
+            raise InputError(
                 f"{self.name} knows the labels 0 to {self.classes - 1} and -1 for none, got"
                 f" {int(labels[wrong][0])}"
             )
@@ -95,7 +95,7 @@ class Placed:
         given = x.to(self.device, self.dtype or x.dtype)
         said = self.network(given, t.to(self.device), *(some.to(self.device) for some in labels))
         if not isinstance(said, Tensor) or said.shape != x.shape:
-            raise Mistake(
+            raise InputError(
                 f"{self.name} has to return a tensor like its samples, {list(x.shape)}, but"
                 f" returned {_shown(said)}; wrap it so that it returns the prediction alone"
             )

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from floracle.core.fields import VelocityField
 from floracle.core.paths import PATHS
 from floracle.core.seeds import noise
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import digest
 
 from .convention import Opposite
@@ -164,7 +164,7 @@ def _answered_twice(
     except RuntimeError as error:
         if "memory" in str(error).lower():
             raise
-        raise Mistake(
+        raise InputError(
             f"{_name(field)} fails on samples of {' × '.join(map(str, size))}:"
             f" {' '.join(str(error).split())[:200]}; take data of the shape it was trained on"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 def library(what: str) -> Any:
@@ -18,7 +18,7 @@ def library(what: str) -> Any:
     try:
         import diffusers
     except ImportError as error:
-        raise Mistake(
+        raise InputError(
             f"{what} need it installed ({error}): pip install 'floracle[diffusers]'"
         ) from error
     return diffusers
@@ -31,10 +31,10 @@ def in_one_line(folder: Path) -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
-        except (Mistake, torch.OutOfMemoryError):
+        except (InputError, torch.OutOfMemoryError):
             raise
         except (ValueError, RuntimeError, OSError, TypeError, KeyError, ImportError) as error:
             reason = " ".join(str(error).split())[:200] or "no reason given"
-            raise Mistake(
+            raise InputError(
                 f"{folder} cannot be loaded by diffusers ({reason}); save or fetch it again"
             ) from error

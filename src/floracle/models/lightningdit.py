@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 from .layers import (
     MLP,
@@ -61,14 +61,14 @@ class Architecture:
     def __post_init__(self) -> None:
         counts = (self.depth, self.width, self.heads, self.patch, self.channels, self.side)
         if min(counts) < 1 or self.classes < 0:
-            raise Mistake(f"an architecture counts from 1 upwards, got {self}")
+            raise InputError(f"an architecture counts from 1 upwards, got {self}")
         if self.width % 4 or self.width % ((4 if self.rope else 1) * self.heads):
-            raise Mistake(
+            raise InputError(
                 f"a width of {self.width} cannot be cut into {self.heads} heads, each with rows"
                 f" and columns of pairs; choose a multiple of {4 * self.heads}"
             )
         if self.side % self.patch:
-            raise Mistake(
+            raise InputError(
                 f"samples of {self.side} × {self.side} cannot be cut into patches of {self.patch};"
                 f" choose another patch"
             )
@@ -110,7 +110,7 @@ SIZES = {
 def architecture(size: str, **parts: Any) -> Architecture:
     """A size of the family by name; `parts` are what else differs: patch, channels, side …."""
     if size not in SIZES:
-        raise Mistake(f"there is no size {size!r}; {suggestion(size, SIZES)}")
+        raise InputError(f"there is no size {size!r}; {suggestion(size, SIZES)}")
     return replace(SIZES[size], **parts)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 from floracle.run.files import read_json
 
 from .checkpoints import read_safetensors
@@ -56,7 +56,7 @@ def prompts_of(
 ) -> Prompts:
     """Embeddings under the names that pipelines have for them, from memory or .safetensors."""
     if given is None:
-        raise Mistake(
+        raise InputError(
             f"SD3 and Flux are asked with text: give prompt=, where the folder holds a whole"
             f" pipeline, or embeddings=, a .safetensors file or a dict with {NAMES[0]} [n, length,"
             f" width] and {NAMES[1]} [n, width], as the encode_prompt of their pipeline returns"
@@ -65,18 +65,18 @@ def prompts_of(
     table = given if isinstance(given, Mapping) else read_safetensors(Path(given))
     unknown = [name for name in table if name.removeprefix("negative_") not in NAMES]
     if unknown:
-        raise Mistake(f"embeddings hold {unknown[0]!r}; {suggestion(unknown[0], NAMES)}")
+        raise InputError(f"embeddings hold {unknown[0]!r}; {suggestion(unknown[0], NAMES)}")
     if any(name not in table for name in NAMES):
-        raise Mistake(f"embeddings need {NAMES[0]} and {NAMES[1]}, got {', '.join(table)}")
+        raise InputError(f"embeddings need {NAMES[0]} and {NAMES[1]}, got {', '.join(table)}")
     negative = [f"negative_{name}" in table for name in NAMES]
     if any(negative) and not all(negative):
-        raise Mistake(f"a negative prompt is negative_{NAMES[0]} and negative_{NAMES[1]}, both")
+        raise InputError(f"a negative prompt is negative_{NAMES[0]} and negative_{NAMES[1]}, both")
     rows = [
         [table[name], *([table[f"negative_{name}"][:1]] if negative[0] else [])] for name in NAMES
     ]
     tokens, pooled = (torch.cat(row).to(device, dtype) for row in rows)
     if len(tokens) != len(pooled):
-        raise Mistake(f"there are {len(tokens)} prompts but {len(pooled)} pooled ones")
+        raise InputError(f"there are {len(tokens)} prompts but {len(pooled)} pooled ones")
     return Prompts(tokens, pooled, negative[0])
 
 
@@ -95,7 +95,7 @@ def encoded(
     """
     words = [prompt] if isinstance(prompt, str) else list(prompt)
     if not words or not all(isinstance(word, str) for word in words):
-        raise Mistake(f"prompt= is a text or several, got {prompt!r}")
+        raise InputError(f"prompt= is a text or several, got {prompt!r}")
     listed = checked_encoders(folder)
     with in_one_line(folder), _silent():
         made = _without_weights(folder, pipeline, listed, dtype)
@@ -141,7 +141,7 @@ def checked_encoders(folder: Path) -> list[str]:
     lost = [part for part in NEEDED if part not in listed]
     lost += [part for part in listed if not (folder / part).is_dir()]
     if lost:
-        raise Mistake(
+        raise InputError(
             f"{folder} has no {lost[0]}, so it cannot encode a prompt; name the folder of a whole"
             f" pipeline ({INDEX}, {', '.join(NEEDED)}), or give embeddings=, a .safetensors file"
             f" or a dict with {' and '.join(NAMES)}"
@@ -155,7 +155,7 @@ def checked_encoders(folder: Path) -> list[str]:
 def _check_whole(folder: Path) -> None:
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
-        raise Mistake(
+        raise InputError(
             f"{folder} has no model.safetensors; save the pipeline again with"
             f" save_pretrained(…, safe_serialization=True)"
         )

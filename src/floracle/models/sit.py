@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from floracle.core.clock import Clock
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 from .convention import Convention
 from .lightningdit import SIZES, Architecture
@@ -36,7 +36,7 @@ def named_size(model: object, family: str, where: object) -> Architecture:
     found = re.fullmatch(rf"{family}-(\w+)/(\d+)", str(model))
     if found is None or found[1] not in LETTERS:
         known = [f"{family}-{letter}/2" for letter in LETTERS]
-        raise Mistake(f"{where}: there is no model {model!r}; {suggestion(str(model), known)}")
+        raise InputError(f"{where}: there is no model {model!r}; {suggestion(str(model), known)}")
     return replace(SIZES[LETTERS[found[1]]], patch=int(found[2]))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import digest
 
 from .layers import positions, rotary
@@ -65,12 +65,14 @@ def check_family(tensors: Mapping[str, Tensor], where: object) -> None:
     if not lost:
         return
     if len(lost) > len(ESSENTIAL) // 2:
-        raise Mistake(
+        raise InputError(
             f"{where} has tensors like {_some(tensors)}, which is no family known here"
             f" (LightningDiT, SiT, REPA, folders of diffusers); write a function that makes the"
             f" network and load it as module:function with its convention"
         )
-    raise Mistake(f"{where} lacks {_some(lost)}; it was not saved in full, fetch or save it again")
+    raise InputError(
+        f"{where} lacks {_some(lost)}; it was not saved in full, fetch or save it again"
+    )
 
 
 def planned(
@@ -85,7 +87,7 @@ def planned(
             s for s in SIZES.values() if (s.depth, s.width) == (parts["depth"], parts["width"])
         ]
         if not alike:
-            raise Mistake(
+            raise InputError(
                 f"{where}: {parts['depth']} blocks of width {parts['width']} are no size of the"
                 f" family, and tensors do not tell the number of heads; give heads=…"
             )
@@ -105,7 +107,7 @@ def check_agreement(plan: Architecture, parts: Mapping[str, Any], where: object)
         if said[name] != value
     ]
     if unlike:
-        raise Mistake(
+        raise InputError(
             f"{where}: its configuration contradicts its tensors ({'; '.join(unlike)}). If the"
             f" tensors are right, save them alone as .safetensors and load that"
         )
@@ -121,9 +123,9 @@ def filled(plan: Architecture, tensors: Mapping[str, Tensor], where: object) -> 
     check_names(network.state_dict(), given, where)
     for name, tensor in given.items():
         if tensor.dtype not in WEIGHTS:
-            raise Mistake(f"{where}: {name} holds {tensor.dtype}, no weights; fetch it again")
+            raise InputError(f"{where}: {name} holds {tensor.dtype}, no weights; fetch it again")
         if not bool(tensor.isfinite().all()):
-            raise Mistake(f"{where}: {name} holds NaN or infinite numbers; training diverged")
+            raise InputError(f"{where}: {name} holds NaN or infinite numbers; training diverged")
     network.load_state_dict({name: given[name].clone() for name in given}, assign=True)
     return network.eval().requires_grad_(False)
 
@@ -132,19 +134,19 @@ def check_names(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], where
     """Refuse tensors that are missing, too many, or of another shape."""
     lost = [name for name in wanted if name not in given]
     if lost:
-        raise Mistake(
+        raise InputError(
             f"{where} lacks {len(lost)} tensors: {_some(lost)}; it was not saved in full, fetch"
             f" or save it again"
         )
     foreign = [name for name in given if name not in wanted]
     if foreign:
-        raise Mistake(
+        raise InputError(
             f"{where} has {len(foreign)} tensors that this family has not: {_some(foreign)}; load"
             f" such a network as module:function"
         )
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape:
-            raise Mistake(
+            raise InputError(
                 f"{where}: {name} is {list(tensor.shape)}, but this architecture has"
                 f" {list(wanted[name].shape)} there; load such a network as module:function"
             )
@@ -173,7 +175,7 @@ def check_angles(plan: Architecture, tensors: Mapping[str, Tensor], where: objec
     for name, half in zip(ANGLES, own, strict=True):
         table = half.repeat_interleave(2, dim=1)
         if tensors[name].shape != table.shape or (tensors[name] - table).abs().max() > CLOSE:
-            raise Mistake(
+            raise InputError(
                 f"{where}: {name} is not the table of this family, so its rotary positions are"
                 f" others; load such a network as module:function"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from floracle.core.paths import LINEAR, QUANTITIES, TRIGONOMETRIC, Quantity
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 from .convention import Convention
 
@@ -17,14 +17,14 @@ def transport(path_type: object, prediction: object, *, where: object) -> Conven
     """The convention that they stand for, in our clock."""
     path, predicts = str(path_type).lower(), str(prediction).lower()
     if path == "vp":
-        raise Mistake(
+        raise InputError(
             f"{where} was trained on SiT's VP path, which has data left in it at t = 0; it cannot"
             f" be read as a field here. Linear and GVP can"
         )
     if path not in PATHS:
-        raise Mistake(f"{where}: there is no path {path_type!r}; {suggestion(path, PATHS)}")
+        raise InputError(f"{where}: there is no path {path_type!r}; {suggestion(path, PATHS)}")
     if predicts not in QUANTITIES:
-        raise Mistake(
+        raise InputError(
             f"{where}: there is no prediction {prediction!r}; {suggestion(predicts, QUANTITIES)}"
         )
     return Convention(predicts=cast(Quantity, predicts), path=PATHS[path])

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 from floracle.run.files import check_hash, digest, read_json, written_aside
 from floracle.run.records import read_record
 from floracle.run.results import provenance
@@ -105,13 +105,13 @@ def read_network(path: Path) -> Network:
     """The network that `write_network` wrote, ready to be asked."""
     tensors, found = read_safetensors(path), description(path)
     if found is None:
-        raise Mistake(f"{path} is not a network that floracle wrote; load_model reads others")
+        raise InputError(f"{path} is not a network that floracle wrote; load_model reads others")
     _check_sealed(path, found, tensors)
     try:
         plan = Architecture(**found["plan"])
         convention = convention_of(found["convention"])
     except (KeyError, TypeError) as error:
-        raise Mistake(f"the header of {path} is damaged ({error}); write it again") from error
+        raise InputError(f"the header of {path} is damaged ({error}); write it again") from error
     return Network(filled(plan, tensors, path), convention, found.get("made", {}))
 
 
@@ -120,12 +120,12 @@ def _check_sealed(path: Path, found: Mapping[str, Any], tensors: Mapping[str, Te
     if found.get("format") == UNSEALED:
         return
     if found.get("format") != FORMAT:
-        raise Mistake(
+        raise InputError(
             f"{path} is a network of format {found.get('format')}, this version reads {FORMAT}"
         )
     said = {name: value for name, value in found.items() if name != "digest"}
     if found.get("digest") != _seal(said) or said.get("tensors") != digest_of(tensors):
-        raise Mistake(f"{path} is damaged: it is not as it was written; write or copy it again")
+        raise InputError(f"{path} is damaged: it is not as it was written; write or copy it again")
 
 
 def is_kept(path: Path) -> bool:
@@ -135,7 +135,7 @@ def is_kept(path: Path) -> bool:
         return False
     try:
         said = read_json(about)
-    except Mistake:
+    except InputError:
         return False  # somebody else's file beside somebody else's checkpoint
     return isinstance(said, dict) and {"settings", "images", "hash"} <= said.keys()
 
@@ -148,10 +148,10 @@ def read_kept(path: Path, weights: str | None = None) -> Network:
     said = read_record(path.with_suffix(".json"), KEPT)
     part = PARTS.get(weights or "ema")
     if part is None:
-        raise Mistake(f"{path} has no weights {weights!r}; {suggestion(weights or '', PARTS)}")
+        raise InputError(f"{path} has no weights {weights!r}; {suggestion(weights or '', PARTS)}")
     plan = said["settings"].get("network")
     if not isinstance(plan, dict):
-        raise Mistake(
+        raise InputError(
             f"{path} is a checkpoint of a network that was not made here; load its tensors"
             f" {part}… in code of your own, and name that as module:function"
         )
@@ -161,5 +161,5 @@ def read_kept(path: Path, weights: str | None = None) -> Network:
     try:
         network = filled(Architecture(**plan), own, path)
     except TypeError as error:
-        raise Mistake(f"{path.with_suffix('.json')} describes no network ({error})") from error
+        raise InputError(f"{path.with_suffix('.json')} describes no network ({error})") from error
     return Network(network, Convention(null=network.null), {"images": said["images"]})

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from floracle.run.budget import chosen_device
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from . import diffusers
 from .checkpoints import ENDINGS, open_checkpoint
@@ -90,14 +90,14 @@ def _refuse(kind: str, **given: object) -> None:
     """Options that mean nothing for what was named are a mistake, not ignored."""
     for name, value in given.items():
         if value is not None:
-            raise Mistake(f"{name}= means nothing for {kind}; leave it out")
+            raise InputError(f"{name}= means nothing for {kind}; leave it out")
 
 
 def _file(path: Path) -> Path:
     """The file that holds the network; folders have to be a run's."""
     if not path.is_dir():
         if not path.exists():
-            raise Mistake(
+            raise InputError(
                 f"there is no {str(path)!r}; name a checkpoint, a run's folder, a folder of"
                 f" diffusers, module:function, or {', '.join(EMBEDDED)}"
             )
@@ -108,7 +108,7 @@ def _file(path: Path) -> Path:
         file.name for file in sorted(path.iterdir()) if file.suffix in (".safetensors", *ENDINGS)
     ]
     hint = f"name one of its checkpoints: {', '.join(there[:5])}" if there else "nor a checkpoint"
-    raise Mistake(f"{path} is neither a run (no {NAME}) nor a folder of diffusers; {hint}")
+    raise InputError(f"{path} is neither a run (no {NAME}) nor a folder of diffusers; {hint}")
 
 
 def _transformer(
@@ -150,7 +150,7 @@ def _factory(
     where: str, asked: Convention | None, device: torch.device, dtype: torch.dtype | None
 ) -> ModelField:
     if asked is None:
-        raise Mistake(
+        raise InputError(
             f"nobody but you knows what {where} predicts; give convention=, a project's name or"
             f" words like 'predicts=velocity,clock=0:1,null=10'"
         )

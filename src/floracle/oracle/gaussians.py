@@ -26,7 +26,7 @@ from floracle.core.paths import LINEAR, Path, checked_times
 from floracle.core.source import NO_LABEL, Source, classes
 from floracle.core.spectrum import PASS_BYTES
 from floracle.run.budget import memory_budget
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .pairs import Pairs
 from .posterior import Posterior, Sums
@@ -236,7 +236,7 @@ class GaussianOracle:
     def _atoms(self, label: int) -> Iterator[Atoms]:
         start, dims = 0, torch.Size(self.data.shape).numel()
         if label != NO_LABEL and not (self.data.labels == label).any():
-            raise Mistake(
+            raise InputError(
                 f"there is no class {label}; labels are {classes(self.data) or 'all −1'}"
             )
         for block in self.data.blocks(label, rows=max(1, BLOCKS * PASS_BYTES // (8 * dims))):

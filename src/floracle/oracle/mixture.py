@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.source import NO_LABEL, classes, mass
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .oracle import Oracle
 
@@ -76,13 +76,13 @@ def mixture(oracle: Oracle, priors: Sequence[float] | Tensor | None = None) -> M
     """
     labels = tuple(classes(oracle.data))
     if not labels or (oracle.data.labels == NO_LABEL).any():
-        raise Mistake("a mixture of classes needs a label on every row; some have none")
+        raise InputError("a mixture of classes needs a label on every row; some have none")
     if priors is None:
         priors = [mass(oracle.data, label) for label in labels]
     values = torch.as_tensor(priors, dtype=torch.float64)
     if values.shape != (len(labels),) or not (values.isfinite() & (values >= 0)).all():
-        raise Mistake(f"priors are {len(labels)} finite numbers, one a class, none negative")
+        raise InputError(f"priors are {len(labels)} finite numbers, one a class, none negative")
     if not values.sum() > 0:
-        raise Mistake("priors are all zero; at least one class must be possible")
+        raise InputError("priors are all zero; at least one class must be possible")
     oracle.check_untempered("a mixture of classes")
     return Mixture(oracle, labels, (values / values.sum()).log())

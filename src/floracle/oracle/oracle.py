@@ -19,7 +19,7 @@ from floracle.core.coarse import coarse_of, kept_coordinates
 from floracle.core.paths import LINEAR, Path, checked_times
 from floracle.core.source import NO_LABEL, Source, classes
 from floracle.run.budget import SHARE, chosen_device, memory_budget
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.exchange import bytes_of, check_same, first_says
 from floracle.run.files import digest
 from floracle.run.processes import ALONE, Group
@@ -96,9 +96,9 @@ class Oracle:
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
-            raise Mistake(f"temperature must be positive and finite, got {self.temperature:g}")
+            raise InputError(f"temperature must be positive and finite, got {self.temperature:g}")
         if not 0 <= self.tolerance < 1:
-            raise Mistake(
+            raise InputError(
                 f"tolerance is a relative velocity error in [0, 1), got {self.tolerance:g}"
             )
 
@@ -175,7 +175,7 @@ class Oracle:
             self._kept.move_to_end(label)
             return self._kept[label]
         if label != NO_LABEL and not (self.data.labels == label).any():
-            raise Mistake(
+            raise InputError(
                 f"there is no class {label}; labels are {classes(self.data) or 'all −1'}"
             )
         budget = self._budget()
@@ -214,7 +214,7 @@ class Oracle:
     def check_untempered(self, what: str) -> None:
         """Refuse what has no meaning at another temperature."""
         if self.temperature != 1:
-            raise Mistake(f"{what} is defined at temperature 1, not {self.temperature:g}")
+            raise InputError(f"{what} is defined at temperature 1, not {self.temperature:g}")
 
     def _budget(self) -> int:
         """Bytes that may be used: as named, or half of what is free and already held together.

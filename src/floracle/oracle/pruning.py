@@ -25,7 +25,7 @@ from .levels import Level, View
 from .members import Members
 from .posterior import Sums
 from .screen import BLOCK, Screen, blocked, in_blocks
-from .survivors import Found, Pairs, best_of, exact, single, working
+from .survivors import Found, UndecidedPairs, best_of, exact, single, working
 from .whole import Whole
 
 SMALLEST = 512
@@ -182,7 +182,7 @@ def _begun(screen: Screen, asked: Queries, tolerance: float) -> _Hunt:
     candidates = screen.candidates(view)
     queries, each = candidates.shape
     numbers = torch.arange(queries, device=candidates.device).repeat_interleave(each)
-    pairs = Pairs(candidates.flatten(), numbers)
+    pairs = UndecidedPairs(candidates.flatten(), numbers)
     logits, error = single(screen, view, pairs)
     best, leaders = best_of(pairs, logits, queries)
     worth = 4 * asked.amplification.abs() * screen.radius / _speed(screen, asked, leaders)
@@ -282,13 +282,13 @@ def _through(hunt: _Hunt, first: int, keep: int) -> tuple[Tensor, Found, Tensor]
     pairs = _affordable(hunt, pairs, kept, COSTS.wide * hunt.screen.members.dims)
     chosen = kept.nonzero()[:, 0]
     number = kept.long().cumsum(0) - 1
-    pairs = Pairs(pairs.atoms, number[pairs.asked])
+    pairs = UndecidedPairs(pairs.atoms, number[pairs.asked])
     some = hunt.of(chosen)
     found = exact(some.screen, some.asked, some.view, pairs, leaders[chosen], some.cut, keep)
     return chosen, found, touched[chosen]
 
 
-def _survivors(hunt: _Hunt, level: Level | Whole) -> Pairs:
+def _survivors(hunt: _Hunt, level: Level | Whole) -> UndecidedPairs:
     """Pairs that a level, applied to all atoms, cannot rule out."""
     count, thresholds = len(hunt.screen.members), level.thresholds(hunt.view, hunt.cut)
     coefficients = level.coefficients(hunt.view)
@@ -297,13 +297,13 @@ def _survivors(hunt: _Hunt, level: Level | Whole) -> Pairs:
     blocks = in_blocks(bounds)
     hit = (blocks.amax(1) >= thresholds).nonzero()
     if 4 * len(hit) * BLOCK > bounds.numel():
-        return Pairs(*(bounds[:count] >= thresholds).nonzero().T)
+        return UndecidedPairs(*(bounds[:count] >= thresholds).nonzero().T)
     values = blocks[hit[:, 0], :, hit[:, 1]]
     place, within = (values >= thresholds[hit[:, 1], None]).nonzero().T
-    return Pairs(hit[place, 0] * BLOCK + within, hit[place, 1])
+    return UndecidedPairs(hit[place, 0] * BLOCK + within, hit[place, 1])
 
 
-def _affordable(hunt: _Hunt, pairs: Pairs, kept: Tensor, cost: float) -> Pairs:
+def _affordable(hunt: _Hunt, pairs: UndecidedPairs, kept: Tensor, cost: float) -> UndecidedPairs:
     """Pairs of queries that do not have so many that a scan is cheaper; others are given up."""
     members, counts = hunt.screen.members, pairs.counts(len(kept))
     alone = max(1.0, ALONE / len(kept))

@@ -36,7 +36,7 @@ LOWEST = -1e4
 
 
 @dataclass(frozen=True)
-class Pairs:
+class UndecidedPairs:
     """Pairs of an atom and a query that may matter to each other; [p]."""
 
     atoms: Tensor
@@ -44,9 +44,9 @@ class Pairs:
     asked: Tensor
     """Which query, int64."""
 
-    def of(self, chosen: Tensor) -> Pairs:
+    def of(self, chosen: Tensor) -> UndecidedPairs:
         """Some of the pairs."""
-        return Pairs(self.atoms[chosen], self.asked[chosen])
+        return UndecidedPairs(self.atoms[chosen], self.asked[chosen])
 
     def counts(self, queries: int) -> Tensor:
         """How many each query has, int64 [b]."""
@@ -68,7 +68,7 @@ class Found:
     """The part of it that looking at more atoms would not mend."""
 
 
-def single(screen: Screen, view: View, pairs: Pairs) -> tuple[Tensor, Tensor]:
+def single(screen: Screen, view: View, pairs: UndecidedPairs) -> tuple[Tensor, Tensor]:
     """Logits of pairs [p] from float32 products over all coordinates, and their error [b]."""
     members = screen.members
     apart = members.offset - screen.centre
@@ -95,7 +95,7 @@ def working(members: Members, atoms: Tensor) -> Tensor:
     return (points - members.offset.float()).index_select(0, place.to(points.device))
 
 
-def best_of(pairs: Pairs, values: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+def best_of(pairs: UndecidedPairs, values: Tensor, queries: int) -> tuple[Tensor, Tensor]:
     """The largest value of each query [b], and the atom it belongs to, int64 [b]."""
     best = values.new_full((queries,), -torch.inf)
     best = best.scatter_reduce(0, pairs.asked, values, "amax")
@@ -109,7 +109,7 @@ def exact(
     screen: Screen,
     asked: Queries,
     view: View,
-    pairs: Pairs,
+    pairs: UndecidedPairs,
     leaders: Tensor,
     cut: Tensor,
     keep: int,
@@ -172,7 +172,7 @@ class _Against:
     error: Tensor
     """How far the logits may be off."""
 
-    def weighed(self, pairs: Pairs, best: Tensor) -> _Weighed:
+    def weighed(self, pairs: UndecidedPairs, best: Tensor) -> _Weighed:
         """Their weights; `best` is the largest logit of each query."""
         q, nothing = pairs.asked, torch.zeros_like(best)
         logits = self.logits - best[q]
@@ -205,7 +205,7 @@ class _About:
         away = asked.x - asked.alpha[:, None] * points
         return cls(screen.members, asked, leaders, points, away, screen.reach)
 
-    def relative(self, pairs: Pairs) -> _Against:
+    def relative(self, pairs: UndecidedPairs) -> _Against:
         """Logits of pairs against their leaders."""
         along, squared = self.away.new_zeros(2, len(pairs.atoms))
         for places in self._others(pairs):
@@ -223,7 +223,7 @@ class _About:
         error = torch.where(pairs.atoms == lead, 0.0, gain * products + weights)
         return _Against(logits + (shares[0] - shares[1]), apart, error)
 
-    def mean(self, pairs: Pairs, weighed: _Weighed) -> Tensor:
+    def mean(self, pairs: UndecidedPairs, weighed: _Weighed) -> Tensor:
         """x_L + Σ γ d, float64 [b, D]."""
         gamma, others = weighed.weights / weighed.mass[pairs.asked], self._others(pairs)
         if not len(others[0]):
@@ -234,10 +234,10 @@ class _About:
             moved.index_add_(0, some.asked, self._apart(some).mul_(gamma[places][:, None]))
         return moved.add_(self.points)
 
-    def _apart(self, pairs: Pairs) -> Tensor:
+    def _apart(self, pairs: UndecidedPairs) -> Tensor:
         return self.members.originals(pairs.atoms).sub_(self.points[pairs.asked])
 
-    def _others(self, pairs: Pairs) -> tuple[Tensor, ...]:
+    def _others(self, pairs: UndecidedPairs) -> tuple[Tensor, ...]:
         """Places of pairs that are not leaders, a few at a time."""
         places = (pairs.atoms != self.leaders[pairs.asked]).nonzero()[:, 0]
         return places.split(max(16, COORDINATES // self.members.dims))
@@ -286,7 +286,7 @@ def _velocity_errors(
 
 
 def _sums(
-    about: _About, pairs: Pairs, weighed: _Weighed, mean: Tensor, peak: Tensor, keep: int
+    about: _About, pairs: UndecidedPairs, weighed: _Weighed, mean: Tensor, peak: Tensor, keep: int
 ) -> Sums:
     members, q, w = about.members, pairs.asked, weighed.weights
     nothing = torch.zeros_like(peak)
@@ -308,7 +308,9 @@ def _sums(
     )
 
 
-def leading(pairs: Pairs, logits: Tensor, queries: int, keep: int) -> tuple[Tensor, Tensor]:
+def leading(
+    pairs: UndecidedPairs, logits: Tensor, queries: int, keep: int
+) -> tuple[Tensor, Tensor]:
     """The first atoms of each query and their logits, [b, keep]; others of no weight fill up."""
     order = logits.argsort(descending=True, stable=True)
     order = order[pairs.asked[order].argsort(stable=True)]

@@ -25,7 +25,7 @@ from floracle.core.source import NO_LABEL, classes
 from floracle.data.store import Store, open_store
 from floracle.oracle.oracle import Oracle
 from floracle.report.plots import numbers
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
 
 from .figure_2_drawn import MOST, draw_gap, draw_top
@@ -60,10 +60,10 @@ class Settings:
 def plan(item: str, settings: Settings) -> Plan:
     """For every data set its times, then a part for every class."""
     if not 1 <= len(settings.data) <= MOST:
-        raise Mistake(f"{item} draws 1 to {MOST} data sets, got {len(settings.data)}")
+        raise InputError(f"{item} draws 1 to {MOST} data sets, got {len(settings.data)}")
     stores = [open_store(where, **settings.opening) for where in settings.data]
     if any(store.stds is not None for store in stores):
-        raise Mistake(f"{item} is of points; say moments='mean' or moments='sample'")
+        raise InputError(f"{item} is of points; say moments='mean' or moments='sample'")
     asked = {
         "item": item,
         **asdict(replace(settings, opening={})),
@@ -98,7 +98,7 @@ def _labels(store: Store) -> list[int]:
     """Every class with something to find out; the whole set where there are no classes."""
     chosen = [c for c in classes(store) or [NO_LABEL] if len(store.atoms(c).rows) > 1]
     if not chosen:
-        raise Mistake(f"{store.name} has no stages: every class has a single distinct point")
+        raise InputError(f"{store.name} has no stages: every class has a single distinct point")
     return chosen
 
 

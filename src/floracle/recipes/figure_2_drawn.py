@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from floracle.analysis.curves import Curve
-from floracle.analysis.groups import Group
+from floracle.analysis.groups import ClassStages
 from floracle.analysis.saved import group_of
 from floracle.report.plots import (
     BLUE,
@@ -46,7 +46,7 @@ class Line:
     name: str
     times: NDArray[np.float64]
     curve: Curve
-    group: Group
+    group: ClassStages
     colour: str
 
     @property

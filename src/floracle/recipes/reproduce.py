@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib as mpl
 
 from floracle.report.plots import STYLE, Drawing
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 from floracle.run.files import write_bytes, write_text
 from floracle.run.output_folder import OutputFolder, opened
 from floracle.run.progress import tracked
@@ -35,7 +35,7 @@ KINDS = ("png", "svg", "csv")
 def recipe_for(name: str) -> Recipe[Any]:
     """The recipe of an item of the paper."""
     if name not in RECIPES:
-        raise Mistake(f"there is no recipe for {name!r}; {suggestion(name, RECIPES)}")
+        raise InputError(f"there is no recipe for {name!r}; {suggestion(name, RECIPES)}")
     return RECIPES[name]
 
 

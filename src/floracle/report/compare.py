@@ -18,7 +18,7 @@ from floracle.analysis.compare import Space, factors
 from floracle.analysis.curves import Landmark
 from floracle.analysis.groups import POOLED, Stages
 from floracle.analysis.saved import load
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import write_bytes, write_json, write_text
 from floracle.version import VERSION
 
@@ -56,7 +56,7 @@ def space(folder: Path, name: str) -> Space:
     """A measured data set from the folder of its stages."""
     stages = load(folder)
     if not isinstance(stages, Stages):
-        raise Mistake(f"{folder} holds {stages.kind}, not stages; only stages can be compared")
+        raise InputError(f"{folder} holds {stages.kind}, not stages; only stages can be compared")
     found: Examples | None = examples_in(folder, stages)
     if found is None:
         return Space(name, stages, None, stages.typical.label)
@@ -66,7 +66,7 @@ def space(folder: Path, name: str) -> Space:
 def write_comparison(spaces: Sequence[Space], folder: Path, *, command: str = "") -> Path:
     """Draw the comparison into a folder; returns the page."""
     if not 2 <= len(spaces) <= len(COLOURS):
-        raise Mistake(f"2 to {len(COLOURS)} data sets can be compared, got {len(spaces)}")
+        raise InputError(f"2 to {len(COLOURS)} data sets can be compared, got {len(spaces)}")
     found = comparison_drawings(spaces)
     for name, drawing in found.items():
         write_bytes(folder / "figures" / f"{name}.png", drawing.png())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
-from floracle.analysis.groups import Group, Stages
+from floracle.analysis.groups import ClassStages, Stages
 
 from .examples import Examples
 from .plots import (
@@ -151,7 +151,7 @@ def voting(stages: Stages, examples: Examples, i: int) -> Drawing:
     )
 
 
-def landmark_columns(stages: Stages, groups: list[Group]) -> dict[str, list]:
+def landmark_columns(stages: Stages, groups: list[ClassStages]) -> dict[str, list]:
     """The landmarks of groups as columns."""
     columns: dict[str, list] = {
         "label": [group.label for group in groups],
@@ -168,12 +168,12 @@ def landmark_columns(stages: Stages, groups: list[Group]) -> dict[str, list]:
     return columns
 
 
-def measured(stages: Stages) -> list[Group]:
+def measured(stages: Stages) -> list[ClassStages]:
     """Classes by label and the whole set, without the pooled average."""
     return [group for group in stages.groups if group.label >= -1]
 
 
-def predictable(stages: Stages) -> list[Group]:
+def predictable(stages: Stages) -> list[ClassStages]:
     """Those of them that have more than a single point: of that nothing is predicted."""
     return [group for group in measured(stages) if not group.single_point]
 
@@ -185,12 +185,12 @@ def short(name: str, most: int = 22) -> str:
     return name.replace("$", r"\$")
 
 
-def _collapse_of(group: Group) -> float:
+def _collapse_of(group: ClassStages) -> float:
     return group.predicted_collapse if group.collapse.value is None else group.collapse.value
 
 
 def _class_axis(
-    ax: Axes, stages: Stages, groups: list[Group], y: np.ndarray, *, named: bool
+    ax: Axes, stages: Stages, groups: list[ClassStages], y: np.ndarray, *, named: bool
 ) -> None:
     if named:
         ax.set_yticks(y, [short(stages.name(group.label)) for group in groups])

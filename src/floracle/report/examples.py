@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from floracle.analysis.curves import Landmark
-from floracle.analysis.groups import Group, Stages
+from floracle.analysis.groups import ClassStages, Stages
 from floracle.analysis.profile import Profile, profile
 from floracle.analysis.stages import AnyOracle
 from floracle.core.paths import Path as NoisePath
@@ -23,7 +23,7 @@ from floracle.core.source import NO_LABEL
 from floracle.core.spectrum import spectrum
 from floracle.data.store import Store
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.images import Display, display_for, reduced
 from floracle.run.results import Results
 
@@ -106,7 +106,7 @@ ARRAYS = (
 def examples_of(found: Results) -> Examples:
     """Examples as they were saved."""
     if found.kind != "examples":
-        raise Mistake(f"these are {found.kind}, not the examples of a report")
+        raise InputError(f"these are {found.kind}, not the examples of a report")
     values = {"moments": tuple(found.values["moments"]), "typical": found.values["typical"]}
     told = {k[8:]: array for k, array in found.arrays.items() if k.startswith("profile/")}
     values["profile"] = Profile.of_arrays(told) if told else None
@@ -141,7 +141,7 @@ def examples(oracle: AnyOracle, stages: Stages, store: Store) -> Examples:
 
 
 def _profile(
-    oracle: AnyOracle, store: Store, typical: Group, eigenvalues: Tensor
+    oracle: AnyOracle, store: Store, typical: ClassStages, eigenvalues: Tensor
 ) -> Profile | None:
     if typical.single_point or not isinstance(oracle, Oracle):
         return None
@@ -199,13 +199,13 @@ def _seen(oracle: AnyOracle, pairs: _Pairs, display: Display | None) -> dict[str
     }
 
 
-def strip_times(group: Group) -> list[float]:
+def strip_times(group: ClassStages) -> list[float]:
     """Times of the strips, from pure noise to a little past the end of navigation."""
     last = _last(group)
     return [last * step / (STEPS - 1) for step in range(STEPS)]
 
 
-def vote_times(group: Group) -> dict[str, float]:
+def vote_times(group: ClassStages) -> dict[str, float]:
     """When the votes are shown: before the centre, at it, at the collapse and after the end."""
     if group.single_point:
         return {"at noise": 0.0, "half-way": 0.5}
@@ -224,7 +224,7 @@ def vote_times(group: Group) -> dict[str, float]:
     }
 
 
-def _last(group: Group) -> float:
+def _last(group: ClassStages) -> float:
     """A time past the end; where there is none, well past the collapse; half-way if it is at 0."""
     if group.end.value == 0:
         return 0.5
@@ -237,7 +237,7 @@ def _time(mark: Landmark, otherwise: float) -> float:
     return otherwise if mark.value is None else mark.value
 
 
-def _chosen(stages: Stages) -> list[Group]:
+def _chosen(stages: Stages) -> list[ClassStages]:
     """Classes spread over the labels; the whole set, several times, where there are none.
 
     What has a single point is passed over for what has more.

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
 from floracle.analysis.curves import Curve
-from floracle.analysis.groups import Group, Stages
+from floracle.analysis.groups import ClassStages, Stages
 
 from .comparisons import agreement, compared, measured, predictable, voting
 from .examples import Examples
@@ -240,7 +240,7 @@ def _mark_area(ax: Axes, area: float, error: float) -> None:
     )
 
 
-def _name_half(ax: Axes, main: Group) -> None:
+def _name_half(ax: Axes, main: ClassStages) -> None:
     ax.axhline(main.knowable / 2, color=QUIET, lw=0.8, ls=(0, (1, 2)))
     ax.annotate(
         "½ H(w)",
@@ -254,7 +254,7 @@ def _name_half(ax: Axes, main: Group) -> None:
     )
 
 
-def _by_time(stages: Stages) -> tuple[Figure, Axes, Group]:
+def _by_time(stages: Stages) -> tuple[Figure, Axes, ClassStages]:
     figure, ax = axes(high=HIGH)
     time_axis(ax, stages.main)
     shade_stages(ax, stages.main)
@@ -262,7 +262,9 @@ def _by_time(stages: Stages) -> tuple[Figure, Axes, Group]:
     return figure, ax, stages.main
 
 
-def _columns(stages: Stages, group: Group, *names: str, scale: float = 1.0) -> dict[str, list]:
+def _columns(
+    stages: Stages, group: ClassStages, *names: str, scale: float = 1.0
+) -> dict[str, list]:
     columns = {"t": stages.times.tolist()}
     for name in names:
         if name in group.curves:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from floracle.analysis.deep import Deep
-from floracle.analysis.groups import POOLED, Group, Stages
+from floracle.analysis.groups import POOLED, ClassStages, Stages
 from floracle.run.images import enlarged, png
 
 from . import words
@@ -79,7 +79,7 @@ def inlined(drawings: dict[str, Drawing]) -> dict[str, dict[str, str]]:
     }
 
 
-def _cards(main: Group) -> list[dict[str, Any]]:
+def _cards(main: ClassStages) -> list[dict[str, Any]]:
     predicted = {"centre": main.predicted_centre, "collapse": main.predicted_collapse}
     names = {"centre": "Centre", "collapse": "Collapse", "end": "End of navigation"}
     cards = []

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from floracle.analysis.between import Places
-from floracle.analysis.groups import Group
+from floracle.analysis.groups import ClassStages
 
 from . import words
 
@@ -141,7 +141,7 @@ def numbers(values: Any) -> NDArray[np.float64]:
     return np.asarray(values, dtype=np.float64)
 
 
-def time_axis(ax: Axes, group: Group, *, stretch: bool = True) -> None:
+def time_axis(ax: Axes, group: ClassStages, *, stretch: bool = True) -> None:
     """Time from noise to data; stretched so that the collapse stays near the middle."""
     collapse = group.collapse.value or group.predicted_collapse
     ax.set_xlim(0, 1)
@@ -186,7 +186,7 @@ def height(value: float) -> float:
     return value if value > 0 else 1.0
 
 
-def say_settled(ax: Axes, group: Group) -> None:
+def say_settled(ax: Axes, group: ClassStages) -> None:
     """Say why curves do not move, where a group has a single point."""
     if group.single_point:
         ax.annotate(
@@ -220,7 +220,7 @@ def time_words(t: float) -> str:
     return f"{t:.3g}"
 
 
-def shade_stages(ax: Axes, group: Group) -> None:
+def shade_stages(ax: Axes, group: ClassStages) -> None:
     """Navigation and refinement as ground, landmarks as lines with their names above."""
     end = group.end.value
     ax.axvspan(0, 1 if end is None else end, color=NAVIGATION, lw=0, zorder=0)
@@ -311,7 +311,7 @@ def smooth(
 
 def label_at(
     ax: Axes,
-    group: Group,
+    group: ClassStages,
     curve: tuple[Any, Any],
     level: float,
     name: str,

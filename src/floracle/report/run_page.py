@@ -16,7 +16,7 @@ from PIL import Image
 
 from floracle.models.families import title
 from floracle.models.lightningdit import Architecture
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import write_text
 from floracle.run.folder_checks import check_ours
 from floracle.training.checkpoint import VERB, abouts, described
@@ -85,14 +85,14 @@ class Run:
         if asked is not None or self.settings.get("target") == "conditional":
             return asked
         for about in reversed(abouts(self.folder)):  # its tensors may be large, and are not read
-            with suppress(Mistake):
+            with suppress(InputError):
                 return described(about).facts.get("switch")
         return None
 
 
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a training run."""
-    with suppress(Mistake):
+    with suppress(InputError):
         return check_ours(folder, VERB) is not None
     return False
 
@@ -101,14 +101,14 @@ def read_run(folder: Path) -> Run:
     """The run in a folder, as far as it has come."""
     settings = check_ours(folder, VERB)
     if settings is None:
-        raise Mistake(f"{folder} is not the folder of a training run")
+        raise InputError(f"{folder} is not the folder of a training run")
     log = read_log(folder, settings).lines
     lines = [line for line in log if "loss" in line]
     looks = [
         {"images": line["images"], **line["evaluation"]} for line in log if line.get("evaluation")
     ]
     if not lines:
-        raise Mistake(f"{folder} has no line of progress yet; wait for some batches")
+        raise InputError(f"{folder} has no line of progress yet; wait for some batches")
     return Run(folder, settings, lines, looks)
 
 
@@ -223,7 +223,7 @@ def _network(plan: Any) -> str:
     """The architecture by its name; a network of the user's own by its class."""
     try:
         return title("LightningDiT", Architecture(**plan))
-    except (TypeError, Mistake):
+    except (TypeError, InputError):
         return str(plan)
 
 

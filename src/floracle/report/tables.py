@@ -10,7 +10,7 @@ import numpy as np
 
 from floracle.analysis.advice import advise
 from floracle.analysis.arguments import arguments
-from floracle.analysis.groups import POOLED, Group, Stages
+from floracle.analysis.groups import POOLED, ClassStages, Stages
 from floracle.analysis.prediction import predict
 from floracle.analysis.twin import quick_pairs
 from floracle.analysis.what_if import MARKS
@@ -83,12 +83,12 @@ def agreement(stages: Stages) -> dict[str, Any]:
     }
 
 
-def _offs(groups: Iterable[Group], name: str) -> list[float]:
+def _offs(groups: Iterable[ClassStages], name: str) -> list[float]:
     pairs = [(getattr(group, f"predicted_{name}"), getattr(group, name).value) for group in groups]
     return [predicted / value - 1 for predicted, value in pairs if value]
 
 
-def _agreement_words(groups: list[Group]) -> str:
+def _agreement_words(groups: list[ClassStages]) -> str:
     if not groups:
         return "Nothing is predicted of a single distinct point, so there is nothing to compare."
     offs = {name: _offs(groups, name) for name in ("centre", "collapse")}
@@ -139,7 +139,7 @@ def classes(stages: Stages) -> dict[str, Any]:
     }
 
 
-def _area(group: Group) -> str:
+def _area(group: ClassStages) -> str:
     if group.single_point:
         return "nothing to check"
     area = f"{words.nats(group.area.value)} ± {words.nats(group.area.error)}"
@@ -148,7 +148,7 @@ def _area(group: Group) -> str:
     return area if group.law_checked else f"{area} (checks nothing)"
 
 
-def _class_words(stages: Stages, groups: list[Group]) -> str:
+def _class_words(stages: Stages, groups: list[ClassStages]) -> str:
     several = [group for group in groups if not group.single_point]
     known = [group for group in several if group.collapse.value is not None]
     single = words.single_points(stages)
@@ -169,7 +169,7 @@ def _class_words(stages: Stages, groups: list[Group]) -> str:
     return " ".join(filter(None, [told, single]))
 
 
-def _ordered(stages: Stages) -> list[Group]:
+def _ordered(stages: Stages) -> list[ClassStages]:
     """By label, then the whole set, then the pooled average."""
     return sorted(stages.groups, key=lambda g: (g.label < 0, -g.label if g.label < 0 else g.label))
 
@@ -227,7 +227,7 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
 
 
 def _from_measured(
-    stages: Stages, group: Group, examples: Examples, points: Sequence[float]
+    stages: Stages, group: ClassStages, examples: Examples, points: Sequence[float]
 ) -> dict[float, tuple[str, ...]]:
     """Centre, collapse and end from those measured, where the class's profile is known."""
     if examples.profile is None or group.collapse.value is None:

@@ -11,7 +11,7 @@ from floracle.analysis.groups import (
     JUDGED,
     POOLED,
     TOLERATED,
-    Group,
+    ClassStages,
     Stages,
 )
 from floracle.analysis.yardsticks import Distances
@@ -43,13 +43,13 @@ def time(value: float | None) -> str:
     return f"{value:.4f}" if 0 < value < 0.1 or 0.9995 <= value < 1 else f"{value:.3f}"
 
 
-def landmark(group: Group, name: str) -> str:
+def landmark(group: ClassStages, name: str) -> str:
     """When a group reaches a landmark; a single point has no centre: there is nothing to know."""
     mark: Landmark = getattr(group, name)
     return "nothing to know" if mark.value is None and group.single_point else time(mark.value)
 
 
-def predicted(group: Group, name: str) -> str:
+def predicted(group: ClassStages, name: str) -> str:
     """When a group is predicted to reach a landmark; nothing is predicted of a single point."""
     return "–" if group.single_point else time(getattr(group, f"predicted_{name}"))
 
@@ -107,7 +107,7 @@ def story(stages: Stages) -> list[str]:
     return [*told, *filter(None, [separation(stages), single_points(stages)])]
 
 
-def _single_point(main: Group) -> str:
+def _single_point(main: ClassStages) -> str:
     """What happens where there is no choice."""
     where = {POOLED: "Every class has", NO_LABEL: "The data has"}.get(main.label, "This class has")
     exact = not main.curves["gap"].mean.any()  # of a Gaussian the gap is its own variance
@@ -141,7 +141,7 @@ def _classes(number: int) -> str:
     return "1 class" if number == 1 else f"{number:,} classes"
 
 
-def _ending(main: Group) -> str:
+def _ending(main: ClassStages) -> str:
     if main.end.value is not None:
         return (
             f"From t = {time(main.end.value)} on, one sample holds all the weight"
@@ -156,7 +156,7 @@ def _ending(main: Group) -> str:
     )
 
 
-def rivals(main: Group) -> str:
+def rivals(main: ClassStages) -> str:
     """Which rows keep the end from being reached."""
     if not main.rivals:
         return "No pair of rows is to blame for it: the curve is cut before it gets there."
@@ -169,11 +169,11 @@ def rivals(main: Group) -> str:
     )
 
 
-def _each(main: Group) -> str:
+def _each(main: ClassStages) -> str:
     return " in a class" if main.label == POOLED else ""
 
 
-def law(main: Group) -> str:
+def law(main: ClassStages) -> str:
     """Whether the information law holds, in plain sentences: both sides, and what is allowed."""
     if main.single_point:
         return (
@@ -210,7 +210,7 @@ def law(main: Group) -> str:
     )
 
 
-def _apart(main: Group) -> str:
+def _apart(main: ClassStages) -> str:
     """How far both sides of the law are apart, in standard errors, or in nats beyond `MANY`."""
     off = abs(main.law_deviation)
     many = f"{nats(abs(main.law_difference))} nats apart"

@@ -10,7 +10,7 @@ from floracle.analysis.deep import Deep, deep_of
 from floracle.analysis.groups import Stages
 from floracle.analysis.kept import seconds_taken
 from floracle.analysis.saved import load
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import digest, read_regular, write_bytes, write_text
 from floracle.run.results import RESULT, Results, differences, has_result, load_results
 
@@ -42,7 +42,7 @@ def draw(folder: str | Path) -> Path:
     folder = Path(folder)
     stages = load(folder)
     if not isinstance(stages, Stages):
-        raise Mistake(f"{folder} holds {stages.kind}, not stages; there is no report of it")
+        raise InputError(f"{folder} holds {stages.kind}, not stages; there is no report of it")
     examples, deep = examples_in(folder, stages), _deep_in(folder, stages)
     with _quiet_fonts():
         found = drawings(stages, examples)
@@ -74,7 +74,7 @@ def _beside(folder: Path, name: str, stages: Stages) -> Results | None:
         return None
     found = load_results(folder / name, part=name)
     if unlike := differences(stages.settings, found.settings):
-        raise Mistake(
+        raise InputError(
             f"{folder / name} is not of the stages beside it ({'; '.join(unlike)}); remove it"
         )
     return found

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from floracle.analysis.bands import HALF, Settled
 from floracle.analysis.curves import Curve, Landmark
 from floracle.analysis.deep import Deep
-from floracle.analysis.groups import Group, Stages
+from floracle.analysis.groups import ClassStages, Stages
 from floracle.analysis.trajectories import Followed
 from floracle.analysis.yardsticks import Distances
 
@@ -42,7 +42,7 @@ LEAST = 1e-5
 """Relative distances below this are not told apart."""
 
 
-def yardsticks(distances: Distances, group: Group) -> Drawing:
+def yardsticks(distances: Distances, group: ClassStages) -> Drawing:
     """How far each field is from the oracle, as a share of the oracle's own size."""
     with mpl.rc_context(STYLE):
         figure, ax = _by_time(group)
@@ -68,7 +68,7 @@ def yardsticks(distances: Distances, group: Group) -> Drawing:
     )
 
 
-def speed(followed: Followed, group: Group) -> Drawing:
+def speed(followed: Followed, group: ClassStages) -> Drawing:
     """How fast oracle trajectories move."""
     with mpl.rc_context(STYLE):
         figure, ax = _by_time(group)
@@ -88,7 +88,7 @@ def speed(followed: Followed, group: Group) -> Drawing:
     )
 
 
-def settling(settled: Settled, group: Group) -> Drawing:
+def settling(settled: Settled, group: ClassStages) -> Drawing:
     """How much of each band of frequencies the prediction explains."""
     with mpl.rc_context(STYLE):
         figure, ax = _by_time(group)
@@ -137,7 +137,9 @@ def _drawn_in_logs(ax: Axes, times: object, curve: Curve, colour: str) -> NDArra
     return np.concatenate([np.stack([fine, line], 1)[seen] for line in (low, middle, high)])
 
 
-def _name_seen(ax: Axes, drawn: dict[str, tuple[NDArray[np.float64], str]], group: Group) -> None:
+def _name_seen(
+    ax: Axes, drawn: dict[str, tuple[NDArray[np.float64], str]], group: ClassStages
+) -> None:
     """Name the curves that rise over `LEAST` anywhere, and say so of the others."""
     seen = {name: points for name, (points, _) in drawn.items() if len(points)}
     colours = [colour for points, colour in drawn.values() if len(points)]
@@ -157,14 +159,14 @@ def _name_seen(ax: Axes, drawn: dict[str, tuple[NDArray[np.float64], str]], grou
         )
 
 
-def _by_time(group: Group) -> tuple[Figure, Axes]:
+def _by_time(group: ClassStages) -> tuple[Figure, Axes]:
     figure, ax = axes()
     time_axis(ax, group)
     shade_stages(ax, group)
     return figure, ax
 
 
-def _marks(group: Group) -> list[float]:
+def _marks(group: ClassStages) -> list[float]:
     """The times of the lines that `shade_stages` draws."""
     marks = (group.centre, group.collapse, group.end)
     return [mark.value for mark in marks if mark.value is not None]

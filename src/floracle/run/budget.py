@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import Mistake
+from .errors import InputError
 
 SHARE = 0.5
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -21,10 +21,10 @@ def memory_budget(asked: int | str | None = None, device: torch.device | None = 
     if isinstance(asked, str):
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", asked.lower())
         if not found:
-            raise Mistake(f"memory {asked!r} is not a size; write 800M or 4G")
+            raise InputError(f"memory {asked!r} is not a size; write 800M or 4G")
         asked = int(float(found[1]) * UNITS[found[2]])
     if asked <= 0:
-        raise Mistake(f"memory must be positive, got {asked}")
+        raise InputError(f"memory must be positive, got {asked}")
     return asked
 
 
@@ -44,9 +44,9 @@ def chosen_device(asked: str | torch.device | None = None) -> torch.device:
     try:
         device = torch.device(asked or "cpu")
     except RuntimeError as error:
-        raise Mistake(f"device {asked!r} is unknown; write cpu or cuda:0") from error
+        raise InputError(f"device {asked!r} is unknown; write cpu or cuda:0") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise Mistake(f"device {asked!r} was asked for, but torch sees no CUDA device here")
+        raise InputError(f"device {asked!r} was asked for, but torch sees no CUDA device here")
     return device
 
 

@@ -1,6 +1,6 @@
 """The user's mistakes, as one error type.
 
-A `Mistake` says what is wrong, where, and what to do. The command line prints it in one line and
+An `InputError` says what is wrong, where, and what to do. The command line prints it in one line and
 ends with exit code 2; nothing has been written by then. In the library it is a ValueError.
 """
 
@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable
 
 
-class Mistake(ValueError):
+class InputError(ValueError):
     """Something the user can put right: what, where, what to do."""
 
 

@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .errors import Mistake
+from .errors import InputError
 from .processes import ALONE, SILENCE, Group
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def check_same(group: Group, content: dict[str, str]) -> None:
     for rank, other in enumerate(every):
         for i, name in enumerate(names):
             if other[i * width : (i + 1) * width] != every[0][i * width : (i + 1) * width]:
-                raise Mistake(
+                raise InputError(
                     f"process {rank} has other {name} than process 0; every process of a group"
                     " must ask the same of the same data, each gets the whole answer"
                 )

@@ -15,10 +15,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from .errors import Mistake
+from .errors import InputError
 
 
-class NoRoom(Mistake):
+class NoRoom(InputError):
     """Something could not be written for want of room; what the system said is its cause."""
 
 
@@ -42,7 +42,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     """
     folder, aside_folder = _folders_for(path)
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-        raise Mistake(f"{path} is no regular file, where this run writes one; remove it")
+        raise InputError(f"{path} is no regular file, where this run writes one; remove it")
     try:
         handle, name = tempfile.mkstemp(".part", f".{path.name}.", aside_folder)
     except OSError as error:
@@ -61,7 +61,7 @@ def written_aside(path: Path) -> Iterator[Path]:
         if is_full(error):
             raise no_room(path) from error
         if isinstance(error, OSError) and error.errno == errno.EXDEV:
-            raise Mistake(f"{folder} is on another device than its run; unmount it") from error
+            raise InputError(f"{folder} is on another device than its run; unmount it") from error
         raise
     finally:
         with suppress(FileNotFoundError):
@@ -94,12 +94,14 @@ def _folders_for(path: Path) -> tuple[Path, Path]:
 def _make_inside(root: Path, folder: Path) -> None:
     """Make a folder below that of a run; links and files in the way are refused."""
     if not root.is_dir():
-        raise Mistake(f"{root} was removed while a run wrote into it; run the same command again")
+        raise InputError(
+            f"{root} was removed while a run wrote into it; run the same command again"
+        )
     there = writable_folder(root)
     for name in folder.relative_to(root).parts:
         there = there / name
         if there.is_symlink():
-            raise Mistake(f"{there} is a link, which no run follows; remove it")
+            raise InputError(f"{there} is a link, which no run follows; remove it")
         if not there.is_dir():
             writable_folder(there)
 
@@ -141,7 +143,11 @@ def _is_held(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except (ImportError, OSError, Mistake):  # no locks here; it was written by a run that is over
+    except (
+        ImportError,
+        OSError,
+        InputError,
+    ):  # no locks here; it was written by a run that is over
         return False
     return False
 
@@ -201,15 +207,17 @@ def open_regular(path: Path, *, links: bool = False) -> BufferedReader:
     try:
         handle = os.open(path, flags)
     except FileNotFoundError as error:
-        raise Mistake(f"there is no {path}") from error
+        raise InputError(f"there is no {path}") from error
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise Mistake(f"{path} is a link where a file belongs; it is not followed") from error
+            raise InputError(
+                f"{path} is a link where a file belongs; it is not followed"
+            ) from error
         reason = (error.strerror or str(error)).lower()
-        raise Mistake(f"{path} cannot be read: {reason}") from error
+        raise InputError(f"{path} cannot be read: {reason}") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise Mistake(f"{path} is no regular file, where one belongs; it is not read")
+        raise InputError(f"{path} is no regular file, where one belongs; it is not read")
     return open(handle, "rb")
 
 
@@ -224,9 +232,9 @@ def read_json(path: Path, *, links: bool = True) -> Any:
     try:
         return json.loads(read_regular(path, links=links))
     except (ValueError, RecursionError) as error:
-        if isinstance(error, Mistake):
+        if isinstance(error, InputError):
             raise
-        raise Mistake(
+        raise InputError(
             f"{path} is not readable JSON ({error}); remove it to start again"
         ) from error
 
@@ -245,7 +253,7 @@ def check_hash(path: Path, known: str) -> None:
             return
     except OSError as error:
         flaw = (error.strerror or str(error)).lower()
-    raise Mistake(f"{path} is damaged ({flaw})")
+    raise InputError(f"{path} is damaged ({flaw})")
 
 
 def writable_folder(folder: Path) -> Path:
@@ -253,11 +261,11 @@ def writable_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise Mistake(f"{folder} cannot be a folder: a file is in the way") from error
+        raise InputError(f"{folder} cannot be a folder: a file is in the way") from error
     except OSError as error:
-        raise Mistake(f"cannot make the folder {folder}: {error.strerror}") from error
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise Mistake(f"no permission to write to {folder}; choose another --out")
+        raise InputError(f"no permission to write to {folder}; choose another --out")
     return folder
 
 

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .errors import Mistake
+from .errors import InputError
 from .files import entries, is_leftover
 from .records import read_record
 
@@ -46,17 +46,17 @@ def check_output(folder: Path, *data: str | Path, option: str = "--out") -> Path
     for where in (Path(one).expanduser() for one in data):
         inside = where.is_dir() and place.is_relative_to(where.resolve())
         if inside and (place == where.resolve() or _holds_pictures(where)):
-            raise Mistake(f"{folder} lies in the data {where}; choose an {option} beside it")
+            raise InputError(f"{folder} lies in the data {where}; choose an {option} beside it")
     special = _special(place)
     if special:
-        raise Mistake(f"{folder} is {special}; choose a folder inside it as {option}")
+        raise InputError(f"{folder} is {special}; choose a folder inside it as {option}")
     parent = there
     while not os.path.lexists(parent):
         parent = parent.parent
     if not parent.is_dir():
-        raise Mistake(f"{folder} cannot be a folder: {parent} is a file")
+        raise InputError(f"{folder} cannot be a folder: {parent} is a file")
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise Mistake(f"no permission to write to {parent}; choose another {option}")
+        raise InputError(f"no permission to write to {parent}; choose another {option}")
     return there
 
 
@@ -71,22 +71,24 @@ def check_ours(folder: Path, verb: str, marks: Marks = RESULTS) -> Mapping[str, 
     inside = {control.parent, control, control / "parts", control / "aside"} - {folder}
     for place in sorted(inside):
         if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()):
-            raise Mistake(f"{place} is no folder of floracle; remove it, or choose another --out")
+            raise InputError(
+                f"{place} is no folder of floracle; remove it, or choose another --out"
+            )
     if not os.path.lexists(marker):
         foreign = _foreign(folder, marks)
         if foreign:
             listed = ", ".join(foreign[:LISTED]) + (", …" if len(foreign) > LISTED else "")
-            raise Mistake(
+            raise InputError(
                 f"{folder} holds what no run of floracle {verb} wrote ({listed}); choose a new or"
                 " empty folder as --out"
             )
         return None
     try:
         said = read_record(marker, RUN)
-    except Mistake as flaw:
-        raise Mistake(f"{flaw}; choose another --out") from flaw
+    except InputError as flaw:
+        raise InputError(f"{flaw}; choose another --out") from flaw
     if said.get("verb") != verb or not isinstance(said.get("settings"), dict):
-        raise Mistake(
+        raise InputError(
             f"{folder} is the folder of floracle {said.get('verb')}; choose another --out"
         )
     return said["settings"]

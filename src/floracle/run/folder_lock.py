@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import Mistake
+from .errors import InputError
 from .files import writable_folder
 from .processes import ALONE, Group
 
@@ -38,7 +38,9 @@ def _locked_handle(folder: Path, group: Group) -> int:
                 _lock(handle, shared=True)
         except BlockingIOError as error:
             os.close(handle)
-            raise Mistake(f"another run is writing into {folder}; wait for it to end") from error
+            raise InputError(
+                f"another run is writing into {folder}; wait for it to end"
+            ) from error
         if folder.is_dir() and os.path.samestat(os.fstat(handle), folder.stat()):
             return handle
         os.close(handle)

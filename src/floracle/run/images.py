@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .errors import Mistake
+from .errors import InputError
 
 MOST_PIXELS = 2**24
 """The largest picture that is made: 16 million pixels."""
@@ -30,9 +30,9 @@ FITTED = 100_000
 def quantised(values: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
     """Values as bytes: low is black (0), high is white (255), halves round up."""
     if not low < high:
-        raise Mistake(f"black must lie below white, got {low:g} and {high:g}")
+        raise InputError(f"black must lie below white, got {low:g} and {high:g}")
     if values.isnan().any():
-        raise Mistake("NaN has no colour; the values to be drawn contain some")
+        raise InputError("NaN has no colour; the values to be drawn contain some")
     level = (values.double() - low) * (255 / (high - low)) + 0.5
     return level.floor().clamp(0, 255).to(torch.uint8)
 
@@ -110,7 +110,7 @@ def tiles(pictures: Tensor, columns: int, *, gap: int = GAP, ground: int = 255) 
     """Bytes [b, C, H, W] side by side, `columns` in a row: one picture [C, H', W']."""
     count, channels, height, width = pictures.shape
     if count < 1 or columns < 1:
-        raise Mistake(f"tiles need pictures and columns, got {count} and {columns}")
+        raise InputError(f"tiles need pictures and columns, got {count} and {columns}")
     columns = min(columns, count)
     rows = -(-count // columns)
     sides = rows * (height + gap) - gap, columns * (width + gap) - gap
@@ -136,4 +136,6 @@ def png(picture: Tensor) -> bytes:
 
 def _check_size(height: int, width: int) -> None:
     if height * width > MOST_PIXELS:
-        raise Mistake(f"a picture of {width} x {height} is too large; show fewer or smaller ones")
+        raise InputError(
+            f"a picture of {width} x {height} is too large; show fewer or smaller ones"
+        )

@@ -23,7 +23,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from .errors import Mistake
+from .errors import InputError
 from .exchange import barrier, first_says
 from .files import entries, remove_files, remove_leftovers, use_aside
 from .folder_checks import RESULTS, RUN, Marks, check_ours, check_output
@@ -91,7 +91,7 @@ class OutputFolder:
         """Refuse to keep anything of data that has changed; the parts of a run of it go."""
         try:
             self.unchanged()
-        except Mistake:
+        except InputError:
             self.clear_parts()
             raise
 
@@ -114,7 +114,7 @@ class OutputFolder:
             return None
         found = load_results(self.parts / name, part=name)
         if unlike := differences(self.settings, found.settings):
-            raise Mistake(
+            raise InputError(
                 f"{self.parts / name} is part of another run ({'; '.join(unlike)}); remove it"
             )
         return found
@@ -155,7 +155,7 @@ def _free_number(
 ) -> int:
     check_output(folder)
     for number in count(1):
-        with suppress(Mistake):
+        with suppress(InputError):
             recorded = check_ours(_numbered(folder, number), verb)
             if recorded is None or not differences(settings, _grown(recorded, settings, grows)):
                 return number
@@ -214,7 +214,7 @@ def redrawing(folder: Path) -> Iterator[None]:
     if not marker.is_file():
         names = [entry.name for entry in entries(folder) if entry.name not in SAVED_BY_HAND]
         if names:
-            raise Mistake(
+            raise InputError(
                 f"{folder} holds other files beside its result ({', '.join(names[:3])}); save the"
                 " result into a folder of its own"
             )
@@ -240,7 +240,7 @@ def _begin(output: OutputFolder, verb: str, grows: Collection[str]) -> bool:
     former = {} if recorded is None else _grown(recorded, settings, grows)
     unlike = differences(settings, former)
     if recorded is not None and unlike and output.has_work:
-        raise Mistake(
+        raise InputError(
             f"{folder} holds a run of floracle {verb} with other settings ({'; '.join(unlike)});"
             " choose another --out"
         )

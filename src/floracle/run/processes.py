@@ -19,7 +19,7 @@ from socket import AF_INET, AF_INET6, SHUT_RDWR, socket
 from threading import Event, Thread, Timer
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from .errors import Mistake
+from .errors import InputError
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -265,7 +265,7 @@ def silence() -> float:
     with suppress(ValueError):
         if 0 < float(asked) <= PATIENCE.total_seconds():
             return float(asked)
-    raise Mistake(f"{SILENCE}={asked!r} is no number of seconds; leave it out for {SECONDS:g}")
+    raise InputError(f"{SILENCE}={asked!r} is no number of seconds; leave it out for {SECONDS:g}")
 
 
 @contextmanager
@@ -302,7 +302,7 @@ def _formed(timeout: float) -> Group:
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_gloo_available()):
-        raise Mistake("this torch was built without gloo; start floracle without torchrun")
+        raise InputError("this torch was built without gloo; start floracle without torchrun")
     size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     try:
         board = None if dist.is_initialized() else _met(size, rank, timeout)
@@ -312,7 +312,7 @@ def _formed(timeout: float) -> Group:
             patient = _connected(PATIENCE)  # whoever has it finds the first beats of all
     except (RuntimeError, ValueError) as error:
         where = ":".join(os.environ[name] for name in LAUNCHED[2:])
-        raise Mistake(
+        raise InputError(
             f"process {rank} of {size} did not find the others at {where} ({_line(error)});"
             " start all of them with torchrun, or unset WORLD_SIZE to work alone"
         ) from error

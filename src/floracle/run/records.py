@@ -14,7 +14,7 @@ from typing import Any
 
 from floracle.version import VERSION
 
-from .errors import Mistake
+from .errors import InputError
 from .files import digest, read_json, write_json
 
 FORMAT = 2
@@ -23,7 +23,7 @@ OURS = ("kind", "format", "floracle", "digest")
 """Names that every record has besides its content."""
 
 
-class OtherFormat(Mistake):
+class OtherFormat(InputError):
     """A record that another version of floracle wrote."""
 
 
@@ -37,7 +37,7 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
     """The content of a record of this kind; anything else in its place is a mistake."""
     there, content = read_any_record(path)
     if there != kind:
-        raise Mistake(f"{path} is {_named(there)}, not {_named(kind)}")
+        raise InputError(f"{path} is {_named(there)}, not {_named(kind)}")
     return content
 
 
@@ -45,14 +45,14 @@ def read_any_record(path: Path) -> tuple[str, dict[str, Any]]:
     """The kind and the content of a record; anything else in its place is a mistake."""
     said = read_json(path, links=False)
     if not isinstance(said, dict) or not isinstance(said.get("kind"), str):
-        raise Mistake(f"{path} is not a record that floracle wrote")
+        raise InputError(f"{path} is not a record that floracle wrote")
     if said.get("format") != FORMAT or "digest" not in said:
         raise OtherFormat(
             f"{path} is of format {said.get('format')!r}, and this version of floracle reads"
             f" {FORMAT}; read it with floracle {said.get('floracle', '0.1.0')}, or make it again"
         )
     if said.pop("digest") != _digest(said):
-        raise Mistake(
+        raise InputError(
             f"{path} is damaged: its values are not those that were written; make it again"
         )
     return said["kind"], {name: value for name, value in said.items() if name not in OURS}
@@ -62,7 +62,7 @@ def is_record(path: Path) -> bool:
     """Whether this was written by floracle, whole or damaged since."""
     try:
         said = read_json(path, links=False)
-    except Mistake:
+    except InputError:
         return False
     return isinstance(said, dict) and set(OURS) <= said.keys()
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from floracle.version import VERSION
 
-from .errors import Mistake
+from .errors import InputError
 from .files import digest, read_regular, write_bytes
 from .records import is_record, read_any_record, write_record
 
@@ -81,7 +81,7 @@ def save(result: Saveable, folder: str | Path, *, part: str = "") -> Path:
     """
     folder, results = Path(folder), result.to_results()
     if os.path.lexists(folder / RESULT) and not is_record(folder / RESULT):
-        raise Mistake(
+        raise InputError(
             f"{folder / RESULT} is not a result that floracle wrote, and is not replaced; remove"
             " it, or choose another folder"
         )
@@ -114,23 +114,25 @@ def load_results(folder: str | Path, *, part: str | None = None) -> Results:
     """
     folder = Path(folder)
     if not has_result(folder):
-        raise Mistake(f"there is no result in {folder}: {RESULT} is missing")
+        raise InputError(f"there is no result in {folder}: {RESULT} is missing")
     kind, record = read_any_record(folder / RESULT)
     if {name: type(record.get(name)) for name in FIELDS} != FIELDS:
-        raise Mistake(f"{folder / RESULT} is {kind!r}, which is no result")
+        raise InputError(f"{folder / RESULT} is {kind!r}, which is no result")
     if part is not None and record["part"] != part:
-        raise Mistake(
+        raise InputError(
             f"{folder / RESULT} is the part {record['part']!r} of a run, not {part!r}; remove it"
         )
     content = read_regular(folder / ARRAYS)
     if digest(content) != record["arrays"]:
-        raise Mistake(
+        raise InputError(
             f"{folder / ARRAYS} is damaged, or does not belong to its {RESULT}; compute it again"
         )
     try:
         arrays = load_tensors(content)
     except SafetensorError as error:
-        raise Mistake(f"the result in {folder} is damaged ({error}); compute it again") from error
+        raise InputError(
+            f"the result in {folder} is damaged ({error}); compute it again"
+        ) from error
     return Results(kind, record["settings"], record["values"], arrays, record["provenance"])
 
 
@@ -152,7 +154,7 @@ def answered(folder: Path, settings: Mapping[str, Any]) -> Results | None:
     unlike = differences(settings, found.settings)
     if unlike:
         listed = "; ".join(unlike)
-        raise Mistake(
+        raise InputError(
             f"{folder} holds a result with other settings ({listed}); choose another --out"
         )
     return found

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from .errors import Mistake
+from .errors import InputError
 from .files import open_regular
 from .torch_storages import declared_storages
 
@@ -82,14 +82,14 @@ def is_archive(path: Path) -> bool:
 
 
 def checked_records(path: Path) -> list[Record]:
-    """The members of an archive that is whole and laid out as torch expects; else a Mistake."""
+    """The members of an archive that is whole and laid out as torch expects; else a InputError."""
     with open_regular(path, links=True) as file:
         try:
             records = _records(file)
             _check_checksums(file, records)
             _check_storages(file, _by_name(records))
         except Damage as damage:
-            raise Mistake(
+            raise InputError(
                 f"{path} {damage}; fetch it again or save it anew with torch.save"
             ) from damage
     return records

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 SAME = 1e-12
 
@@ -26,9 +26,9 @@ def time_grid(steps: int, *, shift: float = 1.0, start: float = 0.0, stop: float
     at point k of a full grid, with the steps that were left, gives the rest of that grid.
     """
     if steps < 1:
-        raise Mistake(f"a grid has at least one step, got steps = {steps}")
+        raise InputError(f"a grid has at least one step, got steps = {steps}")
     if not 0 <= start < stop <= 1:
-        raise Mistake(f"a grid runs from 0 <= start < stop <= 1, got {start:g} to {stop:g}")
+        raise InputError(f"a grid runs from 0 <= start < stop <= 1, got {start:g} to {stop:g}")
     low, high = unshifted(torch.tensor([start, stop], dtype=torch.float64), shift)
     fraction = torch.arange(steps + 1, dtype=torch.float64) / steps
     grid = shifted(low + (high - low) * fraction, shift)
@@ -39,7 +39,7 @@ def time_grid(steps: int, *, shift: float = 1.0, start: float = 0.0, stop: float
 def shifted(t: Tensor, shift: float) -> Tensor:
     """Times t moved along the shift curve; 0 and 1 stay, exactly."""
     if not 0 < shift < float("inf"):
-        raise Mistake(f"shift must be positive, got {shift:g}; 1 leaves the steps equally long")
+        raise InputError(f"shift must be positive, got {shift:g}; 1 leaves the steps equally long")
     return shift * t / (shift * t + (1 - t))
 
 
@@ -56,7 +56,7 @@ def cut(grid: Tensor, at: float) -> tuple[Tensor, Tensor]:
     """
     grid = checked_grid(grid)
     if not grid[0] + SAME < at < grid[-1] - SAME:
-        raise Mistake(f"a grid is cut inside ({grid[0]:g}, {grid[-1]:g}), got {at:g}")
+        raise InputError(f"a grid is cut inside ({grid[0]:g}, {grid[-1]:g}), got {at:g}")
     nearest = int((grid - at).abs().argmin())
     if abs(grid[nearest].item() - at) <= SAME:
         return grid[: nearest + 1].clone(), grid[nearest:].clone()
@@ -74,15 +74,17 @@ def checked_grid(grid: Tensor) -> Tensor:
     """A grid in float64 on the CPU; refused unless it increases inside [0, 1]."""
     grid = torch.as_tensor(grid).detach().to("cpu", torch.float64)
     if grid.ndim != 1 or len(grid) < 2:
-        raise Mistake(f"a grid is [steps + 1] with at least one step, got {list(grid.shape)}")
+        raise InputError(f"a grid is [steps + 1] with at least one step, got {list(grid.shape)}")
     wrong = ~((grid >= 0) & (grid <= 1))
     if wrong.any():
         i = int(wrong.int().argmax())
-        raise Mistake(f"grid must lie in [0, 1], but its point {i} is {grid[i]:g}; t = 1 is data")
+        raise InputError(
+            f"grid must lie in [0, 1], but its point {i} is {grid[i]:g}; t = 1 is data"
+        )
     falls = grid.diff() <= 0
     if falls.any():
         i = int(falls.int().argmax()) + 1
-        raise Mistake(
+        raise InputError(
             f"grid must increase, but {grid[i]:.6g} follows {grid[i - 1]:.6g}; t = 0 is noise"
         )
     return grid

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from floracle.core.fields import VelocityField
 from floracle.core.source import NO_LABEL
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 from .grid import SAME
 
@@ -37,7 +37,7 @@ class Guided:
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The guided velocity [b, *shape] at samples x [b, *shape], times t [b]."""
         if labels is None and self.reference is None and self.scale != 1:
-            raise Mistake(
+            raise InputError(
                 "guidance pushes samples towards their labels, but none were given; give labels,"
                 " or a reference field to be pushed away from"
             )
@@ -93,9 +93,11 @@ def guided(
     """
     low, high = interval
     if not 0 <= low < high <= 1:
-        raise Mistake(f"a guidance interval lies in 0 <= low < high <= 1, got {low:g} to {high:g}")
+        raise InputError(
+            f"a guidance interval lies in 0 <= low < high <= 1, got {low:g} to {high:g}"
+        )
     if not abs(scale) < float("inf"):
-        raise Mistake(f"a guidance scale is a finite number, got {scale:g}")
+        raise InputError(f"a guidance scale is a finite number, got {scale:g}")
     count = channels_of(channels)
     return Guided(field, float(scale), (float(low), float(high)), count, reference)
 
@@ -104,10 +106,12 @@ def channels_of(channels: int | str | None) -> int | None:
     """How many channels are guided; None for all."""
     if isinstance(channels, str):
         if channels not in HABITS:
-            raise Mistake(f"there is no habit {channels!r}; {suggestion(channels, HABITS)}")
+            raise InputError(f"there is no habit {channels!r}; {suggestion(channels, HABITS)}")
         return HABITS[channels]
     if channels is not None and channels < 1:
-        raise Mistake(f"channels counts those that are guided and is at least 1, got {channels}")
+        raise InputError(
+            f"channels counts those that are guided and is at least 1, got {channels}"
+        )
     return channels
 
 
@@ -123,7 +127,7 @@ def evaluations_at(field: VelocityField, t: float) -> int:
 
 def _alike(velocity: Tensor, x: Tensor) -> Tensor:
     if velocity.shape != x.shape:
-        raise Mistake(
+        raise InputError(
             f"the reference of guidance answers samples {list(x.shape)} with velocities"
             f" {list(velocity.shape)}; take a field of the same shape"
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from floracle.core.foreign import foreign_times
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 
 def interval_in(clock: str, low: float, high: float) -> tuple[float, float]:
@@ -20,10 +20,10 @@ def interval_in(clock: str, low: float, high: float) -> tuple[float, float]:
     deviation 1), edm2 (half of that), logsnr, alphabar or dit.
     """
     if math.isnan(low) or math.isnan(high) or not low < high:
-        raise Mistake(f"an interval has a lower end and a higher one, got {low:g} to {high:g}")
+        raise InputError(f"an interval has a lower end and a higher one, got {low:g} to {high:g}")
     try:
         known = foreign_times(clock)
         first, last = sorted((known.at(low), known.at(high)))
     except ValueError as error:
-        raise Mistake(f"guidance interval: {error}") from error
+        raise InputError(f"guidance interval: {error}") from error
     return first, last

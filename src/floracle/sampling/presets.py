@@ -22,7 +22,7 @@ from torch import Tensor
 
 from floracle.core.clock import OURS, Clock
 from floracle.core.foreign import Shift, mu_for
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 from .grid import checked_grid, shifted
 
@@ -82,7 +82,7 @@ def preset_grid(name: str, steps: int, *, shift: float | None = None) -> Preset:
     """
     recipe = named_recipe(name)
     if steps < recipe.least:
-        raise Mistake(f"{name} takes at least {recipe.least} steps, got {steps}")
+        raise InputError(f"{name} takes at least {recipe.least} steps, got {steps}")
     number = checked_shift(name, recipe, shift)
     readings = recipe.readings(steps, number)
     times = recipe.clock.time(readings) + 0.0  # which turns −0 into 0
@@ -101,7 +101,7 @@ def preset_grid(name: str, steps: int, *, shift: float | None = None) -> Preset:
 def named_recipe(name: str) -> Recipe:
     """A project's recipe by its name."""
     if name not in RECIPES:
-        raise Mistake(f"there is no grid {name!r}; {suggestion(name, RECIPES)}")
+        raise InputError(f"there is no grid {name!r}; {suggestion(name, RECIPES)}")
     return RECIPES[name]
 
 
@@ -109,16 +109,16 @@ def checked_shift(name: str, recipe: Recipe, shift: float | None) -> float:
     """The number a project shifts by; 1 where it does not."""
     if recipe.shift is None:
         if shift not in (None, 1):
-            raise Mistake(f"{name} has no shift; a shifted grid is time_grid(steps, shift=s)")
+            raise InputError(f"{name} has no shift; a shifted grid is time_grid(steps, shift=s)")
         return 1.0
     if shift is None:
         return recipe.shift
     if name == "lightningdit" and shift == 0:  # there 0 means off
         return 1.0
     if not 0 < shift < math.inf:
-        raise Mistake(f"shift must be positive, got {shift:g}; 1 leaves the steps equally long")
+        raise InputError(f"shift must be positive, got {shift:g}; 1 leaves the steps equally long")
     if name == "rae" and shift < 1:
-        raise Mistake(f"rae refuses a shift below 1, got {shift:g}; its k is 1/s")
+        raise InputError(f"rae refuses a shift below 1, got {shift:g}; its k is 1/s")
     return shift
 
 

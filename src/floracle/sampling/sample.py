@@ -15,7 +15,7 @@ from torch import Tensor
 
 from floracle.core.fields import VelocityField
 from floracle.core.paths import LINEAR, Path
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .grid import checked_grid
 from .guidance import evaluations_at
@@ -107,7 +107,7 @@ def times_asked(grid: Tensor, solver: str | Solver = "euler") -> list[float]:
 def checked_samples(x: Tensor) -> Tensor:
     """Samples without their history; only floating point ones can move."""
     if not x.is_floating_point() or x.ndim < 1:
-        raise Mistake(f"samples are floating point [b, *shape], got {x.dtype} {list(x.shape)}")
+        raise InputError(f"samples are floating point [b, *shape], got {x.dtype} {list(x.shape)}")
     return x.detach()
 
 
@@ -118,7 +118,7 @@ def labels_of(x: Tensor, labels: Tensor | int | None) -> Tensor | None:
     if isinstance(labels, int):
         return torch.full((len(x),), labels, dtype=torch.int64, device=x.device)
     if labels.shape != (len(x),) or labels.is_floating_point():
-        raise Mistake(
+        raise InputError(
             f"labels are whole numbers [{len(x)}], one a sample, got {labels.dtype}"
             f" {list(labels.shape)}"
         )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from floracle.core.fields import VelocityField
 from floracle.core.paths import LINEAR, Path, convert
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 
 class Solver(NamedTuple):
@@ -48,7 +48,7 @@ def named(solver: str | Solver) -> Solver:
     if isinstance(solver, Solver):
         return solver
     if solver not in SOLVERS:
-        raise Mistake(f"unknown solver {solver!r}; {suggestion(solver, SOLVERS)}")
+        raise InputError(f"unknown solver {solver!r}; {suggestion(solver, SOLVERS)}")
     return SOLVERS[solver]
 
 

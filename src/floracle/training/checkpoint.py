@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from floracle.models.weights import KEPT, PARTS
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import check_hash, hash_of, written_aside
 from floracle.run.records import OtherFormat, read_record, write_record
 from floracle.run.results import differences, provenance
@@ -73,7 +73,7 @@ class Learner:
         for name, value in wanted.items():
             there = tensors.get(name)
             if there is None or (there.shape, there.dtype) != (value.shape, value.dtype):
-                raise Mistake(f"{where} is of another network ({name}); choose another --out")
+                raise InputError(f"{where} is of another network ({name}); choose another --out")
         for part, module in (("model", self.network), ("ema", self.average)):
             module.load_state_dict({name: tensors[PARTS[part] + name] for name in state})
         kept = {i: {m: tensors[n] for m, n in names.items()} for i, names in moments.items()}
@@ -144,15 +144,15 @@ def writing(path: Path, out: Path) -> Iterator[None]:
     """Say in one sentence that a file of a run could not be written, and what is safe."""
     try:
         yield
-    except (OSError, SafetensorError, Mistake) as error:
-        refused = error.__cause__ if isinstance(error, Mistake) else error
+    except (OSError, SafetensorError, InputError) as error:
+        refused = error.__cause__ if isinstance(error, InputError) else error
         if not isinstance(refused, (OSError, SafetensorError)):
             raise
         kept, _ = latest(out)
         good = "there is no checkpoint yet"
         if kept is not None:
             good = f"the last good checkpoint is {kept.path}"
-        raise Mistake(
+        raise InputError(
             f"{path} could not be written ({refused}); {good}. Make room or mend the disk, and run"
             f" the same command again"
         ) from error
@@ -172,15 +172,15 @@ def described(about: Path, settings: Mapping[str, Any] | None = None) -> Kept:
     images, step, own = said.get("images"), said.get("step"), said.get("settings")
     facts, processes = said.get("facts"), said.get("processes")
     if not (isinstance(own, dict) and isinstance(facts, dict) and isinstance(processes, int)):
-        raise Mistake(f"{about} is damaged (it does not describe a checkpoint)")
+        raise InputError(f"{about} is damaged (it does not describe a checkpoint)")
     batch, total = own.get("batch"), own.get("images")
     if not (_is_count(images) and _is_count(step) and _is_count(batch) and _is_count(total)):
-        raise Mistake(f"{about} is damaged (it counts {images!r} images and {step!r} steps)")
+        raise InputError(f"{about} is damaged (it counts {images!r} images and {step!r} steps)")
     if images != int(about.stem) or images != min(step * batch, total):
-        raise Mistake(f"{about} is damaged (it is of {images:,} images after {step:,} steps)")
+        raise InputError(f"{about} is damaged (it is of {images:,} images after {step:,} steps)")
     former = {**own, "images": max(total, (settings or own)["images"])}
     if settings is not None and (unlike := differences(settings, former)):
-        raise Mistake(f"{about} is of another run ({'; '.join(unlike)})")
+        raise InputError(f"{about} is of another run ({'; '.join(unlike)})")
     path = about.with_suffix(".safetensors")
     return Kept(path, images, step, own, processes, facts, said["hash"])
 
@@ -211,7 +211,7 @@ def latest(out: Path, settings: Mapping[str, Any] | None = None) -> tuple[Kept |
             check_hash(kept.path, kept.hash)
         except OtherFormat:
             raise
-        except Mistake as flaw:
+        except InputError as flaw:
             flaws.append(str(flaw))
         else:
             return kept, [f"{flaw}; the checkpoint before it is taken" for flaw in flaws]
@@ -225,4 +225,4 @@ def read(kept: Kept, part: str = "") -> dict[str, Tensor]:
             names = [name for name in file.keys() if name.startswith(part)]  # noqa: SIM118
             return {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
-        raise Mistake(f"{kept.path} cannot be read ({error}); remove it to go back") from error
+        raise InputError(f"{kept.path} cannot be read ({error}); remove it to go back") from error

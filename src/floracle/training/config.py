@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from floracle.run.errors import Mistake, suggestion
+from floracle.run.errors import InputError, suggestion
 
 Kind = Literal["conditional", "oracle", "bank"]
 TimesName = Literal["uniform", "logit-normal", "shifted", "split-aware"]
@@ -79,7 +79,9 @@ class Settings:
         for name, known in (("target", Kind), ("times", TimesName), ("precision", Precision)):
             value = getattr(self, name)
             if value not in get_args(known):
-                raise Mistake(f"{name} {value!r} is unknown; {suggestion(value, get_args(known))}")
+                raise InputError(
+                    f"{name} {value!r} is unknown; {suggestion(value, get_args(known))}"
+                )
         _check_counts(self)
         _check_ranges(self)
 
@@ -107,7 +109,7 @@ class Settings:
         try:
             return cls(**{**values, "betas": tuple(values["betas"])})
         except (KeyError, TypeError) as error:
-            raise Mistake(f"these are not the settings of a training run ({error})") from error
+            raise InputError(f"these are not the settings of a training run ({error})") from error
 
 
 def _check_counts(asked: Settings) -> None:
@@ -115,31 +117,35 @@ def _check_counts(asked: Settings) -> None:
     for name, low in least.items():
         value = getattr(asked, name)
         if not low <= value <= MOST_IMAGES:
-            raise Mistake(f"{name} counts from {low} upwards, got {value}")
+            raise InputError(f"{name} counts from {low} upwards, got {value}")
     for name in ("patch", "every"):
         value = getattr(asked, name)
         if value is not None and value < 1:
-            raise Mistake(f"{name} counts from 1 upwards, got {value}; leave it out to let it be")
+            raise InputError(
+                f"{name} counts from 1 upwards, got {value}; leave it out to let it be"
+            )
     if not 0 <= asked.seed < 2**32:
-        raise Mistake(f"seed lies in [0, 2**32), got {asked.seed}")
+        raise InputError(f"seed lies in [0, 2**32), got {asked.seed}")
 
 
 def _check_ranges(asked: Settings) -> None:
     if not 0 < asked.rate < float("inf"):
-        raise Mistake(f"rate is positive, got {asked.rate:g}; the paper's is 1e-4")
+        raise InputError(f"rate is positive, got {asked.rate:g}; the paper's is 1e-4")
     for name, value in (("ema", asked.ema), ("drop", asked.drop), ("share", asked.share)):
         if not 0 <= value < 1:
-            raise Mistake(f"{name} is a share in [0, 1), got {value:g}")
+            raise InputError(f"{name} is a share in [0, 1), got {value:g}")
     for beta in asked.betas:
         if len(asked.betas) != 2 or not 0 <= beta < 1:
-            raise Mistake(f"betas are two shares in [0, 1), got {asked.betas}")
+            raise InputError(f"betas are two shares in [0, 1), got {asked.betas}")
     for name, value in (("switch", asked.switch), ("split", asked.split)):
         if value is not None and not 0 <= value < 1:
-            raise Mistake(f"{name} is a time in [0, 1), got {value:g}; t = 0 is noise")
+            raise InputError(f"{name} is a time in [0, 1), got {value:g}; t = 0 is noise")
     if asked.clip is not None and not asked.clip > 0:
-        raise Mistake(f"clip is a positive norm, got {asked.clip:g}; None leaves gradients alone")
+        raise InputError(
+            f"clip is a positive norm, got {asked.clip:g}; None leaves gradients alone"
+        )
     if not asked.shift > 0 or asked.cosine < 0 or asked.decay < 0:
-        raise Mistake("shift is positive, cosine and decay are not negative")
+        raise InputError("shift is positive, cosine and decay are not negative")
 
 
 PAPER = Settings()

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.exchange import gathered
 from floracle.run.processes import Group
 
@@ -64,7 +64,7 @@ class Counting:
     def check(self, images: int) -> None:
         """Stop a run whose gradients are no longer finite; all processes see the same ones."""
         if not bool(self.tally.norms.isfinite().all()):
-            raise Mistake(self._stopped("the loss is no longer finite", images))
+            raise InputError(self._stopped("the loss is no longer finite", images))
 
     def line(self, images: int, log: Log | None) -> Progress:
         """Write a line, and start to count anew; every process takes part."""
@@ -74,7 +74,7 @@ class Counting:
         seconds = time.perf_counter() - self.since
         pairs, loss, zero, touched = sums.tolist()
         if loss > EXPLODED * max(zero, 1e-30):
-            raise Mistake(self._stopped(f"the loss has exploded to {loss / pairs:.3g}", images))
+            raise InputError(self._stopped(f"the loss has exploded to {loss / pairs:.3g}", images))
         steps, norms = self.tally.norms.tolist()
         # pairs whose label was dropped stay apart; where no data has one, all are shown
         shown = binned[0] if self.labelled else binned[1]

@@ -18,7 +18,7 @@ from floracle.core.fields import VelocityField
 from floracle.core.seeds import noise
 from floracle.core.source import NO_LABEL, Source, classes
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.files import write_bytes
 from floracle.run.images import display_for, enlarged, png, tiles
 from floracle.run.results import save
@@ -50,9 +50,9 @@ class Look:
     def __post_init__(self) -> None:
         for name, low in {"samples": 0, "times": 1, "classes": 1, "steps": 1}.items():
             if getattr(self, name) < low:
-                raise Mistake(f"{name} counts from {low} upwards, got {getattr(self, name)}")
+                raise InputError(f"{name} counts from {low} upwards, got {getattr(self, name)}")
         if self.pairs < 0 or self.pairs == 1:
-            raise Mistake(f"pairs counts from 2, or 0 measures no loss; got {self.pairs}")
+            raise InputError(f"pairs counts from 2, or 0 measures no loss; got {self.pairs}")
 
     def labels(self, data: Source) -> list[int]:
         """The classes that are looked at; the whole set where there are none."""

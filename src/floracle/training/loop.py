@@ -25,7 +25,7 @@ from floracle.models.field import model_field
 from floracle.models.lightningdit import LightningDiT
 from floracle.oracle.oracle import Oracle
 from floracle.run.budget import chosen_device
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.exchange import barrier, gathered
 from floracle.run.output_folder import OutputFolder, opened
 from floracle.run.processes import Group, current, launched
@@ -71,13 +71,13 @@ def train(
     in place, and its average is written to out/network.safetensors.
     """
     if getattr(data, "stds", None) is not None:
-        raise Mistake("training draws points; open the data with moments='mean' or 'sample'")
+        raise InputError("training draws points; open the data with moments='mean' or 'sample'")
     known = model.null if isinstance(model, LightningDiT) else null
     _check_fits(model, data, held_out)
     _check_null(known, settings, data)
     place, group = chosen_device(device), current()
     if group.alone and launched():
-        raise Mistake(
+        raise InputError(
             "torchrun started several processes, but they have not joined; put `with"
             " floracle.run.processes.joined():` around the training, or unset WORLD_SIZE"
         )
@@ -349,23 +349,23 @@ class _State:
 def _check_fits(model: nn.Module, data: Source, held_out: Source | None) -> None:
     """Refuse a network that was made for other data, and held-out data that is of another kind."""
     if held_out is not None and tuple(held_out.shape) != tuple(data.shape):
-        raise Mistake(
+        raise InputError(
             f"held-out points have shape {list(held_out.shape)}, those of the data"
             f" {list(data.shape)}"
         )
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise Mistake("this network has nothing to train; call requires_grad_() on it")
+        raise InputError("this network has nothing to train; call requires_grad_() on it")
     _check_untied(model)
     if not isinstance(model, LightningDiT):
         return
     if tuple(data.shape) != model.plan.shape:
-        raise Mistake(
+        raise InputError(
             f"the network works on {list(model.plan.shape)}, but points of the data are"
             f" {list(data.shape)}"
         )
     most = int(data.labels.max())
     if most >= model.plan.classes:
-        raise Mistake(
+        raise InputError(
             f"the network knows {model.plan.classes} classes, but the data has the label {most}"
         )
 
@@ -373,9 +373,9 @@ def _check_fits(model: nn.Module, data: Source, held_out: Source | None) -> None
 def _check_null(null: int | None, settings: Settings, data: Source) -> None:
     """Refuse a run that has no label for "no label", or one that is a class."""
     if settings.drop and null is None:
-        raise Mistake("dropped labels need a null label; give null=, or drop=0")
+        raise InputError("dropped labels need a null label; give null=, or drop=0")
     if null is not None and null != NO_LABEL and (data.labels == null).any():
-        raise Mistake(
+        raise InputError(
             f"null={null} is a class of the data; dropped labels need one that no row has"
         )
 
@@ -386,7 +386,7 @@ def _check_untied(model: nn.Module) -> None:
     for name, value in model.state_dict().items():
         place = value.data_ptr(), value.shape
         if value.numel() and place[0] and place in known:
-            raise Mistake(
+            raise InputError(
                 f"{known[place]} and {name} of this network are one tensor, which checkpoints do"
                 f" not keep; give each a copy of its own, or register only one of them"
             )

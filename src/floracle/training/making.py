@@ -7,7 +7,7 @@ from torch import nn
 
 from floracle.core.source import Source
 from floracle.models.lightningdit import Architecture, LightningDiT, architecture, initialized
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .config import Settings
 from .order import drawing
@@ -27,7 +27,7 @@ def plan_for(settings: Settings, data: Source) -> Architecture:
     """The architecture for points of this shape and these classes."""
     shape = tuple(data.shape)
     if len(shape) != 3 or shape[1] != shape[2]:
-        raise Mistake(
+        raise InputError(
             f"points {list(shape)} are no squares [channels, side, side], which the networks here"
             f" work on; train a network of your own with floracle.train"
         )

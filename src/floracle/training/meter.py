@@ -24,7 +24,7 @@ from floracle.analysis.curves import Curve, Estimate
 from floracle.analysis.groups import Stages
 from floracle.core.clock import OURS, Clock
 from floracle.core.source import NO_LABEL
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 BINS = 10
 """Bins of each stage."""
@@ -99,9 +99,9 @@ class StageMeter:
     ) -> None:
         self.split = end_of(stages)
         if not 0 < self.split < 1 or bins < 1:
-            raise Mistake(f"a split lies inside (0, 1) with bins beside it, got {self.split:g}")
+            raise InputError(f"a split lies inside (0, 1) with bins beside it, got {self.split:g}")
         if not 0 <= label_drop < 1:
-            raise Mistake(f"label_drop is a share below 1, got {label_drop:g}")
+            raise InputError(f"label_drop is a share below 1, got {label_drop:g}")
         self.edges = stage_edges(self.split, bins)
         self.clock, self.weight = clock, weight
         self._gaps = _gaps(stages, label_drop) if isinstance(stages, Stages) else None
@@ -112,7 +112,7 @@ class StageMeter:
         """Count losses [b] at times t [b]; pairs labelled −1 had theirs dropped and stay apart."""
         losses = losses.detach().double()
         if t.shape != losses.shape or losses.ndim != 1:
-            raise Mistake(
+            raise InputError(
                 f"one loss a sample is needed, got times {list(t.shape)} and losses"
                 f" {list(losses.shape)}; take the mean over everything but the batch"
             )
@@ -227,7 +227,7 @@ def end_of(stages: Stages | float) -> float:
     for mark in (stages.landmarks.end, stages.landmarks.collapse):
         if mark.value is not None:
             return mark.value
-    raise Mistake("these stages reach neither an end nor a collapse; give the split as a time")
+    raise InputError("these stages reach neither an end nor a collapse; give the split as a time")
 
 
 def numbers(values: Tensor) -> list[float | None]:

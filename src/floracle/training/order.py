@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.seeds import generator
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 Purpose = Literal["rows", "times", "drops", "noise", "bank", "begin", "look", "inside"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
@@ -49,7 +49,7 @@ class Order:
     def of(cls, count: int, seed: int, weights: Tensor | None = None) -> Order:
         """The order of so many rows, or of rows by weight."""
         if not count:
-            raise Mistake("there is nothing to train on: the data has no rows")
+            raise InputError("there is nothing to train on: the data has no rows")
         shares = None if weights is None else (weights.double() / weights.sum()).cumsum(0)
         return cls(count, seed, shares)
 

@@ -22,7 +22,7 @@ from floracle.core.source import Source
 from floracle.models.convention import Convention
 from floracle.models.lightningdit import LightningDiT
 from floracle.models.weights import NAME, write_network
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 from floracle.run.exchange import first_says
 from floracle.run.folder_checks import check_ours
 from floracle.run.output_folder import OutputFolder
@@ -68,7 +68,7 @@ class Place:
         shorter = found.settings.get("images", 0) < self.asked["images"]
         former = {**found.settings, "images": self.asked["images"]} if shorter else found.settings
         if unlike := differences(self.asked, former):
-            raise Mistake(
+            raise InputError(
                 f"{self.out / 'result.json'} is of another run ({'; '.join(unlike)}); remove it"
             )
         return None if shorter else found
@@ -86,7 +86,7 @@ class Place:
         if not self.group.first and images >= 0:
             about = self.out / FOLDER / f"{images:012d}.json"
             if not about.exists():
-                raise Mistake(f"{self.out} is not the same folder for every process; share it")
+                raise InputError(f"{self.out} is not the same folder for every process; share it")
             kept = described(about, self.asked)
         if kept is not None and kept.processes != self.group.size:
             words.append(
@@ -139,7 +139,7 @@ def check_extension(out: Path, settings: Settings) -> None:
     images = None if recorded is None else recorded.get("images")
     if not isinstance(images, int) or images >= settings.images or images % settings.batch == 0:
         return
-    raise Mistake(
+    raise InputError(
         f"{out} holds a run of {images:,} images, whose last batch is not whole, so that it cannot"
         f" be made longer; choose another --out"
     )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils import deterministic
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .config import Settings
 from .order import seed_for
@@ -56,7 +56,7 @@ def ready(settings: Settings, device: torch.device) -> None:
     if settings.repeatable:
         os.environ.setdefault(WORKSPACE, ":4096:8")
     if settings.target != "conditional" and torch.get_float32_matmul_precision() != "highest":
-        raise Mistake(
+        raise InputError(
             "the oracle's products need all bits of float32, but this program allows TF32; call"
             " torch.set_float32_matmul_precision('highest') and train with precision='bf16'"
         )

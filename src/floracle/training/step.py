@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from floracle.core.source import NO_LABEL
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .batches import Batch
 from .checkpoint import Learner
@@ -104,7 +104,7 @@ def forgetful(network: nn.Module) -> nn.Module:
     """The same network, whose blocks keep nothing for the gradient but what goes into them."""
     blocks = getattr(network, "blocks", None)
     if not isinstance(blocks, nn.ModuleList):
-        raise Mistake("recompute needs a network with `blocks`; leave it out for this one")
+        raise InputError("recompute needs a network with `blocks`; leave it out for this one")
     for block in blocks:
         whole: Any = partial(checkpoint, block.forward, use_reentrant=False)
         block.forward = whole

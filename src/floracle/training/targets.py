@@ -32,7 +32,7 @@ from torch import Tensor
 from floracle.core.source import NO_LABEL, Atoms, Source
 from floracle.oracle.members import Members
 from floracle.oracle.oracle import Oracle
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .config import Settings
 from .order import drawing, seed_for
@@ -186,7 +186,7 @@ def posterior_means(members: Members, x: Tensor, t: Tensor) -> Tensor:
             total = total * before[:, None] + votes @ points
         peak = top
     if mass is None or total is None:
-        raise Mistake(f"there are no points of class {members.label} to average over")
+        raise InputError(f"there are no points of class {members.label} to average over")
     return total / mass[:, None] + members.offset.to(kind)
 
 
@@ -247,7 +247,7 @@ def _equal_atom(source: Source, label: int, point: Tensor) -> int:
         if same.any():
             return start + int(same.to(torch.int8).argmax())
         start += len(block.points)
-    raise Mistake(f"a row of class {label} equals none of the distinct points of its class")
+    raise InputError(f"a row of class {label} equals none of the distinct points of its class")
 
 
 def target_for(settings: Settings, source: Source, oracle: Oracle | None, switch: float) -> Target:
@@ -257,5 +257,5 @@ def target_for(settings: Settings, source: Source, oracle: Oracle | None, switch
     if settings.target == "bank":
         return BankTarget(source, settings.bank, switch, settings.seed)
     if oracle is None:
-        raise Mistake("the oracle target needs an oracle of the data")
+        raise InputError("the oracle target needs an oracle of the data")
     return OracleTarget(oracle, switch)

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from floracle.run.errors import Mistake
+from floracle.run.errors import InputError
 
 from .config import Settings
 
@@ -144,5 +144,5 @@ def times_for(settings: Settings, split: float | None = None) -> Times:
         return Shifted(settings.shift)
     where = settings.split if settings.split is not None else split
     if where is None or not 0 < where < 1:
-        raise Mistake(f"split-aware times need a split inside (0, 1), got {where}; give split=")
+        raise InputError(f"split-aware times need a split inside (0, 1), got {where}; give split=")
     return SplitAware(where)
