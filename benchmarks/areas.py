@@ -20,9 +20,9 @@ import torch
 
 import floracle
 from floracle.analysis.curves import standard_error
-from floracle.analysis.groups import FLAGGED, JUDGED
-from floracle.analysis.law import area_under
-from floracle.analysis.stages import _drawn, _followed, narrowed, planned
+from floracle.analysis.stages.information import area_under
+from floracle.analysis.stages.measure import _drawn, _followed, narrowed, planned
+from floracle.analysis.stages.result import FLAGGED, JUDGED
 from measure import RESULTS, report
 from real_data import SHARED, cifar10
 

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 import floracle
-from floracle.oracle import pruning
+from floracle.oracle.pruning import search as pruning
 from measure import RESULTS, decaying, report
 
 SHARED = Path(os.environ.get("FLORACLE_SHARED", Path(__file__).parents[2] / "shared"))

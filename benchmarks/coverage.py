@@ -15,8 +15,8 @@ import torch
 import floracle
 from areas import each_set
 from floracle.analysis.curves import crossing
-from floracle.analysis.groups import END
-from floracle.analysis.stages import measured, planned
+from floracle.analysis.stages.measure import measured, planned
+from floracle.analysis.stages.result import END
 from times import CLASSES
 
 DRAWS = 200

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 import torch
 
 import floracle
-from floracle.analysis.landing import diversity_of
-from floracle.analysis.switching import share_of
-from floracle.analysis.transition import lag_of
+from floracle.analysis.mixing.field_switching import share_of
+from floracle.analysis.mixing.landing_test import diversity_of
+from floracle.analysis.trajectories.settling import lag_of
 from measure import report
 
 DRAWS, PAIRS, LABEL = 200, 64, 3

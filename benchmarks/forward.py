@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from floracle.models.lightningdit import Architecture, LightningDiT, architecture
+from floracle.models.networks.lightningdit import Architecture, LightningDiT, architecture
 from measure import ratios, report, seconds
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "parity"))

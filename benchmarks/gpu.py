@@ -23,10 +23,10 @@ import torch
 
 import floracle
 import imagenet_store
-from floracle.analysis.stages import measured as stage_curves
-from floracle.analysis.stages import planned
+from floracle.analysis.stages.measure import measured as stage_curves
+from floracle.analysis.stages.measure import planned
 from floracle.core.paths import LINEAR
-from floracle.oracle import pruning
+from floracle.oracle.pruning import search as pruning
 from measure import decaying, report
 
 DEVICE = "cuda"

@@ -18,8 +18,8 @@ import torch
 from matplotlib import rc_context
 
 import floracle
-from floracle.analysis.gaussians import class_gaussians
-from floracle.analysis.switching import mixed, switched
+from floracle.analysis.mixing.field_switching import mixed, switched
+from floracle.oracle.baselines.gaussian import class_gaussians
 from floracle.report import plots
 from floracle.run.images import enlarged, png, quantised, tiles
 from measure import RESULTS, report

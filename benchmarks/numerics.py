@@ -11,9 +11,9 @@ import torch
 
 import floracle
 from floracle.core.paths import LINEAR
-from floracle.oracle.dense import queries, scan
+from floracle.oracle.float64_refinement import resolve
 from floracle.oracle.reference import reference
-from floracle.oracle.rescoring import resolve
+from floracle.oracle.scan import queries, scan
 from measure import decaying, report
 
 TIMES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999)

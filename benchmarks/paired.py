@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from floracle.report.run_figures import STAGES, halfway
+from floracle.report.training.figures import STAGES, halfway
 
 UNSURE = "cannot say"
 

@@ -15,7 +15,7 @@ import torch
 
 import floracle
 from areas import each_set
-from floracle.analysis.groups import ClassStages
+from floracle.analysis.stages.result import ClassStages
 from floracle.core.spectrum import spectrum
 
 PAIRS = 1024

@@ -13,7 +13,7 @@ import torch
 from scipy.linalg import sqrtm
 
 import floracle
-from floracle.core.source import classes
+from floracle.core.point_set import classes
 
 COORDINATES = 64
 TOGETHER = 500

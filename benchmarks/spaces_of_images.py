@@ -21,7 +21,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 import floracle
-from floracle.data.encode import decoded
+from floracle.data.encoding.encode import decoded
 from floracle.data.store import Store
 from floracle.run.images import quantised
 from measure import report

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 import floracle
-from floracle.analysis.stages import measured as stage_curves
-from floracle.analysis.stages import planned
+from floracle.analysis.stages.measure import measured as stage_curves
+from floracle.analysis.stages.measure import planned
 from measure import decaying, ratios, report, seconds
 
 POINTS, DIMS, PAIRS, TIMES = 1300, 8192, 512, 50

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 import floracle
-from floracle.report.run_figures import STAGES
+from floracle.report.training.figures import STAGES
 from floracle.training.config import Settings
 from floracle.training.switch import measured_gap, switch_time
 from floracle.training.times import Uniform

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t as student
 
 from floracle.report.plots import BLUE, INK, NAVIGATION, ORANGE, QUIET, STYLE, TEAL, VIOLET
-from floracle.report.run_figures import halfway
+from floracle.report.training.figures import halfway
 from measure import RESULTS
 
 DRAWN = Path(__file__).parents[1] / "docs" / "images"

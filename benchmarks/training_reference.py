@@ -24,15 +24,15 @@ from statistics import median
 import torch
 
 import floracle
-from floracle.models.lightningdit import architecture
+from floracle.models.networks.lightningdit import architecture
 from floracle.run.processes import ALONE
 from floracle.training.batches import Making
 from floracle.training.config import PAPER, Settings
+from floracle.training.data_order import Order
 from floracle.training.meter import StageMeter
-from floracle.training.order import Order
-from floracle.training.step import Tally
 from floracle.training.targets import target_for
 from floracle.training.times import Uniform
+from floracle.training.train_step import Tally
 from measure import ratios, report, spread
 from training_step import learn, stepper_of
 

@@ -22,21 +22,21 @@ from pathlib import Path
 import torch
 
 import floracle
-from floracle.core.source import classes
+from floracle.core.point_set import classes
 from floracle.run.processes import ALONE
 from floracle.training.batches import Batch, Making
+from floracle.training.build_model import network_for
 from floracle.training.checkpoint import Learner, optimizer_for
 from floracle.training.config import Settings
+from floracle.training.data_order import Order
+from floracle.training.determinism import inner_randomness, ready, repeatable
 from floracle.training.ema import averaged
-from floracle.training.making import network_for
+from floracle.training.gradient_allreduce import Sums
 from floracle.training.meter import StageMeter
-from floracle.training.order import Order
-from floracle.training.repeating import inner_randomness, ready, repeatable
-from floracle.training.step import Stepper, Tally
 from floracle.training.switch import measured_gap, switch_time
 from floracle.training.targets import target_for
 from floracle.training.times import Uniform
-from floracle.training.together import Sums
+from floracle.training.train_step import Stepper, Tally
 from measure import decaying, ratios, report, spread
 
 SYNTHETIC = "synthetic:100x1300x4x32x32"

@@ -13,7 +13,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from floracle.core.source import Atoms, Block
+from floracle.core.point_set import Atoms, Block
 
 settings.register_profile("house", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("house")

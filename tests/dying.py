@@ -17,9 +17,9 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-import floracle.data.idx
-import floracle.data.verify  # noqa: F401  (loaded once, not in every child)
-from floracle.data import packed_files
+import floracle.data.layouts.idx
+import floracle.data.packed.verify  # noqa: F401  (loaded once, not in every child)
+from floracle.data.packed import files as packed_files
 
 DIED, TOLD = 9, 143
 """The exit codes of a process that died here, and of one that was told to end."""

@@ -14,7 +14,7 @@ import torch
 import floracle
 from documents import ROOT, blocks, commands, printed, tables
 from floracle.cli import build, main
-from floracle.training.making import network_for
+from floracle.training.build_model import network_for
 
 LONG = {
     "mnist-model.md": "benchmarks/mnist_model.py measures it",

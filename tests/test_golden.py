@@ -148,7 +148,7 @@ def reproduced() -> dict:
 
 
 def trained() -> dict:
-    from floracle.training.making import network_for
+    from floracle.training.build_model import network_for
 
     data = floracle.open_store("digits")
     settings = floracle.Settings(model="nano", patch=4, images=96, batch=32, target="oracle")

@@ -14,38 +14,38 @@ __version__ = VERSION
 
 if TYPE_CHECKING:
     from .analysis.advice import Advice, advise
-    from .analysis.arguments import Arguments, arguments
     from .analysis.compare import Space
-    from .analysis.errors import oracle_loss, oracle_losses
-    from .analysis.groups import Stages
     from .analysis.inspection import Inspection, inspect
-    from .analysis.landing import Landing, landing
-    from .analysis.loss import Losses, OracleLoss
-    from .analysis.prediction import Predicted, predict
-    from .analysis.probe import Probe, probe
-    from .analysis.profile import Profile, profile
-    from .analysis.resuming import Resumed, resumed
+    from .analysis.loss.oracle_loss import oracle_loss, oracle_losses
+    from .analysis.loss.results import Losses, OracleLoss
+    from .analysis.mixing.field_switching import Switched, switched
+    from .analysis.mixing.forward_backward import Resumed, resumed
+    from .analysis.mixing.landing_test import Landing, landing
+    from .analysis.prediction.closed_form import Predicted, predict
+    from .analysis.prediction.profile import Profile, profile
+    from .analysis.prediction.twin import Twin, twin
+    from .analysis.prediction.what_if import WhatIf, what_if
     from .analysis.saved import load
-    from .analysis.stages import stages
-    from .analysis.switching import Switched, switched
-    from .analysis.transition import Lag, lag
-    from .analysis.twin import Twin, twin
-    from .analysis.what_if import WhatIf, what_if
+    from .analysis.stages.measure import stages
+    from .analysis.stages.result import Stages
+    from .analysis.tool_arguments import Arguments, arguments
+    from .analysis.trajectories.probe import Probe, probe
+    from .analysis.trajectories.settling import Lag, lag
     from .core.clock import Clock
     from .core.fields import VelocityField, as_field, on_path
     from .core.nearest import nearest
     from .core.paths import COSINE, LINEAR, TRIGONOMETRIC, Path, convert
+    from .core.point_set import Source
     from .core.seeds import noise
-    from .core.source import Source
     from .data.normalize import Normalizer
     from .data.store import Store, open_store
-    from .models.autoencoder import load_autoencoder
+    from .models.autoencoders.load import load_autoencoder
     from .models.check import Verdict, check_convention
     from .models.zoo import load_model
-    from .oracle.gaussians import GaussianOracle
+    from .oracle.gaussian_data import GaussianOracle
     from .oracle.mixture import Mixture, mixture
     from .oracle.oracle import Oracle
-    from .oracle.pairs import Pairs
+    from .oracle.pairs.forward_pairs import Pairs
     from .oracle.posterior import Posterior
     from .run.errors import InputError
     from .run.results import Results, save
@@ -55,44 +55,44 @@ if TYPE_CHECKING:
     from .sampling.presets import Preset, preset_grid
     from .sampling.sample import evaluations, sample, trajectory
     from .training.config import Settings
-    from .training.counting import Progress
     from .training.loop import train
     from .training.meter import StageMeter
+    from .training.train_metrics import Progress
 
 _HOMES = {
     "analysis.advice": ("Advice", "advise"),
-    "analysis.arguments": ("Arguments", "arguments"),
+    "analysis.tool_arguments": ("Arguments", "arguments"),
     "analysis.compare": ("Space",),
-    "analysis.errors": ("oracle_loss", "oracle_losses"),
-    "analysis.groups": ("Stages",),
+    "analysis.loss.oracle_loss": ("oracle_loss", "oracle_losses"),
+    "analysis.stages.result": ("Stages",),
     "analysis.inspection": ("Inspection", "inspect"),
-    "analysis.landing": ("Landing", "landing"),
-    "analysis.loss": ("Losses", "OracleLoss"),
-    "analysis.prediction": ("Predicted", "predict"),
-    "analysis.probe": ("Probe", "probe"),
-    "analysis.profile": ("Profile", "profile"),
-    "analysis.resuming": ("Resumed", "resumed"),
+    "analysis.mixing.landing_test": ("Landing", "landing"),
+    "analysis.loss.results": ("Losses", "OracleLoss"),
+    "analysis.prediction.closed_form": ("Predicted", "predict"),
+    "analysis.trajectories.probe": ("Probe", "probe"),
+    "analysis.prediction.profile": ("Profile", "profile"),
+    "analysis.mixing.forward_backward": ("Resumed", "resumed"),
     "analysis.saved": ("load",),
-    "analysis.stages": ("stages",),
-    "analysis.switching": ("Switched", "switched"),
-    "analysis.transition": ("Lag", "lag"),
-    "analysis.twin": ("Twin", "twin"),
-    "analysis.what_if": ("WhatIf", "what_if"),
+    "analysis.stages.measure": ("stages",),
+    "analysis.mixing.field_switching": ("Switched", "switched"),
+    "analysis.trajectories.settling": ("Lag", "lag"),
+    "analysis.prediction.twin": ("Twin", "twin"),
+    "analysis.prediction.what_if": ("WhatIf", "what_if"),
     "core.clock": ("Clock",),
     "core.fields": ("VelocityField", "as_field", "on_path"),
     "core.nearest": ("nearest",),
     "core.paths": ("COSINE", "LINEAR", "TRIGONOMETRIC", "Path", "convert"),
     "core.seeds": ("noise",),
-    "core.source": ("Source",),
+    "core.point_set": ("Source",),
     "data.normalize": ("Normalizer",),
     "data.store": ("Store", "open_store"),
-    "models.autoencoder": ("load_autoencoder",),
+    "models.autoencoders.load": ("load_autoencoder",),
     "models.check": ("Verdict", "check_convention"),
     "models.zoo": ("load_model",),
-    "oracle.gaussians": ("GaussianOracle",),
+    "oracle.gaussian_data": ("GaussianOracle",),
     "oracle.mixture": ("Mixture", "mixture"),
     "oracle.oracle": ("Oracle",),
-    "oracle.pairs": ("Pairs",),
+    "oracle.pairs.forward_pairs": ("Pairs",),
     "oracle.posterior": ("Posterior",),
     "run.errors": ("InputError",),
     "run.results": ("Results", "save"),
@@ -102,7 +102,7 @@ _HOMES = {
     "sampling.presets": ("Preset", "preset_grid"),
     "sampling.sample": ("evaluations", "sample", "trajectory"),
     "training.config": ("Settings",),
-    "training.counting": ("Progress",),
+    "training.train_metrics": ("Progress",),
     "training.loop": ("train",),
     "training.meter": ("StageMeter",),
 }

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from floracle.analysis.advice import advise
-from floracle.analysis.arguments import arguments, edm_sigmas, recommended
 from floracle.analysis.curves import Landmark
+from floracle.analysis.tool_arguments import arguments, edm_sigmas, recommended
 from floracle.run.errors import InputError
 from floracle.sampling.grid import share_of_steps, time_grid
 from floracle.sampling.presets import preset_grid

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch.testing import assert_close
 
-from floracle.analysis.bands import radial_bands, settled_by_band
+from floracle.analysis.trajectories.frequency_bands import radial_bands, settled_by_band
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 

@@ -13,12 +13,13 @@ from torch.testing import assert_close
 
 import floracle
 from floracle.analysis import cost as cost_module
-from floracle.analysis import curves, stages
+from floracle.analysis import curves
 from floracle.analysis.cost import cost
 from floracle.analysis.memory_needs import Run, check_memory, class_sizes, needs
+from floracle.analysis.stages import measure as stages
 from floracle.core.spectrum import spectra
 from floracle.data.store import Store, open_store
-from floracle.report.examples import ARRAYS, examples
+from floracle.report.stages.examples import ARRAYS, examples
 from floracle.run.errors import InputError
 
 PROGRAM = 500 * 2**20
@@ -28,7 +29,7 @@ WITHIN = """
 import json, resource, sys
 import torch, floracle
 from floracle.analysis.memory_needs import oracle_memory
-from floracle.report.examples import examples
+from floracle.report.stages.examples import examples
 from floracle.data.store import open_store
 points, dims, memory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 drawn = torch.randn(points, dims, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from floracle.analysis.between import Places
 from floracle.analysis.curves import (
     Curve,
     Landmark,
@@ -19,6 +18,7 @@ from floracle.analysis.curves import (
     several_landmarks,
     standard_error,
 )
+from floracle.analysis.interpolation import Places
 
 values = st.lists(st.floats(-5, 5), min_size=2, max_size=30)
 

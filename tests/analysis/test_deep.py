@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.deep import deep_of, look_deeper
+from floracle.analysis.trajectories.deep import deep_of, look_deeper
 from floracle.cli import main
 from floracle.run.results import load_results, save
 

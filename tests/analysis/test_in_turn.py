@@ -9,14 +9,14 @@ import torch
 from torch.testing import assert_close
 
 import floracle
-from floracle.analysis import in_turn
-from floracle.analysis.expected import expected
-from floracle.analysis.in_turn import Drawn, followed_in_turn, readable
-from floracle.analysis.prediction import predict
-from floracle.analysis.stages import measured, measured_in_turn, planned
+from floracle.analysis.prediction.closed_form import predict
+from floracle.analysis.prediction.expected import expected
+from floracle.analysis.stages import prefetch as in_turn
+from floracle.analysis.stages.measure import measured, measured_in_turn, planned
+from floracle.analysis.stages.prefetch import Drawn, followed_in_turn, readable
+from floracle.core.point_set import mass
 from floracle.core.seeds import noise
-from floracle.core.source import mass
-from floracle.data.pack import pack
+from floracle.data.packed.pack import pack
 
 SIZES = (40, 60, 1, 90, 50)
 DIMS, PAIRS = 96, 8
@@ -58,9 +58,9 @@ def drawn_of(data, label):
 
 
 def test_pairs_of_classes_in_turn_are_those_of_each(data, threads, monkeypatch):
-    monkeypatch.setattr("floracle.oracle.pairs.STREAMED", 7 * DIMS)
-    monkeypatch.setattr("floracle.oracle.pairs.FEWEST", 25)
-    monkeypatch.setattr("floracle.oracle.pairs.MOST", 25)
+    monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.STREAMED", 7 * DIMS)
+    monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.FEWEST", 25)
+    monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.MOST", 25)
     oracle, labels = floracle.Oracle(data), (3, 0, 2, 4, 1)
     found = dict(followed_in_turn(oracle, (drawn_of(data, label) for label in labels), TIMES))
     assert tuple(drawn.label for drawn in found) == labels
@@ -111,7 +111,7 @@ def test_what_fails_while_it_is_read_fails_where_it_is_waited_for(data, threads,
     def failing(known):
         raise OSError("gone")
 
-    monkeypatch.setattr("floracle.analysis.in_turn.products", failing)
+    monkeypatch.setattr("floracle.analysis.stages.prefetch.products", failing)
     with pytest.raises(OSError, match="gone"):
         list(followed_in_turn(floracle.Oracle(data), [drawn_of(data, 0)], TIMES))
     assert torch.get_num_threads() == threads

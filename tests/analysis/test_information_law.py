@@ -10,8 +10,8 @@ import torch
 
 import floracle
 from floracle.analysis.curves import standard_error
-from floracle.analysis.stages import _drawn, _followed, measured, narrowed, planned
-from floracle.core.source import Atoms
+from floracle.analysis.stages.measure import _drawn, _followed, measured, narrowed, planned
+from floracle.core.point_set import Atoms
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.landing import diversity_of, fit_of, landing
-from floracle.core.source import NO_LABEL
+from floracle.analysis.mixing.landing_test import diversity_of, fit_of, landing
+from floracle.core.point_set import NO_LABEL
 from floracle.sampling.grid import time_grid
 
 CHANCE = 0.05

@@ -7,10 +7,10 @@ import torch
 from torch.testing import assert_close
 
 import floracle
-from floracle.analysis.errors import oracle_loss, oracle_losses
-from floracle.analysis.gaussians import gaussian_field
-from floracle.analysis.loss import apart
+from floracle.analysis.loss.oracle_loss import oracle_loss, oracle_losses
+from floracle.analysis.loss.results import apart
 from floracle.core.paths import COSINE, LINEAR
+from floracle.oracle.baselines.gaussian import gaussian_field
 from floracle.oracle.reference import reference
 
 TIMES = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
@@ -160,7 +160,7 @@ def test_at_noise_every_yardstick_with_the_right_mean_is_the_oracle(oracle):
 
 
 def first_seed():
-    from floracle.analysis.errors import _first_seed
+    from floracle.analysis.loss.oracle_loss import _first_seed
 
     return _first_seed(0, -1)
 

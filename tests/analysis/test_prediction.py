@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from floracle.analysis.prediction import predict
+from floracle.analysis.prediction.closed_form import predict
 from floracle.core.paths import PATHS
 from floracle.run.errors import InputError
 

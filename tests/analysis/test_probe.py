@@ -14,12 +14,12 @@ from torch.testing import assert_close
 
 import floracle
 from clouds import Clouds
-from floracle.analysis import probe as module
-from floracle.analysis.bands import radial_bands
-from floracle.analysis.probe import LAYOUT, probe
-from floracle.analysis.transition import lag, start_apart
+from floracle.analysis.trajectories import probe as module
+from floracle.analysis.trajectories.frequency_bands import radial_bands
+from floracle.analysis.trajectories.probe import LAYOUT, probe
+from floracle.analysis.trajectories.settling import lag, start_apart
 from floracle.core.seeds import noise
-from floracle.oracle.gaussians import GaussianOracle
+from floracle.oracle.gaussian_data import GaussianOracle
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
 from floracle.run.errors import InputError

@@ -10,9 +10,9 @@ import torch
 from torch.testing import assert_close
 
 import floracle
-from floracle.analysis.bands import radial_bands
-from floracle.analysis.gaussians import class_gaussians
-from floracle.analysis.resuming import resumed
+from floracle.analysis.mixing.forward_backward import resumed
+from floracle.analysis.trajectories.frequency_bands import radial_bands
+from floracle.oracle.baselines.gaussian import class_gaussians
 from floracle.sampling.grid import time_grid
 
 SHAPE, EDGE = (1, 8, 8), 2.0

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 import floracle
 from edits import resealed
 from floracle.analysis.curves import Curve
-from floracle.analysis.landing import Diversity, Fit, Landing
-from floracle.analysis.loss import Loss, Losses, OracleLoss
-from floracle.analysis.resuming import Resumed
-from floracle.analysis.switching import Switched
+from floracle.analysis.loss.results import Loss, Losses, OracleLoss
+from floracle.analysis.mixing.field_switching import Switched
+from floracle.analysis.mixing.forward_backward import Resumed
+from floracle.analysis.mixing.landing_test import Diversity, Fit, Landing
 from floracle.run.files import digest
 
 SIZES = st.integers(1, 4)

@@ -11,15 +11,15 @@ from torch.testing import assert_close
 import floracle
 from clouds import Clouds
 from floracle.analysis.advice import advise
-from floracle.analysis.arguments import arguments
 from floracle.analysis.compare import Space, factors
 from floracle.analysis.curves import Landmark
-from floracle.analysis.deep import look_deeper
-from floracle.analysis.groups import POOLED
-from floracle.analysis.prediction import predict
-from floracle.analysis.profile import Profile
-from floracle.analysis.what_if import what_if
-from floracle.oracle.gaussians import GaussianOracle
+from floracle.analysis.prediction.closed_form import predict
+from floracle.analysis.prediction.profile import Profile
+from floracle.analysis.prediction.what_if import what_if
+from floracle.analysis.stages.result import POOLED
+from floracle.analysis.tool_arguments import arguments
+from floracle.analysis.trajectories.deep import look_deeper
+from floracle.oracle.gaussian_data import GaussianOracle
 from floracle.run.errors import InputError
 
 AT_NOISE = Landmark(0.0, 0.0, 0.0)

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import floracle
 from floracle.analysis.curves import Estimate
-from floracle.analysis.groups import POOLED
+from floracle.analysis.stages.result import POOLED
 from floracle.core.paths import PATHS
 from floracle.run.errors import InputError
 

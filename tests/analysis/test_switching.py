@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 import floracle
-from floracle.analysis.switching import mixed, share_of, switched
+from floracle.analysis.mixing.field_switching import mixed, share_of, switched
 from floracle.sampling.grid import cut, time_grid
 from floracle.sampling.sample import sample
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from floracle.analysis.trajectories import followed
+from floracle.analysis.trajectories.oracle import followed
 from floracle.core.seeds import noise
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference

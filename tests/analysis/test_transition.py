@@ -10,8 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from floracle.analysis.probe import probe
-from floracle.analysis.transition import lag, lag_of, settled_at
+from floracle.analysis.trajectories.probe import probe
+from floracle.analysis.trajectories.settling import lag, lag_of, settled_at
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 from floracle.sampling.grid import time_grid

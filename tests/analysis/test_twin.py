@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.profile import MOST_NEIGHBOURS, ranks
-from floracle.analysis.twin import _curves, _points
+from floracle.analysis.prediction.profile import MOST_NEIGHBOURS, ranks
+from floracle.analysis.prediction.twin import _curves, _points
 from floracle.core.seeds import generator
 from floracle.core.spectrum import spectrum
 

@@ -9,11 +9,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch.testing import assert_close
 
-import floracle.analysis.local as local
-from floracle.analysis.gaussians import class_gaussians, fitted, gaussian_field
-from floracle.analysis.local import local_oracle
-from floracle.analysis.yardsticks import distances
+import floracle.oracle.baselines.patch_local as local
+from floracle.analysis.loss.baselines import distances
 from floracle.core.paths import LINEAR, PATHS, TRIGONOMETRIC
+from floracle.oracle.baselines.gaussian import class_gaussians, fitted, gaussian_field
+from floracle.oracle.baselines.patch_local import local_oracle
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
 from floracle.run.errors import InputError
@@ -324,6 +324,6 @@ def test_mistakes(points_source, digits):
 
 
 def test_what_does_not_fit_is_refused(points_source, monkeypatch):
-    monkeypatch.setattr("floracle.analysis.gaussians.memory_budget", lambda: 2**20)
+    monkeypatch.setattr("floracle.oracle.baselines.gaussian.memory_budget", lambda: 2**20)
     with pytest.raises(InputError, match="MiB"):
         gaussian_field(points_source(normal(200, 3, 32, 32)))

@@ -138,7 +138,8 @@ def test_a_file_in_the_way_of_the_folder_is_a_mistake(capsys):
 @pytest.mark.slow
 def test_without_permission_to_write_nothing_is_computed():
     script = (  # everything is read before, since others may not read this installation
-        "import os, sys, floracle.cli.stages, floracle.analysis.kept, floracle.data.store\n"
+        "import os, sys, floracle.cli.verbs.stages, floracle.data.store\n"
+        "import floracle.analysis.stages.resumable\n"
         "from floracle.cli import main; os.setuid(65534)\n"
         f"sys.exit(main([*{SMALL}, '--out', '/usr/floracle-run']))"
     )
@@ -159,7 +160,7 @@ def test_the_same_command_answers_at_once_and_another_is_refused(classed, capsys
     def never(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("floracle.analysis.kept.measured_in_turn", never)
+    monkeypatch.setattr("floracle.analysis.stages.resumable.measured_in_turn", never)
     assert main([*classed, "--out", "run", "--memory", "1G"]) == 0
     assert main([*classed[:2], "--pairs=9", "--times=12", "--seed=4", "--out=run"]) == 2
     told = capsys.readouterr().err
@@ -177,7 +178,7 @@ def test_other_data_in_the_same_folder_is_refused(classed, capsys):
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on_to_the_same_numbers(classed, capsys, monkeypatch):
-    from floracle.analysis import kept
+    from floracle.analysis.stages import resumable as kept
 
     assert main([*classed, "--out", "whole"]) == 0
     calls, measured = [], kept.measured_in_turn
@@ -211,13 +212,17 @@ def test_an_interrupted_comparison_measures_nothing_again(capsys, monkeypatch):
     def never(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("floracle.report.write.draw", lambda *_: None)  # which takes longest
+    monkeypatch.setattr(
+        "floracle.report.stages.write.draw", lambda *_: None
+    )  # which takes longest
     with monkeypatch.context() as patch:
-        patch.setattr("floracle.report.compare.write_comparison", interrupted)
+        patch.setattr("floracle.report.comparison.page.write_comparison", interrupted)
         assert main([*asked, "--out", "both"]) == 130
     assert "the same command again goes on from what is finished" in capsys.readouterr().err
-    monkeypatch.setattr("floracle.analysis.kept.measured_in_turn", never)
-    monkeypatch.setattr("floracle.report.compare.write_comparison", lambda *_, **__: "page")
+    monkeypatch.setattr("floracle.analysis.stages.resumable.measured_in_turn", never)
+    monkeypatch.setattr(
+        "floracle.report.comparison.page.write_comparison", lambda *_, **__: "page"
+    )
     assert main([*asked, "--out", "both"]) == 0
 
 
@@ -225,7 +230,7 @@ def test_a_bug_is_one_line_unless_its_place_is_asked_for(capsys, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("floracle.analysis.kept.planned", broken)
+    monkeypatch.setattr("floracle.analysis.stages.resumable.planned", broken)
     assert main(SMALL) == 1
     told = capsys.readouterr().err
     assert "surprise" in told
@@ -239,7 +244,7 @@ def test_memory_that_runs_out_is_said_with_advice(capsys, monkeypatch):
     def large(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("floracle.analysis.kept.planned", large)
+    monkeypatch.setattr("floracle.analysis.stages.resumable.planned", large)
     assert main(SMALL) == 2
     assert "--memory" in capsys.readouterr().err
 
@@ -253,7 +258,7 @@ def test_a_reader_that_leaves_is_no_error():
 
 @pytest.mark.slow
 def test_predictions_are_those_of_the_library(capsys):
-    from floracle.analysis.prediction import predict
+    from floracle.analysis.prediction.closed_form import predict
 
     assert main(["predict", "--points", "1281", "--dims", "4096"]) == 0
     told = capsys.readouterr().out

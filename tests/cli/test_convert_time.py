@@ -11,7 +11,7 @@ from floracle.cli import main
 def verbs(monkeypatch):
     monkeypatch.delenv("FLORACLE_DEBUG", raising=False)
     for verb, place in (("convert-time", "convert_time:convert_time"), ("grid", "grid:grid")):
-        told = (f"floracle.cli.{place}", "", "")
+        told = (f"floracle.cli.verbs.{place}", "", "")
         monkeypatch.setitem(floracle.cli.VERBS, verb, floracle.cli.VERBS.get(verb, told))
 
 

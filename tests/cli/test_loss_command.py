@@ -10,10 +10,10 @@ import torch
 
 import floracle
 from edits import resealed
-from floracle.analysis.errors import oracle_losses
-from floracle.analysis.gaussians import class_gaussians
-from floracle.analysis.loss import Losses, apart
+from floracle.analysis.loss.oracle_loss import oracle_losses
+from floracle.analysis.loss.results import Losses, apart
 from floracle.cli import main
+from floracle.oracle.baselines.gaussian import class_gaussians
 
 NETWORKS = '''
 import torch

@@ -11,9 +11,9 @@ from PIL import Image
 
 import floracle
 from edits import resealed
-from floracle.analysis.landing import Landing
-from floracle.analysis.resuming import Resumed, resumed
-from floracle.analysis.switching import Switched, switched
+from floracle.analysis.mixing.field_switching import Switched, switched
+from floracle.analysis.mixing.forward_backward import Resumed, resumed
+from floracle.analysis.mixing.landing_test import Landing
 from floracle.cli import main
 from floracle.sampling.grid import time_grid
 

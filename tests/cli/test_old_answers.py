@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from floracle.cli import main
-from floracle.models.lightningdit import Architecture, initialized
+from floracle.models.networks.lightningdit import Architecture, initialized
 from floracle.models.weights import write_network
 from floracle.run.results import load_results
 
@@ -119,7 +119,7 @@ def test_default_folders_of_different_questions_do_not_collide(tmp_path, monkeyp
 
 
 def test_data_sets_in_folders_called_train_get_folders_of_their_own(tmp_path, monkeypatch):
-    from floracle.cli.options import folder_for
+    from floracle.cli.parsing import folder_for
 
     monkeypatch.chdir(tmp_path)
     assert folder_for("stages", "flowers/train").name == "stages-flowers-train"

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 import floracle
 from floracle.cli import main
-from floracle.models.autoencoder_frame import Autoencoder
+from floracle.models.autoencoders.frame import Autoencoder
 from tiny_pipelines import FLUX_SIZES, SD3_SIZES, TEXT
 
 NETWORKS = '''
@@ -277,8 +277,10 @@ def test_an_autoencoder_that_does_not_fit_is_refused_before_anything_is_followed
     decoder = Autoencoder(
         torch.nn.Identity(), "coder", 32, 8, "", False, torch.device("cpu"), torch.float32
     )
-    monkeypatch.setattr("floracle.models.autoencoder.load_autoencoder", lambda *_, **__: decoder)
-    monkeypatch.setattr("floracle.analysis.probe.probe", none_to_follow)
+    monkeypatch.setattr(
+        "floracle.models.autoencoders.load.load_autoencoder", lambda *_, **__: decoder
+    )
+    monkeypatch.setattr("floracle.analysis.trajectories.probe.probe", none_to_follow)
     words = ("oracle", "--data", folder / "points.npy", "--autoencoder", "coder")
     assert typed(folder, *words) == 2
     said = capsys.readouterr().err

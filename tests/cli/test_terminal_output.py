@@ -19,7 +19,7 @@ import floracle
 from floracle import cli
 from floracle.cli import BUG, MISTAKE, OK, VERBS, main
 from floracle.cli.console import show_table, transliterate
-from floracle.cli.verbs import Verb
+from floracle.cli.registry import Verb
 from floracle.run.errors import InputError
 
 FULL = Path("/dev/full")
@@ -32,7 +32,7 @@ from floracle import cli
 module = sys.modules["fake_verbs"] = ModuleType("fake_verbs")
 {verb}
 module.fake = fake
-cli.VERBS["{name}"] = cli.verbs.Verb("Tools", "fake_verbs:fake", "A verb of this test.", "")
+cli.VERBS["{name}"] = cli.registry.Verb("Tools", "fake_verbs:fake", "A verb of this test.", "")
 sys.exit(cli.main(["{name}"]))
 """
 

@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 
 from floracle.core.fold import fold
-from floracle.core.source import Source, classes
+from floracle.core.point_set import Source, classes
 
 
 @dataclass(frozen=True)

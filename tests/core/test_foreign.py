@@ -5,7 +5,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from floracle.core.foreign import (
+from floracle.core.time_conventions import (
     FLUX_MU,
     SD3_MU,
     TIMES,

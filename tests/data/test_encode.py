@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from floracle.cli import main
 from floracle.core.seeds import noise
-from floracle.data.encode import decoded, encode
-from floracle.data.encode_manifest import read_manifest
+from floracle.data.encoding.encode import decoded, encode
+from floracle.data.encoding.manifest import read_manifest
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 
@@ -155,7 +155,9 @@ def test_the_same_again_answers_at_once_and_others_are_refused(tmp_path, monkeyp
     first = encode(where, out, coder, shard_images=4)
     calls, before = len(coder.calls), {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with monkeypatch.context() as patched:
-        patched.setattr("floracle.data.encode.open_store", None)  # no picture is even opened
+        patched.setattr(
+            "floracle.data.encoding.encode.open_store", None
+        )  # no picture is even opened
         assert encode(where, out, coder, shard_images=4) == first
         for how, words in (
             ({"flips": True}, "flips: False there, True asked"),
@@ -222,8 +224,8 @@ def test_data_that_cannot_be_encoded_is_refused_and_nothing_is_written(tmp_path)
 
 @pytest.mark.slow
 def test_the_verb_encodes_and_says_what_came_of_it(tmp_path, capsys):
-    from floracle.models.autoencoder import load_autoencoder
-    from floracle.models.autoencoder_ldm_layers import Ldm, Plan
+    from floracle.models.autoencoders.ldm_layers import Ldm, Plan
+    from floracle.models.autoencoders.load import load_autoencoder
 
     where, file = pictures(tmp_path / "images"), tmp_path / "kl.pt"
     plan = Plan((32, 32), 1, (False, True), inner=4, channels=4)
@@ -247,7 +249,7 @@ def test_the_verb_encodes_and_says_what_came_of_it(tmp_path, capsys):
 
 
 def test_processes_without_work_are_mentioned(tmp_path, capsys):
-    from floracle.cli.encode import _show as show
+    from floracle.cli.verbs.encode import _show as show
 
     found = encode(pictures(tmp_path / "images"), tmp_path / "out", Means(), shard_images=4)
     for processes, said in ((3, False), (4, True)):

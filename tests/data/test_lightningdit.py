@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from floracle.core.source import mass
+from floracle.core.point_set import mass
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 

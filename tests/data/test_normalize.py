@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from floracle.data import scan
+from floracle.data import integrity_check as scan
+from floracle.data.channel_statistics import Spread
 from floracle.data.normalize import Normalizer
-from floracle.data.spread import Spread
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 

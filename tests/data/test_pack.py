@@ -8,11 +8,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from floracle.data.normalize import Normalizer
-from floracle.data.pack import pack
-from floracle.data.packed_manifest import Span
-from floracle.data.packed_plan import _cuts
+from floracle.data.packed.manifest import Span
+from floracle.data.packed.pack import pack
+from floracle.data.packed.plan import _cuts
+from floracle.data.packed.verify import verify
 from floracle.data.store import open_store
-from floracle.data.verify import verify
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 
@@ -325,7 +325,9 @@ def test_the_same_again_answers_at_once_and_others_are_refused(tmp_path, monkeyp
     first = pack(where, out, shard_bytes=600)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     with monkeypatch.context() as patched:
-        patched.setattr("floracle.data.pack.open_store", None)  # the data is not even opened
+        patched.setattr(
+            "floracle.data.packed.pack.open_store", None
+        )  # the data is not even opened
         assert pack(where, out, shard_bytes=600).fingerprint == first.fingerprint
         with pytest.raises(InputError, match=r"dtype: 'stored' there, 'fp16' asked"):
             pack(where, out, shard_bytes=600, dtype="fp16")

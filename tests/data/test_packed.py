@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from floracle.core.source import prepared
+from floracle.core.point_set import prepared
 from floracle.core.spectrum import moments, spectrum
-from floracle.data.file_rows import ahead, normalized_
 from floracle.data.normalize import RAW, Normalizer, multiplied
-from floracle.data.pack import pack
+from floracle.data.packed.pack import pack
+from floracle.data.rows.file_rows import ahead, normalized_
 from floracle.data.store import open_store
-from floracle.oracle.members import gather_members
+from floracle.oracle.class_points import gather_members
 from floracle.run.errors import InputError
 
 SHAPE = (4, 3, 3)
@@ -118,7 +118,7 @@ def test_normalizing_in_place_is_the_same_to_the_last_bit(normalizer, kind, shap
 
 
 def test_opening_reads_no_points(folder, monkeypatch):
-    from floracle.data import file_rows
+    from floracle.data.rows import file_rows
 
     seen, read_at = [], file_rows.read_at
     monkeypatch.setattr(
@@ -126,7 +126,7 @@ def test_opening_reads_no_points(folder, monkeypatch):
         "read_at",
         lambda *given: seen.append((given[3], len(given[2]))) or read_at(*given),
     )
-    monkeypatch.setattr("floracle.data.packed_files.sha256_of", None)
+    monkeypatch.setattr("floracle.data.packed.files.sha256_of", None)
     store = open_store(folder)
     shards = [size for path, size in seen if path.suffix == ".safetensors"]
     assert sum(shards) == 60 * 8  # the labels
@@ -229,7 +229,7 @@ def test_weights_are_kept_when_it_opens_otherwise(tmp_path):
 
 def hashed(monkeypatch):
     """The names of files that are hashed from here on."""
-    from floracle.data import packed_files
+    from floracle.data.packed import files as packed_files
 
     names, sha256_of = [], packed_files.sha256_of
     monkeypatch.setattr(
@@ -260,7 +260,7 @@ def test_a_folder_that_cannot_be_written_to_is_checked_every_time(folder, monkey
     def refuse(*_):
         raise PermissionError("read-only")
 
-    monkeypatch.setattr("floracle.data.packed_files.write_json", refuse)
+    monkeypatch.setattr("floracle.data.packed.files.write_json", refuse)
     for count in (1, 2):
         assert any("cannot be written to" in remark for remark in open_store(folder).remarks)
         assert len(names) == count

@@ -13,13 +13,13 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import certificates
 from certificates import evaluated, examined, queries_of, verdict
-from floracle.core.coarse import coarse_of
+from floracle.core.coarse_view import coarse_of
 from floracle.core.seeds import generator
-from floracle.data.file_rows import FileRows
-from floracle.data.pack import pack
+from floracle.data.packed.pack import pack
+from floracle.data.rows.file_rows import FileRows
 from floracle.data.store import open_store
-from floracle.oracle import pruning
 from floracle.oracle.oracle import Oracle
+from floracle.oracle.pruning import search as pruning
 from floracle.run.errors import InputError
 
 SHAPE, COUNT = (1, 16, 16), 3000
@@ -127,8 +127,8 @@ def test_other_rows_than_the_manifest_says_are_refused(packed, tmp_path):
     pack(torch.randn(700, *SHAPE), tmp_path / "other", quiet=True)
     manifest = json.loads((tmp_path / "other/floracle/manifest.json").read_text())
     assert any(file["name"] == "floracle/coarse.tensors" for file in manifest["files"])
-    from floracle.data.packed_coarse import read_coarse
-    from floracle.data.packed_manifest import read_manifest
+    from floracle.data.packed.coarse import read_coarse
+    from floracle.data.packed.manifest import read_manifest
 
     with pytest.raises(InputError, match="does not fit its manifest"):
         read_coarse(packed / "floracle/coarse.tensors", read_manifest(tmp_path / "other"))

@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from floracle.data.file_rows import Spare, ahead
-from floracle.data.pack import pack
+from floracle.data.packed.pack import pack
+from floracle.data.rows.file_rows import Spare, ahead
 from floracle.data.store import open_store
 
 SHAPE = (4, 3, 3)
@@ -31,7 +31,7 @@ def stored(request, tmp_path):
 @pytest.mark.parametrize("memory", [1000, "1G"])
 def test_rows_are_the_same_in_whatever_pieces_they_are_read(stored, monkeypatch, values, memory):
     folder, expected = stored
-    monkeypatch.setattr("floracle.data.file_rows.STEP", values)
+    monkeypatch.setattr("floracle.data.rows.file_rows.STEP", values)
     store = open_store(folder, memory=memory)
     assert len(store.points.pieces) >= 3
     drawn = torch.Generator().manual_seed(2)

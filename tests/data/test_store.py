@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from floracle.core.source import Source, classes
-from floracle.data import scan
+from floracle.core.point_set import Source, classes
+from floracle.data import integrity_check as scan
 from floracle.data.normalize import Normalizer
 from floracle.data.store import Store, open_store
 from floracle.run.errors import InputError

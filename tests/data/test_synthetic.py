@@ -3,8 +3,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from floracle.data.layouts.synthetic import gaussian
 from floracle.data.store import open_store
-from floracle.data.synthetic import gaussian
 from floracle.run.errors import InputError
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from floracle.data.rows.tensorfile import read_header
 from floracle.data.store import open_store
-from floracle.data.tensorfile import read_header
 from floracle.run.errors import InputError
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from floracle.core.source import mass
+from floracle.core.point_set import mass
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 

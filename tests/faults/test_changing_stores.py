@@ -9,8 +9,8 @@ import torch
 from test_changing_data import CHANGES, DATA, IMAGES, RECORD, npy, overwrite, touch
 from test_malformed import LAYOUTS, write
 
-from floracle.core.source import check_unchanged
-from floracle.data.pack import pack
+from floracle.core.point_set import check_unchanged
+from floracle.data.packed.pack import pack
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 
@@ -93,7 +93,7 @@ def test_files_that_change_while_a_store_opens_are_refused(
 ):
     (tmp_path / "data").mkdir()
     where, path = DATA[kind](tmp_path / "data")
-    from floracle.data import scan
+    from floracle.data import integrity_check as scan
 
     monkeypatch.setattr(scan, "VALUES", 300)
     digests, calls = scan.row_digests, []
@@ -111,7 +111,7 @@ def test_files_that_change_while_a_store_opens_are_refused(
 
 
 def test_labels_and_weights_that_change_while_a_store_opens_are_refused(tmp_path, monkeypatch):
-    from floracle.data import scan
+    from floracle.data import integrity_check as scan
 
     for name in ("labels", "weights"):
         path = tmp_path / f"{name}.npy"
@@ -124,7 +124,7 @@ def test_labels_and_weights_that_change_while_a_store_opens_are_refused(tmp_path
 
 
 def test_a_shard_that_changes_while_it_is_hashed_is_not_found_whole(tmp_path, monkeypatch):
-    from floracle.data import packed_files
+    from floracle.data.packed import files as packed_files
 
     pack(torch.randn(60, 8), tmp_path, shard_bytes=800, quiet=True)
     name = "latents_rank00_shard001.safetensors"
@@ -166,7 +166,7 @@ def test_a_file_that_is_cut_short_never_ends_the_process(tmp_path, save, order):
 
 
 def test_a_file_that_ends_in_the_middle_of_a_read_is_named(tmp_path, monkeypatch):
-    import floracle.data.file_rows as module
+    import floracle.data.rows.file_rows as module
 
     where, path = npy(tmp_path)
     store = open_store(where, memory=1000)
@@ -182,7 +182,7 @@ def test_a_file_that_ends_in_the_middle_of_a_read_is_named(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("most", [1, 2, 64])
 def test_a_read_has_few_files_open_at_a_time_and_none_after(tmp_path, monkeypatch, most):
-    monkeypatch.setattr("floracle.data.file_rows.OPEN_FILES", most)
+    monkeypatch.setattr("floracle.data.rows.file_rows.OPEN_FILES", most)
     points = torch.randn(60, 8)
     pack(points, tmp_path, shard_bytes=400, spectra=False, quiet=True)
     store = open_store(tmp_path, memory=1000, normalize="raw")

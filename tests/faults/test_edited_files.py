@@ -11,11 +11,11 @@ import floracle
 from edits import survived
 from floracle.analysis.saved import load
 from floracle.cli import main
-from floracle.data.pack import pack
+from floracle.data.packed.pack import pack
 from floracle.data.store import open_store
-from floracle.models.tensors import digest_of
-from floracle.report.run_page import read_run
-from floracle.report.write import draw
+from floracle.models.networks.tensors import digest_of
+from floracle.report.stages.write import draw
+from floracle.report.training.page import read_run
 from floracle.run.errors import InputError
 from floracle.run.output_folder import opened
 from floracle.run.results import Results, load_results
@@ -39,7 +39,7 @@ def stages(tmp_path_factory):
 def measured(out, times):
     """Stages, not drawn, since no edit of a drawing is read."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("floracle.report.write.draw", lambda folder: folder)
+        patch.setattr("floracle.report.stages.write.draw", lambda folder: folder)
         assert command(out, times) == 0
     return out
 
@@ -64,7 +64,7 @@ def _train(out):
         model="pico", patch=4, images=160, batch=16, every=48, lines=2, switch=0.4, rate=1e-3
     )
     data = open_store("digits")
-    from floracle.training.making import network_for
+    from floracle.training.build_model import network_for
 
     return floracle.train(
         network_for(settings, data), data, settings, out=out, look=Look(pairs=0, samples=0)
@@ -78,7 +78,7 @@ def test_results_and_what_lies_beside_them(stages, tmp_path, seed):
 
     def read(folder):
         load(folder)
-        from floracle.report.write import _beside
+        from floracle.report.stages.write import _beside
 
         main_result = load(folder)
         beside = _beside(folder, "examples", main_result)

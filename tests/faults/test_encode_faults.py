@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dying import died
-from floracle.data import packed_files
-from floracle.data.encode import encode
+from floracle.data.encoding.encode import encode
+from floracle.data.packed import files as packed_files
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 from floracle.run.folder_lock import locked
@@ -90,7 +90,7 @@ def test_a_full_disk_is_one_mistake_and_loses_nothing(tmp_path, monkeypatch, mom
 
 def interrupted(folder, monkeypatch, after):
     """A store whose encoding ended after some shards."""
-    from floracle.data import encode as module
+    from floracle.data.encoding import encode as module
 
     where, write, done = images(folder / "data"), module.write_shard, [0]
 

@@ -16,7 +16,7 @@ import torch
 from test_encode_faults import HOW, Squares, contents, images, interrupted
 
 from floracle.cli import main
-from floracle.data.encode import encode
+from floracle.data.encoding.encode import encode
 from floracle.run.errors import InputError
 from floracle.run.folder_lock import locked
 from floracle.run.output_folder import opened
@@ -141,7 +141,7 @@ sys.exit(main())
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     """The command line but for OUT, with a small autoencoder; what one process makes is there."""
-    from floracle.models.autoencoder_ldm_layers import Ldm, Plan
+    from floracle.models.autoencoders.ldm_layers import Ldm, Plan
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FLORACLE_DEBUG", raising=False)

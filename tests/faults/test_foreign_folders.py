@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from floracle.cli import main
-from floracle.data.encode import encode
-from floracle.data.pack import pack
+from floracle.data.encoding.encode import encode
+from floracle.data.packed.pack import pack
 from floracle.run.errors import InputError
 
 pytestmark = pytest.mark.slow

@@ -26,7 +26,7 @@ from floracle import cli
 from floracle.run import processes
 from floracle.run.exchange import barrier, gathered
 from floracle.run.processes import current, joined
-from floracle.training.together import Sums, begin_alike
+from floracle.training.gradient_allreduce import Sums, begin_alike
 
 TIMEOUT = 3.0
 IN_TIME = TIMEOUT + 10

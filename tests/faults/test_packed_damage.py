@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from floracle.data import packed_files
-from floracle.data.pack import pack
-from floracle.data.packed_manifest import _digest
+from floracle.data.packed import files as packed_files
+from floracle.data.packed.manifest import _digest
+from floracle.data.packed.pack import pack
+from floracle.data.packed.verify import verify
 from floracle.data.store import open_store
-from floracle.data.verify import verify
 from floracle.run.errors import InputError
 
 SHARDS = [f"latents_rank00_shard{number:03d}.safetensors" for number in range(3)]

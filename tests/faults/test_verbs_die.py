@@ -25,9 +25,9 @@ from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 
-import floracle.report.compare, floracle.report.fields_page, floracle.report.mix_page
-import floracle.report.probe, floracle.report.write, floracle.recipes.reproduce
-import floracle.analysis.deep, floracle.report.examples, sklearn.datasets
+import floracle.report.comparison.page, floracle.report.loss.page, floracle.report.mix.page
+import floracle.report.probe.page, floracle.report.stages.write, floracle.recipes.reproduce
+import floracle.analysis.trajectories.deep, floracle.report.stages.examples, sklearn.datasets
 from floracle.cli import build, main
 from floracle.run.files import write_bytes, write_text
 from dying import DIED, TOLD, tried, watch_disk
@@ -46,11 +46,11 @@ def page(module, name):
     setattr(module, name, draw)
 
 
-page(floracle.report.compare, "write_comparison")
-page(floracle.report.fields_page, "write_losses")
-page(floracle.report.mix_page, "write_mixed")
-page(floracle.report.probe, "write_probes")
-page(floracle.report.write, "draw")
+page(floracle.report.comparison.page, "write_comparison")
+page(floracle.report.loss.page, "write_losses")
+page(floracle.report.mix.page, "write_mixed")
+page(floracle.report.probe.page, "write_probes")
+page(floracle.report.stages.write, "draw")
 floracle.recipes.reproduce._write = lambda drawing, there: [
     write_bytes(there / f"{drawing.name}.{kind}", b"a figure") for kind in ("png", "svg", "csv")
 ]

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from floracle.models.layers import rotary
-from floracle.models.lightningdit import architecture, initialized
+from floracle.models.networks.layers import rotary
+from floracle.models.networks.lightningdit import architecture, initialized
 
 TINY = {"side": 8, "channels": 4, "classes": 5}
 MODERN = architecture("nano", patch=1, **TINY)

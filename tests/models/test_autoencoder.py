@@ -14,9 +14,9 @@ from torch.testing import assert_close
 
 from floracle.cli import main
 from floracle.data.store import open_store
-from floracle.models.autoencoder import load_autoencoder
-from floracle.models.autoencoder_ldm_layers import Ldm, Plan
-from floracle.models.autoencoder_tiny import FILES, Taef2
+from floracle.models.autoencoders.ldm_layers import Ldm, Plan
+from floracle.models.autoencoders.load import load_autoencoder
+from floracle.models.autoencoders.taef2 import FILES, Taef2
 from floracle.run.errors import InputError
 
 VAVAE = Plan((128, 128, 256, 256, 512), 2, (False,) * 4 + (True,), inner=32, channels=32)

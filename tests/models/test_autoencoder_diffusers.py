@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from floracle.models.autoencoder import load_autoencoder
-from floracle.models.autoencoder_ldm_layers import Ldm, Plan
+from floracle.models.autoencoders.ldm_layers import Ldm, Plan
+from floracle.models.autoencoders.load import load_autoencoder
 from floracle.run.errors import InputError
 
 pytestmark = pytest.mark.slow  # importing diffusers takes seconds

@@ -9,9 +9,9 @@ from floracle.core.clock import OURS, Clock
 from floracle.core.fields import as_field
 from floracle.models.check import check_convention
 from floracle.models.convention import Convention, convention_of
+from floracle.models.convention_variants import DECLARED as DECLARED_WELL
+from floracle.models.convention_variants import Retimed
 from floracle.models.doubt import doubt
-from floracle.models.readings import DECLARED as DECLARED_WELL
-from floracle.models.readings import Retimed
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError
 

@@ -14,10 +14,10 @@ import torch
 from checkpoint_files import MODERN, lightningdit, network, tensors
 from safetensors.torch import load_file, save_file
 
-from floracle.models.autoencoder_frame import filled
-from floracle.models.autoencoder_tiny import load_taef2
+from floracle.models.autoencoders.frame import filled
+from floracle.models.autoencoders.taef2 import load_taef2
 from floracle.models.checkpoints import open_checkpoint, plain_names, read_safetensors
-from floracle.models.diffusers import check_files, loaded
+from floracle.models.networks.diffusers import check_files, loaded
 from floracle.models.prompts import prompts_of
 from floracle.models.weights import read_network, write_network
 from floracle.run.errors import InputError

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 import floracle
 from floracle.models.check import check_convention
 from floracle.models.convention import CONVENTIONS
-from floracle.models.diffusers import SD3, Flux, Prompts, packed, places, unpacked
 from floracle.models.field import model_field
+from floracle.models.networks.diffusers import SD3, Flux, Prompts, packed, places, unpacked
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError
 from tiny_pipelines import FLUX_SIZES, SD3_SIZES, TEXT

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from floracle.models.factory import is_factory
+from floracle.models.networks.factory import is_factory
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError
 

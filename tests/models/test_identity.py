@@ -16,10 +16,10 @@ from torch import nn
 
 import floracle
 from floracle.models import identity
-from floracle.models import lightningdit as family
 from floracle.models.convention import Convention, convention_of
 from floracle.models.identity import field_fingerprint
-from floracle.models.reachable import code_text, reachable
+from floracle.models.identity_facts import code_text, reachable
+from floracle.models.networks import lightningdit as family
 from floracle.models.weights import write_network
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from floracle.models.layers import positions, rotary, rotated, unpatched, waves
-from floracle.models.lightningdit import (
+from floracle.models.networks.layers import positions, rotary, rotated, unpatched, waves
+from floracle.models.networks.lightningdit import (
     SIZES,
     Architecture,
     LightningDiT,

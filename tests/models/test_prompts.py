@@ -15,7 +15,7 @@ from torch.testing import assert_close
 import floracle
 import tiny_pipelines
 from floracle.cli import main
-from floracle.models.diffusers import packed, unpacked
+from floracle.models.networks.diffusers import packed, unpacked
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError
 from tiny_pipelines import SD3_SIZES

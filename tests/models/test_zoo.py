@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 import floracle
-from floracle.models import lightningdit as family
+from floracle.models.networks import lightningdit as family
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError
 

@@ -15,17 +15,17 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import certificates
 from certificates import WIDE, evaluated, examined, forced, queries_of, verdict
-from floracle.core.coarse import Frame, coarse_of, leading_directions
+from floracle.core.coarse_view import Frame, coarse_of, leading_directions
 from floracle.core.paths import LINEAR
 from floracle.core.seeds import generator
-from floracle.data.pack import pack
+from floracle.data.packed.pack import pack
 from floracle.data.store import open_store
 from floracle.oracle import oracle as oracle_module
-from floracle.oracle import pruning
-from floracle.oracle.dense import queries
-from floracle.oracle.levels import Level
 from floracle.oracle.oracle import Oracle
-from floracle.oracle.screen import screen_of
+from floracle.oracle.pruning import search as pruning
+from floracle.oracle.pruning.levels import Level
+from floracle.oracle.pruning.screen import screen_of
+from floracle.oracle.scan import queries
 
 
 def rows_of(data, count, times, **more):

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from floracle.core.paths import LINEAR
-from floracle.oracle import pruning
 from floracle.oracle.oracle import Oracle
+from floracle.oracle.pruning import search as pruning
 from floracle.oracle.reference import reference
 from floracle.run.budget import memory_budget, moved
 

@@ -13,11 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from floracle.core.paths import LINEAR, PATHS
-from floracle.oracle import dense
-from floracle.oracle.dense import Passed, queries, scan
+from floracle.oracle import scan as dense
+from floracle.oracle.float64_refinement import TRIGGER, resolve
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
-from floracle.oracle.rescoring import TRIGGER, resolve
+from floracle.oracle.scan import Passed, queries, scan
 from floracle.sampling.grid import time_grid
 from floracle.sampling.sample import trajectory
 
@@ -213,7 +213,7 @@ def test_rescoring_takes_bounded_memory(points_source, monkeypatch):
     oracle = Oracle(points_source(points))
     x, t = placed(points, "noisy", TIMES), TIMES
     whole = oracle(x, t)
-    monkeypatch.setattr("floracle.oracle.rescoring.AT_ONCE", 1)
+    monkeypatch.setattr("floracle.oracle.float64_refinement.AT_ONCE", 1)
     torch.testing.assert_close(oracle(x, t), whole, rtol=1e-12, atol=0)
 
 
@@ -286,8 +286,8 @@ def test_leaders_put_right_within_the_sums_are_enough(points_source):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_stretches_where_nothing_competes_can_be_left_out(points_source, layout, monkeypatch):
     """Scanning again wherever an atom competed gives what scanning everything again gives."""
-    monkeypatch.setattr("floracle.oracle.dense.block_rows", lambda *_: 16)
-    monkeypatch.setattr("floracle.oracle.rescoring._mended", _unsettled)
+    monkeypatch.setattr("floracle.oracle.scan.block_rows", lambda *_: 16)
+    monkeypatch.setattr("floracle.oracle.float64_refinement._mended", _unsettled)
     points = cloud(230, 96, layout=layout)
     oracle = Oracle(points_source(points))
     for kind in QUERIES:

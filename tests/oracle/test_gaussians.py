@@ -12,7 +12,7 @@ from torch.testing import assert_close
 import floracle
 from clouds import Clouds
 from floracle.core.paths import COSINE, LINEAR, TRIGONOMETRIC
-from floracle.oracle.gaussians import GaussianOracle
+from floracle.oracle.gaussian_data import GaussianOracle
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_blocks_and_classes_do_not_matter(clouds, monkeypatch):
     labels = torch.arange(12) % 4 - 1
     oracle = GaussianOracle(source)
     whole = oracle(x, t, labels)
-    monkeypatch.setattr("floracle.oracle.gaussians.PASS_BYTES", 7 * 8)
+    monkeypatch.setattr("floracle.oracle.gaussian_data.PASS_BYTES", 7 * 8)
     assert_close(oracle(x, t, labels), whole)
     for label in range(3):
         these = labels == label

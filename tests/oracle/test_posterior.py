@@ -9,11 +9,11 @@ import torch
 from torch.testing import assert_close
 
 from floracle.core.paths import LINEAR, PATHS
-from floracle.oracle import dense
-from floracle.oracle.dense import queries, scan
+from floracle.oracle import scan as dense
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.posterior import Sums
 from floracle.oracle.reference import reference
+from floracle.oracle.scan import queries, scan
 
 COUNT, DIMS = 90, 80
 T = torch.tensor([0, 0.02, 0.1, 0.2, 0.3, 0.5, 0.8, 0.97, 0.9999], dtype=torch.float64)

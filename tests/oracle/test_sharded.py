@@ -17,14 +17,15 @@ import torch
 from floracle.core.fold import fold
 from floracle.core.nearest import Neighbours, nearest
 from floracle.core.paths import LINEAR
-from floracle.core.source import Prepared, Source
+from floracle.core.point_set import Prepared, Source
 from floracle.core.spectrum import moments
-from floracle.oracle import dense, rescoring
-from floracle.oracle.dense import queries, scan
+from floracle.oracle import float64_refinement as rescoring
+from floracle.oracle import scan as dense
+from floracle.oracle.distributed import Share, SharedMembers, gather_shared
+from floracle.oracle.float64_refinement import resolve
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
-from floracle.oracle.rescoring import resolve
-from floracle.oracle.sharded import Share, SharedMembers, gather_shared
+from floracle.oracle.scan import queries, scan
 from floracle.run.exchange import merged_over
 from floracle.run.processes import Group
 from floracle.sampling.grid import time_grid

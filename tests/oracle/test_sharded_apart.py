@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from floracle.oracle.dense import queries, scan
+from floracle.oracle.distributed import SharedMembers
 from floracle.oracle.oracle import Oracle
-from floracle.oracle.sharded import SharedMembers
+from floracle.oracle.scan import queries, scan
 from floracle.run.errors import InputError
 from floracle.run.exchange import Lost
 from floracle.run.processes import ALONE

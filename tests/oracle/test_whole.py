@@ -12,14 +12,14 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import certificates
 from certificates import evaluated, examined, queries_of, verdict
-from floracle.core.coarse import coarse_of
+from floracle.core.coarse_view import coarse_of
 from floracle.core.paths import LINEAR
 from floracle.core.seeds import generator
 from floracle.oracle import oracle as oracle_module
-from floracle.oracle import pruning
-from floracle.oracle.dense import queries
 from floracle.oracle.oracle import Oracle
-from floracle.oracle.screen import screen_of
+from floracle.oracle.pruning import search as pruning
+from floracle.oracle.pruning.screen import screen_of
+from floracle.oracle.scan import queries
 
 WIDE = torch.tensor([0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999], dtype=torch.float64).repeat(4)
 

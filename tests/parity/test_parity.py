@@ -9,8 +9,8 @@ from parity_cases import CASES, inputs, weights
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from floracle.models.lightningdit import Architecture, LightningDiT
-from floracle.models.tensors import filled
+from floracle.models.networks.lightningdit import Architecture, LightningDiT
+from floracle.models.networks.tensors import filled
 
 EXPECTED = load_file(Path(__file__).with_name("expected.safetensors"))
 every_case = pytest.mark.parametrize(

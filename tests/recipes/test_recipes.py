@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from floracle.analysis.between import Places
-from floracle.analysis.prediction import predict
+from floracle.analysis.interpolation import Places
+from floracle.analysis.prediction.closed_form import predict
 from floracle.core.seeds import noise
 from floracle.data.store import open_store
 from floracle.recipes import appendix_d, figure_2, figure_3, table_2

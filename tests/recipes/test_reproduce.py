@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from floracle.cli import reproduce as verb
-from floracle.cli.opening import Opening
+from floracle.cli.data_options import Opening
+from floracle.cli.verbs import reproduce as verb
 from floracle.data.store import open_store
 from floracle.recipes import table_2
 from floracle.recipes.recipe import Plan, Recipe, rows_of
@@ -101,7 +101,7 @@ def contents(folder):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes():
     arguments = "'figure-3', out=__import__('pathlib').Path({!r}), quick=True"
-    script = f"from floracle.cli.reproduce import reproduce; reproduce({arguments})"
+    script = f"from floracle.cli.verbs.reproduce import reproduce; reproduce({arguments})"
 
     def start(folder):
         return subprocess.Popen(

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.errors import _first_seed, oracle_losses
-from floracle.analysis.forward import forward_pairs
-from floracle.analysis.landing import Diversity, Fit, Landing
-from floracle.analysis.loss import Losses, apart, interval
-from floracle.analysis.resuming import resumed
-from floracle.analysis.switching import switched
-from floracle.report import fields_words as said
-from floracle.report.fields import loss_drawings
-from floracle.report.fields_page import page, write_losses
-from floracle.report.mix import mix_drawings
-from floracle.report.mix_page import Mixed, headline, landing_table, story, write_mixed
+from floracle.analysis.forward_pairs import forward_pairs
+from floracle.analysis.loss.oracle_loss import _first_seed, oracle_losses
+from floracle.analysis.loss.results import Losses, apart, interval
+from floracle.analysis.mixing.field_switching import switched
+from floracle.analysis.mixing.forward_backward import resumed
+from floracle.analysis.mixing.landing_test import Diversity, Fit, Landing
+from floracle.report.loss import words as said
+from floracle.report.loss.figures import loss_drawings
+from floracle.report.loss.page import page, write_losses
+from floracle.report.mix.figures import mix_drawings
+from floracle.report.mix.page import Mixed, headline, landing_table, story, write_mixed
 
 TIMES = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.transition import lag, start_apart
-from floracle.core.source import NO_LABEL
-from floracle.report import probe_words
-from floracle.report.fields_names import any_letters
-from floracle.report.probe import LARGEST, page, pictures_of, sheet, write_probes
-from floracle.report.probe_figures import Probed, probe_drawings
+from floracle.analysis.trajectories.settling import lag, start_apart
+from floracle.core.point_set import NO_LABEL
+from floracle.report.names import any_letters
+from floracle.report.probe import words as probe_words
+from floracle.report.probe.figures import Probed, probe_drawings
+from floracle.report.probe.page import LARGEST, page, pictures_of, sheet, write_probes
 from floracle.run.images import quantised
 
 NAME = "<script>alert(1)</script> & {{ 7 * 7 }}"

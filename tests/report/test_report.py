@@ -6,17 +6,17 @@ import pytest
 import torch
 
 from floracle.analysis.curves import Estimate, Landmark
-from floracle.analysis.deep import look_deeper
 from floracle.analysis.saved import load
-from floracle.analysis.stages import stages
+from floracle.analysis.stages.measure import stages
+from floracle.analysis.trajectories.deep import look_deeper
 from floracle.data.store import open_store
 from floracle.oracle.oracle import Oracle
-from floracle.report import words
-from floracle.report.examples import examples
-from floracle.report.figures import drawings
-from floracle.report.html import page
-from floracle.report.write import EXAMPLES, draw
-from floracle.report.yardsticks import deep_drawings
+from floracle.report.stages import words
+from floracle.report.stages.deep_figures import deep_drawings
+from floracle.report.stages.examples import examples
+from floracle.report.stages.figures import drawings
+from floracle.report.stages.page import page
+from floracle.report.stages.write import EXAMPLES, draw
 from floracle.run.output_folder import OutputFolder
 
 pytestmark = pytest.mark.slow  # they draw

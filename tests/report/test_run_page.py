@@ -13,9 +13,9 @@ from PIL import Image
 
 import floracle
 from floracle.cli import main
-from floracle.report import run_page
-from floracle.report.run_figures import run_drawings, split_of
-from floracle.report.run_page import (
+from floracle.report.training import page as run_page
+from floracle.report.training.figures import run_drawings, split_of
+from floracle.report.training.page import (
     headline,
     is_run,
     losses_table,
@@ -26,9 +26,9 @@ from floracle.report.run_page import (
 )
 from floracle.run.errors import InputError
 from floracle.run.records import write_record
+from floracle.training.build_model import network_for
 from floracle.training.config import Settings
 from floracle.training.evaluation import Look
-from floracle.training.making import network_for
 
 ASKED = Settings(model="pico", patch=4, images=640, batch=32, rate=1e-3, every=160, switch=0.5)
 LOOK = Look(pairs=4, times=3, classes=2, samples=4, steps=2)

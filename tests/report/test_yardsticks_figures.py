@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from floracle.analysis.bands import settled_by_band
 from floracle.analysis.curves import Landmark
-from floracle.analysis.gaussians import class_gaussians, gaussian_field
-from floracle.analysis.local import local_oracle
-from floracle.analysis.stages import stages
-from floracle.analysis.trajectories import followed
-from floracle.analysis.yardsticks import distances
+from floracle.analysis.loss.baselines import distances
+from floracle.analysis.stages.measure import stages
+from floracle.analysis.trajectories.frequency_bands import settled_by_band
+from floracle.analysis.trajectories.oracle import followed
+from floracle.oracle.baselines.gaussian import class_gaussians, gaussian_field
+from floracle.oracle.baselines.patch_local import local_oracle
 from floracle.oracle.oracle import Oracle
-from floracle.report.yardsticks import settling, speed, yardsticks
+from floracle.report.stages.deep_figures import settling, speed, yardsticks
 from floracle.sampling.grid import time_grid
 
 pytestmark = pytest.mark.slow  # they draw

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from floracle.run import ending, exchange, processes
+from floracle.run import exchange, processes
+from floracle.run import joint_exit as ending
 from floracle.run.errors import InputError
 from floracle.run.exchange import Lost, check_same, first_says, gathered, merged_over, parts_over
 from floracle.run.processes import ALONE, Group, Heart, bounded, joined, launched, share
@@ -39,7 +40,7 @@ def each_rank(size):
 
 def test_alone_nothing_changes_and_no_torch_is_imported():
     script = (
-        "import sys\nfrom floracle.run import ending, exchange, processes as p\n"
+        "import sys\nfrom floracle.run import joint_exit as ending, exchange, processes as p\n"
         "with p.joined() as group: assert group is p.ALONE is p.current()\n"
         "assert p.share(7) == slice(0, 7) and exchange.first_says(group, [3]) == [3]\n"
         "exchange.barrier(group); exchange.check_same(group, {'x': 'y'})\n"

@@ -6,14 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from floracle.run.errors import InputError
-from floracle.sampling.grid import (
-    checked_grid,
-    cut,
-    share_of_steps,
-    shifted,
-    time_grid,
-    unshifted,
-)
+from floracle.sampling.grid import checked_grid, cut, share_of_steps, shifted, time_grid, unshifted
 
 steps = st.integers(1, 300)
 shifts = st.floats(0.05, 20)

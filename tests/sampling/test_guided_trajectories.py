@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import floracle
 from clouds import Clouds
-from floracle.core.source import NO_LABEL
+from floracle.core.point_set import NO_LABEL
 from floracle.oracle.reference import reference
 from floracle.sampling.guidance import HABITS, guided
 from floracle.sampling.intervals import interval_in

@@ -10,8 +10,8 @@ from tiny import BLIND, SMALL, digits, network, same
 import floracle
 from floracle.training import checkpoint
 from floracle.training.interrupts import deferred
-from floracle.training.step import Stepper
-from floracle.training.watch import read_log
+from floracle.training.metrics_log import read_log
+from floracle.training.train_step import Stepper
 
 RUN = replace(SMALL, images=320, batch=32, every=160, lines=3, drop=0.2)
 TIMED = {"seconds", "images_per_second"}

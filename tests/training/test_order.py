@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from floracle.run.errors import InputError
-from floracle.training.order import PURPOSES, Order, noise_of, seed_for, uniforms
+from floracle.training.data_order import PURPOSES, Order, noise_of, seed_for, uniforms
 
 
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.integers(1, 70))

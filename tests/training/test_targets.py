@@ -7,7 +7,7 @@ import torch
 import floracle
 from floracle.core.paths import LINEAR
 from floracle.training.config import Settings
-from floracle.training.order import Order, noise_of
+from floracle.training.data_order import Order, noise_of
 from floracle.training.switch import left_after, measured_gap, switch_time
 from floracle.training.targets import (
     BankTarget,

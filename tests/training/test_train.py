@@ -10,12 +10,12 @@ from tiny import BLIND, SMALL, Linear, digits, network, same, tensors, trained
 import floracle
 from floracle.run.errors import InputError
 from floracle.training import checkpoint
+from floracle.training.build_model import fitting_patch, network_for
 from floracle.training.config import LIGHTNINGDIT, PAPER, SIT, Settings
 from floracle.training.ema import averaged, follow, share_kept
 from floracle.training.evaluation import Look
-from floracle.training.making import fitting_patch, network_for
-from floracle.training.step import cosine_loss
-from floracle.training.watch import read_log
+from floracle.training.metrics_log import read_log
+from floracle.training.train_step import cosine_loss
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from floracle.core.paths import LINEAR
 from floracle.run.errors import InputError
 from floracle.run.processes import ALONE
 from floracle.training.batches import Making
-from floracle.training.order import Order
+from floracle.training.data_order import Order
 from floracle.training.targets import BankTarget, Drawn, OracleTarget
 from floracle.training.times import Uniform
 

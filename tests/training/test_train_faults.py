@@ -20,7 +20,7 @@ from floracle.training import checkpoint, place, watch
 from floracle.training.config import Settings
 from floracle.training.evaluation import Look
 from floracle.models import weights
-from floracle.models.lightningdit import Architecture, initialized
+from floracle.models.networks.lightningdit import Architecture, initialized
 from floracle.run import results
 from floracle.run.processes import joined
 from dying import DIED, counting, half_the_bytes, tried

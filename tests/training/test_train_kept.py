@@ -13,10 +13,11 @@ import floracle
 from edits import resealed
 from floracle.run.errors import InputError
 from floracle.run.records import read_any_record
-from floracle.training import checkpoint, loop, place
+from floracle.training import checkpoint, loop
+from floracle.training import run_directory as place
 from floracle.training.ema import averaged, follow
 from floracle.training.evaluation import Look
-from floracle.training.watch import read_log
+from floracle.training.metrics_log import read_log
 
 SHORT = replace(SMALL, images=320, batch=32, every=96, lines=2)
 

@@ -14,15 +14,15 @@ from edits import resealed
 from floracle.run.errors import InputError
 from floracle.run.processes import ALONE, LAUNCHED
 from floracle.training.batches import Making
+from floracle.training.build_model import large
 from floracle.training.config import PAPER
+from floracle.training.data_order import Order
 from floracle.training.evaluation import Look
 from floracle.training.loop import _Run
-from floracle.training.making import large
-from floracle.training.order import Order
+from floracle.training.metrics_log import read_log
 from floracle.training.switch import measured_gap
 from floracle.training.targets import conditional
 from floracle.training.times import Uniform
-from floracle.training.watch import read_log
 from many import Started
 
 SHORT = replace(SMALL, images=128, every=64, lines=2)

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import floracle
-from floracle.models.lightningdit import Architecture, initialized
+from floracle.models.networks.lightningdit import Architecture, initialized
 from floracle.training.config import Settings
 from floracle.training.evaluation import Look
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from .groups import Stages
+from .stages.result import Stages
 
 LAG = 2.0
 """A model's transition over the oracle's end, in the paper's models."""

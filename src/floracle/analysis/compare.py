@@ -20,8 +20,8 @@ from torch import Tensor
 
 from floracle.core.paths import PATHS
 
-from .groups import ClassStages, Stages
-from .prediction import Predicted, predict
+from .prediction.closed_form import Predicted, predict
+from .stages.result import ClassStages, Stages
 
 
 class Factors(NamedTuple):

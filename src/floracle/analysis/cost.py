@@ -16,15 +16,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from floracle.core.point_set import Block
 from floracle.core.seeds import generator, noise
-from floracle.core.source import Block
 from floracle.core.spectrum import GRAM_BYTES, PASS_BYTES, Moments
 from floracle.data.store import Store
-from floracle.oracle.course import Rows, course
+from floracle.oracle.pairs.pair_posteriors import Rows, course
 
-from . import deep
-from .held_out import held_out_pairs
 from .memory_needs import LEADERS, QUERIES, Need, Run, needs
+from .stages.held_out import held_out_pairs
+from .trajectories import deep
 
 PROGRAM = 380 * 2**20
 """Bytes of the program itself: torch, and what pages are drawn with."""

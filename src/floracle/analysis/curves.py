@@ -13,7 +13,7 @@ from torch import Tensor
 
 from floracle.core.seeds import generator
 
-from .between import Places
+from .interpolation import Places
 
 RESAMPLES = 400
 RESAMPLED_BYTES = 2**26

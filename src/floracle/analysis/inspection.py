@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from floracle.core.nearest import nearest
+from floracle.core.point_set import NO_LABEL, classes
 from floracle.core.seeds import generator
-from floracle.core.source import NO_LABEL, classes
 from floracle.data.store import Store
 from floracle.run.results import Results, provenance
 

@@ -17,20 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.core.source import NO_LABEL, prepared
+from floracle.core.point_set import NO_LABEL, prepared
 from floracle.core.spectrum import BLOCKS, GRAM_BYTES, MATRICES
 from floracle.data.store import Store
-from floracle.oracle.dense import CHECKED, COPIES, TOGETHER
-from floracle.oracle.gaussians import COPIES as GAUSSIAN_COPIES
-from floracle.oracle.pairs import BLOCK as PRODUCTS
-from floracle.oracle.pairs import BYTES_OF_PRODUCT, FEWEST, MOST, bytes_of_pair
-from floracle.oracle.strangers import BYTES_OF_ATOM, ROW_BYTES, ROWS
+from floracle.oracle.gaussian_data import COPIES as GAUSSIAN_COPIES
+from floracle.oracle.pairs.forward_pairs import BLOCK as PRODUCTS
+from floracle.oracle.pairs.forward_pairs import BYTES_OF_PRODUCT, FEWEST, MOST, bytes_of_pair
+from floracle.oracle.pairs.held_out_pairs import BYTES_OF_ATOM, ROW_BYTES, ROWS
+from floracle.oracle.scan import CHECKED, COPIES, TOGETHER
 from floracle.run.budget import SHARE, memory_budget
 from floracle.run.errors import InputError
 
-from . import deep
-from .held_out import held_out_pairs
-from .stages import NOISE
+from .stages.held_out import held_out_pairs
+from .stages.measure import NOISE
+from .trajectories import deep
 
 ORACLE_SHARE = 0.75
 """The oracle's part of what the data leaves: it may exceed it by a quarter (`Oracle.room`)."""

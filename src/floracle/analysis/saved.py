@@ -13,13 +13,13 @@ from floracle.run.errors import InputError
 from floracle.run.results import Results, load_results
 
 from .curves import Curve, Estimate, Landmark
-from .groups import ClassStages, Stages
-from .landing import Landing
-from .loss import Losses, OracleLoss
-from .pooled import Pool
-from .probe import Probe
-from .resuming import Resumed
-from .switching import Switched
+from .loss.results import Losses, OracleLoss
+from .mixing.field_switching import Switched
+from .mixing.forward_backward import Resumed
+from .mixing.landing_test import Landing
+from .stages.pooled import Pool
+from .stages.result import ClassStages, Stages
+from .trajectories.probe import Probe
 
 Measured = Stages | OracleLoss | Losses | Switched | Landing | Resumed | Probe
 

@@ -24,13 +24,13 @@ from types import FrameType
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts import Group as HelpGroup
 
-from floracle.run.ending import Stopped, ended, gone, left_idle, quiet, whose
 from floracle.run.errors import InputError, suggestion
 from floracle.run.exchange import Lost, barrier
+from floracle.run.joint_exit import Stopped, ended, gone, left_idle, quiet, whose
 from floracle.run.processes import ALONE, Group, joined, launched
 
 from .console import Unwritten, as_typed, check_printed, guard_streams
-from .verbs import VERBS
+from .registry import VERBS
 
 OK, BUG, MISTAKE, LOST, SIGNALLED, BROKEN_PIPE = 0, 1, 2, 3, 128, 141
 """Exit codes; to SIGNALLED is added the number of the signal."""

@@ -13,9 +13,9 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
     from floracle.core.paths import Path as NoisePath
-    from floracle.core.source import Source
+    from floracle.core.point_set import Source
     from floracle.models.field import ModelField
-    from floracle.oracle.gaussians import GaussianOracle
+    from floracle.oracle.gaussian_data import GaussianOracle
     from floracle.oracle.oracle import Oracle
 
 ORACLE = "oracle"
@@ -81,7 +81,7 @@ def field_of(
 def followed(field: VelocityField, path: NoisePath) -> VelocityField:
     """A field on a path: a network is taken there, an oracle was made for it."""
     from floracle.core.fields import on_path
-    from floracle.oracle.gaussians import GaussianOracle
+    from floracle.oracle.gaussian_data import GaussianOracle
     from floracle.oracle.oracle import Oracle
 
     return field if isinstance(field, Oracle | GaussianOracle) else on_path(field, path)

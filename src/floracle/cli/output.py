@@ -83,7 +83,7 @@ COMPLETE = "complete; what was measured is not measured again"
 
 def say_standing(place: Path, standing: str) -> None:
     """On standard error: where a run that was begun before stands."""
-    from floracle.report.fields_names import visible
+    from floracle.report.names import visible
 
     sys.stderr.write(f"note: {visible(str(place))} holds this run: {standing}\n")
 

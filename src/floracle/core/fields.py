@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .clock import OURS, Clock
 from .paths import LINEAR, Path, Quantity, checked_times, convert, expand, mix
-from .source import NO_LABEL
+from .point_set import NO_LABEL
 
 
 @runtime_checkable

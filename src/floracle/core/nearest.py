@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .source import Block, Source
+from .point_set import Block, Source
 
 ROUNDING = 2.0**-24
 PIECE = 512

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .fold import fold
-from .source import NO_LABEL, Block, Source, mass, prepared
+from .point_set import NO_LABEL, Block, Source, mass, prepared
 
 PASS_BYTES = 4 * 2**20
 """The size of a float64 block in passes that only measure: it should stay in cache."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.core.source import Atoms
+from floracle.core.point_set import Atoms
 from floracle.run.errors import InputError
 
 FEW = 12

@@ -24,7 +24,7 @@ from floracle.run.output_folder import OutputFolder, opened
 from floracle.run.processes import ALONE, Group
 from floracle.run.results import differences
 
-from .packed_files import UNFINISHED
+from .packed.files import UNFINISHED
 
 MARKS = Marks(marker=f"{UNFINISHED}/settings.json", control=UNFINISHED)
 MADE = re.compile(

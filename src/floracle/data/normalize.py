@@ -17,7 +17,7 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-from .spread import Spread
+from .channel_statistics import Spread
 
 LEVELS = 127.5, 127.5
 """Mean and std that bring bytes 0 ... 255 to [−1, 1]."""

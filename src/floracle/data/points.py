@@ -12,12 +12,12 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-from .content import Key, Mirrored, Rows, is_picture
-from .file_rows import FileRows
-from .moments import Reading
+from .channel_statistics import Spread
+from .integrity_check import block_rows, scan
+from .layouts.content import Key, Mirrored, Rows, is_picture
+from .layouts.moments import Reading
 from .normalize import Normalizer
-from .scan import block_rows, scan
-from .spread import Spread
+from .rows.file_rows import FileRows
 
 FLOAT = 4
 

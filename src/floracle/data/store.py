@@ -20,28 +20,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.core.coarse import Coarse
-from floracle.core.source import NO_LABEL, Atoms, Block, Prepared
+from floracle.core.coarse_view import Coarse
+from floracle.core.point_set import NO_LABEL, Atoms, Block, Prepared
 from floracle.run.budget import memory_budget
 from floracle.run.errors import InputError
 from floracle.run.files import digest
 
-from .arrays import read_labels
-from .asked import Asked
 from .atoms import Groups
-from .content import Content, Key, Rows
-from .labels import checked, class_names
-from .moments import reading
+from .data_warnings import Channels, channels, noticed
+from .integrity_check import compact, first_equal, row_digests, scan
+from .layouts.arrays import read_labels
+from .layouts.content import Content, Key, Rows
+from .layouts.labels import checked, class_names
+from .layouts.moments import reading
+from .layouts.read_options import Asked
+from .layouts.registry import find_content
+from .layouts.weights import checked_weights
 from .normalize import Normalizer, chosen, standard
-from .packed import Packed
-from .packed_coarse import KnownCoarse
-from .packed_known import Known
-from .places import find_content
+from .packed.class_statistics import Known
+from .packed.coarse import KnownCoarse
+from .packed.reader import Packed
 from .points import fits, holding, picture_range, points_of, stds_of, with_mirrors
-from .remarks import Channels, channels, noticed
-from .scan import compact, first_equal, row_digests, scan
-from .source_files import SourceFiles, changed_row, noted_files
-from .weights import checked_weights
+from .rows.source_files import SourceFiles, changed_row, noted_files
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
+from floracle.core.point_set import Source
 from floracle.core.seeds import generator, noise
-from floracle.core.source import Source
 from floracle.run.errors import InputError
 
+from .convention_variants import DECLARED, Reading, Saying, readings
 from .field import ModelField
-from .readings import DECLARED, Reading, Saying, readings
 
 Answer = Literal[Saying, "cannot say"]
 PAIRS = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
-from floracle.core.source import NO_LABEL, Source
+from floracle.core.point_set import NO_LABEL, Source
 from floracle.run.errors import InputError
 
 from .check import LEARNED, Verdict, by_data, check_convention, drawn

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from floracle.core.fields import TranslatedField
-from floracle.core.source import NO_LABEL
+from floracle.core.point_set import NO_LABEL
 from floracle.run.errors import InputError
 
 from .convention import Convention
-from .reachable import APART
+from .identity_facts import APART
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ from floracle.run.files import digest
 
 from .convention import Opposite
 from .field import ModelField, Placed
-from .lightningdit import LightningDiT
-from .reachable import Fact, reachable
+from .identity_facts import Fact, reachable
+from .networks.lightningdit import LightningDiT
 
 TIMES = (0.1, 0.5, 0.9)
 """When a field is evaluated, one sample each: early, in the middle and late."""

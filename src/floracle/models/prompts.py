@@ -19,7 +19,7 @@ from floracle.run.errors import InputError, suggestion
 from floracle.run.files import read_json
 
 from .checkpoints import read_safetensors
-from .library import in_one_line, library
+from .networks.diffusers_library import in_one_line, library
 
 INDEX = "model_index.json"
 NAMES = ("prompt_embeds", "pooled_prompt_embeds")

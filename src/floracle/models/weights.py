@@ -23,8 +23,8 @@ from floracle.run.results import provenance
 
 from .checkpoints import check_whole, read_safetensors
 from .convention import Convention, convention_of
-from .lightningdit import Architecture, LightningDiT
-from .tensors import digest_of, filled
+from .networks.lightningdit import Architecture, LightningDiT
+from .networks.tensors import digest_of, filled
 
 FORMAT, UNSEALED = 2, 1
 """What is written now, and what 0.1.0 wrote, which had no digest."""

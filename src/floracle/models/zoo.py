@@ -21,16 +21,16 @@ from torch import Tensor
 from floracle.run.budget import chosen_device
 from floracle.run.errors import InputError
 
-from . import diffusers
 from .checkpoints import ENDINGS, open_checkpoint
 from .convention import Convention, convention_of
-from .factory import WithoutNull, is_factory, made_by
-from .families import recognized, title
 from .field import ModelField, model_field
 from .identity import acts_otherwise, evaluation_mode
-from .lightningdit import LightningDiT
-from .reachable import reachable
-from .tensors import filled
+from .identity_facts import reachable
+from .networks import diffusers
+from .networks.factory import WithoutNull, is_factory, made_by
+from .networks.families import recognized, title
+from .networks.lightningdit import LightningDiT
+from .networks.tensors import filled
 from .weights import NAME, Network, description, is_kept, read_kept, read_network
 
 Asked = Convention | Mapping[str, Any] | str

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.core.source import NO_LABEL, classes, mass
+from floracle.core.point_set import NO_LABEL, classes, mass
 from floracle.run.errors import InputError
 
 from .oracle import Oracle

@@ -15,25 +15,25 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from floracle.core.coarse import coarse_of, kept_coordinates
+from floracle.core.coarse_view import coarse_of, kept_coordinates
 from floracle.core.paths import LINEAR, Path, checked_times
-from floracle.core.source import NO_LABEL, Source, classes
+from floracle.core.point_set import NO_LABEL, Source, classes
 from floracle.run.budget import SHARE, chosen_device, memory_budget
 from floracle.run.errors import InputError
 from floracle.run.exchange import bytes_of, check_same, first_says
 from floracle.run.files import digest
 from floracle.run.processes import ALONE, Group
 
-from .dense import Passed, Queries, queries, query_bytes, scan
-from .members import Members, gather_members
-from .pairs import Pairs, pair_bytes, pair_curves
+from .class_points import Members, gather_members
+from .distributed import gather_shared
+from .float64_refinement import Resolved, resolve
+from .pairs.forward_pairs import Pairs, pair_bytes, pair_curves
+from .pairs.held_out_pairs import Strangers, stranger_bytes, stranger_curves
 from .posterior import Posterior
-from .pruning import possible, prune
-from .rescoring import Resolved, resolve
-from .screen import Screen, room_for, screen_of
-from .sharded import gather_shared
-from .strangers import Strangers, stranger_bytes, stranger_curves
-from .whole import quick
+from .pruning.bfloat16_bounds import quick
+from .pruning.screen import Screen, room_for, screen_of
+from .pruning.search import possible, prune
+from .scan import Passed, Queries, queries, query_bytes, scan
 
 TOP = 8
 """How many leading atoms a posterior reports."""

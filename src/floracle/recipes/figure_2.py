@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.analysis.pooled import Pool
 from floracle.analysis.saved import group_arrays, group_of, group_values
-from floracle.analysis.stages import Plan as StagesPlan
-from floracle.analysis.stages import assembled, measured, planned
-from floracle.core.source import NO_LABEL, classes
+from floracle.analysis.stages.measure import Plan as StagesPlan
+from floracle.analysis.stages.measure import assembled, measured, planned
+from floracle.analysis.stages.pooled import Pool
+from floracle.core.point_set import NO_LABEL, classes
 from floracle.data.store import Store, open_store
 from floracle.oracle.oracle import Oracle
 from floracle.report.plots import numbers
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
 
-from .figure_2_drawn import MOST, draw_gap, draw_top
+from .figure_2_drawing import MOST, draw_gap, draw_top
 from .recipe import Parts, Plan, Recipe, Row, table
 
 GONE = 0.01

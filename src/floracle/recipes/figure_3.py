@@ -17,15 +17,15 @@ from functools import partial
 import torch
 
 from floracle.analysis.curves import Curve, crossing, landmark, resampled
-from floracle.analysis.law import times_for
-from floracle.analysis.prediction import predict
+from floracle.analysis.prediction.closed_form import predict
+from floracle.analysis.stages.information import times_for
 from floracle.core.seeds import generator, noise
 from floracle.data.store import open_store
 from floracle.oracle.oracle import Oracle
-from floracle.oracle.pairs import Pairs
+from floracle.oracle.pairs.forward_pairs import Pairs
 from floracle.run.results import Results, provenance
 
-from .figure_3_drawn import draw
+from .figure_3_drawing import draw
 from .recipe import Parts, Plan, Recipe, table
 
 COLUMNS = (

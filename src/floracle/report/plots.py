@@ -20,10 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from floracle.analysis.between import Places
-from floracle.analysis.groups import ClassStages
+from floracle.analysis.interpolation import Places
+from floracle.analysis.stages.result import ClassStages
 
-from . import words
+from .stages import words
 
 INK = "#1c2128"
 QUIET = "#667080"

@@ -1,7 +1,7 @@
 """The user's mistakes, as one error type.
 
-An `InputError` says what is wrong, where, and what to do. The command line prints it in one line and
-ends with exit code 2; nothing has been written by then. In the library it is a ValueError.
+An `InputError` says what is wrong, where, and what to do. The command line prints it in one line
+and ends with exit code 2; nothing has been written by then. In the library it is a ValueError.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
-from floracle.core.source import NO_LABEL
+from floracle.core.point_set import NO_LABEL
 from floracle.run.errors import InputError, suggestion
 
 from .grid import SAME

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from floracle.core.foreign import foreign_times
+from floracle.core.time_conventions import foreign_times
 from floracle.run.errors import InputError
 
 

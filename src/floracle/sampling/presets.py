@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.clock import OURS, Clock
-from floracle.core.foreign import Shift, mu_for
+from floracle.core.time_conventions import Shift, mu_for
 from floracle.run.errors import InputError, suggestion
 
 from .grid import checked_grid, shifted

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from floracle.core.paths import LINEAR
-from floracle.core.source import NO_LABEL, Source
+from floracle.core.point_set import NO_LABEL, Source
 from floracle.run.budget import moved
 from floracle.run.processes import Group, share
 
 from .config import Settings
-from .order import Order, noise_of, uniforms
+from .data_order import Order, noise_of, uniforms
 from .targets import Drawn, Target
 from .times import Times
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from floracle.analysis.curves import Curve
-from floracle.analysis.errors import OracleLoss, oracle_loss
+from floracle.analysis.loss.oracle_loss import OracleLoss, oracle_loss
 from floracle.core.fields import VelocityField
+from floracle.core.point_set import NO_LABEL, Source, classes
 from floracle.core.seeds import noise
-from floracle.core.source import NO_LABEL, Source, classes
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 from floracle.run.files import write_bytes

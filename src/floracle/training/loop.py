@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from floracle.core.fields import VelocityField
-from floracle.core.source import NO_LABEL, Source
+from floracle.core.point_set import NO_LABEL, Source
 from floracle.models.convention import Convention
 from floracle.models.field import model_field
-from floracle.models.lightningdit import LightningDiT
+from floracle.models.networks.lightningdit import LightningDiT
 from floracle.oracle.oracle import Oracle
 from floracle.run.budget import chosen_device
 from floracle.run.errors import InputError
@@ -33,21 +33,21 @@ from floracle.run.processes import Group, current, launched
 from .batches import Batch, Making
 from .checkpoint import VERB, Kept, Learner, keep, optimizer_for, read, writing
 from .config import Settings
-from .counting import PART as COUNTS
-from .counting import Counting, Progress
+from .data_order import Order
+from .determinism import inner_randomness, ready, repeatable
 from .ema import averaged
 from .evaluation import FOLDER as EVALUATIONS
 from .evaluation import Look, draw_samples, keep_look, lacking, looked, words_of
+from .gradient_allreduce import Sums, begin_alike
 from .interrupts import deferred
-from .order import Order
-from .place import GROWS, Place, changes, check_extension, machine, settings_of
-from .repeating import inner_randomness, ready, repeatable
-from .step import Stepper, forgetful
+from .metrics_log import Log, open_log, read_log
+from .run_directory import GROWS, Place, changes, check_extension, machine, settings_of
 from .switch import measured_gap, switch_time
 from .targets import target_for
 from .times import Times, Uniform, times_for
-from .together import Sums, begin_alike
-from .watch import Log, open_log, read_log
+from .train_metrics import PART as COUNTS
+from .train_metrics import Counting, Progress
+from .train_step import Stepper, forgetful
 
 LOOK = Look()
 

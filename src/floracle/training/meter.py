@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from floracle.analysis.curves import Curve, Estimate
-from floracle.analysis.groups import Stages
+from floracle.analysis.stages.result import Stages
 from floracle.core.clock import OURS, Clock
-from floracle.core.source import NO_LABEL
+from floracle.core.point_set import NO_LABEL
 from floracle.run.errors import InputError
 
 BINS = 10

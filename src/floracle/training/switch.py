@@ -16,11 +16,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from floracle.core.point_set import NO_LABEL, classes, mass
 from floracle.core.seeds import noise
-from floracle.core.source import NO_LABEL, classes, mass
 from floracle.oracle.oracle import Oracle
 
-from .order import drawing, seed_for
+from .data_order import drawing, seed_for
 from .times import Times
 
 CLASSES, PAIRS = 16, 24

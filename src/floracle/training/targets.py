@@ -29,13 +29,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from floracle.core.source import NO_LABEL, Atoms, Source
-from floracle.oracle.members import Members
+from floracle.core.point_set import NO_LABEL, Atoms, Source
+from floracle.oracle.class_points import Members
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 
 from .config import Settings
-from .order import drawing, seed_for
+from .data_order import drawing, seed_for
 
 PRODUCTS = 2**25
 """Products of pairs and points that are held at a time."""

@@ -1,0 +1,1 @@
+"""The oracle loss of models, and the loss on held-out data."""

@@ -1,0 +1,1 @@
+"""A model and the oracle on pieces of one trajectory: switching, landing, going on."""

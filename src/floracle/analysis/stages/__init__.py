@@ -1,0 +1,1 @@
+"""The two stages of a data set, measured."""

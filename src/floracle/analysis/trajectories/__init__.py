@@ -1,0 +1,1 @@
+"""What happens along trajectories: predictions, speed, curvature, settling."""

@@ -1,0 +1,161 @@
+"""Layout before detail: how much of each band of frequencies x̂(t) already has.
+
+The orthonormal DFT of a picture splits its squares by frequency, and Parseval's identity keeps
+their sum. In a band, with P the projection on it and m the class mean, the law of total variance
+
+    E‖P(data − m)‖² = E‖P(x̂ − m)‖² + E‖P(data − x̂)‖²
+
+gives what x̂ *holds* of the band, the first part, as a share of the whole; 1 − the second part is
+what it *explains*. They agree on average; the second is measured on the pair's own sample and so
+is the one that a model's x̂ can be held against.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from floracle.analysis.curves import Curve, Landmark, landmark, resampled
+from floracle.analysis.forward_pairs import asked_times, forward_pairs, ratio
+from floracle.core.point_set import NO_LABEL, Source
+from floracle.core.spectrum import moments
+from floracle.oracle.oracle import Oracle
+from floracle.run.errors import InputError
+
+HALF = 0.5
+LAYOUT = 2.0
+"""Cycles along the longer side up to which frequencies are layout; above is detail."""
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Radial bands of the frequencies of pictures [C, H, W]."""
+
+    edges: tuple[float, ...]
+    """Where bands part, in cycles along the longer side; an edge belongs to the band below it."""
+    of: Tensor
+    """The band of every frequency, int64 [H, W]."""
+
+    @property
+    def count(self) -> int:
+        """How many bands there are."""
+        return len(self.edges) + 1
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The bands in words, lowest first."""
+        inner = zip(self.edges, self.edges[1:], strict=False)
+        middle = [f"{low:g}–{high:g} cycles" for low, high in inner]
+        return (f"to {_cycles(self.edges[0])}", *middle, f"over {_cycles(self.edges[-1])}")
+
+    def energies(self, pictures: Tensor) -> Tensor:
+        """Squared norms by band, float64 [b, bands], of pictures [b, C, H, W]; they sum to all."""
+        if pictures.shape[-2:] != self.of.shape:
+            raise ValueError(f"pictures are {list(pictures.shape)}, bands {list(self.of.shape)}")
+        waves = torch.fft.fft2(pictures.double(), norm="ortho")
+        squares = (waves.real.square() + waves.imag.square()).sum(1).flatten(1)
+        found = torch.zeros(len(squares), self.count, dtype=torch.float64)
+        return found.index_add_(1, self.of.flatten(), squares)
+
+
+def radial_bands(shape: Sequence[int], edges: Sequence[float] | None = None) -> Bands:
+    """Bands of pictures of a shape [C, H, W]; octaves up to half of Nyquist without `edges`.
+
+    Frequencies are radial, in cycles along the longer side; the lowest band holds the brightness.
+    """
+    if len(shape) != 3 or max(shape[1:]) < 4:
+        raise InputError(f"bands need pictures [C, H, W] of 4 pixels at least, got {list(shape)}")
+    side = max(shape[1:])
+    chosen = tuple(edges) if edges is not None else _octaves(side)
+    rising = all(low < high for low, high in zip((0.0, *chosen), chosen, strict=False))
+    if not chosen or not rising:
+        raise InputError(f"edges of bands are positive and increase, got {list(chosen)}")
+    down, across = (torch.fft.fftfreq(size, dtype=torch.float64) * side for size in shape[1:])
+    radius = torch.hypot(down[:, None], across[None])
+    # rounding must not lift a frequency over the edge it lies on
+    of = torch.bucketize(radius - 1e-9, torch.tensor(chosen, dtype=torch.float64))
+    if len(of.unique()) <= len(chosen):
+        raise InputError(f"edges {list(chosen)} leave a band of pictures {list(shape)} empty")
+    return Bands(chosen, of)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """How far each band of x̂ has settled, by time; lists run over bands, lowest first."""
+
+    times: Tensor
+    label: int
+    bands: Bands
+    explained: tuple[Curve, ...]
+    """1 − E‖P(data − x̂)‖² / E‖P(data − m)‖²."""
+    held: tuple[Curve, ...]
+    """E‖P(x̂ − m)‖² / E‖P(data − m)‖²."""
+    half: tuple[Landmark, ...]
+    """Where half of each band is explained."""
+    shares: tuple[float, ...]
+    """The share of each band in the variance of the data."""
+
+
+def varies_in_bands(source: Source, *, pairs: int, label: int, seed: int) -> bool:
+    """Whether the pairs that `settled_by_band` draws are pictures that vary in all its bands."""
+    shape = source.shape
+    if len(shape) != 3 or max(shape[1:]) < 4:
+        return False
+    drawn = forward_pairs(source, pairs, label=label, seed=seed)
+    centre = moments(source, label).mean.reshape(shape)
+    return bool((radial_bands(shape).energies(drawn.data - centre).sum(0) > 0).all())
+
+
+@torch.no_grad()
+def settled_by_band(
+    oracle: Oracle,
+    *,
+    times: Tensor,
+    pairs: int = 256,
+    label: int = NO_LABEL,
+    seed: int = 0,
+    edges: Sequence[float] | None = None,
+) -> Settled:
+    """Measure on forward-path pairs of a class how much of each band x̂ has at times [T]."""
+    bands, times = radial_bands(oracle.data.shape, edges), asked_times(times)
+    drawn = forward_pairs(oracle.data, pairs, label=label, seed=seed)
+    centre = moments(oracle.data, label).mean.reshape(oracle.data.shape)
+    whole = bands.energies(drawn.data - centre)
+    left, held = [], []
+    for t in times.tolist():
+        mean = oracle.posterior(*drawn.at(t, oracle.path), top=1).mean
+        left.append(bands.energies(drawn.data - mean))
+        held.append(bands.energies(mean - centre))
+    return _settled(times, label, bands, torch.stack([whole, *left, *held]), seed=seed)
+
+
+def _settled(times: Tensor, label: int, bands: Bands, energies: Tensor, *, seed: int) -> Settled:
+    """From the energies [1 + 2T, p, bands] of the data, of what is left, and of what is held."""
+    whole, left, held = energies.split([1, len(times), len(times)])
+    explained, holding, half = [], [], []
+    for band in range(bands.count):
+        total = whole[0, :, band, None].expand(-1, len(times))
+        if not total.sum() > 0:
+            raise InputError(f"the data does not vary in the band {bands.names[band]}; merge it")
+        gained = total - left[..., band].T
+        explained.append(ratio(gained, total))
+        holding.append(ratio(held[..., band].T, total))
+        again = resampled(gained, seed) / resampled(total, seed)
+        half.append(landmark(times, explained[-1].mean, again, HALF))
+    shares = whole[0].sum(0) / whole.sum()
+    return Settled(
+        times, label, bands, tuple(explained), tuple(holding), tuple(half), tuple(shares.tolist())
+    )
+
+
+def _octaves(side: int) -> tuple[float, ...]:
+    """Edges 1, 2, 4, … below Nyquist, `side` / 2."""
+    return tuple(float(2**k) for k in range(max(1, math.ceil(math.log2(side)) - 1)))
+
+
+def _cycles(count: float) -> str:
+    return f"{count:g} cycle" if count == 1 else f"{count:g} cycles"

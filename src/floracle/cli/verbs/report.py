@@ -1,0 +1,30 @@
+"""`floracle report`: draw again what was saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def report(*runs: Path) -> None:
+    """Draw the reports of stages and of training runs again; their data is not needed.
+
+    Parameters
+    ----------
+    runs
+        Folders that hold stages, or a training run, also one that goes on.
+    """
+    from floracle.cli.console import say
+    from floracle.report.names import visible
+    from floracle.report.stages.write import draw
+    from floracle.report.training.page import is_run, write_run
+    from floracle.run.errors import InputError
+    from floracle.run.output_folder import redrawing
+
+    if not runs:
+        raise InputError("name at least one folder of results")
+    for run in runs:
+        if not run.is_dir():
+            raise InputError(f"there is no folder {visible(str(run))}; name one that a run wrote")
+        with redrawing(run):
+            page = write_run(run) if is_run(run) else draw(run)
+        say(f"report: {visible(str(page))}")

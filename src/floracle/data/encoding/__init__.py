@@ -1,0 +1,1 @@
+"""Pictures encoded as latents, in shards that training reads."""

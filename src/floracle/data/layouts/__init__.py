@@ -1,0 +1,1 @@
+"""One file a layout: how data of a project or format is recognised and read."""

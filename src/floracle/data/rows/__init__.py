@@ -1,0 +1,1 @@
+"""Rows in files: read by position, in pieces, and refused where a file changed."""

@@ -1,0 +1,151 @@
+"""The .safetensors format: a length, a JSON header, then the bytes of all tensors.
+
+The header gives every tensor a type, a shape and its place among the bytes; places follow each
+other without gaps and end with the file. A header that says otherwise is refused, so nothing is
+ever read beyond what is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from floracle.data.layouts.content import Rows, check_there, readable
+from floracle.run.errors import InputError
+
+from .file_rows import Piece, rows_at
+from .source_files import SourceFile, open_source, source_file
+
+MOST_HEADER = 2**20
+LENGTH = 8
+MOST_AXES = 32
+DTYPES = {
+    "BOOL": "?",
+    "U8": "u1",
+    "U16": "u2",
+    "U32": "u4",
+    "U64": "u8",
+    "I8": "i1",
+    "I16": "i2",
+    "I32": "i4",
+    "I64": "i8",
+    "F16": "f2",
+    "BF16": "u2",  # numpy has none; torch reads the same two bytes
+    "F32": "f4",
+    "F64": "f8",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file."""
+
+    dtype: str
+    """As the header writes it: F32, BF16, ..."""
+    shape: tuple[int, ...]
+    start: int
+    """Its first byte in the file."""
+    end: int
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """What a header declares."""
+
+    file: SourceFile
+    entries: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self.file.path
+
+    def rows(self, *names: str) -> tuple[Rows, ...]:
+        """Tensors by name, read when they are indexed."""
+        return tuple(self._rows(self.entries[name]) for name in names)
+
+    def piece(self, name: str) -> Piece:
+        """Where the rows of a tensor lie."""
+        entry = self.entries[name]
+        return Piece(self.file, entry.start, entry.shape[0])
+
+    def _rows(self, entry: Entry) -> Rows:
+        dtype = torch.bfloat16 if entry.dtype == "BF16" else None
+        kind = np.dtype(DTYPES[entry.dtype])
+        return rows_at(self.file, entry.start, entry.shape, kind, dtype=dtype)
+
+
+def read_header(path: Path) -> TensorFile:
+    """The tensors of a .safetensors file, none of them read."""
+    check_there(path)
+    with readable(path, "a .safetensors file"):
+        with open_source(path) as file:
+            source = source_file(path, file)
+            held, length = source.look.size, int.from_bytes(file.read(LENGTH), "little")
+            if held < LENGTH or length > min(MOST_HEADER, held - LENGTH):
+                raise InputError(
+                    f"{path} is cut short or damaged: its header claims {length} bytes"
+                )
+            header = json.loads(file.read(length), object_pairs_hook=_unrepeated)
+        if not isinstance(header, dict):
+            raise InputError(f"{path} is damaged: its header is no list of tensors")
+        metadata = header.pop("__metadata__", {})
+        if not isinstance(metadata, dict):
+            raise InputError(f"{path} is damaged: its metadata are no texts by name")
+        begin = LENGTH + length
+        entries = {key: _entry(path, key, value, begin) for key, value in header.items()}
+        _check_places(path, list(entries.values()), begin, held)
+    return TensorFile(source, entries, metadata)
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands in the header twice")
+    return found
+
+
+def _entry(path: Path, key: str, value: Any, begin: int) -> Entry:
+    """One tensor as the header describes it."""
+    if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= set(value):
+        raise InputError(f"{path} is damaged: {key!r} has no type, shape and place")
+    dtype, shape, place = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        known = ", ".join(DTYPES)
+        raise InputError(f"{path}: {key!r} is of type {dtype!r}; what is read: {known}")
+    if not (_sizes(shape) and _sizes(place) and len(place) == 2):
+        raise InputError(f"{path} is damaged: {key!r} has shape {shape!r} at {place!r}")
+    needed = prod(shape) * np.dtype(DTYPES[dtype]).itemsize
+    if place[1] - place[0] != needed:
+        raise InputError(
+            f"{path} is damaged: {key!r} {shape} takes {needed} bytes, but its place {place} has"
+            f" {place[1] - place[0]}"
+        )
+    return Entry(dtype, tuple(shape), begin + place[0], begin + place[1])
+
+
+def _sizes(values: Any) -> bool:
+    """Whether these are sizes as an axis or a file may have them."""
+    if not isinstance(values, list) or len(values) > MOST_AXES:
+        return False
+    return all(type(value) is int and 0 <= value < 2**63 for value in values)
+
+
+def _check_places(path: Path, entries: list[Entry], begin: int, held: int) -> None:
+    """Refuse tensors that overlap, leave gaps or end elsewhere than the file."""
+    place = begin
+    for entry in sorted(entries, key=lambda each: (each.start, each.end)):
+        if entry.start != place:
+            kind = "overlap" if entry.start < place else "leave a gap"
+            raise InputError(f"{path} is damaged: its tensors {kind} at byte {place}")
+        place = entry.end
+    if place != held:
+        raise InputError(f"{path} is cut short or damaged: {held} bytes where {place} should be")

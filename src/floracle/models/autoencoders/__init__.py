@@ -1,0 +1,1 @@
+"""Autoencoders between pictures and latents."""

@@ -1,0 +1,268 @@
+"""What a field is made of: all modules, tensors, values and code that it can reach.
+
+Python keeps no list of what a callable reads, so its references are followed: attributes, items,
+arguments of partial functions, the objects of bound methods, cells of closures, defaults, and the
+globals that the code of a user's function names. Installed packages are followed for modules and
+tensors alone: their other attributes are caches, paths and counters, and what they compute shows
+in what the field answers. A data set stands for itself by its fingerprint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import dis
+import functools
+import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, EllipsisType, FunctionType, MethodType, ModuleType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from floracle.core.point_set import Source
+from floracle.run.files import digest
+
+APART = {"identity": False}
+"""Metadata of a dataclass field that decides nothing about what is computed, such as a name."""
+PLAIN = (
+    *(type(None), bool, int, float, complex, str, bytes, EllipsisType),
+    *(Enum, np.generic, torch.dtype),
+)
+INSTALLED = {"site-packages", "dist-packages"}
+HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+"""Attributes that torch gives every module; what of them matters is followed by other ways."""
+
+
+class Fact(NamedTuple):
+    """Something a field is made of, and the references that lead to it."""
+
+    name: str
+    value: str | Tensor
+
+
+@dataclass(frozen=True)
+class Reachable:
+    """All that a field reaches; made by `reachable`."""
+
+    facts: list[Fact]
+    """In an order that depends on the field alone."""
+    modules: list[nn.Module]
+
+
+class _Reference(NamedTuple):
+    name: str
+    value: object
+    telling: bool
+    """Whether kinds and plain values count; those in objects of installed packages do not."""
+
+
+def reachable(field: object) -> Reachable:
+    """Everything that a field refers to, once, whether it is a module, a closure or an object."""
+    facts: list[Fact] = []
+    modules: list[nn.Module] = []
+    names: dict[int, str] = {}
+    alive: list[object] = []  # an id is unique only among objects that exist at the same time
+    pending = [_Reference("", field, True)]
+    while pending:
+        name, value, telling = pending.pop()
+        if isinstance(value, Tensor):
+            facts.append(Fact(name, value))
+        elif isinstance(value, PLAIN):
+            facts += [Fact(name, plain_text(value))] if telling else []
+        elif id(value) in names:
+            facts += [Fact(name, f"as {names[id(value)]}")] if telling else []
+        else:
+            names[id(value)] = name
+            alive.append(value)
+            modules += [value] if isinstance(value, nn.Module) else []
+            facts += [Fact(name, _kind(value))] if telling else []
+            parts = [part._replace(name=f"{name}.{part.name}") for part in _parts(value, telling)]
+            pending += reversed(parts)
+    return Reachable(facts, modules)
+
+
+def plain_text(value: object) -> str:
+    """A plain value as text; equal numbers read alike, whatever their type."""
+    if isinstance(value, Enum):
+        return f"{type(value).__qualname__}.{value.name}"
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (bool, int)):
+        return repr(int(value))
+    if isinstance(value, float):
+        return repr(int(value)) if value.is_integer() else repr(float(value))
+    return repr(value)
+
+
+def code_text(code: CodeType) -> str:
+    """A hash of what code does; comments, positions and the names of variables do not count."""
+    constants = [_constant(value) for value in code.co_consts]
+    return digest(code.co_code, code.co_exceptiontable, *code.co_names, *constants)
+
+
+def _constant(value: object) -> str:
+    if isinstance(value, CodeType):
+        return code_text(value)
+    if isinstance(value, (tuple, frozenset)):
+        texts = [_constant(item) for item in value]
+        # the order of a set of strings differs from one process to the next
+        return repr(sorted(texts) if isinstance(value, frozenset) else texts)
+    return plain_text(value)
+
+
+def _parts(value: object, telling: bool) -> Iterator[_Reference]:
+    """What a value refers to."""
+    match value:
+        case nn.Module():
+            yield from _module_parts(value)
+        case FunctionType():
+            yield from _function_parts(value)
+        case MethodType():
+            yield _Reference("self", value.__self__, telling)
+            yield _Reference("function", value.__func__, telling)
+        case partial():
+            yield _Reference("function", value.func, telling)
+            yield _Reference("arguments", (value.args, value.keywords), telling)
+        case dict():
+            items = [(_key(key), item) for key, item in value.items()]
+            for key, item in sorted(items, key=lambda pair: pair[0]):
+                yield _Reference(key, item, telling)
+        case list() | tuple() | deque():
+            if all(isinstance(item, PLAIN) for item in value):  # long lists in one step
+                yield _Reference("items", "; ".join(map(plain_text, value)), telling)
+                return
+            for index, item in enumerate(value):
+                yield _Reference(str(index), item, telling)
+        case set() | frozenset():
+            for index, item in enumerate(sorted(value, key=_key)):
+                yield _Reference(str(index), item, telling)
+        case type():
+            yield from _class_parts(value)
+        case np.ndarray() if value.dtype.kind in "biufc":
+            yield _Reference("values", digest(value.tobytes()), True)
+            yield _Reference("shape", (value.dtype.str, value.shape), True)
+        case ModuleType():
+            return
+        case _:
+            yield from _object_parts(value, telling)
+
+
+def _module_parts(module: nn.Module) -> Iterator[_Reference]:
+    """Tensors, children and hooks; of a class that is not installed also its other attributes."""
+    yield _Reference("class", type(module), True)
+    attributes = vars(module) if _origin(type(module).__module__) != "installed" else {}
+    own = {name: value for name, value in attributes.items() if name not in OF_EVERY_MODULE}
+    hooks = {name: vars(module).get(name) for name in HOOKS}
+    named = [
+        *module.named_parameters(recurse=False),
+        *module.named_buffers(recurse=False),
+        *module.named_children(),
+        *sorted(own.items()),
+        *((name, list(hook.values())) for name, hook in hooks.items() if hook),
+    ]
+    yield from (_Reference(name, value, True) for name, value in named)
+
+
+def _function_parts(function: FunctionType) -> Iterator[_Reference]:
+    """Closure, defaults and attributes; of a user's function also its code and its globals."""
+    origin = _origin(function.__globals__.get("__name__", ""))
+    telling = origin != "installed"
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield _Reference(name, cell.cell_contents, telling)
+        except ValueError:  # a variable that has no value yet
+            continue
+    for part in ("__defaults__", "__kwdefaults__", "__dict__"):
+        yield _Reference(part, getattr(function, part) or None, telling)
+    if origin == "user":
+        yield _Reference("code", code_text(function.__code__), True)
+        for name in sorted(_globals_read(function.__code__) & function.__globals__.keys()):
+            yield _Reference(name, function.__globals__[name], True)
+
+
+def _class_parts(kind: type) -> Iterator[_Reference]:
+    """Methods, other attributes and bases of a user's class."""
+    if _origin(kind.__module__) != "user":
+        return
+    for name, value in sorted(vars(kind).items()):
+        if isinstance(value, (staticmethod, classmethod)):
+            yield _Reference(name, value.__func__, True)
+        elif isinstance(value, property):
+            yield _Reference(name, value.fget, True)
+        elif isinstance(value, FunctionType) or not name.startswith("__"):
+            yield _Reference(name, value, True)
+    yield _Reference("bases", kind.__bases__, True)
+
+
+def _object_parts(value: object, telling: bool) -> Iterator[_Reference]:
+    """Class and attributes; a data set, and a field of one, are known by its fingerprint."""
+    origin = _origin(type(value).__module__)
+    if origin == "installed" and not telling:
+        return  # a logger, say, would lead through its package to all of the process
+    attributes = _attributes(value)
+    if origin == "ours":
+        for source in (value, attributes.get("data")):
+            if isinstance(source, Source):
+                yield _Reference("data", source.fingerprint, True)
+                return
+        for part in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():
+            if part.metadata == APART:
+                del attributes[part.name]
+    yield _Reference("class", type(value), origin != "installed")
+    for name, attribute in sorted(attributes.items()):
+        yield _Reference(name, attribute, origin != "installed")
+
+
+def _attributes(value: object) -> dict[str, Any]:
+    """The attributes of an object, those in slots among them; no property is run."""
+    attributes = dict(getattr(value, "__dict__", None) or {})
+    for kind in type(value).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if not name.startswith("__"):
+                attributes[name] = getattr(value, name, None)
+    return attributes
+
+
+def _globals_read(code: CodeType) -> set[str]:
+    """The names of globals that code reads, and the functions inside it."""
+    read = {
+        step.argval
+        for step in dis.get_instructions(code)
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    }
+    inner = [value for value in code.co_consts if isinstance(value, CodeType)]
+    return read.union(*map(_globals_read, inner))
+
+
+def _key(value: object) -> str:
+    return plain_text(value) if isinstance(value, PLAIN) else type(value).__qualname__
+
+
+def _kind(value: object) -> str:
+    """The name of a class or function; the files of users may be renamed."""
+    named = isinstance(value, (type, FunctionType, BuiltinFunctionType))
+    shown: Any = value if named else type(value)
+    if _origin(shown.__module__ or "") == "user":
+        return "function" if isinstance(value, FunctionType) else shown.__qualname__
+    return f"{shown.__module__}.{shown.__qualname__}"
+
+
+@functools.cache
+def _origin(module: str) -> Literal["ours", "user", "installed"]:
+    """Whose code a module of this name is."""
+    top = module.partition(".")[0]
+    if top == "floracle":
+        return "ours"
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    if top in sys.stdlib_module_names or INSTALLED.intersection(Path(file).parts):
+        return "installed"
+    return "user"

@@ -1,0 +1,1 @@
+"""The networks of this library and of other projects."""

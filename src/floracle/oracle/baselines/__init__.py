@@ -1,0 +1,1 @@
+"""Closed-form fields that know less than the oracle: Gaussians, patches."""

@@ -1,0 +1,1 @@
+"""Pruning with a certificate: points whose weight is below a bound are never read."""

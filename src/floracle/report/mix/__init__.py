@@ -1,0 +1,1 @@
+"""The report of switching, landing and going on from held-out data."""

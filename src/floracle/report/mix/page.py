@@ -1,0 +1,270 @@
+"""Mixed sampling on one page: what was switched, landed and resumed, in words and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from floracle.analysis.mixing.field_switching import Switched
+from floracle.analysis.mixing.forward_backward import Resumed
+from floracle.analysis.mixing.landing_test import Landing
+from floracle.report.loss.page import versions, write_figures
+from floracle.report.loss.words import with_error
+from floracle.report.names import facts_of, percent, visible
+from floracle.report.stages import words
+from floracle.report.stages.page import data_uri, inlined, rendered
+from floracle.report.stages.tables import Row, Table
+from floracle.run.files import write_bytes, write_text
+from floracle.run.images import Display, reduced
+from floracle.version import VERSION
+
+from .figures import mix_drawings
+
+PAGE = "mix.html"
+COVERED = percent(0.95)
+OWN = ("seeds", "labels", "rows", "noises", "edges", "seed")
+"""What parts are asked with that is their own."""
+LARGEST = 96
+"""Pixels a side of a picture at most."""
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """What was measured of a field, by mixing it with the oracle or with unseen data."""
+
+    name: str
+    switch: Switched | None = None
+    landings: Mapping[float, Landing] = field(default_factory=dict)
+    """By τ."""
+    resume: Resumed | None = None
+
+    @property
+    def parts(self) -> dict[str, Switched | Landing | Resumed]:
+        """Everything that was measured, by what it is called."""
+        landings = {f"the oracle from τ = {tau:g} on": one for tau, one in self.landings.items()}
+        found = {"the oracle until τ": self.switch, **landings}
+        found |= {"from unseen data at τ": self.resume}
+        return {name: part for name, part in found.items() if part is not None}
+
+
+def write_mixed(
+    found: Mixed,
+    folder: Path,
+    *,
+    display: Display | None = None,
+    facts: Mapping[str, str] | None = None,
+) -> Path:
+    """Draw what was measured into a folder; returns the page.
+
+    What to type for a part is in its provenance, as `command`; so is the name of unseen data.
+    """
+    drawings = mix_drawings(found.switch, found.resume, _pictures(found, display))
+    sheets = {name: one for name, one in drawings.items() if name.endswith("-pictures")}
+    curves = {name: one for name, one in drawings.items() if name not in sheets}
+    write_figures(curves, folder)
+    shown = {}
+    for name, drawing in sheets.items():
+        content = drawing.png()
+        write_bytes(folder / "figures" / f"{name}.png", content)
+        uri = data_uri(content)
+        shown[name] = {"picture": uri, "alt": drawing.alt}
+    known, parts = facts or {}, found.parts.values()
+    content = rendered(
+        "mix.html.j2",
+        name=visible(found.name),
+        data=visible(known.get("data", "a training set")),
+        headline=headline(found),
+        story=story(found),
+        sheets=shown,
+        figures=inlined(curves),
+        switch=switch_table(found.switch),
+        landings=landing_table(found.landings),
+        resume=resume_table(found.resume),
+        facts=facts_of(known, _settings(found), versions(_known(found))),
+        commands=[part.provenance["command"] for part in parts if "command" in part.provenance],
+        version=VERSION,
+    )
+    write_text(folder / PAGE, content)
+    return folder / PAGE
+
+
+def _pictures(found: Mixed, display: Display | None) -> dict[str, Tensor]:
+    """The kept ends as bytes [n, columns, C, H, W]; none where they are no pictures."""
+    if display is None:
+        return {}
+    shown = {}
+    for name, part in (("switch", found.switch), ("resume", found.resume)):
+        if part is not None and len(part.ends):
+            pictures = reduced(display.pictures(part.ends.flatten(0, 1)), LARGEST)
+            shown[name] = pictures.unflatten(0, part.ends.shape[:2])
+    return shown
+
+
+def _known(found: Mixed) -> Mapping[str, object]:
+    return next(iter(found.parts.values())).provenance
+
+
+def _settings(found: Mixed) -> dict[str, str]:
+    """What each part was asked with."""
+    return {name: _asked(part) for name, part in found.parts.items()}
+
+
+def _asked(part: Switched | Landing | Resumed) -> str:
+    told = []
+    for name in OWN:
+        value = part.settings.get(name)
+        if isinstance(value, list):  # the library's; the command line has words
+            told.append(f"{len(value)} {name}")
+        elif value is not None:
+            told.append(f"{value} {name}" if name == "noises" else f"{name} {value}")
+    if "held-out data" in part.provenance:
+        told.append(f"of {part.provenance['held-out data']}")
+    return ", ".join(told)
+
+
+def headline(found: Mixed) -> str:
+    """What matters most, in one line."""
+    if found.resume is not None:
+        marks = [found.resume.half(band).value for band in range(len(found.resume.bands))]
+        told = [
+            f"{name} from τ = {mark:.3g}"
+            for name, mark in zip(_plain_bands(found.resume), marks, strict=True)
+            if mark is not None
+        ]
+        if len(told) == len(marks):
+            return f"Half of unseen data is kept: {', '.join(told)}."
+    if found.switch is not None:
+        return _copying(found.switch, visible(found.name))
+    told = [f"{one.verdict} until τ = {tau:g}" for tau, one in found.landings.items()]
+    return f"{visible(found.name)} {', '.join(told)}."
+
+
+def _plain_bands(resume: Resumed) -> list[str]:
+    if len(resume.bands) == 2:
+        return [f"the layout ({resume.bands[0]})", f"the detail ({resume.bands[1]})"]
+    return list(resume.bands)
+
+
+def story(found: Mixed) -> list[str]:
+    """What can be said of each part, a sentence or two."""
+    told, name = [], visible(found.name)
+    if found.switch is not None:
+        told += [_copying(found.switch, name)]
+    for tau, one in found.landings.items():
+        told.append(f"{name} until τ = {tau:g}, then the oracle: {one}.")
+    if found.resume is not None:
+        told += _resumed(found.resume, name)
+    return told
+
+
+def _copying(switch: Switched, name: str) -> str:
+    """From which τ on the field copies what the oracle has chosen."""
+    share, low, high = switch.copied()
+    inner = (switch.taus > 0) & (switch.taus < 1)
+    mostly = inner & (low > 0.5)
+    if mostly.any():
+        tau = float(switch.taus[mostly][0])
+        return (
+            f"From τ = {tau:.3g} on {name} copies, most of the time, what the oracle has chosen."
+        )
+    if not inner.any():
+        return f"{name} was not asked to take over between noise and data."
+    last = int(inner.nonzero()[-1])
+    return (
+        f"Even from τ = {float(switch.taus[last]):.3g} on {name} does not mostly copy what the"
+        f" oracle has chosen: {percent(float(share[last]))} of the ends are copies"
+        f" ({COVERED}: {100 * float(low[last]):.0f} to {percent(float(high[last]))})."
+    )
+
+
+def _resumed(resume: Resumed, name: str) -> list[str]:
+    halves = [f"{band} from τ = {resume.half(k)}" for k, band in enumerate(_plain_bands(resume))]
+    own, share = float(resume.own.mean()) / resume.dims**0.5, resume.copied()
+    before = resume.taus < 1
+    worst = int(share[0][before].argmax())
+    most, bound = (percent(float(part[worst])) for part in (share[0], share[2]))
+    copies = (
+        f"{most} of the ends at τ = {float(resume.taus[worst]):.3g} are copies, more than at any"
+        f" other ({COVERED}: up to {bound})."
+        if share[0][worst] > 0
+        else f"no end is a copy ({COVERED}: at most {bound} would be)."
+    )
+    return [
+        f"From unseen data {name} keeps half of {', '.join(halves)} ({COVERED} intervals).",
+        f"Its ends lie {float(resume.distance().mean[before].min()):.3g} to"
+        f" {float(resume.distance().mean[before].max()):.3g} from the nearest training point, the"
+        f" unseen data {own:.3g}; {copies}",
+    ]
+
+
+def switch_table(switch: Switched | None) -> Table | None:
+    """Distances and copies by τ."""
+    if switch is None:
+        return None
+    columns = {
+        "to the nearest": with_error(switch.distance()),
+        "to the oracle's end": with_error(switch.from_own()),
+        "on its row": _percents((switch.rows == switch.own[:, None]).double().mean(0)),
+        "copies": _shares(switch.copied()),
+    }
+    return _by_tau(switch.taus, columns)
+
+
+def resume_table(resume: Resumed | None) -> Table | None:
+    """Bands, distances and copies by τ."""
+    if resume is None:
+        return None
+    columns = {}
+    for band, name in enumerate(resume.bands):
+        columns[f"apart, {name}"] = with_error(resume.apart(band))
+        columns[f"spread, {name}"] = with_error(resume.spread(band))
+    columns["to the nearest"] = with_error(resume.distance())
+    columns["copies"] = _shares(resume.copied())
+    return _by_tau(resume.taus, columns)
+
+
+def landing_table(landings: Mapping[float, Landing]) -> Table | None:
+    """The verdict of every landing test."""
+    rows = []
+    for tau, one in landings.items():
+        found = one.diversity
+        effective, high = (
+            "∞" if value is None else words.count(value) for value in (found.effective, found.high)
+        )
+        rows.append(
+            Row(
+                (
+                    f"{tau:g}",
+                    one.verdict,
+                    f"{one.fit.chi2 / one.fit.freedom:.2f}",
+                    f"{one.fit.chance:.3f}",
+                    effective,
+                    f"{words.count(found.low)} – {high}",
+                    words.count(found.knowable),
+                )
+            )
+        )
+    head = ("τ", "verdict", "χ²/dof", "p", "effective number", COVERED, "of")
+    return Table(head, rows) if rows else None
+
+
+def _by_tau(taus: Tensor, columns: Mapping[str, list[str]]) -> Table:
+    rows = [
+        Row((f"{tau:.3g}", *(column[k] for column in columns.values())))
+        for k, tau in enumerate(taus.tolist())
+    ]
+    return Table(("τ", *columns), rows)
+
+
+def _percents(shares: Tensor) -> list[str]:
+    return [percent(share) for share in shares.tolist()]
+
+
+def _shares(found: tuple[Tensor, Tensor, Tensor]) -> list[str]:
+    return [
+        f"{percent(share)} ({100 * low:.0f} – {100 * high:.0f})"
+        for share, low, high in zip(*(part.tolist() for part in found), strict=True)
+    ]

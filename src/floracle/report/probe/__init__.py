@@ -1,0 +1,1 @@
+"""The report of models along their own trajectories."""
