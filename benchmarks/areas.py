@@ -21,7 +21,7 @@ import torch
 import floracle
 from floracle.analysis.curves import standard_error
 from floracle.analysis.stages.information import area_under
-from floracle.analysis.stages.measure import _drawn, _followed, narrowed, planned
+from floracle.analysis.stages.measure import _drawn, _followed, apply_control, plan_stages
 from floracle.analysis.stages.result import FLAGGED, JUDGED
 from measure import RESULTS, report
 from real_data import SHARED, cifar10
@@ -62,7 +62,7 @@ def each_set(
 
 def measured(_: str, oracle: floracle.Oracle) -> dict:
     """All classes, or the whole set where there are none, with all seeds."""
-    plan, found = planned(oracle), {}
+    plan, found = plan_stages(oracle), {}
     labels = [label for label in plan.labels if label >= 0] or list(plan.labels)
     for label in labels:
         predicted = plan.predicted(oracle.path, label)
@@ -73,7 +73,7 @@ def measured(_: str, oracle: floracle.Oracle) -> dict:
             area = area_under(plan.times, pairs.variance, predicted)
             known = plan.sizes[label] - float(pairs.entropy[:, -1].mean())
             bound = predicted.information(plan.times)
-            gap = narrowed(pairs, bound, plan.sizes[label])
+            gap = apply_control(pairs, bound, plan.sizes[label])
             plain = standard_error(pairs.variance).clamp(min=1e-300)
             share = (standard_error(gap) / plain)[bound <= plan.sizes[label] / 2]
             rows.append((area.value - known, area.error, share, bool((gap.mean(0) < 0).any())))

@@ -15,7 +15,7 @@ import torch
 import floracle
 from areas import each_set
 from floracle.analysis.curves import crossing
-from floracle.analysis.stages.measure import measured, planned
+from floracle.analysis.stages.measure import measure_class, plan_stages
 from floracle.analysis.stages.result import END
 from times import CLASSES
 
@@ -30,7 +30,7 @@ def counted(name: str, oracle: floracle.Oracle) -> dict:
     label = CLASSES.get(name, -1)
     drawn = {pairs: draws(oracle, label, pairs) for pairs in PAIRS}
     most = drawn[max(PAIRS)]
-    times = planned(oracle, labels=[label]).times
+    times = plan_stages(oracle, labels=[label]).times
     truth = {
         name: torch.stack([group.curves[name].mean for group in most]).mean(0)
         for name in ("information", "own", "top", "gap", "entropy")
@@ -66,9 +66,9 @@ def counted(name: str, oracle: floracle.Oracle) -> dict:
 
 def draws(oracle: floracle.Oracle, label: int, pairs: int) -> list:
     """The stages of one class from so many pairs, again and again."""
-    plan = planned(oracle, labels=[label], pairs=pairs)
+    plan = plan_stages(oracle, labels=[label], pairs=pairs)
     seeds = range(DRAWS)
-    return [measured(oracle, replace(plan, seed=seed), label) for seed in seeds]
+    return [measure_class(oracle, replace(plan, seed=seed), label) for seed in seeds]
 
 
 def table(sets: dict):

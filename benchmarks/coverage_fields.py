@@ -68,7 +68,7 @@ def lags(oracle: floracle.Oracle, model) -> dict[str, float]:
 def copies(oracle: floracle.Oracle, model) -> dict[str, float]:
     """The share of copies, of 64 seeds."""
     seeds = range(64 * DRAWS)
-    switched = floracle.switched(model, oracle, taus=[0.8, 0.9], seeds=seeds, labels=LABEL)
+    switched = floracle.switch_fields(model, oracle, taus=[0.8, 0.9], seeds=seeds, labels=LABEL)
     shares = (switched.first < switched.second / 3).double()
     right, held = shares.mean(0), []
     for part in shares.split(64):
@@ -80,7 +80,7 @@ def copies(oracle: floracle.Oracle, model) -> dict[str, float]:
 def landings(oracle: floracle.Oracle, model) -> dict[str, float]:
     """The effective number of landings, of 64 seeds."""
     asked = {"tau": 0.2, "labels": LABEL}
-    every = floracle.landing(model, oracle, seeds=range(64 * DRAWS), **asked)
+    every = floracle.landing_test(model, oracle, seeds=range(64 * DRAWS), **asked)
     right, held = every.diversity.effective, []
     for rows in every.rows.split(64):
         labels = torch.full((64,), LABEL)

@@ -23,8 +23,8 @@ import torch
 
 import floracle
 import imagenet_store
-from floracle.analysis.stages.measure import measured as stage_curves
-from floracle.analysis.stages.measure import planned
+from floracle.analysis.stages.measure import measure_class as stage_curves
+from floracle.analysis.stages.measure import plan_stages
 from floracle.core.paths import LINEAR
 from floracle.oracle.pruning import search as pruning
 from measure import decaying, report
@@ -83,7 +83,7 @@ def dense() -> list[dict[str, float]]:
 def curve() -> dict[str, float]:
     points = decaying(1300, 8192, power=0.7)
     oracle = floracle.Oracle(floracle.open_store(points), device=DEVICE)
-    plan, there = planned(oracle, times=50, pairs=512), points.to(DEVICE)
+    plan, there = plan_stages(oracle, times=50, pairs=512), points.to(DEVICE)
     rows, noise = torch.randint(1300, (512,)), torch.randn(512, 8192)
     both = torch.cat([points[rows], noise]).to(DEVICE)
     products = seconds(lambda: both @ there.T)

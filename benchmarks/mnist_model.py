@@ -18,10 +18,10 @@ import torch
 from matplotlib import rc_context
 
 import floracle
-from floracle.analysis.mixing.field_switching import mixed, switched
+from floracle.analysis.mixing.field_switching import mixed, switch_fields
 from floracle.oracle.baselines.gaussian import class_gaussians
 from floracle.report import plots
-from floracle.run.images import enlarged, png, quantised, tiles
+from floracle.run.images import enlarge, png, quantise, tiles
 from measure import RESULTS, report
 
 ROOT = Path(__file__).parents[1]
@@ -78,7 +78,7 @@ def switch() -> dict:
     data, test = opened("train"), opened("test")
     labels = DIGITS.repeat(8)
     oracle = floracle.Oracle(data)
-    found = switched(model(), oracle, taus=TAUS, seeds=range(80), labels=labels)
+    found = switch_fields(model(), oracle, taus=TAUS, seeds=range(80), labels=labels)
     copies, low, high = found.copied()
     ratio = []
     for digit in range(10):
@@ -107,7 +107,7 @@ def landings() -> dict:
         ("model", field, 0.1),
         ("model", field, 0.3),
     ):
-        test = floracle.landing(first, oracle, tau=tau, seeds=range(400), labels=3)
+        test = floracle.landing_test(first, oracle, tau=tau, seeds=range(400), labels=3)
         values = test.to_results().values
         found[f"{name} to {tau:g}"] = {
             "verdict": test.verdict,
@@ -166,8 +166,8 @@ def guided_samples() -> bytes:
         floracle.guided(model(), *GUIDED[k][:1], interval=GUIDED[k][1]) for k in (0, 1, 4, 6)
     ]
     rows = [floracle.sample(field, start, grid, labels=DIGITS) for field in fields]
-    pictures = 255 - quantised(torch.cat(rows), 0.0, 1.0)
-    return png(tiles(enlarged(pictures, 56), 10))
+    pictures = 255 - quantise(torch.cat(rows), 0.0, 1.0)
+    return png(tiles(enlarge(pictures, 56), 10))
 
 
 def table(results: dict):
@@ -260,8 +260,8 @@ def samples() -> bytes:
     oracle, field, grid = floracle.Oracle(opened("train")), model(), floracle.time_grid(50)
     x, taus = floracle.noise(range(10), (1, 28, 28)), (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
     rows = [mixed(oracle, field, x, grid, at=tau, labels=DIGITS) for tau in taus]
-    pictures = 255 - quantised(torch.cat(rows), 0.0, 1.0)
-    return png(tiles(enlarged(pictures, 56), 10))
+    pictures = 255 - quantise(torch.cat(rows), 0.0, 1.0)
+    return png(tiles(enlarge(pictures, 56), 10))
 
 
 PARTS = {"losses": losses, "switch": switch, "landing": landings, "guidance": guidance}

@@ -11,7 +11,7 @@ import torch
 
 import floracle
 from floracle.core.paths import LINEAR
-from floracle.oracle.float64_refinement import resolve
+from floracle.oracle.float64_refinement import refine
 from floracle.oracle.reference import reference
 from floracle.oracle.scan import queries, scan
 from measure import decaying, report
@@ -49,7 +49,7 @@ def main() -> None:
                 asked = queries(members, x, t, LINEAR)
                 sums = scan(members, asked, dtype=torch.float32)
                 plain = asked.velocity(sums.points / sums.mass[:, None] + members.offset)
-                mended = resolve(members, asked, sums)
+                mended = refine(members, asked, sums)
 
                 def worst(velocity, exact=exact):
                     return f"{((velocity - exact).norm(dim=1) / exact.norm(dim=1)).max():.1e}"

@@ -23,7 +23,7 @@ from torch.nn.functional import avg_pool2d
 import floracle
 from floracle.data.encoding.encode import decoded
 from floracle.data.store import Store
-from floracle.run.images import quantised
+from floracle.run.images import quantise
 from measure import report
 
 SHARED = Path(os.environ.get("FLORACLE_SHARED", Path(__file__).parents[2] / "shared"))
@@ -52,7 +52,7 @@ def psnr(photographs: Store, latents: Store) -> dict:
 def thumbnails(photographs: Store, out: Path) -> None:
     """Means of squares of pixels as bytes [N, h, w, 3], with the labels."""
     parts = torch.arange(len(photographs)).split(50)
-    small = [quantised(avg_pool2d(photographs.take(rows), SIDE)) for rows in parts]
+    small = [quantise(avg_pool2d(photographs.take(rows), SIDE)) for rows in parts]
     images = torch.cat(small).permute(0, 2, 3, 1).numpy()
     np.savez(out, images=images, labels=photographs.labels.numpy())
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 
 import floracle
-from floracle.analysis.stages.measure import measured as stage_curves
-from floracle.analysis.stages.measure import planned
+from floracle.analysis.stages.measure import measure_class as stage_curves
+from floracle.analysis.stages.measure import plan_stages
 from measure import decaying, ratios, report, seconds
 
 POINTS, DIMS, PAIRS, TIMES = 1300, 8192, 512, 50
@@ -19,7 +19,7 @@ POINTS, DIMS, PAIRS, TIMES = 1300, 8192, 512, 50
 def main() -> None:
     points = decaying(POINTS, DIMS, power=0.7)
     oracle = floracle.Oracle(floracle.open_store(points))
-    plan = planned(oracle, times=TIMES, pairs=PAIRS)
+    plan = plan_stages(oracle, times=TIMES, pairs=PAIRS)
     rows = torch.randint(POINTS, (PAIRS,))
     noise = torch.randn(PAIRS, DIMS)
     both = torch.cat([points[rows], noise])

@@ -26,9 +26,9 @@ import torch
 import floracle
 from floracle.models.networks.lightningdit import architecture
 from floracle.run.processes import ALONE
-from floracle.training.batches import Making
-from floracle.training.config import PAPER, Settings
-from floracle.training.data_order import Order
+from floracle.training.batches import BatchMaker
+from floracle.training.config import PAPER, TrainingSettings
+from floracle.training.data_order import DataOrder
 from floracle.training.meter import StageMeter
 from floracle.training.targets import target_for
 from floracle.training.times import Uniform
@@ -52,7 +52,7 @@ def data() -> floracle.Store:
     return floracle.open_store(points, labels=torch.arange(POINTS) % CLASSES)
 
 
-def theirs(folder: Path, store: floracle.Store, asked: Settings) -> Callable[[int], None]:
+def theirs(folder: Path, store: floracle.Store, asked: TrainingSettings) -> Callable[[int], None]:
     """The reference's step."""
     plan = architecture(asked.model, patch=1, channels=SHAPE[0], side=SHAPE[1], classes=CLASSES)
     made = imported(folder, "transport").create_transport  # before its `models`, which it forgets
@@ -80,13 +80,13 @@ def theirs(folder: Path, store: floracle.Store, asked: Settings) -> Callable[[in
     return step
 
 
-def ours(store: floracle.Store, asked: Settings) -> Callable[[int], None]:
+def ours(store: floracle.Store, asked: TrainingSettings) -> Callable[[int], None]:
     """A step of floracle.train."""
     cpu = torch.device("cpu")
     stepper = stepper_of(store, asked, cpu)
-    making = Making(
+    making = BatchMaker(
         store,
-        Order.of(len(store), asked.seed),
+        DataOrder.of(len(store), asked.seed),
         asked,
         Uniform(),
         target_for(asked, store, None, 0.0),
@@ -102,7 +102,7 @@ def ours(store: floracle.Store, asked: Settings) -> Callable[[int], None]:
     return step
 
 
-def products(asked: Settings) -> Callable[[int], None]:
+def products(asked: TrainingSettings) -> Callable[[int], None]:
     """The matrix products of all tokens alone, with both gradients: no step takes less."""
     plan = architecture(asked.model, patch=1, side=SHAPE[1])
     kind = torch.float32 if asked.precision == "float32" else torch.bfloat16
@@ -121,7 +121,7 @@ def products(asked: Settings) -> Callable[[int], None]:
     return step
 
 
-def precision(asked: Settings):
+def precision(asked: TrainingSettings):
     """As the reference's launcher sets it."""
     if asked.precision == "float32":
         return nullcontext()
@@ -155,11 +155,11 @@ def compared(folder: Path, size: str, asked: argparse.Namespace) -> dict:
         "batch": asked.batch or {"base": 4, "tiny": 16}[size],
         "precision": asked.precision,
     }
-    plain = Settings(**{**PAPER.plain(), "betas": PAPER.betas, **settings})
+    plain = TrainingSettings(**{**PAPER.plain(), "betas": PAPER.betas, **settings})
     rivals = {"reference": theirs(folder, store, plain), "ours": ours(store, plain)}
     rivals["matrix products alone"] = products(plain)
     if asked.compiled:
-        quick = Settings(**{**plain.plain(), "betas": plain.betas, "compile": True})
+        quick = TrainingSettings(**{**plain.plain(), "betas": plain.betas, "compile": True})
         rivals["ours compiled"] = ours(store, quick)
     taken = turns(rivals, asked.rounds)
     return {

@@ -24,14 +24,14 @@ import torch
 import floracle
 from floracle.core.point_set import classes
 from floracle.run.processes import ALONE
-from floracle.training.batches import Batch, Making
-from floracle.training.build_model import network_for
+from floracle.training.batches import Batch, BatchMaker
+from floracle.training.build_model import build_model
 from floracle.training.checkpoint import Learner, optimizer_for
-from floracle.training.config import Settings
-from floracle.training.data_order import Order
+from floracle.training.config import TrainingSettings
+from floracle.training.data_order import DataOrder
 from floracle.training.determinism import inner_randomness, ready, repeatable
 from floracle.training.ema import averaged
-from floracle.training.gradient_allreduce import Sums
+from floracle.training.gradient_allreduce import GradientSums
 from floracle.training.meter import StageMeter
 from floracle.training.switch import measured_gap, switch_time
 from floracle.training.targets import target_for
@@ -48,7 +48,7 @@ COLD = 2**20
 class Rival:
     """A way to make targets, and what its steps took."""
 
-    making: Making
+    making: BatchMaker
     seconds: list[float]
     step: int = 0
     """The first step of its next turn."""
@@ -72,7 +72,7 @@ def opened(where: str) -> floracle.Store:
 
 
 def rivals_of(
-    data: floracle.Store, settings: Settings, device: torch.device
+    data: floracle.Store, settings: TrainingSettings, device: torch.device
 ) -> tuple[dict, float, dict]:
     """The rivals, the switch that they share, and what it took to make ready."""
     took, start = {}, time.perf_counter()
@@ -89,21 +89,21 @@ def rivals_of(
     cold = floracle.Oracle(data, device=device, memory=COLD)
     for label in classes(data) or [-1]:  # norms and centres are known either way
         cold.members(label)
-    order, rivals = Order.of(len(data), settings.seed), {}
+    order, rivals = DataOrder.of(len(data), settings.seed), {}
     for name, oracle in {"conditional": None, "oracle": resident, "oracle, cold": cold}.items():
         asked = replace(settings, target="oracle" if oracle else "conditional")
         target = target_for(asked, data, oracle, switch)
-        making = Making(data, order, asked, Uniform(), target, ALONE, device)
+        making = BatchMaker(data, order, asked, Uniform(), target, ALONE, device)
         rivals[name] = Rival(making, [])
     return rivals, switch, took
 
 
-def stepper_of(data: floracle.Store, settings: Settings, device: torch.device) -> Stepper:
+def stepper_of(data: floracle.Store, settings: TrainingSettings, device: torch.device) -> Stepper:
     """One network that all rivals train in turn."""
-    network = network_for(settings, data).to(device).train()
+    network = build_model(settings, data).to(device).train()
     learner = Learner(network, averaged(network), optimizer_for(network, lr=settings.rate))
     ask = torch.compile(network) if settings.compile else network
-    return Stepper(learner, settings, Sums.over(ALONE, device), network.null, ask)
+    return Stepper(learner, settings, GradientSums.over(ALONE, device), network.null, ask)
 
 
 def settled(device: torch.device) -> float:
@@ -145,7 +145,7 @@ def taken(rival: Rival, stepper: Stepper, steps: int, device: torch.device) -> N
         settled(device)
 
 
-def alone(making: Making, device: torch.device, steps: int) -> dict[str, float]:
+def alone(making: BatchMaker, device: torch.device, steps: int) -> dict[str, float]:
     """What making a batch takes where nothing else goes on, and its targets' part."""
     for step in range(2):
         making.batch(step)
@@ -158,7 +158,7 @@ def alone(making: Making, device: torch.device, steps: int) -> dict[str, float]:
 def measured(asked: argparse.Namespace) -> dict:
     """All of it, as numbers."""
     device, data = torch.device(asked.device), opened(asked.data)
-    settings = Settings(
+    settings = TrainingSettings(
         model=asked.model,
         patch=asked.patch,
         batch=asked.batch,

@@ -13,7 +13,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from floracle.core.point_set import Atoms, Block
+from floracle.core.point_set import Block, WeightedRows
 
 settings.register_profile("house", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("house")
@@ -39,7 +39,7 @@ class PointsSource:
     def __len__(self) -> int:
         return len(self.points)
 
-    def atoms(self, label: int = -1) -> Atoms:
+    def atoms(self, label: int = -1) -> WeightedRows:
         first: dict[bytes, int] = {}
         masses: dict[int, float] = {}
         members = range(len(self)) if label == -1 else (self.labels == label).nonzero()[:, 0]
@@ -47,7 +47,7 @@ class PointsSource:
             kept = first.setdefault(self.points[row].numpy().tobytes(), row)
             masses[kept] = masses.get(kept, 0.0) + self.weights[row].item()
         weights = torch.tensor(list(masses.values()), dtype=torch.float64)
-        return Atoms(torch.tensor(list(masses), dtype=torch.int64), weights / weights.sum())
+        return WeightedRows(torch.tensor(list(masses), dtype=torch.int64), weights / weights.sum())
 
     def blocks(self, label: int = -1, *, rows: int) -> Iterator[Block]:
         atoms = self.atoms(label)

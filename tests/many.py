@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import torch.distributed as dist
 
-from floracle.run.processes import Group
+from floracle.run.processes import ProcessGroup
 
 
 def in_threads(size, work, monkeypatch):
@@ -31,7 +31,7 @@ def in_threads(size, work, monkeypatch):
     def one(rank):
         try:
             links = {"prompt": rank, "patient": rank}
-            return work(Group(rank, size, rank, size, links))  # pyright: ignore
+            return work(ProcessGroup(rank, size, rank, size, links))  # pyright: ignore
         except BaseException:
             meeting.abort()
             raise

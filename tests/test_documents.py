@@ -14,7 +14,7 @@ import torch
 import floracle
 from documents import ROOT, blocks, commands, printed, tables
 from floracle.cli import build, main
-from floracle.training.build_model import network_for
+from floracle.training.build_model import build_model
 
 LONG = {
     "mnist-model.md": "benchmarks/mnist_model.py measures it",
@@ -94,7 +94,7 @@ def surroundings(shared, folder) -> dict:
         "data": data,
         "model": model,
         "field": model,
-        "network": network_for(floracle.Settings(model="nano", patch=4), data),
+        "network": build_model(floracle.TrainingSettings(model="nano", patch=4), data),
         "noise": noise,
         "x": noise,
         "t": torch.full((16,), 0.3),

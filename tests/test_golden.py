@@ -135,7 +135,7 @@ def inspect() -> dict:
 
 def clocks() -> dict:
     grids = {name: floracle.preset_grid(name, 20).grid for name in ("sit", "sd3", "flux", "rae")}
-    return {**grids, "interval": floracle.interval_in("edm", 0.34, 1.02)}
+    return {**grids, "interval": floracle.guidance_interval("edm", 0.34, 1.02)}
 
 
 def reproduced() -> dict:
@@ -148,11 +148,13 @@ def reproduced() -> dict:
 
 
 def trained() -> dict:
-    from floracle.training.build_model import network_for
+    from floracle.training.build_model import build_model
 
     data = floracle.open_store("digits")
-    settings = floracle.Settings(model="nano", patch=4, images=96, batch=32, target="oracle")
-    network = network_for(settings, data)
+    settings = floracle.TrainingSettings(
+        model="nano", patch=4, images=96, batch=32, target="oracle"
+    )
+    network = build_model(settings, data)
     losses = [at.loss for at in floracle.train(network, data, settings, out="t")]
     return {"losses": losses, **{f"w {k}": v for k, v in network.state_dict().items()}}
 

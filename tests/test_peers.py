@@ -18,7 +18,7 @@ from floracle.core.fields import as_field
 from floracle.core.paths import LINEAR
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
-from floracle.sampling.grid import share_of_steps, shifted, time_grid
+from floracle.sampling.grid import share_of_steps, shift_times, time_grid
 from floracle.sampling.sample import sample
 
 
@@ -209,4 +209,4 @@ def test_a_shift_is_applied_once():
     def fact(grid):
         assert share_of_steps(grid, 0.2) == pytest.approx(0.34)  # Table 2
 
-    catches(fact, time_grid(50, shift=0.5), shifted(time_grid(50, shift=0.5), 0.5))
+    catches(fact, time_grid(50, shift=0.5), shift_times(time_grid(50, shift=0.5), 0.5))

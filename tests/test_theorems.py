@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 import floracle
-from floracle.core.paths import LINEAR, PATHS, QUANTITIES, Path, convert
+from floracle.core.paths import LINEAR, PATHS, QUANTITIES, ProbabilityPath, convert
 from floracle.oracle.reference import reference
 
 POINTS, DIMS, CLASSES = 300, 24, 3
@@ -265,7 +265,7 @@ def test_orders_of_convergence(solver, order):
 @pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
 @pytest.mark.parametrize("source", QUANTITIES)
 @pytest.mark.parametrize("target", QUANTITIES)
-def test_every_prediction_implies_every_other(path: Path, source, target):
+def test_every_prediction_implies_every_other(path: ProbabilityPath, source, target):
     """Data, noise, velocity and score are one 2×2 system."""
     drawn = torch.Generator().manual_seed(11)
     data, noise = torch.randn(2, 6, 5, generator=drawn, dtype=torch.float64)

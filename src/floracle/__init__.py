@@ -5,6 +5,7 @@ The public names are loaded when they are first used, so that importing this pac
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +15,14 @@ __version__ = VERSION
 
 if TYPE_CHECKING:
     from .analysis.advice import Advice, advise
-    from .analysis.compare import Space
+    from .analysis.compare import DataSpace
     from .analysis.inspection import Inspection, inspect
     from .analysis.loss.oracle_loss import oracle_loss, oracle_losses
-    from .analysis.loss.results import Losses, OracleLoss
-    from .analysis.mixing.field_switching import Switched, switched
-    from .analysis.mixing.forward_backward import Resumed, resumed
-    from .analysis.mixing.landing_test import Landing, landing
-    from .analysis.prediction.closed_form import Predicted, predict
+    from .analysis.loss.results import LossComparison, OracleLoss
+    from .analysis.mixing.field_switching import SwitchResult, switch_fields
+    from .analysis.mixing.forward_backward import ForwardBackwardResult, forward_backward
+    from .analysis.mixing.landing_test import LandingResult, landing_test
+    from .analysis.prediction.closed_form import PredictedStages, predict
     from .analysis.prediction.profile import Profile, profile
     from .analysis.prediction.twin import Twin, twin
     from .analysis.prediction.what_if import WhatIf, what_if
@@ -29,82 +30,82 @@ if TYPE_CHECKING:
     from .analysis.stages.measure import stages
     from .analysis.stages.result import Stages
     from .analysis.tool_arguments import Arguments, arguments
-    from .analysis.trajectories.probe import Probe, probe
+    from .analysis.trajectories.probe import ProbeResult, probe
     from .analysis.trajectories.settling import Lag, lag
     from .core.clock import Clock
     from .core.fields import VelocityField, as_field, on_path
     from .core.nearest import nearest
-    from .core.paths import COSINE, LINEAR, TRIGONOMETRIC, Path, convert
-    from .core.point_set import Source
+    from .core.paths import COSINE, LINEAR, TRIGONOMETRIC, ProbabilityPath, convert
+    from .core.point_set import PointSet
     from .core.seeds import noise
     from .data.normalize import Normalizer
     from .data.store import Store, open_store
     from .models.autoencoders.load import load_autoencoder
-    from .models.check import Verdict, check_convention
+    from .models.check import ConventionVerdict, check_convention
     from .models.zoo import load_model
     from .oracle.gaussian_data import GaussianOracle
     from .oracle.mixture import Mixture, mixture
     from .oracle.oracle import Oracle
-    from .oracle.pairs.forward_pairs import Pairs
+    from .oracle.pairs.forward_pairs import PairCurves
     from .oracle.posterior import Posterior
     from .run.errors import InputError
     from .run.results import Results, save
-    from .sampling.grid import cut, time_grid
+    from .sampling.grid import split_grid, time_grid
     from .sampling.guidance import guided
-    from .sampling.intervals import interval_in
+    from .sampling.intervals import guidance_interval
     from .sampling.presets import Preset, preset_grid
     from .sampling.sample import evaluations, sample, trajectory
-    from .training.config import Settings
+    from .training.config import TrainingSettings
     from .training.loop import train
     from .training.meter import StageMeter
-    from .training.train_metrics import Progress
+    from .training.train_metrics import TrainingProgress
 
 _HOMES = {
     "analysis.advice": ("Advice", "advise"),
-    "analysis.tool_arguments": ("Arguments", "arguments"),
-    "analysis.compare": ("Space",),
-    "analysis.loss.oracle_loss": ("oracle_loss", "oracle_losses"),
-    "analysis.stages.result": ("Stages",),
+    "analysis.compare": ("DataSpace",),
     "analysis.inspection": ("Inspection", "inspect"),
-    "analysis.mixing.landing_test": ("Landing", "landing"),
-    "analysis.loss.results": ("Losses", "OracleLoss"),
-    "analysis.prediction.closed_form": ("Predicted", "predict"),
-    "analysis.trajectories.probe": ("Probe", "probe"),
+    "analysis.loss.oracle_loss": ("oracle_loss", "oracle_losses"),
+    "analysis.loss.results": ("LossComparison", "OracleLoss"),
+    "analysis.mixing.field_switching": ("SwitchResult", "switch_fields"),
+    "analysis.mixing.forward_backward": ("ForwardBackwardResult", "forward_backward"),
+    "analysis.mixing.landing_test": ("LandingResult", "landing_test"),
+    "analysis.prediction.closed_form": ("PredictedStages", "predict"),
     "analysis.prediction.profile": ("Profile", "profile"),
-    "analysis.mixing.forward_backward": ("Resumed", "resumed"),
-    "analysis.saved": ("load",),
-    "analysis.stages.measure": ("stages",),
-    "analysis.mixing.field_switching": ("Switched", "switched"),
-    "analysis.trajectories.settling": ("Lag", "lag"),
     "analysis.prediction.twin": ("Twin", "twin"),
     "analysis.prediction.what_if": ("WhatIf", "what_if"),
+    "analysis.saved": ("load",),
+    "analysis.stages.measure": ("stages",),
+    "analysis.stages.result": ("Stages",),
+    "analysis.tool_arguments": ("Arguments", "arguments"),
+    "analysis.trajectories.probe": ("ProbeResult", "probe"),
+    "analysis.trajectories.settling": ("Lag", "lag"),
     "core.clock": ("Clock",),
     "core.fields": ("VelocityField", "as_field", "on_path"),
     "core.nearest": ("nearest",),
-    "core.paths": ("COSINE", "LINEAR", "TRIGONOMETRIC", "Path", "convert"),
+    "core.paths": ("COSINE", "LINEAR", "TRIGONOMETRIC", "ProbabilityPath", "convert"),
+    "core.point_set": ("PointSet",),
     "core.seeds": ("noise",),
-    "core.point_set": ("Source",),
     "data.normalize": ("Normalizer",),
     "data.store": ("Store", "open_store"),
     "models.autoencoders.load": ("load_autoencoder",),
-    "models.check": ("Verdict", "check_convention"),
+    "models.check": ("ConventionVerdict", "check_convention"),
     "models.zoo": ("load_model",),
     "oracle.gaussian_data": ("GaussianOracle",),
     "oracle.mixture": ("Mixture", "mixture"),
     "oracle.oracle": ("Oracle",),
-    "oracle.pairs.forward_pairs": ("Pairs",),
+    "oracle.pairs.forward_pairs": ("PairCurves",),
     "oracle.posterior": ("Posterior",),
     "run.errors": ("InputError",),
     "run.results": ("Results", "save"),
-    "sampling.grid": ("cut", "time_grid"),
+    "sampling.grid": ("split_grid", "time_grid"),
     "sampling.guidance": ("guided",),
-    "sampling.intervals": ("interval_in",),
+    "sampling.intervals": ("guidance_interval",),
     "sampling.presets": ("Preset", "preset_grid"),
     "sampling.sample": ("evaluations", "sample", "trajectory"),
-    "training.config": ("Settings",),
-    "training.train_metrics": ("Progress",),
+    "training.config": ("TrainingSettings",),
     "training.loop": ("train",),
     "training.meter": ("StageMeter",),
+    "training.train_metrics": ("TrainingProgress",),
 }
 _WHERE = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -115,49 +116,49 @@ __all__ = [
     "Advice",
     "Arguments",
     "Clock",
+    "ConventionVerdict",
+    "DataSpace",
+    "ForwardBackwardResult",
     "GaussianOracle",
     "InputError",
     "Inspection",
     "Lag",
-    "Landing",
-    "Losses",
+    "LandingResult",
+    "LossComparison",
     "Mixture",
     "Normalizer",
     "Oracle",
     "OracleLoss",
-    "Pairs",
-    "Path",
+    "PairCurves",
+    "PointSet",
     "Posterior",
-    "Predicted",
+    "PredictedStages",
     "Preset",
-    "Probe",
+    "ProbabilityPath",
+    "ProbeResult",
     "Profile",
-    "Progress",
     "Results",
-    "Resumed",
-    "Settings",
-    "Source",
-    "Space",
     "StageMeter",
     "Stages",
     "Store",
-    "Switched",
+    "SwitchResult",
+    "TrainingProgress",
+    "TrainingSettings",
     "Twin",
     "VelocityField",
-    "Verdict",
     "WhatIf",
     "advise",
     "arguments",
     "as_field",
     "check_convention",
     "convert",
-    "cut",
     "evaluations",
+    "forward_backward",
+    "guidance_interval",
     "guided",
     "inspect",
-    "interval_in",
     "lag",
-    "landing",
+    "landing_test",
     "load",
     "load_autoencoder",
     "load_model",
@@ -172,11 +173,11 @@ __all__ = [
     "preset_grid",
     "probe",
     "profile",
-    "resumed",
     "sample",
     "save",
+    "split_grid",
     "stages",
-    "switched",
+    "switch_fields",
     "time_grid",
     "train",
     "trajectory",
@@ -185,7 +186,35 @@ __all__ = [
 ]
 
 
+_RENAMED = {
+    "Landing": "LandingResult",
+    "Losses": "LossComparison",
+    "Mistake": "InputError",
+    "Pairs": "PairCurves",
+    "Path": "ProbabilityPath",
+    "Predicted": "PredictedStages",
+    "Probe": "ProbeResult",
+    "Progress": "TrainingProgress",
+    "Resumed": "ForwardBackwardResult",
+    "Settings": "TrainingSettings",
+    "Source": "PointSet",
+    "Space": "DataSpace",
+    "Switched": "SwitchResult",
+    "Verdict": "ConventionVerdict",
+    "cut": "split_grid",
+    "interval_in": "guidance_interval",
+    "landing": "landing_test",
+    "resumed": "forward_backward",
+    "switched": "switch_fields",
+}
+"""Names of version 0.1, which work until 0.3."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        message = f"floracle.{name} is now floracle.{_RENAMED[name]}; the old name ends with 0.3"
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return getattr(import_module("floracle"), _RENAMED[name])
     if name not in _WHERE:
         raise AttributeError(f"module 'floracle' has no attribute {name!r}")
     value = getattr(import_module(f"floracle.{_WHERE[name]}"), name)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.compare import Space, factors
+from floracle.analysis.compare import DataSpace, compare_spaces
 
 
 def space(points, dims=None, scale=1.0):
@@ -17,12 +17,12 @@ def space(points, dims=None, scale=1.0):
     stages = floracle.stages(oracle, pairs=32, times=16)
     from floracle.core.spectrum import spectrum
 
-    return Space(f"{points}", stages, spectrum(data), -1)
+    return DataSpace(f"{points}", stages, spectrum(data), -1)
 
 
 def test_the_same_space_differs_by_nothing():
     one = space(200, 24)
-    assert tuple(factors(one, one)) == pytest.approx((1, 1, 1))
+    assert tuple(compare_spaces(one, one)) == pytest.approx((1, 1, 1))
 
 
 def test_scale_alone_moves_the_ratio_by_its_inverse():
@@ -30,7 +30,7 @@ def test_scale_alone_moves_the_ratio_by_its_inverse():
     one = space(200, 24)
     torch.manual_seed(1)
     two = space(200, 24, scale=3.0)
-    apart = factors(one, two)
+    apart = compare_spaces(one, two)
     assert apart.scale == pytest.approx(1 / 3, rel=1e-4)
     assert apart.shape == pytest.approx(1, rel=1e-4)
     assert apart.points == pytest.approx(1, rel=1e-4)
@@ -39,7 +39,7 @@ def test_scale_alone_moves_the_ratio_by_its_inverse():
 
 def test_factors_multiply_to_the_predicted_whole():
     one, two = space(100, 12), space(900, 48, scale=0.4)
-    apart = factors(one, two)
+    apart = compare_spaces(one, two)
     ratios = [t.predicted().collapse / (1 - t.predicted().collapse) for t in (one, two)]
     assert apart.whole == pytest.approx(ratios[1] / ratios[0], rel=1e-6)
     assert apart.points > 1  # more points come later

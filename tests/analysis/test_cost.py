@@ -14,8 +14,8 @@ from torch.testing import assert_close
 import floracle
 from floracle.analysis import cost as cost_module
 from floracle.analysis import curves
-from floracle.analysis.cost import cost
-from floracle.analysis.memory_needs import Run, check_memory, class_sizes, needs
+from floracle.analysis.cost import estimate_cost
+from floracle.analysis.memory_needs import StagesRun, check_memory, class_sizes, needs
 from floracle.analysis.stages import measure as stages
 from floracle.core.spectrum import spectra
 from floracle.data.store import Store, open_store
@@ -48,7 +48,7 @@ def labelled(points_source):
 
 
 def run_of(store, **more):
-    return Run(store, **({"labels": (-1,), "pairs": 512, "times": 50} | more))
+    return StagesRun(store, **({"labels": (-1,), "pairs": 512, "times": 50} | more))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_classes_are_counted_without_a_look_at_each(monkeypatch):
 
     monkeypatch.setattr(Store, "atoms", looked_at)
     monkeypatch.setattr(cost_module, "LONG_ENOUGH", 0)
-    found = cost(run_of(store, labels=(*range(count), -1), pairs=16))
+    found = estimate_cost(run_of(store, labels=(*range(count), -1), pairs=16))
     assert found.classes == count + 1
     assert found.seconds > 60
 
@@ -119,8 +119,8 @@ def test_atoms_of_classes_are_counted_as_the_data_merges_them():
 def test_every_phase_is_in_the_cost(monkeypatch):
     monkeypatch.setattr(cost_module, "LONG_ENOUGH", 0)
     store = floracle.open_store("digits")
-    plain = cost(run_of(store))
-    whole = cost(run_of(store, held_out=store, deep=True))
+    plain = estimate_cost(run_of(store))
+    whole = estimate_cost(run_of(store, held_out=store, deep=True))
     assert {"start-up", "spectra", "pairs", "examples", "drawing"} == set(plain.phases)
     assert {"held-out pairs", "deep"} == set(whole.phases) - set(plain.phases)
     assert whole.seconds == pytest.approx(sum(whole.phases.values()))
@@ -130,9 +130,9 @@ def test_every_phase_is_in_the_cost(monkeypatch):
 def test_resamples_in_pieces_are_the_same(monkeypatch):
     """Bit for bit: pieces are drawn from the same stream."""
     values = torch.rand(70, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    whole = curves.resampled(values, 3)
+    whole = curves.bootstrap_means(values, 3)
     monkeypatch.setattr(curves, "RESAMPLED_BYTES", 16 * 70 * 7)
-    assert torch.equal(curves.resampled(values, 3), whole)
+    assert torch.equal(curves.bootstrap_means(values, 3), whole)
 
 
 def test_queries_that_do_not_fit_are_answered_in_turn(monkeypatch, labelled):

@@ -11,14 +11,14 @@ from torch.testing import assert_close
 from floracle.analysis.curves import (
     Curve,
     Landmark,
-    controlled,
+    bootstrap_means,
+    control_variate,
     crossing,
     landmark,
-    resampled,
     several_landmarks,
     standard_error,
 )
-from floracle.analysis.interpolation import Places
+from floracle.analysis.interpolation import MeasuredTimes
 
 values = st.lists(st.floats(-5, 5), min_size=2, max_size=30)
 
@@ -35,7 +35,9 @@ def test_crossing_is_the_first_time_at_or_above_the_level(heights, level):
     assert found <= times[first] + 1e-15
     assert found >= times[max(first - 1, 0)] - 1e-15
     if first:  # on the line that is drawn
-        assert float(Places(times).values(curve[0], found)) == pytest.approx(level, abs=1e-6)
+        assert float(MeasuredTimes(times).values(curve[0], found)) == pytest.approx(
+            level, abs=1e-6
+        )
 
 
 @given(values, st.lists(st.floats(-5, 5), min_size=2, max_size=2).map(sorted))
@@ -92,7 +94,7 @@ def test_landmark_intervals_cover_the_truth():
         drawn = torch.Generator().manual_seed(seed)
         shifts = torch.randn(60, 1, generator=drawn, dtype=torch.float64)
         pairs = times + 0.3 * shifts
-        found = landmark(times, pairs.mean(0), resampled(pairs, seed), 0.5)
+        found = landmark(times, pairs.mean(0), bootstrap_means(pairs, seed), 0.5)
         held += found.low <= 0.5 <= found.high
     assert held >= 88
 
@@ -103,17 +105,17 @@ def test_errors_of_means():
     assert standard_error(values[:1]).isinf().all()
     curve = Curve.of(values)
     assert_close(curve.mean, values.mean(0))
-    assert_close(resampled(values, 1).std(0), curve.error, rtol=0.2, atol=0)
-    assert_close(resampled(values, 1), resampled(values, 1))
+    assert_close(bootstrap_means(values, 1).std(0), curve.error, rtol=0.2, atol=0)
+    assert_close(bootstrap_means(values, 1), bootstrap_means(values, 1))
 
 
 def test_a_control_narrows_and_does_not_shift():
     control = torch.randn(20_000, 2).double()
     values = 0.8 * control + 0.1 * torch.randn(20_000, 2).double() + 1
-    narrowed = controlled(values, control)
+    narrowed = control_variate(values, control)
     assert (narrowed.std(0) < 0.2).all()
     assert (narrowed.mean(0) - 1).abs().max() < 0.01
-    assert_close(controlled(values, torch.zeros_like(values)), values)
+    assert_close(control_variate(values, torch.zeros_like(values)), values)
 
 
 @pytest.mark.slow
@@ -122,7 +124,7 @@ def test_a_control_leaves_the_mean_where_it_was(pairs):
     """Values bend with the control: a slope learnt from the pair itself would be biased."""
     control = torch.randn(pairs, 20_000).double()
     values = control.square() + control  # of mean 1
-    means = controlled(values, control).mean(0)
+    means = control_variate(values, control).mean(0)
     assert abs(means.mean() - 1) <= 4 * means.std() / len(means) ** 0.5
 
 
@@ -134,12 +136,12 @@ def test_a_control_that_one_pair_carries_adds_no_more_than_itself(scale):
         values = scale * torch.rand(512, 1, generator=source).double() ** 4
         control = scale * torch.randn(512, 1, generator=source).double()
         values[seed], control[seed] = 1.0, (-1) ** seed * torch.rand(1, generator=source).double()
-        found = controlled(values, control)
+        found = control_variate(values, control)
         assert found.std() <= 1.001 * (values.std() + control.std())
 
 
 def test_a_control_follows_skewed_values_without_leaning():
     control = torch.randn(64, 4000).double()
     values = (control * 1.5).exp()  # its mean depends on how far the control reached
-    means = controlled(values, control).mean(0)
+    means = control_variate(values, control).mean(0)
     assert abs(means.mean() - torch.tensor(1.125).exp()) <= 4 * means.std() / len(means) ** 0.5

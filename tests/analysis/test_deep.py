@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.trajectories.deep import deep_of, look_deeper
+from floracle.analysis.trajectories.deep import analyse_trajectories, deep_of
 from floracle.cli import main
 from floracle.run.results import load_results, save
 
@@ -15,7 +15,7 @@ from floracle.run.results import load_results, save
 def looked():
     data = floracle.open_store("digits")
     oracle = floracle.Oracle(data)
-    return look_deeper(oracle, floracle.stages(oracle, pairs=32, classes=[3]))
+    return analyse_trajectories(oracle, floracle.stages(oracle, pairs=32, classes=[3]))
 
 
 @pytest.mark.slow
@@ -37,7 +37,9 @@ def test_it_looks_at_a_class_that_was_measured_or_the_whole_set(points_source, c
     scales = torch.tensor([1.0, 0.5, 2.0])[torch.arange(30) % 3]
     points = torch.randn(30, 8) * scales[:, None]
     oracle = floracle.Oracle(points_source(points, torch.arange(30) % 3))
-    found = look_deeper(oracle, floracle.stages(oracle, pairs=8, times=12, classes=classes))
+    found = analyse_trajectories(
+        oracle, floracle.stages(oracle, pairs=8, times=12, classes=classes)
+    )
     assert found.label == label
     assert found.distances.label == label
     labels = oracle.data.labels[found.followed.rows]

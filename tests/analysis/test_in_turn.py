@@ -10,10 +10,10 @@ from torch.testing import assert_close
 
 import floracle
 from floracle.analysis.prediction.closed_form import predict
-from floracle.analysis.prediction.expected import expected
+from floracle.analysis.prediction.expected import predict_classes
 from floracle.analysis.stages import prefetch as in_turn
-from floracle.analysis.stages.measure import measured, measured_in_turn, planned
-from floracle.analysis.stages.prefetch import Drawn, followed_in_turn, readable
+from floracle.analysis.stages.measure import measure_class, measure_classes, plan_stages
+from floracle.analysis.stages.prefetch import PairBatch, prefetch_classes, readable
 from floracle.core.point_set import mass
 from floracle.core.seeds import noise
 from floracle.data.packed.pack import pack
@@ -54,7 +54,7 @@ def threads(request):
 def drawn_of(data, label):
     rows = data.atoms(label).rows
     chosen = torch.randint(len(rows), (PAIRS,), generator=torch.Generator().manual_seed(label))
-    return Drawn(label, rows[chosen], len(rows), 1000 * label)
+    return PairBatch(label, rows[chosen], len(rows), 1000 * label)
 
 
 def test_pairs_of_classes_in_turn_are_those_of_each(data, threads, monkeypatch):
@@ -62,7 +62,7 @@ def test_pairs_of_classes_in_turn_are_those_of_each(data, threads, monkeypatch):
     monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.FEWEST", 25)
     monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.MOST", 25)
     oracle, labels = floracle.Oracle(data), (3, 0, 2, 4, 1)
-    found = dict(followed_in_turn(oracle, (drawn_of(data, label) for label in labels), TIMES))
+    found = dict(prefetch_classes(oracle, (drawn_of(data, label) for label in labels), TIMES))
     assert tuple(drawn.label for drawn in found) == labels
     assert torch.get_num_threads() == threads
     for drawn, pairs in found.items():
@@ -78,11 +78,11 @@ def test_pairs_of_classes_in_turn_are_those_of_each(data, threads, monkeypatch):
 
 def test_groups_in_turn_are_those_of_each(data, threads):
     oracle = floracle.Oracle(data)
-    plan = planned(oracle, times=12, pairs=16, labels=(0, 1, -1, 4, 3))
-    found = list(measured_in_turn(oracle, plan, plan.labels))
+    plan = plan_stages(oracle, times=12, pairs=16, labels=(0, 1, -1, 4, 3))
+    found = list(measure_classes(oracle, plan, plan.labels))
     assert [group.label for group in found] == [0, 1, -1, 4, 3]
     for group in found:
-        own = measured(oracle, plan, group.label)
+        own = measure_class(oracle, plan, group.label)
         assert group.share == mass(data, group.label) == own.share
         assert (group.points, group.rivals) == (own.points, own.rivals)
         assert group.predicted_centre == pytest.approx(own.predicted_centre, rel=1e-12)
@@ -98,10 +98,10 @@ def test_groups_in_turn_are_those_of_each(data, threads):
 
 def test_the_same_classes_in_other_company_are_the_same_to_the_last_bit(data, threads):
     oracle = floracle.Oracle(data)
-    plan = planned(oracle, times=12, pairs=16, labels=(0, 1, 3, 4))
-    whole = {group.label: group for group in measured_in_turn(oracle, plan, plan.labels)}
+    plan = plan_stages(oracle, times=12, pairs=16, labels=(0, 1, 3, 4))
+    whole = {group.label: group for group in measure_classes(oracle, plan, plan.labels)}
     for labels in ((3, 1), (4, 0)):
-        for group in measured_in_turn(oracle, plan, labels):
+        for group in measure_classes(oracle, plan, labels):
             for name, curve in group.curves.items():
                 assert torch.equal(curve.mean, whole[group.label].curves[name].mean)
                 assert torch.equal(curve.error, whole[group.label].curves[name].error)
@@ -111,9 +111,9 @@ def test_what_fails_while_it_is_read_fails_where_it_is_waited_for(data, threads,
     def failing(known):
         raise OSError("gone")
 
-    monkeypatch.setattr("floracle.analysis.stages.prefetch.products", failing)
+    monkeypatch.setattr("floracle.analysis.stages.prefetch.inner_products", failing)
     with pytest.raises(OSError, match="gone"):
-        list(followed_in_turn(floracle.Oracle(data), [drawn_of(data, 0)], TIMES))
+        list(prefetch_classes(floracle.Oracle(data), [drawn_of(data, 0)], TIMES))
     assert torch.get_num_threads() == threads
 
 
@@ -132,7 +132,7 @@ def test_only_known_classes_of_one_process_that_fit_are_read_in_turn(data, folde
 def test_landmarks_of_many_are_those_of_each(within):
     spectra = [torch.linspace(1, 0.1, n).double() * n**0.5 for n in (3, 40, 200, 17)] * 6
     many = [predict(10 + n, spectrum=one, within=within) for n, one in enumerate(spectra)]
-    for found, one in zip(expected(many), many, strict=True):
+    for found, one in zip(predict_classes(many), many, strict=True):
         assert found.predicted is one
         again = predict(one.points, spectrum=one.spectrum, within=within)
         assert found.centre == pytest.approx(again.centre, rel=1e-12)
@@ -154,6 +154,6 @@ def test_what_waits_is_bounded(data, monkeypatch):
     monkeypatch.setattr(in_turn, "_known", noted)
     labels = (0, 1, 3, 4, 0, 1)
     drawn = (drawn_of(data, label) for label in labels)
-    for done, _ in enumerate(followed_in_turn(floracle.Oracle(data), drawn, TIMES)):
+    for done, _ in enumerate(prefetch_classes(floracle.Oracle(data), drawn, TIMES)):
         waiting.append(len(begun) - done)
     assert waiting == [3, 3, 3, 3, 2, 1]

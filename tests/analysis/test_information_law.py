@@ -10,8 +10,14 @@ import torch
 
 import floracle
 from floracle.analysis.curves import standard_error
-from floracle.analysis.stages.measure import _drawn, _followed, measured, narrowed, planned
-from floracle.core.point_set import Atoms
+from floracle.analysis.stages.measure import (
+    _drawn,
+    _followed,
+    apply_control,
+    measure_class,
+    plan_stages,
+)
+from floracle.core.point_set import WeightedRows
 
 
 @pytest.mark.slow
@@ -26,10 +32,10 @@ def test_the_error_is_below_two_percent_at_the_default_pairs(where):
 @pytest.mark.slow
 def test_the_two_sigma_interval_covers_the_truth_in_ninety_of_a_hundred_seeds():
     oracle = floracle.Oracle(floracle.open_store("digits"))
-    plan = planned(oracle, labels=[3], pairs=512)
+    plan = plan_stages(oracle, labels=[3], pairs=512)
     covered = 0
     for seed in range(100):
-        group = measured(oracle, planned_with(plan, seed), 3)
+        group = measure_class(oracle, planned_with(plan, seed), 3)
         covered += abs(group.area.value - math.log(group.points)) <= 2 * group.area.error
     assert covered >= 90
 
@@ -56,7 +62,7 @@ class Halved:
     def atoms(self, label=-1):
         rows, weights = self.whole.atoms(label)
         weights = torch.where(torch.arange(len(rows)) % 2 == 0, 2 * weights, 1e-300)
-        return Atoms(rows, weights / weights.sum())
+        return WeightedRows(rows, weights / weights.sum())
 
     def blocks(self, label=-1, *, rows):
         atoms = self.atoms(label)
@@ -71,11 +77,11 @@ class Halved:
 def test_an_oracle_without_half_of_its_atoms_is_flagged(monkeypatch):
     store = floracle.open_store("gaussian:400x64")
     whole, halved = floracle.Oracle(store), floracle.Oracle(Halved(store))
-    plan = planned(whole, pairs=512)
-    assert measured(whole, plan, -1).law_holds
+    plan = plan_stages(whole, pairs=512)
+    assert measure_class(whole, plan, -1).law_holds
     # pairs of the whole set, votes of half of it
     monkeypatch.setattr(floracle.Oracle, "pairs", pairs_of(halved))
-    assert not measured(whole, plan, -1).law_holds
+    assert not measure_class(whole, plan, -1).law_holds
 
 
 def pairs_of(other):
@@ -116,15 +122,15 @@ def test_a_pair_that_carries_all_the_variance_breaks_no_gap(apart):
     points = torch.randn(200, 64, generator=torch.Generator().manual_seed(3))
     points[1] = points[0] + apart * torch.randn(64, generator=torch.Generator().manual_seed(4))
     oracle = floracle.Oracle(floracle.open_store(points))
-    plan = planned(oracle, pairs=128)
+    plan = plan_stages(oracle, pairs=128)
     for seed in range(20):
         own = planned_with(plan, seed)
         pairs = _followed(oracle, own, _drawn(oracle, own, -1))
         bound = plan.predicted(oracle.path, -1).information(plan.times)
-        gap = narrowed(pairs, bound, plan.sizes[-1])
+        gap = apply_control(pairs, bound, plan.sizes[-1])
         assert (gap.mean(0) >= 0).all()
         plain = standard_error(pairs.variance)
         assert (standard_error(gap) <= 1.05 * plain).all()
-        group = measured(oracle, own, -1)
+        group = measure_class(oracle, own, -1)
         assert group.law_holds
         assert (group.curves["gap"].mean >= 0).all()

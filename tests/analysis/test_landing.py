@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.mixing.landing_test import diversity_of, fit_of, landing
+from floracle.analysis.mixing.landing_test import diversity_of, fit_of, landing_test
 from floracle.core.point_set import NO_LABEL
 from floracle.sampling.grid import time_grid
 
@@ -89,9 +89,9 @@ def test_the_oracle_is_accepted_at_the_level_and_half_of_the_data_is_rejected(po
     accepted, grid, numbers = 0, time_grid(30), []
     for start in range(0, 40 * 150, 150):
         asked = {"tau": 0.8, "seeds": range(start, start + 150), "grid": grid}
-        accepted += landing(oracle, oracle, **asked).verdict == "lands like the oracle"
+        accepted += landing_test(oracle, oracle, **asked).verdict == "lands like the oracle"
         if start < 10 * 150:
-            found = landing(half, oracle, **asked)
+            found = landing_test(half, oracle, **asked)
             assert found.verdict == "lands elsewhere"
             numbers.append(found.diversity.effective)
             assert found.fit.chi2 / found.fit.freedom > 2
@@ -103,7 +103,7 @@ def test_landings_are_training_rows_of_the_class(points_source):
     labels = torch.arange(30) % 3
     oracle = floracle.Oracle(points_source(normal(30, 10), labels))
     asked = torch.arange(12) % 3
-    found = landing(oracle, oracle, tau=0.4, seeds=range(12), labels=asked)
+    found = landing_test(oracle, oracle, tau=0.4, seeds=range(12), labels=asked)
     assert torch.equal(labels[found.rows], asked)
     assert found.misses.max() < 1e-5
     assert found.diversity.knowable == pytest.approx(30)
@@ -111,7 +111,7 @@ def test_landings_are_training_rows_of_the_class(points_source):
 
 def test_few_seeds_cannot_say(points_source):
     oracle = floracle.Oracle(points_source(normal(200, 10)))
-    found = landing(oracle, oracle, tau=0.3, seeds=range(20))
+    found = landing_test(oracle, oracle, tau=0.3, seeds=range(20))
     assert found.diversity.expected < 12
     assert found.verdict == "cannot say"
     assert "cannot say" in str(found)
@@ -128,15 +128,20 @@ def test_mistakes(points_source):
     oracle = floracle.Oracle(points_source(normal(6, 4), torch.tensor([0, 0, 0, 1, 1, 2])))
     seeds = range(4)
     for call, words in (
-        (lambda: landing(oracle, oracle, tau=1.0, seeds=seeds), "τ before"),
+        (lambda: landing_test(oracle, oracle, tau=1.0, seeds=seeds), "τ before"),
         (
-            lambda: landing(oracle, oracle, tau=0.5, seeds=seeds, grid=time_grid(4, stop=0.9)),
+            lambda: landing_test(
+                oracle, oracle, tau=0.5, seeds=seeds, grid=time_grid(4, stop=0.9)
+            ),
             "0.9",
         ),
-        (lambda: landing(oracle, oracle, tau=0.5, seeds=[1]), "2 at least"),
-        (lambda: landing(oracle, oracle, tau=0.5, seeds=seeds, labels=9), "no class 9"),
-        (lambda: landing(oracle, oracle, tau=0.5, seeds=seeds, labels=2), "single point"),
-        (lambda: landing(oracle, oracle, tau=0.5, seeds=seeds, labels=torch.zeros(3)), r"\[4\]"),
+        (lambda: landing_test(oracle, oracle, tau=0.5, seeds=[1]), "2 at least"),
+        (lambda: landing_test(oracle, oracle, tau=0.5, seeds=seeds, labels=9), "no class 9"),
+        (lambda: landing_test(oracle, oracle, tau=0.5, seeds=seeds, labels=2), "single point"),
+        (
+            lambda: landing_test(oracle, oracle, tau=0.5, seeds=seeds, labels=torch.zeros(3)),
+            r"\[4\]",
+        ),
     ):
         with pytest.raises(floracle.InputError, match=words):
             call()

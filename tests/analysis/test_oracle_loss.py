@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import floracle
 from floracle.analysis.loss.oracle_loss import oracle_loss, oracle_losses
-from floracle.analysis.loss.results import apart
+from floracle.analysis.loss.results import loss_difference
 from floracle.core.paths import COSINE, LINEAR
 from floracle.oracle.baselines.gaussian import gaussian_field
 from floracle.oracle.reference import reference
@@ -230,11 +230,11 @@ def test_fields_a_known_distance_apart_differ_by_it(oracle):
     """‖v − u*‖² is the square of the shift for every pair, so the difference has no error."""
     fields = {"far": shifted_by(oracle, 0.5), "near": shifted_by(oracle, 0.3)}
     found = oracle_losses(fields, oracle, times=TIMES, pairs=32)
-    between = apart(found["far"], found["near"])
+    between = loss_difference(found["far"], found["near"])
     assert_close(between.curve.mean, torch.full((5,), 0.16).double(), atol=1e-6, rtol=0)
     assert between.verdicts() == ("more",) * 5
-    assert apart(found["near"], found["far"]).verdicts() == ("less",) * 5
-    assert apart(found["near"], found["near"]).verdicts() == ("cannot say",) * 5
+    assert loss_difference(found["near"], found["far"]).verdicts() == ("less",) * 5
+    assert loss_difference(found["near"], found["near"]).verdicts() == ("cannot say",) * 5
 
 
 @pytest.mark.slow
@@ -249,7 +249,7 @@ def test_equals_are_told_apart_no_more_often_than_promised(points_source):
     for seed in range(200):
         fields = {"one": off(2 * seed), "other": off(2 * seed + 1)}
         found = oracle_losses(fields, oracle, times=TIMES, pairs=64, seed=seed)
-        wrong += set(apart(found["one"], found["other"]).verdicts()) != {"cannot say"}
+        wrong += set(loss_difference(found["one"], found["other"]).verdicts()) != {"cannot say"}
     assert wrong / 200 < 0.05 + 3.5 * (0.05 * 0.95 / 200) ** 0.5
 
 
@@ -263,9 +263,9 @@ def test_losses_of_other_pairs_are_not_compared(points_source, oracle):
         ({}, other, "data"),
     ):
         with pytest.raises(floracle.InputError, match=words):
-            apart(one, oracle_loss(still, of, **{"times": TIMES, "pairs": 8, **change}))
+            loss_difference(one, oracle_loss(still, of, **{"times": TIMES, "pairs": 8, **change}))
     with pytest.raises(floracle.InputError, match="held_out"):
-        apart(one, one, "held_out")
+        loss_difference(one, one, "held_out")
 
 
 def test_mistakes(points_source, oracle):

@@ -276,7 +276,7 @@ def test_what_is_saved_is_read_back(small, tmp_path):
     found = small
     floracle.save(found, tmp_path / "kept")
     again = floracle.load(tmp_path / "kept")
-    assert isinstance(again, floracle.Probe)
+    assert isinstance(again, floracle.ProbeResult)
     for name in ("grid", "seeds", "labels", "detours", "shown", "predictions"):
         assert torch.equal(getattr(again, name), getattr(found, name)), name
     assert again.columns.keys() == found.columns.keys()
@@ -295,9 +295,9 @@ def test_results_that_are_not_whole_are_named(small):
         {**arrays, "labels": arrays["labels"][1:]},
     ):
         with pytest.raises(InputError, match="not whole results of probe"):
-            floracle.Probe.of_results(replace(results, arrays=broken))
+            floracle.ProbeResult.of_results(replace(results, arrays=broken))
     with pytest.raises(InputError, match="not whole results of probe"):
-        floracle.Probe.of_results(replace(results, values={"evaluations": 5}))
+        floracle.ProbeResult.of_results(replace(results, values={"evaluations": 5}))
 
 
 def test_mistakes(points_source):

@@ -10,7 +10,7 @@ import torch
 from torch.testing import assert_close
 
 import floracle
-from floracle.analysis.mixing.forward_backward import resumed
+from floracle.analysis.mixing.forward_backward import forward_backward
 from floracle.analysis.trajectories.frequency_bands import radial_bands
 from floracle.oracle.baselines.gaussian import class_gaussians
 from floracle.sampling.grid import time_grid
@@ -69,7 +69,9 @@ def test_a_gaussian_field_is_as_its_closed_form_says(points_source):
     """
     unseen, taus = points_source(coloured(160, 1)), torch.linspace(0, 1, 21).double()
     asked = {"taus": taus, "rows": range(160), "noises": 3, "edges": [EDGE], "solver": "heun"}
-    found = resumed(flow, unseen, points_source(coloured(4, 2)), grid=time_grid(80), **asked)
+    found = forward_backward(
+        flow, unseen, points_source(coloured(4, 2)), grid=time_grid(80), **asked
+    )
     for band, power in enumerate((LOUD, QUIET)):
         scale = (power / (taus**2 * power + (1 - taus) ** 2)).sqrt()
         for curve, truth in (
@@ -86,7 +88,9 @@ def test_a_gaussian_field_is_as_its_closed_form_says(points_source):
 def test_a_field_that_stands_still_leaves_the_noisy_picture(pictures):
     """It ends at τ datum + (1 − τ) noise, so all is known of these very noises."""
     taus = [0.25, 0.5]
-    found = resumed(still, pictures, pictures, taus=taus, rows=range(40), noises=3, edges=[EDGE])
+    found = forward_backward(
+        still, pictures, pictures, taus=taus, rows=range(40), noises=3, edges=[EDGE]
+    )
     points = pictures.points.double()
     fresh = floracle.noise(range(120), SHAPE).double().unflatten(0, (40, 3))
     means = torch.stack([points[label::2].mean(0) for label in (0, 1)])
@@ -109,7 +113,7 @@ def test_a_field_that_stands_still_leaves_the_noisy_picture(pictures):
 def test_from_the_end_nothing_is_asked_and_the_oracle_ends_on_training_points(pictures):
     training = type(pictures)(normal(30, *SHAPE, seed=4), torch.arange(30) % 2, torch.ones(30))
     oracle, rows = floracle.Oracle(training), range(5, 17)
-    found = resumed(oracle, pictures, training, taus=[0.0, 0.4, 1.0], rows=rows, noises=2)
+    found = forward_backward(oracle, pictures, training, taus=[0.0, 0.4, 1.0], rows=rows, noises=2)
     copies, _, high = found.copied()
     assert found.first[..., :2].max() < 1e-4
     assert copies.tolist() == [1, 1, 0]
@@ -128,19 +132,19 @@ def test_from_the_end_nothing_is_asked_and_the_oracle_ends_on_training_points(pi
 def test_every_tau_has_the_same_noise_and_the_rest_of_one_grid(pictures):
     oracle, grid = floracle.Oracle(pictures), time_grid(10, shift=0.5)
     asked = {"rows": [3, 8], "noises": 2, "seed": 7, "grid": grid, "labelled": False}
-    both = resumed(oracle, pictures, pictures, taus=[0.3, 0.6], **asked)
+    both = forward_backward(oracle, pictures, pictures, taus=[0.3, 0.6], **asked)
     fresh = floracle.noise(range(7, 11), SHAPE)
     for k, tau in enumerate((0.3, 0.6)):
-        alone = resumed(oracle, pictures, pictures, taus=[tau], **asked)
+        alone = forward_backward(oracle, pictures, pictures, taus=[tau], **asked)
         assert torch.equal(alone.off[..., 0], both.off[..., k])
         x = tau * pictures.points[[3, 8]] + (1 - tau) * fresh[::2]
-        end = floracle.sample(oracle, x, floracle.cut(grid, tau)[1])
+        end = floracle.sample(oracle, x, floracle.split_grid(grid, tau)[1])
         assert_close(both.ends[:, 1 + k], end, atol=1e-5, rtol=0)
 
 
 def test_points_that_are_no_pictures_have_one_band(points_source):
     points = points_source(normal(20, 6))
-    found = resumed(still, points, points, taus=[0.0, 1.0], rows=range(20))
+    found = forward_backward(still, points, points, taus=[0.0, 1.0], rows=range(20))
     assert found.bands == ("everything",)
     squares = (floracle.noise(range(80), (6,)) - points.points.repeat_interleave(4, 0)).double()
     centred = (points.points - points.points.mean(0)).double()
@@ -158,7 +162,7 @@ def test_layout_settles_before_detail_in_real_digits(points_source):
     )
     asked = {"rows": range(160), "noises": 2, "edges": [1.5], "grid": time_grid(25)}
     taus = torch.linspace(0, 1, 11)
-    found = resumed(class_gaussians(training), unseen, training, taus=taus, **asked)
+    found = forward_backward(class_gaussians(training), unseen, training, taus=taus, **asked)
     layout, detail = found.half(0), found.half(1)
     assert layout.high < detail.low
     for band in (0, 1):
@@ -181,7 +185,7 @@ def test_a_real_model_keeps_layout_before_detail_and_copies_nothing(shared):
     network = Path(__file__).parents[1] / "models" / "mnist_network.py"
     model = floracle.load_model(f"{network}:network", convention="predicts=data,null=10")
     asked = {"taus": [0.0, 0.2, 0.3, 0.4, 0.6, 1.0], "rows": range(160), "noises": 2}
-    found = resumed(model, unseen, training, grid=time_grid(20), **asked)
+    found = forward_backward(model, unseen, training, grid=time_grid(20), **asked)
     assert found.bands == ("to 2 cycles", "over 2 cycles")
     assert found.half(0).high < found.half(1).low
     assert 0.15 < found.half(0).value < 0.4
@@ -195,7 +199,7 @@ def test_a_real_model_keeps_layout_before_detail_and_copies_nothing(shared):
 def test_mistakes(points_source, pictures):
     known = {"taus": [0.5], "rows": range(4)}
     lone = points_source(normal(40, *SHAPE), torch.cat([torch.zeros(39), torch.ones(1)]))
-    call = partial(resumed, still)
+    call = partial(forward_backward, still)
     for held_out, data, change, words in (
         (pictures, pictures, {"rows": [3]}, "2 unseen rows"),
         (pictures, pictures, {"noises": 1}, "1 noises"),

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 import floracle
 from edits import resealed
 from floracle.analysis.curves import Curve
-from floracle.analysis.loss.results import Loss, Losses, OracleLoss
-from floracle.analysis.mixing.field_switching import Switched
-from floracle.analysis.mixing.forward_backward import Resumed
-from floracle.analysis.mixing.landing_test import Diversity, Fit, Landing
+from floracle.analysis.loss.results import ClassLoss, LossComparison, OracleLoss
+from floracle.analysis.mixing.field_switching import SwitchResult
+from floracle.analysis.mixing.forward_backward import ForwardBackwardResult
+from floracle.analysis.mixing.landing_test import Diversity, Fit, LandingResult
 from floracle.run.files import digest
 
 SIZES = st.integers(1, 4)
@@ -43,7 +43,7 @@ def rows(*shape):
 @st.composite
 def switches(draw):
     b, k, n = draw(SIZES), draw(SIZES), draw(SIZES)
-    return Switched(
+    return SwitchResult(
         *(draw(made) for made in (floats(k), floats(b, k), floats(b, k), floats(b, k))),
         *(draw(made) for made in (rows(b, k), rows(b), floats(n, k, 2))),
         dims=2,
@@ -56,7 +56,7 @@ def switches(draw):
 def landings(draw):
     b, fits = draw(SIZES), (NUMBERS, st.integers(), NUMBERS)
     diverse = (st.integers(), NUMBERS, st.none() | NUMBERS, NUMBERS, st.none() | NUMBERS, NUMBERS)
-    return Landing(
+    return LandingResult(
         draw(NUMBERS),
         *(draw(made) for made in (rows(b), floats(b))),
         Fit(*(draw(each) for each in fits)),
@@ -71,7 +71,7 @@ def resumptions(draw):
     b, k, m, bands = draw(SIZES), draw(SIZES), draw(SIZES), draw(st.lists(NAMES, min_size=1))
     parts = (len(bands), k)
     made = (rows(b), floats(b, *parts), floats(b, *parts), floats(b, parts[0]), floats(b))
-    return Resumed(
+    return ForwardBackwardResult(
         draw(floats(k)),
         tuple(bands),
         *(draw(each) for each in made),
@@ -96,7 +96,7 @@ def oracle_losses(draw):
 def losses(draw, label, count):
     names = draw(st.lists(st.sampled_from(["oracle", "gap", "to a/b", "held_out", "to x"])))
     pairs, closest = draw(SIZES), st.lists(NAMES, min_size=count, max_size=count)
-    return Loss(
+    return ClassLoss(
         label,
         draw(NUMBERS),
         pairs,
@@ -111,7 +111,7 @@ def losses(draw, label, count):
 def several(draw):
     by_name = st.dictionaries(NAMES, oracle_losses(), max_size=2)
     path = draw(st.dictionaries(NAMES, oracle_losses(), min_size=1, max_size=2))
-    return Losses(path, draw(by_name), draw(KNOWN), draw(KNOWN))
+    return LossComparison(path, draw(by_name), draw(KNOWN), draw(KNOWN))
 
 
 EVERY = st.one_of(switches(), landings(), resumptions(), oracle_losses(), several())
@@ -137,7 +137,9 @@ def ordered(result):
     """JSON keeps settings by name."""
     for name in ("settings", "provenance"):
         object.__setattr__(result, name, dict(sorted(getattr(result, name).items())))
-    for one in (*result.path.values(), *result.own.values()) if isinstance(result, Losses) else ():
+    for one in (
+        (*result.path.values(), *result.own.values()) if isinstance(result, LossComparison) else ()
+    ):
         ordered(one)
     return result
 
@@ -217,7 +219,7 @@ def test_files_that_were_cut_off_are_one_mistake(folder, found, data):
 
 def test_results_of_another_kind_are_refused():
     other = floracle.Results("stages", {}, {}, {})
-    for reader in (Switched, Landing, Resumed, OracleLoss, Losses):
+    for reader in (SwitchResult, LandingResult, ForwardBackwardResult, OracleLoss, LossComparison):
         with pytest.raises(floracle.InputError, match="they are of 'stages'"):
             reader.of_results(other)
 

@@ -11,14 +11,14 @@ from torch.testing import assert_close
 import floracle
 from clouds import Clouds
 from floracle.analysis.advice import advise
-from floracle.analysis.compare import Space, factors
+from floracle.analysis.compare import DataSpace, compare_spaces
 from floracle.analysis.curves import Landmark
 from floracle.analysis.prediction.closed_form import predict
 from floracle.analysis.prediction.profile import Profile
 from floracle.analysis.prediction.what_if import what_if
 from floracle.analysis.stages.result import POOLED
 from floracle.analysis.tool_arguments import arguments
-from floracle.analysis.trajectories.deep import look_deeper
+from floracle.analysis.trajectories.deep import analyse_trajectories
 from floracle.oracle.gaussian_data import GaussianOracle
 from floracle.run.errors import InputError
 
@@ -215,17 +215,17 @@ def test_advice_where_nearly_all_mass_is_in_classes_of_one_point():
 
 def test_one_point_beside_many_has_no_factors(measured):
     one = floracle.stages(floracle.Oracle(floracle.open_store(normal(1, 8))), pairs=4)
-    single = Space("one", one, torch.zeros(1).double(), -1)
-    many = Space("many", measured, torch.ones(8).double(), 0)
+    single = DataSpace("one", one, torch.zeros(1).double(), -1)
+    many = DataSpace("many", measured, torch.ones(8).double(), 0)
     assert single.effective_dims is None
     assert single.unit_collapse() == 0
-    assert factors(single, many) is None
-    assert factors(many, single) is None
+    assert compare_spaces(single, many) is None
+    assert compare_spaces(many, single) is None
 
 
 def test_a_deeper_look_at_one_point_goes_straight():
     oracle = floracle.Oracle(floracle.open_store(normal(1, 1, 4, 4, seed=99)))
-    found = look_deeper(oracle, floracle.stages(oracle, pairs=4))
+    found = analyse_trajectories(oracle, floracle.stages(oracle, pairs=4))
     assert found.settled is None
     assert found.followed.straightness.value == pytest.approx(1)
     assert found.followed.misses.max() < 1e-6
@@ -237,4 +237,4 @@ def test_a_deeper_look_at_one_point_goes_straight():
 def test_a_deeper_look_at_pictures_that_do_not_vary_in_a_band():
     flat = normal(20, 1, 1, 1).expand(20, 1, 4, 4).contiguous()
     oracle = floracle.Oracle(floracle.open_store(flat))
-    assert look_deeper(oracle, floracle.stages(oracle, pairs=4)).settled is None
+    assert analyse_trajectories(oracle, floracle.stages(oracle, pairs=4)).settled is None

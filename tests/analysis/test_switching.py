@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 import floracle
-from floracle.analysis.mixing.field_switching import mixed, share_of, switched
-from floracle.sampling.grid import cut, time_grid
+from floracle.analysis.mixing.field_switching import mixed, share_of, switch_fields
+from floracle.sampling.grid import split_grid, time_grid
 from floracle.sampling.sample import sample
 
 
@@ -26,7 +26,7 @@ def test_mixing_is_sampling_twice(points_source):
         normal(5, 4, seed=1),
         time_grid(8),
     )
-    early, late = cut(grid, 0.3)
+    early, late = split_grid(grid, 0.3)
     asked = {"labels": None, "solver": "heun"}
     expected = sample(oracle, sample(still, x, early, **asked), late, **asked)
     assert torch.equal(mixed(still, oracle, x, grid, at=0.3, solver="heun"), expected)
@@ -39,7 +39,7 @@ def test_oracle_to_the_end_gives_training_points_and_no_oracle_is_the_field(poin
     points = normal(60, 24)
     oracle = floracle.Oracle(points_source(points, torch.arange(60) % 2))
     asked = {"taus": [0.0, 0.5, 1.0], "seeds": range(16), "labels": torch.arange(16) % 2}
-    found = switched(still, oracle, **asked)
+    found = switch_fields(still, oracle, **asked)
     assert found.first[:, -1].max() < 1e-5
     assert (found.to_own[:, -1] == 0).all()
     assert torch.equal(found.rows[:, -1], found.own)
@@ -56,7 +56,7 @@ def test_oracle_to_the_end_gives_training_points_and_no_oracle_is_the_field(poin
 def test_a_switch_is_two_samplings_on_one_grid(points_source):
     oracle = floracle.Oracle(points_source(normal(30, 8)))
     taus = [0.15, 0.4, 0.75]
-    found = switched(still, oracle, taus=taus, seeds=range(6), grid=time_grid(10))
+    found = switch_fields(still, oracle, taus=taus, seeds=range(6), grid=time_grid(10))
     grid = torch.cat([time_grid(10), torch.tensor([0.15, 0.75]).double()]).sort().values
     for k, tau in enumerate(taus):
         end = mixed(oracle, still, floracle.noise(range(6), (8,)), grid, at=tau)
@@ -67,7 +67,7 @@ def test_a_switch_is_two_samplings_on_one_grid(points_source):
 
 def test_the_oracle_after_the_oracle_is_the_oracle(points_source):
     oracle = floracle.Oracle(points_source(normal(30, 8)))
-    found = switched(oracle, oracle, taus=[0.1, 0.6], seeds=range(6))
+    found = switch_fields(oracle, oracle, taus=[0.1, 0.6], seeds=range(6))
     assert found.to_own.max() < 1e-5
     assert found.from_own().mean.max() < 1e-5
 
@@ -93,7 +93,7 @@ def test_shares_have_the_exact_interval():
 def test_the_ends_of_the_first_seeds_are_kept(points_source):
     points = normal(60, 24)
     oracle = floracle.Oracle(points_source(points))
-    found = switched(still, oracle, taus=[0.0, 1.0], seeds=range(5), shown=3)
+    found = switch_fields(still, oracle, taus=[0.0, 1.0], seeds=range(5), shown=3)
     assert found.ends.shape == (3, 2, 24)
     assert torch.equal(found.ends[:, 0], floracle.noise(range(3), (24,)))
     assert_close(found.ends[:, 1], points[found.own[:3]], atol=1e-5, rtol=0)
@@ -113,4 +113,4 @@ def test_the_ends_of_the_first_seeds_are_kept(points_source):
 def test_mistakes(points_source, change, words):
     oracle = floracle.Oracle(points_source(normal(6, 4), torch.tensor([0, 0, 0, 1, 1, 2])))
     with pytest.raises(floracle.InputError, match=words):
-        switched(oracle, oracle, **{"taus": [0.5], "seeds": range(4), **change})
+        switch_fields(oracle, oracle, **{"taus": [0.5], "seeds": range(4), **change})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from floracle.analysis.trajectories.oracle import followed
+from floracle.analysis.trajectories.oracle import oracle_trajectories
 from floracle.core.seeds import noise
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
@@ -23,7 +23,7 @@ def normal(*shape, seed=0):
 
 def test_one_point_is_reached_straight(points_source):
     point = normal(1, 6)
-    found = followed(Oracle(points_source(point)), range(1, 6), time_grid(20))
+    found = oracle_trajectories(Oracle(points_source(point)), range(1, 6), time_grid(20))
     away = (point.double() - noise(range(1, 6), (6,)).double()).norm(dim=1) / 6**0.5
     assert found.straightness.value == pytest.approx(1, abs=1e-9)
     assert found.energy.value == pytest.approx(float(away.square().mean()) / 2, rel=1e-9)
@@ -36,7 +36,7 @@ def test_one_point_is_reached_straight(points_source):
 
 def test_noise_that_is_the_data_stays(points_source):
     """Nothing moves, and that is straight."""
-    found = followed(Oracle(points_source(noise([3], (6,)))), [3], time_grid(5))
+    found = oracle_trajectories(Oracle(points_source(noise([3], (6,)))), [3], time_grid(5))
     assert found.energy.value == 0
     assert found.straightness.value == 1
     assert found.curves["curvature"].mean.max() == 0
@@ -46,7 +46,7 @@ def test_noise_that_is_the_data_stays(points_source):
 def test_trajectories_end_on_training_samples(points_source):
     points, labels = normal(60, 24), torch.arange(60) % 3
     oracle = Oracle(points_source(points, labels))
-    found = followed(oracle, range(24), time_grid(50), torch.arange(24) % 3)
+    found = oracle_trajectories(oracle, range(24), time_grid(50), torch.arange(24) % 3)
     assert (labels[found.rows] == torch.arange(24) % 3).all()
     assert found.weights.min() > 0.999
     assert found.misses.max() < 1e-3
@@ -59,7 +59,9 @@ def test_trajectories_end_on_training_samples(points_source):
 def test_two_points_are_told_apart_by_the_side_of_the_noise(points_source):
     """With atoms ±p the plane ⟨x, p⟩ = 0 is never crossed."""
     point = normal(1, 8)
-    found = followed(Oracle(points_source(torch.cat([point, -point]))), range(40), time_grid(60))
+    found = oracle_trajectories(
+        Oracle(points_source(torch.cat([point, -point]))), range(40), time_grid(60)
+    )
     side = noise(range(40), (8,)) @ point[0]
     assert_close(found.rows, (side < 0).long())
     assert 5 < found.rows.sum() < 35
@@ -68,7 +70,7 @@ def test_two_points_are_told_apart_by_the_side_of_the_noise(points_source):
 def test_every_number_is_that_of_the_formula(points_source):
     """Against Euler steps of the dense float64 oracle, measured in the plainest way."""
     points, grid = normal(20, 10), time_grid(12)
-    found = followed(Oracle(points_source(points)), range(6), grid)
+    found = oracle_trajectories(Oracle(points_source(points)), range(6), grid)
     x = noise(range(6), (10,)).double()
     states, velocities, means, tops, logs = [x], [], [], [], []
     for t, s in pairwise(grid):
@@ -103,7 +105,7 @@ def test_every_number_is_that_of_the_formula(points_source):
 
 def test_trajectories_are_those_of_sample(points_source):
     oracle = Oracle(points_source(normal(30, 3, 2, 2), torch.arange(30) % 2))
-    found = followed(oracle, [7, 3], time_grid(9, shift=0.5), 1)
+    found = oracle_trajectories(oracle, [7, 3], time_grid(9, shift=0.5), 1)
     x = noise([7, 3], (3, 2, 2)).double()
     assert_close(found.ends, sample(oracle, x, time_grid(9, shift=0.5), labels=1))
 
@@ -113,13 +115,13 @@ def test_no_trajectory_costs_less_than_the_straight_line(points_source):
     oracle = Oracle(points_source(normal(15, 4)))
     for grid in (time_grid(3), time_grid(7, shift=0.2), time_grid(5, stop=0.6)):
         for seed in range(5):
-            assert followed(oracle, [seed], grid).straightness.value >= 1 - 1e-12
+            assert oracle_trajectories(oracle, [seed], grid).straightness.value >= 1 - 1e-12
 
 
 def test_mistakes(points_source):
     oracle = Oracle(points_source(normal(15, 4)))
     with pytest.raises(InputError, match="at least one seed"):
-        followed(oracle, [], time_grid(4))
+        oracle_trajectories(oracle, [], time_grid(4))
     for grid in (time_grid(4, start=0.2), time_grid(1)):
         with pytest.raises(InputError, match="start from noise"):
-            followed(oracle, [1], grid)
+            oracle_trajectories(oracle, [1], grid)

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch.testing import assert_close
 
 import floracle.oracle.baselines.patch_local as local
-from floracle.analysis.loss.baselines import distances
+from floracle.analysis.loss.baselines import baseline_distances
 from floracle.core.paths import LINEAR, PATHS, TRIGONOMETRIC
 from floracle.oracle.baselines.gaussian import class_gaussians, fitted, gaussian_field
 from floracle.oracle.baselines.patch_local import local_oracle
@@ -240,7 +240,7 @@ def test_distances_of_known_fields(points_source):
         "off": lambda x, t, labels: oracle(x, t, labels) + 0.5,
         "twice": lambda x, t, labels: 2 * oracle(x, t, labels),
     }
-    found = distances(oracle, fields, times=TIMES, pairs=32)
+    found = baseline_distances(oracle, fields, times=TIMES, pairs=32)
     assert found.curves["same"].mean.max() == 0
     assert_close(found.curves["off"].mean, torch.full_like(TIMES, 0.25), rtol=1e-5, atol=0)
     assert found.curves["off"].error.max() < 1e-6
@@ -249,7 +249,9 @@ def test_distances_of_known_fields(points_source):
     assert found.relative["twice"].error.max() < 1e-6
     assert found.nearest() == ["same"] * len(TIMES)
     assert found.size.error.min() > 0
-    swapped = distances(oracle, {"oracle": oracle}, times=TIMES, pairs=32, to=fields["off"])
+    swapped = baseline_distances(
+        oracle, {"oracle": oracle}, times=TIMES, pairs=32, to=fields["off"]
+    )
     assert_close(swapped.curves["oracle"].mean, found.curves["off"].mean, rtol=1e-5, atol=0)
 
 
@@ -259,7 +261,8 @@ def test_errors_of_distances_cover(points_source):
     oracle, fields = Oracle(source), {"one": gaussian_field(source)}
     times = torch.tensor([0.3, 0.6], dtype=torch.float64)
     runs = [
-        distances(oracle, fields, times=times, pairs=64, seed=1000 * seed) for seed in range(30)
+        baseline_distances(oracle, fields, times=times, pairs=64, seed=1000 * seed)
+        for seed in range(30)
     ]
     for kind in ("curves", "relative"):
         found = [getattr(run, kind)["one"] for run in runs]
@@ -284,7 +287,7 @@ def test_digits_are_gaussian_by_class_in_navigation_and_patches_later(digits):
         "patches": local_oracle(digits, patch=7),
     }
     times = torch.tensor([0.1, 0.2, 0.3, 0.8, 0.95], dtype=torch.float64)
-    found = distances(Oracle(digits), fields, times=times, pairs=64)
+    found = baseline_distances(Oracle(digits), fields, times=times, pairs=64)
     classes = found.relative["class gaussians"].mean
     assert found.nearest() == ["class gaussians"] * 3 + ["patches"] * 2
     assert (classes[:3] < 0.01).all()  # measured .00003, .0003, .003
@@ -314,13 +317,13 @@ def test_mistakes(points_source, digits):
         field(torch.zeros(1, 16), torch.ones(1))
     for times in ([0.5, 1.0], [0.5, 0.5], [0.5]):
         with pytest.raises(InputError, match="times"):
-            distances(oracle, {"one": field}, times=torch.tensor(times))
+            baseline_distances(oracle, {"one": field}, times=torch.tensor(times))
     with pytest.raises(InputError, match="no field"):
-        distances(oracle, {}, times=TIMES)
+        baseline_distances(oracle, {}, times=TIMES)
     with pytest.raises(InputError, match="2 pairs"):
-        distances(oracle, {"one": field}, times=TIMES, pairs=1)
+        baseline_distances(oracle, {"one": field}, times=TIMES, pairs=1)
     with pytest.raises(InputError, match="no class 3"):
-        distances(oracle, {"one": field}, times=TIMES, label=3)
+        baseline_distances(oracle, {"one": field}, times=TIMES, label=3)
 
 
 def test_what_does_not_fit_is_refused(points_source, monkeypatch):

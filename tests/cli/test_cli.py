@@ -160,7 +160,7 @@ def test_the_same_command_answers_at_once_and_another_is_refused(classed, capsys
     def never(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("floracle.analysis.stages.resumable.measured_in_turn", never)
+    monkeypatch.setattr("floracle.analysis.stages.resumable.measure_classes", never)
     assert main([*classed, "--out", "run", "--memory", "1G"]) == 0
     assert main([*classed[:2], "--pairs=9", "--times=12", "--seed=4", "--out=run"]) == 2
     told = capsys.readouterr().err
@@ -181,7 +181,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(classed, capsys, monkeyp
     from floracle.analysis.stages import resumable as kept
 
     assert main([*classed, "--out", "whole"]) == 0
-    calls, measured = [], kept.measured_in_turn
+    calls, measured = [], kept.measure_classes
 
     def interrupted(oracle, plan, labels, **options):
         calls.extend(labels)
@@ -189,7 +189,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(classed, capsys, monkeyp
             raise KeyboardInterrupt
         return measured(oracle, plan, labels, **options)
 
-    monkeypatch.setattr(kept, "measured_in_turn", interrupted)
+    monkeypatch.setattr(kept, "measure_classes", interrupted)
     capsys.readouterr()
     assert main([*classed, "--out", "halves"]) == 130
     assert capsys.readouterr().err == (
@@ -219,7 +219,7 @@ def test_an_interrupted_comparison_measures_nothing_again(capsys, monkeypatch):
         patch.setattr("floracle.report.comparison.page.write_comparison", interrupted)
         assert main([*asked, "--out", "both"]) == 130
     assert "the same command again goes on from what is finished" in capsys.readouterr().err
-    monkeypatch.setattr("floracle.analysis.stages.resumable.measured_in_turn", never)
+    monkeypatch.setattr("floracle.analysis.stages.resumable.measure_classes", never)
     monkeypatch.setattr(
         "floracle.report.comparison.page.write_comparison", lambda *_, **__: "page"
     )
@@ -230,7 +230,7 @@ def test_a_bug_is_one_line_unless_its_place_is_asked_for(capsys, monkeypatch):
     def broken(*_, **__):
         raise RuntimeError("surprise")
 
-    monkeypatch.setattr("floracle.analysis.stages.resumable.planned", broken)
+    monkeypatch.setattr("floracle.analysis.stages.resumable.plan_stages", broken)
     assert main(SMALL) == 1
     told = capsys.readouterr().err
     assert "surprise" in told
@@ -244,7 +244,7 @@ def test_memory_that_runs_out_is_said_with_advice(capsys, monkeypatch):
     def large(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr("floracle.analysis.stages.resumable.planned", large)
+    monkeypatch.setattr("floracle.analysis.stages.resumable.plan_stages", large)
     assert main(SMALL) == 2
     assert "--memory" in capsys.readouterr().err
 

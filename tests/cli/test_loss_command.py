@@ -11,7 +11,7 @@ import torch
 import floracle
 from edits import resealed
 from floracle.analysis.loss.oracle_loss import oracle_losses
-from floracle.analysis.loss.results import Losses, apart
+from floracle.analysis.loss.results import LossComparison, loss_difference
 from floracle.cli import main
 from floracle.oracle.baselines.gaussian import class_gaussians
 
@@ -70,7 +70,7 @@ def test_fields_are_measured_as_the_library_does(folder, capsys):
     words = (*both(folder), "--names", "near,far", *READ, *unseen, folder / "unseen-classes.npy")
     assert typed(folder, *words) == 0
     found, told = floracle.load(folder / "out"), capsys.readouterr()
-    assert isinstance(found, Losses)
+    assert isinstance(found, LossComparison)
     data = floracle.open_store(folder / "points.npy", labels=folder / "classes.npy")
     others = floracle.open_store(folder / "unseen.npy", labels=folder / "unseen-classes.npy")
     fields = {
@@ -118,7 +118,7 @@ def test_where_nothing_can_be_said_that_is_said(folder, capsys):
     said = capsys.readouterr().out
     assert "two is neither closer to the oracle nor farther from the oracle than one" in said
     found = floracle.load(folder / "out")
-    assert apart(found.path["two"], found.path["one"]).verdicts() == ("cannot say",) * 3
+    assert loss_difference(found.path["two"], found.path["one"]).verdicts() == ("cannot say",) * 3
 
 
 @pytest.mark.slow

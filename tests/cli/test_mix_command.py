@@ -11,9 +11,9 @@ from PIL import Image
 
 import floracle
 from edits import resealed
-from floracle.analysis.mixing.field_switching import Switched, switched
-from floracle.analysis.mixing.forward_backward import Resumed, resumed
-from floracle.analysis.mixing.landing_test import Landing
+from floracle.analysis.mixing.field_switching import SwitchResult, switch_fields
+from floracle.analysis.mixing.forward_backward import ForwardBackwardResult, forward_backward
+from floracle.analysis.mixing.landing_test import LandingResult
 from floracle.cli import main
 from floracle.sampling.grid import time_grid
 
@@ -57,18 +57,18 @@ def test_all_three_are_what_the_library_measures(folder, capsys):
     field = floracle.load_model(f"{folder / 'networks.py'}:mean", convention=READ[1])
     known = {"taus": [0, 0.5, 1], "grid": time_grid(10)}
     labels = torch.arange(20) % 2
-    ours = switched(field, floracle.Oracle(data), seeds=range(20), labels=labels, **known)
+    ours = switch_fields(field, floracle.Oracle(data), seeds=range(20), labels=labels, **known)
     theirs = floracle.load(folder / "out" / "switch")
-    assert isinstance(theirs, Switched)
+    assert isinstance(theirs, SwitchResult)
     for name in ("first", "second", "to_own", "rows", "own", "ends"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
-    ours = resumed(field, data, data, rows=range(3, 9), noises=2, edges=[2.0], **known)
+    ours = forward_backward(field, data, data, rows=range(3, 9), noises=2, edges=[2.0], **known)
     theirs = floracle.load(folder / "out" / "resume")
-    assert isinstance(theirs, Resumed)
+    assert isinstance(theirs, ForwardBackwardResult)
     for name in ("off", "within", "variance", "first", "second", "ends"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
     landed = floracle.load(folder / "out" / "landing-0.5")
-    assert isinstance(landed, Landing)
+    assert isinstance(landed, LandingResult)
     assert str(landed) in told.out
     for name, columns in (("switch", 3), ("resume", 4)):
         with Image.open(folder / "out" / "figures" / f"{name}-pictures.png") as sheet:

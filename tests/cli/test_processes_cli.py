@@ -13,7 +13,7 @@ import pytest
 from floracle.analysis.saved import load
 from floracle.cli import MISTAKE, TOGETHER, VERBS, main
 from floracle.cli import _outcome as outcome
-from floracle.run.processes import Group
+from floracle.run.processes import ProcessGroup
 from many import Started
 
 DIGITS = ["sample", "oracle", "digits", "--seeds", "0:6", "--labels", "3,5", "--grid", "10"]
@@ -80,7 +80,7 @@ def assert_same_samples(folder, alone):
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in TOGETHER])
 def test_what_one_process_does_is_refused(verb, capsys):
-    assert outcome([verb, "digits"], Group(0, 2)) == MISTAKE
+    assert outcome([verb, "digits"], ProcessGroup(0, 2)) == MISTAKE
     assert f"{verb} is the work of one process" in capsys.readouterr().err
 
 

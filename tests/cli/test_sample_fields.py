@@ -61,7 +61,7 @@ def test_two_fields_are_two_samplings_on_one_grid(folder, capsys):
     field, data = f"{folder / 'networks.py'}:pull", folder / "points.npy"
     oracle = floracle.Oracle(floracle.open_store(str(data)))
     model = floracle.load_model(field, convention=AS_TYPED[1])
-    early, late = floracle.cut(floracle.time_grid(20), at=0.33)
+    early, late = floracle.split_grid(floracle.time_grid(20), at=0.33)
     for k, (first, then) in enumerate(((("oracle", field)), (field, "oracle"))):
         words = (first, data, "--then", then, "--at", 0.33, "--grid", 20, *AS_TYPED)
         code, found = typed(folder, *words, out=str(k))

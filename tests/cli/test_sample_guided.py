@@ -74,8 +74,11 @@ DIGITS = ("oracle", "digits", "--seeds", "0:4", "--labels", "3,5", "--grid", 10)
     [
         ((), {}),
         (("--interval", ".1,.6"), {"interval": (0.1, 0.6)}),
-        (("--interval", "edm:.5,9"), {"interval": floracle.interval_in("edm", 0.5, 9)}),
-        (("--interval", "sigma:.4,.9"), {"interval": floracle.interval_in("sigma", 0.4, 0.9)}),
+        (("--interval", "edm:.5,9"), {"interval": floracle.guidance_interval("edm", 0.5, 9)}),
+        (
+            ("--interval", "sigma:.4,.9"),
+            {"interval": floracle.guidance_interval("sigma", 0.4, 0.9)},
+        ),
         (("--channels", "three"), {"channels": "three"}),
         (("--channels", "1", "--reference", "oracle"), {"channels": 1, "reference": True}),
     ],
@@ -118,7 +121,7 @@ def test_two_fields_have_a_scale_each(folder):
     words = ("oracle", data, "--then", field, "--at", 0.33, "--grid", 20, *AS_TYPED, *labelled)
     oracle = floracle.Oracle(floracle.open_store(str(data), labels=folder / "labels.npy"))
     model = floracle.load_model(field, convention=AS_TYPED[1])
-    early, late = floracle.cut(floracle.time_grid(20), at=0.33)
+    early, late = floracle.split_grid(floracle.time_grid(20), at=0.33)
     labels = torch.arange(6) % 2
     for given, (first, second) in (("3", (3, 3)), ("3,1", (3, 1)), ("1,1.5", (1, 1.5))):
         code, found = typed(folder, *words, "--guidance", given, out=given)

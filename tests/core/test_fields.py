@@ -7,7 +7,7 @@ from torch.testing import assert_close
 import floracle
 from floracle.core.clock import OURS, Clock
 from floracle.core.fields import VelocityField, as_field, foreign_time
-from floracle.core.paths import COSINE, LINEAR, PATHS, QUANTITIES, TRIGONOMETRIC, Path
+from floracle.core.paths import COSINE, LINEAR, PATHS, QUANTITIES, TRIGONOMETRIC, ProbabilityPath
 from floracle.core.seeds import noise
 
 MEAN, SPREAD = 0.7, 0.4
@@ -145,7 +145,7 @@ def test_times_outside_are_refused(path, t):
 
 
 def test_a_path_is_not_linear_by_its_name_alone():
-    bent = Path("linear", TRIGONOMETRIC.alpha, TRIGONOMETRIC.sigma)
+    bent = ProbabilityPath("linear", TRIGONOMETRIC.alpha, TRIGONOMETRIC.sigma)
     field = as_field(foreign("velocity", OURS, bent), path=bent)
     assert_close(field(samples(), INSIDE), closed_form(samples(), INSIDE))
 

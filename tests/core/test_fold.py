@@ -1,7 +1,7 @@
 from dataclasses import dataclass
 
 from floracle.core.fold import fold
-from floracle.core.point_set import Source, classes
+from floracle.core.point_set import PointSet, classes
 
 
 @dataclass(frozen=True)
@@ -24,5 +24,5 @@ def test_classes_are_the_labels_without_none(points_source):
     import torch
 
     source = points_source(torch.randn(5, 2), [3, -1, 0, 3, 7])
-    assert isinstance(source, Source)
+    assert isinstance(source, PointSet)
     assert classes(source) == [0, 3, 7]

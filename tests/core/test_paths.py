@@ -13,8 +13,8 @@ from floracle.core.paths import (
     PATHS,
     QUANTITIES,
     TRIGONOMETRIC,
-    Path,
-    checked_times,
+    ProbabilityPath,
+    check_times,
     convert,
 )
 
@@ -41,7 +41,7 @@ def truth(path, data, noise, t):
 
 
 def without_derivatives(path):
-    return Path(path.name, path.alpha, path.sigma)
+    return ProbabilityPath(path.name, path.alpha, path.sigma)
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def test_automatic_derivatives_equal_the_written_ones(path):
 
 
 def test_a_constant_coefficient_has_no_slope():
-    still = Path("still", lambda t: t, torch.ones_like)
+    still = ProbabilityPath("still", lambda t: t, torch.ones_like)
     c = still.coefficients(torch.linspace(0, 1, 5))
     assert torch.equal(c.d_alpha, torch.ones(5, dtype=torch.float64))
     assert torch.equal(c.d_sigma, torch.zeros(5, dtype=torch.float64))
@@ -207,7 +207,7 @@ def test_the_velocity_at_noise_follows_from_the_data_and_back(path):
 @pytest.mark.parametrize("wrong", [-1e-9, 1 + 1e-9, math.nan, math.inf])
 def test_times_outside_are_refused(wrong):
     with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]"):
-        checked_times(torch.tensor([0.5, wrong], dtype=torch.float64))
+        check_times(torch.tensor([0.5, wrong], dtype=torch.float64))
     with pytest.raises(ValueError, match=r"t must lie in \[0, 1\]"):
         LINEAR.sample(*pairs(0, 2), torch.tensor([0.5, wrong], dtype=torch.float64))
 

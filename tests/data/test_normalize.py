@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from floracle.data import integrity_check as scan
-from floracle.data.channel_statistics import Spread
+from floracle.data.channel_statistics import ChannelStatistics
 from floracle.data.normalize import Normalizer
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
@@ -68,9 +68,9 @@ def test_held_out_data_wear_the_normalization_of_training_data():
 @given(st.integers(1, 40), st.integers(1, 7), st.integers(0, 2**31))
 def test_spread_does_not_depend_on_the_blocks(count, cut, seed):
     values = torch.randn(count, 3, 2, generator=torch.Generator().manual_seed(seed)) + 1000
-    whole, total = Spread.of_block(values), None
+    whole, total = ChannelStatistics.of_block(values), None
     for part in values.split(cut):
-        spread = Spread.of_block(part)
+        spread = ChannelStatistics.of_block(part)
         total = total.merge(spread) if total else spread
     assert total is not None
     assert total.count == whole.count == 2 * count

@@ -14,7 +14,7 @@ from floracle.data.normalize import RAW, Normalizer, multiplied
 from floracle.data.packed.pack import pack
 from floracle.data.rows.file_rows import ahead, normalized_
 from floracle.data.store import open_store
-from floracle.oracle.class_points import gather_members
+from floracle.oracle.class_points import gather_class_points
 from floracle.run.errors import InputError
 
 SHAPE = (4, 3, 3)
@@ -42,7 +42,7 @@ def test_what_is_known_of_a_class_is_what_an_oracle_finds(tmp_path, label, weigh
     pack(POINTS, tmp_path / "packed", **how)
     store, source = open_store(tmp_path / "packed"), open_store(POINTS, **how)
     known = prepared(store, label)
-    own = gather_members(store, label, room=0, device=torch.device("cpu"))
+    own = gather_class_points(store, label, room=0, device=torch.device("cpu"))
     assert torch.equal(known.centre, own.centre)
     torch.testing.assert_close(known.norms, own.norms, rtol=1e-12, atol=0)
     torch.testing.assert_close(known.spectrum, spectrum(source, label), rtol=1e-4, atol=1e-6)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import certificates
 from certificates import evaluated, examined, queries_of, verdict
-from floracle.core.coarse_view import coarse_of
+from floracle.core.coarse_view import coarse_view
 from floracle.core.seeds import generator
 from floracle.data.packed.pack import pack
 from floracle.data.rows.file_rows import FileRows
@@ -52,7 +52,7 @@ def test_it_holds_what_it_says_of_every_atom(packed):
             assert (band.norm(dim=1) <= bound).all()
         beyond, bound = squared - along.square().sum(1), found.remainders[:, -1].square()
         assert (beyond <= bound + 1e-6 * squared).all()
-    assert torch.equal(coarse_of(store, 1).coordinates, store.coarse(1).coordinates)
+    assert torch.equal(coarse_view(store, 1).coordinates, store.coarse(1).coordinates)
 
 
 @pytest.mark.parametrize("kind", certificates.KINDS[:3])

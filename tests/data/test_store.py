@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from floracle.core.point_set import Source, classes
+from floracle.core.point_set import PointSet, classes
 from floracle.data import integrity_check as scan
 from floracle.data.normalize import Normalizer
 from floracle.data.store import Store, open_store
@@ -18,7 +18,7 @@ SOME = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [5.0, 6.0], [3.0, 4.0],
 def test_store_is_a_frozen_source():
     store = open_store(SOME)
     assert isinstance(store, Store)
-    assert isinstance(store, Source)
+    assert isinstance(store, PointSet)
     with pytest.raises(FrozenInstanceError):
         store.name = "other"  # pyright: ignore
 

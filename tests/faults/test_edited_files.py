@@ -17,11 +17,11 @@ from floracle.models.networks.tensors import digest_of
 from floracle.report.stages.write import draw
 from floracle.report.training.page import read_run
 from floracle.run.errors import InputError
-from floracle.run.output_folder import opened
+from floracle.run.output_folder import open_output
 from floracle.run.results import Results, load_results
 from floracle.training import checkpoint
-from floracle.training.config import Settings
-from floracle.training.evaluation import Look
+from floracle.training.config import TrainingSettings
+from floracle.training.evaluation import EvaluationPlan
 
 EDITS = 125
 
@@ -60,14 +60,18 @@ def training(tmp_path_factory):
 
 
 def _train(out):
-    settings = Settings(
+    settings = TrainingSettings(
         model="pico", patch=4, images=160, batch=16, every=48, lines=2, switch=0.4, rate=1e-3
     )
     data = open_store("digits")
-    from floracle.training.build_model import network_for
+    from floracle.training.build_model import build_model
 
     return floracle.train(
-        network_for(settings, data), data, settings, out=out, look=Look(pairs=0, samples=0)
+        build_model(settings, data),
+        data,
+        settings,
+        out=out,
+        look=EvaluationPlan(pairs=0, samples=0),
     )
 
 
@@ -100,7 +104,7 @@ def test_parts_of_an_unfinished_run(tmp_path):
     settings = {"pairs": 4, "data": "abc"}
 
     def begin():
-        with opened(place, "stages", settings) as output:
+        with open_output(place, "stages", settings) as output:
             for name in ("plan", "0", "1"):
                 values = {"name": name, "value": 1.5, "list": [1, 2], "none": None}
                 output.save_part(Results("part", {}, values, {"x": torch.randn(3, 4)}), name)
@@ -110,7 +114,7 @@ def test_parts_of_an_unfinished_run(tmp_path):
         begin()
 
     def read(folder):
-        with opened(folder, "stages", settings) as output:
+        with open_output(folder, "stages", settings) as output:
             assert output.resumed
             parts = [output.part(name) for name in ("plan", "0", "1")]
             return [None if part is None else plain(part) for part in parts]

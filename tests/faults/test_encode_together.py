@@ -19,7 +19,7 @@ from floracle.cli import main
 from floracle.data.encoding.encode import encode
 from floracle.run.errors import InputError
 from floracle.run.folder_lock import locked
-from floracle.run.output_folder import opened
+from floracle.run.output_folder import open_output
 from many import Started, in_threads
 
 
@@ -106,7 +106,7 @@ def test_others_stay_away_until_the_last_process_has_ended(tmp_path, monkeypatch
             pass
 
     def work(group):
-        with opened(out, "encode", {}, group=group):
+        with open_output(out, "encode", {}, group=group):
             if group.first:
                 (out / "a shard").touch()
             else:
@@ -125,7 +125,7 @@ DYING = """
 import os, signal, sys
 os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # main says so, but here torch is imported before it
 from floracle.cli import main
-from floracle.data import packed_files
+from floracle.data.packed import files as packed_files
 append, parts = packed_files.append, []
 def dying(file, part):
     parts.append(part)
@@ -141,11 +141,11 @@ sys.exit(main())
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     """The command line but for OUT, with a small autoencoder; what one process makes is there."""
-    from floracle.models.autoencoders.ldm_layers import Ldm, Plan
+    from floracle.models.autoencoders.ldm_layers import AutoencoderPlan, Ldm
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FLORACLE_DEBUG", raising=False)
-    plan = Plan((32, 32), 1, (False, True), inner=4, channels=4)
+    plan = AutoencoderPlan((32, 32), 1, (False, True), inner=4, channels=4)
     torch.save({"state_dict": Ldm(plan).state_dict()}, "kl.pt")
     words = ["--autoencoder", "kl.pt", "--moments", "sample", "--flips", "--batch", "2"]
     images(tmp_path / "data")

@@ -24,9 +24,9 @@ from torch import distributed
 
 from floracle import cli
 from floracle.run import processes
-from floracle.run.exchange import barrier, gathered
-from floracle.run.processes import current, joined
-from floracle.training.gradient_allreduce import Sums, begin_alike
+from floracle.run.exchange import barrier, gather
+from floracle.run.processes import current_group, joined
+from floracle.training.gradient_allreduce import GradientSums, broadcast_weights
 
 TIMEOUT = 3.0
 IN_TIME = TIMEOUT + 10
@@ -92,14 +92,14 @@ def play(case, rank):
         return call
 
     def work(*_, **__):
-        group = current()
-        gathered([torch.ones(1)], group)
+        group = current_group()
+        gather([torch.ones(1)], group)
         begins("measuring")
-        gathered([torch.ones(1)], group)
+        gather([torch.ones(1)], group)
         begins("beginning")
-        begin_alike(torch.nn.Linear(2, 2), group)
+        broadcast_weights(torch.nn.Linear(2, 2), group)
         begins("training")
-        Sums.over(group, torch.device("cpu")).tensor(torch.ones(3))
+        GradientSums.over(group, torch.device("cpu")).tensor(torch.ones(3))
         begins("working")
         if group.first:
             {"sleeping": sleep, "computing": compute, "paused": pause}.get(case.phase, int)()

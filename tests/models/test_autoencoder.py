@@ -14,13 +14,15 @@ from torch.testing import assert_close
 
 from floracle.cli import main
 from floracle.data.store import open_store
-from floracle.models.autoencoders.ldm_layers import Ldm, Plan
+from floracle.models.autoencoders.ldm_layers import AutoencoderPlan, Ldm
 from floracle.models.autoencoders.load import load_autoencoder
 from floracle.models.autoencoders.taef2 import FILES, Taef2
 from floracle.run.errors import InputError
 
-VAVAE = Plan((128, 128, 256, 256, 512), 2, (False,) * 4 + (True,), inner=32, channels=32)
-SMALL = Plan((32, 64), 1, (False, False), inner=5, channels=4)
+VAVAE = AutoencoderPlan(
+    (128, 128, 256, 256, 512), 2, (False,) * 4 + (True,), inner=32, channels=32
+)
+SMALL = AutoencoderPlan((32, 64), 1, (False, False), inner=5, channels=4)
 
 
 def sine(*shape):
@@ -163,7 +165,7 @@ def test_every_tensor_of_a_vavae_has_its_place():
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_the_shapes_of_a_checkpoint_are_read_off_its_tensors(tmp_path, prefix):
-    plan = Plan((32, 32, 64), 2, (False, False, True), inner=6, channels=4)
+    plan = AutoencoderPlan((32, 32, 64), 2, (False, False, True), inner=6, channels=4)
     tensors = {f"{prefix}{name}": value for name, value in Ldm(plan).state_dict().items()}
     torch.save({"state_dict": tensors | {"loss.logvar": torch.zeros(())}}, tmp_path / "kl.ckpt")
     network = load_autoencoder(tmp_path / "kl.ckpt")

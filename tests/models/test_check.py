@@ -11,7 +11,7 @@ from floracle.models.check import check_convention
 from floracle.models.convention import Convention, convention_of
 from floracle.models.convention_variants import DECLARED as DECLARED_WELL
 from floracle.models.convention_variants import Retimed
-from floracle.models.doubt import doubt
+from floracle.models.doubt import cheap_check
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError
 
@@ -229,11 +229,11 @@ def test_what_has_no_velocity_at_an_end_is_told_by_data(world):
 @pytest.mark.parametrize(("network", "words", "answer"), DECLARED)
 def test_a_doubt_is_what_the_whole_check_says(networks, digits, network, words, answer):
     field = convention_of(f"{words},null=10").field(networks[network])
-    found = doubt(field, digits)
+    found = cheap_check(field, digits)
     assert (DECLARED_WELL if found is None else found.answer) == answer
     if found is not None:  # what is to be declared passes
         again = convention_of(found.convention).field(networks[network])
-        assert doubt(again, digits) is None
+        assert cheap_check(again, digits) is None
 
 
 @pytest.mark.slow
@@ -262,7 +262,7 @@ def test_readings_that_a_network_cannot_answer_are_no_faults(world):
     field = as_field(discrete, clock=Clock(noise=0, data=1000))
 
     assert check_convention(field, source).as_declared
-    assert doubt(field, source) is None
+    assert cheap_check(field, source) is None
     with pytest.raises(IndexError):  # but its own faults are told
         check_convention(as_field(lambda x, t: table[[5000]] * x), source)
 
@@ -277,6 +277,6 @@ def test_a_network_that_needs_labels_is_asked_with_those_of_the_data(points_sour
     field = load_model(f"{tmp_path / 'mine.py'}:network", convention="sit")
     labels = torch.arange(200) % 10
     points = (labels[:, None] - 4.5).expand(-1, 16)
-    assert doubt(field, points_source(points, labels)) is None
+    assert cheap_check(field, points_source(points, labels)) is None
     with pytest.raises(InputError, match="null=10"):
-        doubt(field, points_source(points))
+        cheap_check(field, points_source(points))

@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from floracle.core.clock import Clock
-from floracle.core.paths import TRIGONOMETRIC, Path
+from floracle.core.paths import TRIGONOMETRIC, ProbabilityPath
 from floracle.core.seeds import noise
 from floracle.models.convention import CONVENTIONS, Convention, convention_of
 from floracle.run.errors import InputError
@@ -97,7 +97,7 @@ def test_misspelt_words_are_one_clear_mistake(asked, words):
 
 
 def test_a_path_of_ones_own_cannot_be_written_down():
-    own = Path("linear", lambda t: t**2, lambda t: 1 - t)
+    own = ProbabilityPath("linear", lambda t: t**2, lambda t: 1 - t)
     with pytest.raises(InputError, match="cannot be written down"):
         Convention(path=own).settings()
 

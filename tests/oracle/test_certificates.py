@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import certificates
 from certificates import WIDE, evaluated, examined, forced, queries_of, verdict
-from floracle.core.coarse_view import Frame, coarse_of, leading_directions
+from floracle.core.coarse_view import Frame, coarse_view, leading_directions
 from floracle.core.paths import LINEAR
 from floracle.core.seeds import generator
 from floracle.data.packed.pack import pack
@@ -23,7 +23,7 @@ from floracle.data.store import open_store
 from floracle.oracle import oracle as oracle_module
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.pruning import search as pruning
-from floracle.oracle.pruning.levels import Level
+from floracle.oracle.pruning.levels import BoundLevel
 from floracle.oracle.pruning.screen import screen_of
 from floracle.oracle.scan import queries
 
@@ -78,14 +78,14 @@ def test_spectra_when_no_query_escapes(power):
 @pytest.mark.slow
 def test_a_bound_that_is_too_low_is_found_out(monkeypatch):
     """Without what lies beyond the first coordinates promises break, and this is seen."""
-    further = Level._further
+    further = BoundLevel._further
 
     def less(level, view):
         found = further(level, view)
         found[:, :-2] = 0
         return found
 
-    monkeypatch.setattr(Level, "_further", less)
+    monkeypatch.setattr(BoundLevel, "_further", less)
     monkeypatch.setattr(oracle_module, "quick", lambda: False)
     with forced():
         rows = rows_of(open_store(certificates.decaying(700, 80, power=0.5)), 6, WIDE)
@@ -128,7 +128,7 @@ def test_points_of_any_size(points_source, size):
     """Where float32 holds no products of them, everything is handed back."""
     points = certificates.decaying(600, 80).double() * size
     members = Oracle(points_source(points)).members()
-    screen = screen_of(members, coarse_of(members.source))
+    screen = screen_of(members, coarse_view(members.source))
     t = torch.tensor(WIDE[1:], dtype=torch.float64).repeat(4)
     x = queries_of(points.float(), "forward path", t, generator(2))
     with forced():
@@ -158,7 +158,7 @@ def test_lengths_whose_squares_vanish_are_still_bounds(points_source, size):
     points[:3, 50], points[:3, 0] = 0, size * (1 + torch.arange(3) / 3000)
     members = Oracle(points_source(points)).members()
     frame = Frame.along(torch.zeros(dims).double(), torch.eye(dims), (60, 96))
-    screen = screen_of(members, coarse_of(members.source, frame=frame))
+    screen = screen_of(members, coarse_view(members.source, frame=frame))
     x = torch.zeros(64, dims, dtype=torch.float64)
     x[:, 0] = x[:, 50] = 3e-7 / size
     x[:, 1] = x[:, 0] * torch.rand(64).double()

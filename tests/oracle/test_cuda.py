@@ -9,7 +9,7 @@ from floracle.core.paths import LINEAR
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.pruning import search as pruning
 from floracle.oracle.reference import reference
-from floracle.run.budget import memory_budget, moved
+from floracle.run.budget import memory_budget, to_device
 
 pytestmark = pytest.mark.gpu
 TIMES = torch.tensor([0.0, 0.05, 0.1, 0.2, 0.5, 0.9, 0.999], dtype=torch.float64)
@@ -40,7 +40,7 @@ def test_pairs_are_those_of_the_processor(points_source):
 
 def test_points_travel_whole():
     points = torch.randn(1000, 64)
-    assert torch.equal(moved(points, torch.device("cuda")).cpu(), points)
+    assert torch.equal(to_device(points, torch.device("cuda")).cpu(), points)
 
 
 def test_the_budget_is_that_of_the_device():

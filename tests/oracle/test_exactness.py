@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from floracle.core.paths import LINEAR, PATHS
 from floracle.oracle import scan as dense
-from floracle.oracle.float64_refinement import TRIGGER, resolve
+from floracle.oracle.float64_refinement import TRIGGER, refine
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
 from floracle.oracle.scan import Passed, queries, scan
@@ -249,7 +249,7 @@ def test_what_is_not_rescored_did_not_need_it(points_source, layout):
     for kind in QUERIES:
         x = placed(points, kind, TIMES)
         asked = queries(oracle.members(), x, TIMES, LINEAR)
-        resolved = resolve(oracle.members(), asked, scan(oracle.members(), asked))
+        resolved = refine(oracle.members(), asked, scan(oracle.members(), asked))
         left = resolved.rescored == 0
         off = errors(asked.velocity(resolved.mean), points, x, TIMES)
         assert (off[left] <= 1).all()
@@ -262,7 +262,7 @@ def test_forward_path_in_navigation_is_not_rescored(points_source):
     t = torch.linspace(0, 0.12, 24, dtype=torch.float64)
     oracle, x = Oracle(points_source(points)), placed(points, "path", t)
     asked = queries(oracle.members(), x, t, LINEAR)
-    assert not resolve(oracle.members(), asked, scan(oracle.members(), asked)).rescored.any()
+    assert not refine(oracle.members(), asked, scan(oracle.members(), asked)).rescored.any()
 
 
 @pytest.mark.slow
@@ -274,7 +274,7 @@ def test_leaders_put_right_within_the_sums_are_enough(points_source):
     x = placed(points, "path", t)
     asked = queries(oracle.members(), x, t, LINEAR)
     sums = scan(oracle.members(), asked)
-    resolved = resolve(oracle.members(), asked, sums)
+    resolved = refine(oracle.members(), asked, sums)
     mended = resolved.rescored == sums.top.shape[1]
     assert mended.sum() >= 3
     raw = sums.points / sums.mass[:, None] + oracle.members().offset
@@ -297,7 +297,7 @@ def test_stretches_where_nothing_competes_can_be_left_out(points_source, layout,
         sums = scan(oracle.members(), asked, keep=2, passed=passed)
         assert len(passed.stretches) == 15
         off = errors(
-            asked.velocity(resolve(oracle.members(), asked, sums, passed).mean), points, x, TIMES
+            asked.velocity(refine(oracle.members(), asked, sums, passed).mean), points, x, TIMES
         )
         assert (off <= 1).all()
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from floracle.core.paths import LINEAR, PATHS
 from floracle.oracle import scan as dense
 from floracle.oracle.oracle import Oracle
-from floracle.oracle.posterior import Sums
+from floracle.oracle.posterior import PosteriorSums
 from floracle.oracle.reference import reference
 from floracle.oracle.scan import queries, scan
 
@@ -113,7 +113,7 @@ def test_log_masses_of_classes_add_up_to_that_of_everything(points_source):
     assert_close(both, whole.posterior(x, T[:7]).log_mass, atol=1e-4, rtol=1e-9)
 
 
-def fields_of(sums: Sums):
+def fields_of(sums: PosteriorSums):
     """What two sums of the same atoms must agree on, whatever their peaks."""
     mean = sums.points / sums.mass[:, None]
     total = sums.peak + sums.mass.log()
@@ -132,7 +132,7 @@ def parts_of(oracle, data):
 def test_merging_is_associative_and_commutative(oracle, data):
     a, b, c = parts_of(oracle, data)
     expected = a.merge(b).merge(c)
-    for other in (a.merge(b.merge(c)), c.merge(a).merge(b), Sums.merged([b, c, a])):
+    for other in (a.merge(b.merge(c)), c.merge(a).merge(b), PosteriorSums.merged([b, c, a])):
         for found, known in zip(fields_of(other), fields_of(expected), strict=True):
             assert_close(found, known, rtol=1e-9, atol=1e-9)
         assert_close(other.top_logits, expected.top_logits)
@@ -141,7 +141,9 @@ def test_merging_is_associative_and_commutative(oracle, data):
 
 def test_a_far_lower_part_changes_nothing(oracle, data):
     a, b, _ = parts_of(oracle, data)
-    low = Sums(b.peak - 1e12, *(getattr(b, n) for n in list(Sums.__dataclass_fields__)[1:]))
+    low = PosteriorSums(
+        b.peak - 1e12, *(getattr(b, n) for n in list(PosteriorSums.__dataclass_fields__)[1:])
+    )
     for found, known in zip(fields_of(a.merge(low)), fields_of(a), strict=True):
         assert_close(found, known, rtol=1e-12, atol=1e-12)
 

@@ -17,17 +17,17 @@ import torch
 from floracle.core.fold import fold
 from floracle.core.nearest import Neighbours, nearest
 from floracle.core.paths import LINEAR
-from floracle.core.point_set import Prepared, Source
+from floracle.core.point_set import PointSet, Prepared
 from floracle.core.spectrum import moments
 from floracle.oracle import float64_refinement as rescoring
 from floracle.oracle import scan as dense
-from floracle.oracle.distributed import Share, SharedMembers, gather_shared
-from floracle.oracle.float64_refinement import resolve
+from floracle.oracle.distributed import ProcessShare, SharedClassPoints, gather_shared_class_points
+from floracle.oracle.float64_refinement import refine
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
 from floracle.oracle.scan import queries, scan
-from floracle.run.exchange import merged_over
-from floracle.run.processes import Group
+from floracle.run.exchange import merge_over_group
+from floracle.run.processes import ProcessGroup
 from floracle.sampling.grid import time_grid
 from floracle.sampling.sample import sample
 from many import Started, in_threads
@@ -96,8 +96,8 @@ def same(parts):
 def test_shares_make_up_the_whole(points_source, size):
     points = cloud(11, 4)[torch.tensor([0, 1, 2, 0, 3, 4, 5, 6, 6, 7, 8])]
     data = points_source(points, torch.arange(11) % 2, torch.rand(11) + 0.1)
-    shares = [Share(data, Group(rank, size)) for rank in range(size)]
-    assert all(isinstance(one, Source) for one in shares)
+    shares = [ProcessShare(data, ProcessGroup(rank, size)) for rank in range(size)]
+    assert all(isinstance(one, PointSet) for one in shares)
     for label in (-1, 0, 1):
         whole, parts = data.atoms(label), [one.atoms(label) for one in shares]
         assert torch.equal(torch.cat([part.rows for part in parts]), whole.rows)
@@ -122,7 +122,7 @@ def test_members_divide_points_and_share_the_rest(points_source, room, offset, m
     data = points_source(points, weights=torch.rand(50) + 0.1)
 
     def work(group):
-        return gather_shared(data, -1, group=group, room=room, device=CPU)
+        return gather_shared_class_points(data, -1, group=group, room=room, device=CPU)
 
     members = in_threads(3, work, monkeypatch)
     whole = Oracle(data).members()
@@ -152,7 +152,7 @@ def test_what_a_source_knows_beforehand_is_not_measured_again(points_source, mon
     known = Prepared(centre, norms, float(norms.mean()), float(points.norm(dim=1).max()), None)
     monkeypatch.setattr(type(data), "prepared", lambda *_: known, raising=False)
     monkeypatch.setattr(type(data), "take", lambda self, rows: calls.append(rows) or points[rows])
-    found = gather_shared(data, -1, group=Group(1, 4), room=2**30, device=CPU)
+    found = gather_shared_class_points(data, -1, group=ProcessGroup(1, 4), room=2**30, device=CPU)
     assert found.norms is norms
     assert [rows.tolist() for rows in calls] == [[5, 6, 7, 8, 9]]
 
@@ -227,7 +227,7 @@ def test_what_is_scanned_again_is_scanned_by_all(points_source, offset, monkeypa
     x, naturally = placed(data.points, "two"), 32
     whole, asked_about = Oracle(data).members(), []
 
-    def about(members, position, plain=SharedMembers.about):
+    def about(members, position, plain=SharedClassPoints.about):
         asked_about.append(members.group.rank)
         near = plain(members, position)
         torch.testing.assert_close(near.norms, whole.about(position).norms, rtol=1e-12, atol=0)
@@ -236,11 +236,11 @@ def test_what_is_scanned_again_is_scanned_by_all(points_source, offset, monkeypa
     def work(group):
         members = Oracle(data, group=group).members()
         asked = queries(members, x, TIMES, LINEAR)
-        found = resolve(members, asked, scan(members, asked))
+        found = refine(members, asked, scan(members, asked))
         return asked.velocity(found.mean), found.rescored
 
     truth = reference(data.points, x, TIMES).velocity
-    monkeypatch.setattr(SharedMembers, "about", about)
+    monkeypatch.setattr(SharedClassPoints, "about", about)
     for most in (naturally, len(whole)):
         velocity, rescored = same(in_threads(3, work, monkeypatch))
         assert rescored.max() >= most
@@ -313,7 +313,9 @@ def test_neighbours_merge_over_shares(points_source, monkeypatch):
     data, asked = points_source(points), torch.randn(6, 12)
 
     def work(group):
-        return dataclasses.astuple(merged_over(group, nearest(Share(data, group), asked, 3)))[:2]
+        return dataclasses.astuple(
+            merge_over_group(group, nearest(ProcessShare(data, group), asked, 3))
+        )[:2]
 
     distances, rows = same(in_threads(3, work, monkeypatch))
     expected = nearest(data, asked, 3)

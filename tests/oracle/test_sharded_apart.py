@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from floracle.oracle.distributed import SharedMembers
+from floracle.oracle.distributed import SharedClassPoints
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.scan import queries, scan
 from floracle.run.errors import InputError
@@ -26,7 +26,7 @@ def same(parts):
 def test_alone_is_no_group_at_all(points_source):
     oracle = Oracle(points_source(cloud(9, 4)), group=ALONE)
     assert oracle.alone() is oracle
-    assert not isinstance(oracle.members(), SharedMembers)
+    assert not isinstance(oracle.members(), SharedClassPoints)
 
 
 OTHERS = {

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import certificates
 from certificates import evaluated, examined, queries_of, verdict
-from floracle.core.coarse_view import coarse_of
+from floracle.core.coarse_view import coarse_view
 from floracle.core.paths import LINEAR
 from floracle.core.seeds import generator
 from floracle.oracle import oracle as oracle_module
@@ -26,7 +26,7 @@ WIDE = torch.tensor([0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999], dtype=torch.f
 
 def screened(points):
     members = Oracle(points).members()
-    return members, screen_of(members, coarse_of(members.source), whole=True)
+    return members, screen_of(members, coarse_view(members.source), whole=True)
 
 
 def logits(members, asked, points):

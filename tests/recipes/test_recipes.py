@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from floracle.analysis.interpolation import Places
+from floracle.analysis.interpolation import MeasuredTimes
 from floracle.analysis.prediction.closed_form import predict
 from floracle.core.seeds import noise
 from floracle.data.store import open_store
 from floracle.recipes import appendix_d, figure_2, figure_3, table_2
 from floracle.recipes.recipe import rows_of
-from floracle.recipes.reproduce import RECIPES, redrawn, reproduced
+from floracle.recipes.reproduce import RECIPES, redrawn, reproduce_item
 from floracle.report.plots import STYLE
 from floracle.run.results import load_results, save
 
-FIGURE_3 = figure_3.Settings(dims=(16, 64, 256), points=(100, 1000), clouds=2, pairs=64, times=48)
+FIGURE_3 = figure_3.Figure3Settings(
+    dims=(16, 64, 256), points=(100, 1000), clouds=2, pairs=64, times=48
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def test_table_2_counts_exactly_what_the_paper_counts():
 
 
 def test_table_2_keeps_the_published_gfid_apart_from_what_is_computed():
-    found = RECIPES["table-2"].compute(table_2.Settings(shifts=(0.5, 0.4)))
+    found = RECIPES["table-2"].compute(table_2.Table2Settings(shifts=(0.5, 0.4)))
     known, unknown = rows_of(found)
     assert known[table_2.GFID] == 12.23
     assert unknown[table_2.GFID] is None
@@ -70,7 +72,7 @@ def test_table_2_keeps_the_published_gfid_apart_from_what_is_computed():
 
 
 def test_the_shift_undoes_its_inverse_and_keeps_both_ends():
-    found = RECIPES["appendix-d"].compute(appendix_d.Settings(shifts=(4.0, 1.0, 0.25)))
+    found = RECIPES["appendix-d"].compute(appendix_d.AppendixDSettings(shifts=(4.0, 1.0, 0.25)))
     late, same, early = found.arrays["maps"]
     t = found.arrays["t"]
     torch.testing.assert_close(same, t)
@@ -122,7 +124,7 @@ def test_top_1_rises_to_one_at_the_end(digits):
     row = cells(digits)["digits"]
     assert (top.diff() >= -1e-9).all()
     along = digits.arrays["0/predicted_information"]
-    assert Places(t, along).values(top, row["end"]) == pytest.approx(0.99, abs=1e-6)
+    assert MeasuredTimes(t, along).values(top, row["end"]) == pytest.approx(0.99, abs=1e-6)
     assert top[-1] > 0.9999
 
 
@@ -184,7 +186,7 @@ def test_the_closed_form_is_a_lower_bound_and_the_deviation_is_what_is_told(clou
 
 def test_own_weight_against_a_float64_reference():
     """One cloud, pairs drawn again, posteriors summed by hand in float64."""
-    settings = figure_3.Settings(dims=(16,), points=(50,), clouds=1, pairs=40, times=12)
+    settings = figure_3.Figure3Settings(dims=(16,), points=(50,), clouds=1, pairs=40, times=12)
     found = RECIPES["figure-3"].compute(settings)
     first = figure_3._first_seed(0, 16, 50)
     data = open_store(f"gaussian:50x16:{first}").take(torch.arange(50)).double()
@@ -201,7 +203,7 @@ def test_own_weight_against_a_float64_reference():
 
 def test_clouds_share_no_seed_with_their_noise():
     """A noise vector with the seed of its cloud would be the cloud's first point."""
-    settings, taken = figure_3.Settings(), []
+    settings, taken = figure_3.Figure3Settings(), []
     for dims in settings.dims:
         for points in settings.points:
             first = figure_3._first_seed(settings.seed, dims, points)
@@ -260,8 +262,8 @@ def test_expected_cells_are_cells_of_the_table(digits):
 def test_several_data_lie_over_each_other():
     drawn = np.random.default_rng(0)
     np.savez("wide.npz", x=drawn.normal(size=(60, 256)), labels=np.arange(60) % 2)
-    settings = figure_2.Settings(data=("gaussian:30x8", "wide.npz"), pairs=8, times=16)
-    found = reproduced(RECIPES["figure-2b"], Path("both"), settings)
+    settings = figure_2.Figure2Settings(data=("gaussian:30x8", "wide.npz"), pairs=8, times=16)
+    found = reproduce_item(RECIPES["figure-2b"], Path("both"), settings)
     narrow, wide, paper = rows_of(found)
     assert wide["collapse"] < narrow["collapse"]
     assert (narrow["N per class"], wide["N per class"]) == (30, 30)

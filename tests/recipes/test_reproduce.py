@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from floracle.cli.data_options import Opening
+from floracle.cli.data_options import DataOptions
 from floracle.cli.verbs import reproduce as verb
 from floracle.data.store import open_store
 from floracle.recipes import table_2
-from floracle.recipes.recipe import Plan, Recipe, rows_of
-from floracle.recipes.reproduce import RECIPES, drawn_in, recipe_for, redrawn, reproduced
+from floracle.recipes.recipe import Recipe, RecipePlan, rows_of
+from floracle.recipes.reproduce import RECIPES, drawn_in, recipe_for, redrawn, reproduce_item
 from floracle.run.errors import InputError
 from floracle.run.results import Results, load_results, save
 
@@ -45,7 +45,7 @@ def counting(stop_at: str = "") -> Recipe:
 
     def plan(settings):
         parts = {name: measure(name) for name in ("a", "b", "c")}
-        return Plan(dict(settings), parts, lambda found: joined(settings, found))
+        return RecipePlan(dict(settings), parts, lambda found: joined(settings, found))
 
     def joined(settings, found):
         table = {"columns": [""], "rows": [[name] for name in found]}
@@ -58,35 +58,35 @@ def counting(stop_at: str = "") -> Recipe:
 def test_what_is_finished_is_not_measured_again():
     COUNTED.clear()
     with pytest.raises(KeyboardInterrupt):
-        reproduced(counting("c"), Path("out"))
+        reproduce_item(counting("c"), Path("out"))
     kept = load_results("out/.floracle/parts/a").arrays["x"]
-    found = reproduced(counting(), Path("out"))
+    found = reproduce_item(counting(), Path("out"))
     assert COUNTED == ["a", "b", "c"]
     assert torch.equal(found.arrays["a"], kept)
     assert not Path("out/.floracle").exists()
-    reproduced(counting("a"), Path("out"))  # answers at once
+    reproduce_item(counting("a"), Path("out"))  # answers at once
     assert COUNTED == ["a", "b", "c"]
 
 
 def test_other_settings_are_a_mistake_that_lists_them():
     with pytest.raises(KeyboardInterrupt):
-        reproduced(counting("b"), Path("out"))
+        reproduce_item(counting("b"), Path("out"))
     with pytest.raises(InputError, match=r"other settings.*seed: 0 there, 1 asked.*another --out"):
-        reproduced(counting(), Path("out"), {"seed": 1})
-    reproduced(counting(), Path("out"))
+        reproduce_item(counting(), Path("out"), {"seed": 1})
+    reproduce_item(counting(), Path("out"))
     with pytest.raises(InputError, match="seed: 0 there, 1 asked"):
-        reproduced(counting(), Path("out"), {"seed": 1})
+        reproduce_item(counting(), Path("out"), {"seed": 1})
 
 
 @pytest.mark.slow
 def test_lost_drawings_are_drawn_again_without_computing(monkeypatch):
     recipe = RECIPES["table-2"]
-    reproduced(recipe, Path("out"))
+    reproduce_item(recipe, Path("out"))
     lost = drawn_in(recipe, Path("out"))[0]
     whole = lost.read_bytes()
     lost.unlink()
     monkeypatch.setattr(table_2, "share", None)
-    reproduced(recipe, Path("out"))
+    reproduce_item(recipe, Path("out"))
     assert lost.read_bytes() == whole
 
 
@@ -183,7 +183,7 @@ def test_results_of_other_kinds_are_not_drawn():
 def test_how_data_is_read_reaches_the_computation():
     """Pictures and their mirrors are 2N points, and another folder than the pictures alone."""
     verb.reproduce("figure-2b", "digits", quick=True, out=Path("plain"))
-    flips = Opening(flips=True)
+    flips = DataOptions(flips=True)
     verb.reproduce("figure-2b", "digits", opening=flips, quick=True, out=Path("both"))
     plain, both = (rows_of(load_results(name))[0] for name in ("plain", "both"))
     assert both["N per class"] == pytest.approx(2 * plain["N per class"], abs=0.1)
@@ -196,6 +196,6 @@ def test_how_data_is_read_reaches_the_computation():
 
 def test_gaussians_are_no_points_of_figure_2(tmp_path):
     np.save("moments.npy", np.ones((6, 4), np.float32))
-    clouds = Opening(layout="mean-std", moments="gaussian")
+    clouds = DataOptions(layout="mean-std", moments="gaussian")
     with pytest.raises(InputError, match="figure-2a is of points"):
         verb.reproduce("figure-2a", "moments.npy", opening=clouds)

@@ -11,15 +11,15 @@ import torch
 import floracle
 from floracle.analysis.forward_pairs import forward_pairs
 from floracle.analysis.loss.oracle_loss import _first_seed, oracle_losses
-from floracle.analysis.loss.results import Losses, apart, interval
-from floracle.analysis.mixing.field_switching import switched
-from floracle.analysis.mixing.forward_backward import resumed
-from floracle.analysis.mixing.landing_test import Diversity, Fit, Landing
+from floracle.analysis.loss.results import LossComparison, interval, loss_difference
+from floracle.analysis.mixing.field_switching import switch_fields
+from floracle.analysis.mixing.forward_backward import forward_backward
+from floracle.analysis.mixing.landing_test import Diversity, Fit, LandingResult
 from floracle.report.loss import words as said
 from floracle.report.loss.figures import loss_drawings
 from floracle.report.loss.page import page, write_losses
 from floracle.report.mix.figures import mix_drawings
-from floracle.report.mix.page import Mixed, headline, landing_table, story, write_mixed
+from floracle.report.mix.page import MixResults, headline, landing_table, story, write_mixed
 
 TIMES = torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8], dtype=torch.float64)
 
@@ -46,7 +46,7 @@ def measured(oracle, fields, *, own=False, **asked):
     asked = {"times": TIMES, "pairs": 64, **asked}
     path = oracle_losses(fields, oracle, **asked)
     on_own = oracle_losses(fields, oracle, times=TIMES, pairs=8, along="own") if own else {}
-    return Losses(path, on_own, {}, path[next(iter(fields))].provenance)
+    return LossComparison(path, on_own, {}, path[next(iter(fields))].provenance)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_figures_are_drawn_from_the_numbers(points_source, oracle):
     low, _ = interval(whole["difference"], 64)
     percent = 100 * low / whole["conditional"].mean
     assert drawings["unseen"].columns["a_low"] == pytest.approx(percent.tolist())
-    differs = apart(found.path["b"], found.path["a"])
+    differs = loss_difference(found.path["b"], found.path["a"])
     percent = 100 * differs.curve.mean / whole["oracle"].mean
     assert drawings["between"].columns["b"] == pytest.approx(percent.tolist())
     assert drawings["between"].svg() == loss_drawings(found)["between"].svg()
@@ -138,12 +138,12 @@ def test_a_table_by_class_has_their_spread(oracle):
 def test_copies_are_told_from_the_first_time_that_most_are(points_source):
     oracle = floracle.Oracle(points_source(normal(30, 8)))
     taus = [0.0, 0.3, 1.0]
-    copies = switched(oracle, oracle, taus=taus, seeds=range(20))
-    assert story(Mixed("twin", copies))[0].startswith("From τ = 0.3 on twin copies")
-    free = switched(still, oracle, taus=taus, seeds=range(20))
+    copies = switch_fields(oracle, oracle, taus=taus, seeds=range(20))
+    assert story(MixResults("twin", copies))[0].startswith("From τ = 0.3 on twin copies")
+    free = switch_fields(still, oracle, taus=taus, seeds=range(20))
     shares = free.copied()[0]
     assert shares[1] < 0.5
-    assert "does not mostly copy" in story(Mixed("still", free))[0]
+    assert "does not mostly copy" in story(MixResults("still", free))[0]
     assert mix_drawings(free, None, {})["switch-copies"].columns["copied"] == shares.tolist()
 
 
@@ -151,8 +151,8 @@ def test_copies_are_told_from_the_first_time_that_most_are(points_source):
 def test_half_kept_is_in_the_headline_and_the_figure(points_source):
     unseen, data = points_source(normal(60, 1, 8, 8)), points_source(normal(20, 1, 8, 8, seed=1))
     taus = torch.linspace(0, 1, 6).tolist()
-    found = resumed(still, unseen, data, taus=taus, rows=range(60), edges=[2.0])
-    told = headline(Mixed("still", resume=found))
+    found = forward_backward(still, unseen, data, taus=taus, rows=range(60), edges=[2.0])
+    told = headline(MixResults("still", resume=found))
     assert f"the layout (to 2 cycles) from τ = {found.half(0).value:.3g}" in told
     columns = mix_drawings(None, found, {})["resume"].columns
     assert columns["apart, over 2 cycles"] == found.apart(1).mean.tolist()
@@ -167,8 +167,8 @@ def test_pictures_are_those_that_were_kept(points_source, tmp_path):
 
     pictures = points_source(normal(20, 1, 8, 8).clamp(-1, 1))
     oracle = floracle.Oracle(pictures)
-    found = switched(oracle, oracle, taus=[0.0, 1.0], seeds=range(3))
-    mixed = Mixed("twin", switch=found)
+    found = switch_fields(oracle, oracle, taus=[0.0, 1.0], seeds=range(3))
+    mixed = MixResults("twin", switch=found)
     page = write_mixed(mixed, tmp_path, display=Display(-1.0, 1.0)).read_text()
     assert page.count("data:image/png") == 1
     with Image.open(tmp_path / "figures" / "switch-pictures.png") as sheet:
@@ -181,10 +181,10 @@ def test_pictures_are_those_that_were_kept(points_source, tmp_path):
 def test_a_landing_without_coincidences_is_open_above():
     rows, known = torch.arange(4), {"settings": {}, "provenance": {}}
     diversity = Diversity(0, 0.1, None, 2.0, None, 60.0)
-    one = Landing(0.3, rows, rows.double(), Fit(5.0, 4, 0.2), diversity, **known)
+    one = LandingResult(0.3, rows, rows.double(), Fit(5.0, 4, 0.2), diversity, **known)
     table = landing_table({0.3: one})
     assert table.rows[0].cells == ("0.3", "cannot say", "1.25", "0.200", "∞", "2.0 – ∞", "60")
-    assert headline(Mixed("a", landings={0.3: one})) == "a cannot say until τ = 0.3."
+    assert headline(MixResults("a", landings={0.3: one})) == "a cannot say until τ = 0.3."
     assert landing_table({}) is None
 
 
@@ -204,7 +204,7 @@ def test_the_axis_of_what_is_kept_holds_all_that_is_drawn(points_source):
     unseen, data = points_source(normal(20, 1, 8, 8)), points_source(normal(20, 1, 8, 8, seed=1))
     asked = {"taus": [0.0, 0.5], "rows": range(20), "edges": [2.0], "noises": 2}
     for field, least in ((still, 1.15), (lambda x, t, labels: 5 * x, 100.0)):
-        drawing = mix_drawings(None, resumed(field, unseen, data, **asked), {})["resume"]
+        drawing = mix_drawings(None, forward_backward(field, unseen, data, **asked), {})["resume"]
         top = drawing.figure.axes[0].get_ylim()[1]
         shares = [v for name, v in drawing.columns.items() if name.startswith(("apart", "spread"))]
         assert top >= max(map(max, shares))
@@ -213,7 +213,7 @@ def test_the_axis_of_what_is_kept_holds_all_that_is_drawn(points_source):
 
 def test_what_is_no_copy_is_no_percentage(points_source):
     unseen, data = points_source(normal(20, 6)), points_source(normal(20, 6, seed=1))
-    found = resumed(still, unseen, data, taus=[0.0, 0.5], rows=range(20))
+    found = forward_backward(still, unseen, data, taus=[0.0, 0.5], rows=range(20))
     assert float(found.copied()[0].max()) == 0
-    told = story(Mixed("still", resume=found))[1]
+    told = story(MixResults("still", resume=found))[1]
     assert "no end is a copy (95\u00a0%: at most 17\u00a0% would be)" in told  # 1 − .025^(1/20)

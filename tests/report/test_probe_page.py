@@ -15,9 +15,9 @@ from floracle.analysis.trajectories.settling import lag, start_apart
 from floracle.core.point_set import NO_LABEL
 from floracle.report.names import any_letters
 from floracle.report.probe import words as probe_words
-from floracle.report.probe.figures import Probed, probe_drawings
+from floracle.report.probe.figures import ProbedFields, probe_drawings
 from floracle.report.probe.page import LARGEST, page, pictures_of, sheet, write_probes
-from floracle.run.images import quantised
+from floracle.run.images import quantise
 
 NAME = "<script>alert(1)</script> & {{ 7 * 7 }}"
 
@@ -36,8 +36,8 @@ def fields():
     ]
     pictures = pictures_of(probes, store)
     return [
-        Probed("oracle", probes[0], True, pictures[0]),
-        Probed(NAME, probes[1], False, pictures[1]),
+        ProbedFields("oracle", probes[0], True, pictures[0]),
+        ProbedFields(NAME, probes[1], False, pictures[1]),
     ]
 
 
@@ -100,24 +100,25 @@ def test_tables_hold_transitions_lags_and_costs(fields):
 
 def test_headlines_say_no_more_than_is_known(fields):
     oracle, other = fields
-    same = Probed("twin", oracle.probe)
+    same = ProbedFields("twin", oracle.probe)
     assert "before or after the oracle cannot be said" in probe_words.headline([oracle, same])
     late = oracle.probe.columns["remaining"].clone()
     late[3, :-1] = 1.0
     never = replace(oracle.probe, columns={**oracle.probe.columns, "remaining": late})
-    told = probe_words.headline([oracle, Probed("never", never)])
+    told = probe_words.headline([oracle, ProbedFields("never", never)])
     assert told == "never does not settle before t = 0.9 in every sample."
     assert (
-        probe_words.summary([Probed("never", never)]).rows[0].cells[1] == "not reached by 1 of 8"
+        probe_words.summary([ProbedFields("never", never)]).rows[0].cells[1]
+        == "not reached by 1 of 8"
     )
     assert probe_words.headline([oracle]).startswith("The oracle settles at t = 0.")
     single = replace(other.probe, labels=torch.full((8,), NO_LABEL))
-    assert probe_words.by_label([Probed("one", single)]) is None
+    assert probe_words.by_label([ProbedFields("one", single)]) is None
 
 
 def test_pictures_are_those_of_the_quantiser(fields):
     probe, pictures = fields[0].probe, fields[0].pictures
-    expected = quantised(probe.predictions.clamp(-1, 1))
+    expected = quantise(probe.predictions.clamp(-1, 1))
     assert (pictures.int() - expected.int()).abs().max() == 0
     assert sheet(pictures)[:4] == b"\x89PNG"
     large = replace(probe, predictions=torch.rand(1, 2, 3, 2 * LARGEST, 2 * LARGEST))
@@ -143,7 +144,7 @@ def test_where_there_is_one_point_there_is_no_way_to_go():
         floracle.probe(one, range(3), (1, 6, 6), grid=floracle.time_grid(8))
         for one in (own, lambda x, t, labels: torch.zeros_like(x))
     ]
-    found = [Probed("oracle", probes[0], True), Probed("still", probes[1])]
+    found = [ProbedFields("oracle", probes[0], True), ProbedFields("still", probes[1])]
     assert math.isnan(start_apart(probes[1], probes[0]).value)
     told = probe_words.story(found)[1]
     assert "there is no way to go" in told

@@ -8,7 +8,7 @@ import torch
 from floracle.analysis.curves import Estimate, Landmark
 from floracle.analysis.saved import load
 from floracle.analysis.stages.measure import stages
-from floracle.analysis.trajectories.deep import look_deeper
+from floracle.analysis.trajectories.deep import analyse_trajectories
 from floracle.data.store import open_store
 from floracle.oracle.oracle import Oracle
 from floracle.report.stages import words
@@ -264,7 +264,7 @@ def test_classes_that_are_all_single_leave_the_page_to_the_whole_set():
 def test_fields_that_are_the_oracle_have_no_curve_and_are_named():
     oracle = Oracle(open_store(torch.randn(1, 12)))
     found = stages(oracle, times=12, pairs=4)
-    deep = look_deeper(oracle, found)
+    deep = analyse_trajectories(oracle, found)
     markup = deep_drawings(found, deep)["yardsticks"].svg()
     assert "below 10⁻⁵ at all times: one Gaussian" in markup
     assert "the oracle cannot be told from these simple fields: one Gaussian" in " ".join(

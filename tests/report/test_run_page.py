@@ -26,12 +26,14 @@ from floracle.report.training.page import (
 )
 from floracle.run.errors import InputError
 from floracle.run.records import write_record
-from floracle.training.build_model import network_for
-from floracle.training.config import Settings
-from floracle.training.evaluation import Look
+from floracle.training.build_model import build_model
+from floracle.training.config import TrainingSettings
+from floracle.training.evaluation import EvaluationPlan
 
-ASKED = Settings(model="pico", patch=4, images=640, batch=32, rate=1e-3, every=160, switch=0.5)
-LOOK = Look(pairs=4, times=3, classes=2, samples=4, steps=2)
+ASKED = TrainingSettings(
+    model="pico", patch=4, images=640, batch=32, rate=1e-3, every=160, switch=0.5
+)
+LOOK = EvaluationPlan(pairs=4, times=3, classes=2, samples=4, steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def folder(tmp_path_factory):
         for rows in (slice(0, 1200), slice(1200, None))
     )
     out = tmp_path_factory.mktemp("runs") / "mine"
-    network = network_for(ASKED, data)
+    network = build_model(ASKED, data)
     assert list(floracle.train(network, data, ASKED, out=out, held_out=others, look=LOOK))
     return out
 
@@ -159,7 +161,7 @@ def test_large_pictures_are_made_smaller_for_the_page(tmp_path):
     assert found["images"] == "64"
     (tmp_path / "evaluations").mkdir()
     (tmp_path / "evaluations" / "mine.png").write_bytes(picture.read_bytes())
-    assert run_page.Run(tmp_path, {}, [], []).samples is None
+    assert run_page.TrainingRun(tmp_path, {}, [], []).samples is None
 
 
 def test_runs_without_evaluations_or_errors_are_drawn(folder):

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from floracle.analysis.curves import Landmark
-from floracle.analysis.loss.baselines import distances
+from floracle.analysis.loss.baselines import baseline_distances
 from floracle.analysis.stages.measure import stages
 from floracle.analysis.trajectories.frequency_bands import settled_by_band
-from floracle.analysis.trajectories.oracle import followed
+from floracle.analysis.trajectories.oracle import oracle_trajectories
 from floracle.oracle.baselines.gaussian import class_gaussians, gaussian_field
 from floracle.oracle.baselines.patch_local import local_oracle
 from floracle.oracle.oracle import Oracle
@@ -35,8 +35,8 @@ def measured(points_source):
     }
     return {
         "group": stages(oracle, times=16, pairs=16, classes=[-1]).main,
-        "distances": distances(oracle, fields, times=times, pairs=16),
-        "followed": followed(oracle, range(8), time_grid(20)),
+        "distances": baseline_distances(oracle, fields, times=times, pairs=16),
+        "followed": oracle_trajectories(oracle, range(8), time_grid(20)),
         "settled": settled_by_band(oracle, times=times, pairs=16),
     }
 
@@ -113,7 +113,7 @@ def test_one_long_name_without_landmarks_is_drawn(measured):
 
 def test_speed_fills_the_axes_even_where_it_is_constant(points_source, measured):
     source = points_source(torch.ones(1, 1, 4, 4))
-    found = speed(followed(Oracle(source), range(3), time_grid(5)), measured["group"])
+    found = speed(oracle_trajectories(Oracle(source), range(3), time_grid(5)), measured["group"])
     low, high = found.figure.axes[0].get_ylim()
     values = np.array(found.columns["speed"])
     assert low < values.min() <= values.max() < high

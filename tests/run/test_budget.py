@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from floracle.run.budget import SHARE, chosen_device, free_memory, memory_budget
+from floracle.run.budget import SHARE, choose_device, free_memory, memory_budget
 from floracle.run.errors import InputError
 
 
@@ -47,12 +47,12 @@ def test_something_is_free():
 
 
 def test_devices():
-    assert chosen_device() == chosen_device("cpu") == torch.device("cpu")
+    assert choose_device() == choose_device("cpu") == torch.device("cpu")
     with pytest.raises(InputError, match="'tpu9' is unknown; write cpu or cuda:0"):
-        chosen_device("tpu9")
+        choose_device("tpu9")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_an_absent_device_is_a_mistake():
     with pytest.raises(InputError, match="sees no CUDA device"):
-        chosen_device("cuda:0")
+        choose_device("cuda:0")

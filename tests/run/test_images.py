@@ -8,37 +8,37 @@ from PIL import Image
 from floracle.run.errors import InputError
 from floracle.run.images import (
     display_for,
-    enlarged,
+    enlarge,
     latent_display,
     png,
-    quantised,
-    reduced,
+    quantise,
+    reduce_image,
     tiles,
 )
 
 
 def test_black_and_white_are_the_ends_of_the_range_and_beyond_is_clamped():
     values = torch.tensor([-7.0, -1.0, 0.0, 1.0, 7.0])
-    assert quantised(values).tolist() == [0, 0, 128, 255, 255]
-    assert quantised(values * 2, -2, 2).tolist() == [0, 0, 128, 255, 255]
+    assert quantise(values).tolist() == [0, 0, 128, 255, 255]
+    assert quantise(values * 2, -2, 2).tolist() == [0, 0, 128, 255, 255]
 
 
 def test_it_is_the_usual_formula_on_minus_one_to_one():
     values = torch.linspace(-1.2, 1.2, 10001, dtype=torch.float64)
     usual = (127.5 * values + 128).clamp(0, 255).to(torch.uint8)
-    assert torch.equal(quantised(values), usual)
+    assert torch.equal(quantise(values), usual)
 
 
 def test_bytes_come_back():
     levels = torch.arange(256)
-    assert torch.equal(quantised(levels / 127.5 - 1), levels.to(torch.uint8))
+    assert torch.equal(quantise(levels / 127.5 - 1), levels.to(torch.uint8))
 
 
 def test_nan_and_an_empty_range_are_refused():
     with pytest.raises(InputError, match="NaN"):
-        quantised(torch.tensor([float("nan")]))
+        quantise(torch.tensor([float("nan")]))
     with pytest.raises(InputError, match="black"):
-        quantised(torch.zeros(1), 1, 1)
+        quantise(torch.zeros(1), 1, 1)
 
 
 def test_tiles_lie_row_by_row_with_a_gap():
@@ -51,9 +51,9 @@ def test_tiles_lie_row_by_row_with_a_gap():
 
 def test_enlarging_repeats_pixels_and_reducing_averages_them():
     picture = torch.tensor([[[[0, 255], [255, 0]]]], dtype=torch.uint8)
-    assert enlarged(picture, 5).shape == (1, 1, 6, 6)
-    assert torch.equal(reduced(enlarged(picture, 6), 2), picture)
-    assert reduced(picture, 1).item() == 128
+    assert enlarge(picture, 5).shape == (1, 1, 6, 6)
+    assert torch.equal(reduce_image(enlarge(picture, 6), 2), picture)
+    assert reduce_image(picture, 1).item() == 128
 
 
 def test_png_holds_the_same_pixels():

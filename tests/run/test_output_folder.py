@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from floracle.run.errors import InputError
 from floracle.run.files import write_text, written_aside
 from floracle.run.folder_checks import check_ours, check_output
-from floracle.run.output_folder import OutputFolder, free_folder, opened
+from floracle.run.output_folder import OutputFolder, free_folder, open_output
 from floracle.run.records import write_record
 from floracle.run.results import Results, save
 
@@ -47,7 +47,7 @@ def failing(folder, error, *parts, settings=SETTINGS, work=lambda output: None, 
 
 
 def _fail(folder, error, parts, settings, work, how):
-    with opened(folder, "stages", settings, **how) as output:
+    with open_output(folder, "stages", settings, **how) as output:
         for part in parts:
             output.save_part(result(), part)
         work(output)
@@ -55,7 +55,7 @@ def _fail(folder, error, parts, settings, work, how):
 
 
 def finish(folder, settings=SETTINGS, verb="stages"):
-    with opened(folder, verb, settings) as output:
+    with open_output(folder, verb, settings) as output:
         output.save(result())
         write_text(folder / "report.html", "page")
     return folder
@@ -87,7 +87,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_stays_as_it_is(tmp_pa
     FOREIGN[kind](there)
     before = looks(tmp_path)
     for verb in ("stages", "sample"):
-        with pytest.raises(InputError, match="choose a"), opened(there, verb, SETTINGS):
+        with pytest.raises(InputError, match="choose a"), open_output(there, verb, SETTINGS):
             raise AssertionError("it was let in")
     assert looks(tmp_path) == before
 
@@ -112,7 +112,7 @@ def test_no_mixture_of_names_that_look_like_ours_is_taken_for_ours(names, tmp_pa
         (there / name).parent.mkdir(parents=True, exist_ok=True)
         (there / name).write_text(name)
     before = looks(there)
-    with pytest.raises(InputError, match="choose a"), opened(there, "stages", SETTINGS):
+    with pytest.raises(InputError, match="choose a"), open_output(there, "stages", SETTINGS):
         raise AssertionError("it was let in")
     assert looks(there) == before
 
@@ -143,7 +143,7 @@ def test_finished_parts_stay_and_other_settings_are_refused_then(tmp_path):
         finish(there, {**SETTINGS, "pairs": 5})
     with pytest.raises(InputError, match="is the folder of floracle stages"):
         finish(there, SETTINGS, "loss")
-    with opened(there, "stages", SETTINGS) as output:
+    with open_output(there, "stages", SETTINGS) as output:
         assert output.resumed
         assert output.finished_parts == ["0"]
         assert output.part("0").values == {"value": 1.0}
@@ -182,7 +182,7 @@ def test_only_what_killed_runs_left_is_removed_and_only_in_our_own_place(tmp_pat
     for path in foreign:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
-    with opened(there, "stages", SETTINGS):
+    with open_output(there, "stages", SETTINGS):
         pass
     assert [path.exists() for path in foreign] == [True] * 4
     assert os.listdir(aside) == ["kept.txt"]
@@ -190,7 +190,7 @@ def test_only_what_killed_runs_left_is_removed_and_only_in_our_own_place(tmp_pat
 
 def test_a_file_that_somebody_is_writing_is_not_swept_away(tmp_path):
     there = finish(tmp_path / "there")
-    with opened(there, "stages", SETTINGS) as output, written_aside(there / "a.txt") as aside:
+    with open_output(there, "stages", SETTINGS) as output, written_aside(there / "a.txt") as aside:
         assert aside.parent == output.aside
         aside.write_text("half")
         output.close()
@@ -206,7 +206,7 @@ def test_links_and_other_things_in_place_of_our_files_are_not_followed(tmp_path)
     (there / "report.html").unlink()
     (there / "report.html").symlink_to(elsewhere / "page")
     os.mkfifo(there / "pipe.html")
-    with opened(there, "stages", SETTINGS):
+    with open_output(there, "stages", SETTINGS):
         with pytest.raises(InputError, match="figures is a link"):
             write_text(there / "figures" / "a.csv", "ours")
         with pytest.raises(InputError, match=r"report.html is no regular file"):
@@ -219,7 +219,7 @@ def test_links_and_other_things_in_place_of_our_files_are_not_followed(tmp_path)
 
 def test_two_runs_at_once_are_refused_and_a_kill_leaves_no_lock(tmp_path):
     there = tmp_path / "there"
-    with opened(there, "stages", SETTINGS) as output:
+    with open_output(there, "stages", SETTINGS) as output:
         output.save_part(result(), "0")
         for verb in ("stages", "loss"):
             with pytest.raises(InputError, match=r"another run is writing|is the folder of"):
@@ -268,13 +268,13 @@ def test_default_folders_do_not_collide(tmp_path):
 
 def test_what_may_grow_may_be_larger_and_never_smaller(tmp_path):
     there = finish(tmp_path / "there", {"images": 100, "seed": 0})
-    with opened(there, "stages", {"images": 200, "seed": 0}, grows=["images"]) as output:
+    with open_output(there, "stages", {"images": 200, "seed": 0}, grows=["images"]) as output:
         assert output.settings["images"] == 200
     assert check_ours(there, "stages") == {"images": 200, "seed": 0}
     for other in ({"images": 100, "seed": 0}, {"images": 300, "seed": 1}):
         with (
             pytest.raises(InputError, match="other settings"),
-            opened(there, "stages", other, grows=["images"]),
+            open_output(there, "stages", other, grows=["images"]),
         ):
             raise AssertionError("it was let in")
 
@@ -288,7 +288,7 @@ def test_a_change_of_the_data_is_seen_before_anything_is_saved(tmp_path):
     for save_something in (OutputFolder.save, lambda output, made: output.save_part(made, "0")):
         with (
             pytest.raises(InputError, match="changed"),
-            opened(there, "s", {}, unchanged=check) as output,
+            open_output(there, "s", {}, unchanged=check) as output,
         ):
             save_something(output, result())
     assert not there.exists()

@@ -15,8 +15,23 @@ from hypothesis import strategies as st
 from floracle.run import exchange, processes
 from floracle.run import joint_exit as ending
 from floracle.run.errors import InputError
-from floracle.run.exchange import Lost, check_same, first_says, gathered, merged_over, parts_over
-from floracle.run.processes import ALONE, Group, Heart, bounded, joined, launched, share
+from floracle.run.exchange import (
+    Lost,
+    broadcast_from_first,
+    check_same,
+    gather,
+    gather_parts,
+    merge_over_group,
+)
+from floracle.run.processes import (
+    ALONE,
+    Heartbeat,
+    ProcessGroup,
+    bounded,
+    contiguous_share,
+    joined,
+    launched,
+)
 from many import Started, in_threads
 
 
@@ -32,7 +47,7 @@ class Words:
 
 
 def each_rank(size):
-    return [Group(rank, size) for rank in range(size)]
+    return [ProcessGroup(rank, size) for rank in range(size)]
 
 
 # alone -----------------------------------------------------------------------------------------
@@ -41,8 +56,8 @@ def each_rank(size):
 def test_alone_nothing_changes_and_no_torch_is_imported():
     script = (
         "import sys\nfrom floracle.run import joint_exit as ending, exchange, processes as p\n"
-        "with p.joined() as group: assert group is p.ALONE is p.current()\n"
-        "assert p.share(7) == slice(0, 7) and exchange.first_says(group, [3]) == [3]\n"
+        "with p.joined() as group: assert group is p.ALONE is p.current_group()\n"
+        "assert p.contiguous_share(7) == slice(0, 7) and exchange.first_says(group, [3]) == [3]\n"
         "exchange.barrier(group); exchange.check_same(group, {'x': 'y'})\n"
         "assert ending.ended(group, 2) == (True, 2) and 'torch' not in sys.modules"
     )
@@ -52,9 +67,9 @@ def test_alone_nothing_changes_and_no_torch_is_imported():
 
 def test_alone_a_summary_is_its_own_merge():
     words = Words(torch.arange(3), 2.0)
-    assert merged_over(ALONE, words) is words
-    assert parts_over(ALONE, words) == [words]
-    (parts,) = gathered([words.letters])
+    assert merge_over_group(ALONE, words) is words
+    assert gather_parts(ALONE, words) == [words]
+    (parts,) = gather([words.letters])
     assert parts[0] is words.letters
 
 
@@ -73,7 +88,7 @@ def test_one_of_several_is_known_by_all_that_torchrun_says(monkeypatch):
 
 @given(count=st.integers(0, 10_000), size=st.integers(1, 64))
 def test_shares_are_contiguous_balanced_and_cover_everything(count, size):
-    shares = [share(count, group) for group in each_rank(size)]
+    shares = [contiguous_share(count, group) for group in each_rank(size)]
     assert [shares[0].start, shares[-1].stop] == [0, count]
     assert all(one.stop == two.start for one, two in pairwise(shares))
     lengths = [one.stop - one.start for one in shares]
@@ -81,13 +96,13 @@ def test_shares_are_contiguous_balanced_and_cover_everything(count, size):
 
 
 def test_memory_and_devices_are_divided_by_machine(monkeypatch):
-    group = Group(5, 8, place=1, local=4)
+    group = ProcessGroup(5, 8, place=1, local=4)
     assert processes.own_memory("4G", group) == str(2**30)
     assert processes.own_memory("4G", ALONE) == "4G"
     assert 0 < int(processes.own_memory(None, group)) < 2**50
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert processes.own_device("cuda", group) == "cuda:1"
-    assert processes.own_device("cuda", Group(6, 8, place=2, local=4)) == "cuda:0"
+    assert processes.own_device("cuda", ProcessGroup(6, 8, place=2, local=4)) == "cuda:0"
     assert processes.own_device("cuda:3", group) == "cuda:3"
     assert processes.own_device("cpu", group) == "cpu"
 
@@ -95,13 +110,13 @@ def test_memory_and_devices_are_divided_by_machine(monkeypatch):
 def test_idle_cores_are_mentioned_once(monkeypatch):
     monkeypatch.setattr(ending, "cores", lambda: 16)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    words = ending.left_idle(Group(0, 2, 0, 2))
+    words = ending.left_idle(ProcessGroup(0, 2, 0, 2))
     assert words is not None
     assert "OMP_NUM_THREADS=8" in words
-    assert ending.left_idle(Group(1, 2, 1, 2)) is None
-    assert ending.left_idle(Group(0, 16, 0, 16)) is None
+    assert ending.left_idle(ProcessGroup(1, 2, 1, 2)) is None
+    assert ending.left_idle(ProcessGroup(0, 16, 0, 16)) is None
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert ending.left_idle(Group(0, 2, 0, 2)) is None
+    assert ending.left_idle(ProcessGroup(0, 2, 0, 2)) is None
 
 
 @pytest.mark.parametrize("seconds", ["soon", "-1", "0", "nan", "inf"])
@@ -127,7 +142,7 @@ def test_tensors_of_any_kind_and_shape_reach_everyone(monkeypatch):
             for shape, dtype in zip(shapes, KINDS, strict=True)
         ]
 
-    for parts in in_threads(3, lambda group: gathered(drawn(group.rank), group), monkeypatch):
+    for parts in in_threads(3, lambda group: gather(drawn(group.rank), group), monkeypatch):
         for rank, part in enumerate(parts):
             for one, other in zip(part, drawn(rank), strict=True):
                 assert one.dtype == other.dtype
@@ -136,14 +151,14 @@ def test_tensors_of_any_kind_and_shape_reach_everyone(monkeypatch):
 
 def test_not_a_number_and_minus_zero_travel_bit_for_bit(monkeypatch):
     odd = torch.tensor([float("nan"), -0.0, float("-inf"), 5e-324], dtype=torch.float64)
-    for parts in in_threads(2, lambda group: gathered([odd], group), monkeypatch):
+    for parts in in_threads(2, lambda group: gather([odd], group), monkeypatch):
         for (part,) in parts:
             assert torch.equal(part.view(torch.int64), odd.view(torch.int64))
 
 
 def test_summaries_merge_in_the_order_of_ranks(monkeypatch):
     def work(group):
-        return merged_over(group, Words(torch.full((group.rank,), group.rank), 0.5))
+        return merge_over_group(group, Words(torch.full((group.rank,), group.rank), 0.5))
 
     for words in in_threads(4, work, monkeypatch):
         assert words.letters.tolist() == [1, 2, 2, 3, 3, 3]
@@ -151,7 +166,7 @@ def test_summaries_merge_in_the_order_of_ranks(monkeypatch):
 
 
 def test_the_first_decides(monkeypatch):
-    found = in_threads(3, lambda group: first_says(group, [group.rank, 7]), monkeypatch)
+    found = in_threads(3, lambda group: broadcast_from_first(group, [group.rank, 7]), monkeypatch)
     assert found == [[0, 7]] * 3
 
 
@@ -166,7 +181,7 @@ def test_what_differs_is_named_with_its_process(monkeypatch):
 
 def test_processes_that_go_separate_ways_are_told(monkeypatch):
     def work(group):
-        gathered([torch.ones(3)], group, what="sums" if group.rank else "norms")
+        gather([torch.ones(3)], group, what="sums" if group.rank else "norms")
 
     with pytest.raises(Lost, match="norms and sums"):
         in_threads(2, work, monkeypatch)
@@ -179,10 +194,10 @@ def test_a_link_that_breaks_is_one_clear_error(monkeypatch):
     def late(*_, **__):
         raise RuntimeError("[unbound_buffer.cc:81] Timed out waiting 300000ms for recv operation")
 
-    group = Group(1, 4, links={"prompt": None, "patient": None})  # pyright: ignore
+    group = ProcessGroup(1, 4, links={"prompt": None, "patient": None})  # pyright: ignore
     monkeypatch.setattr(torch.distributed, "all_gather", broken)
     with pytest.raises(Lost, match="another of the 4 processes has ended"):
-        gathered([torch.ones(1)], group)
+        gather([torch.ones(1)], group)
     monkeypatch.setattr(torch.distributed, "all_gather", late)
     with pytest.raises(Lost, match="FLORACLE_TIMEOUT"):
         exchange.barrier(group)
@@ -209,7 +224,7 @@ class Memory:
 @pytest.fixture
 def hearts():
     board = Memory()
-    several = [Heart(board, rank, 1.0, [0, 0, 0]) for rank in range(3)]  # pyright: ignore
+    several = [Heartbeat(board, rank, 1.0, [0, 0, 0]) for rank in range(3)]  # pyright: ignore
     for heart in several:
         heart.beat()
     for heart in several:
@@ -268,26 +283,26 @@ def test_calls_to_a_board_that_does_not_answer_end(monkeypatch):
 REAL = """
 import os, sys, torch
 from floracle.core.spectrum import Moments
-from floracle.run.exchange import barrier, first_says, gathered, merged_over
-from floracle.run.processes import current, joined
+from floracle.run.exchange import barrier, broadcast_from_first, gather, merge_over_group
+from floracle.run.processes import current_group, joined
 
 with joined() as group:
     with joined() as again:
-        assert again is group is current() and not group.alone
+        assert again is group is current_group() and not group.alone
     assert torch.get_num_threads() == 1
     drawn = torch.randn(group.rank, 5, generator=torch.Generator().manual_seed(group.rank))
-    parts = [part[0] for part in gathered([drawn], group)]
+    parts = [part[0] for part in gather([drawn], group)]
     assert [len(part) for part in parts] == list(range(group.size))
     assert torch.equal(parts[group.rank], drawn)
-    many = gathered([torch.arange(100_000) + group.rank], group)
+    many = gather([torch.arange(100_000) + group.rank], group)
     assert [int(part[0][-1]) for part in many] == [99_999 + rank for rank in range(group.size)]
     ones = torch.ones(2, dtype=torch.float64)
     own = Moments(torch.tensor(1.0).double(), ones * group.rank, ones)
-    found = merged_over(group, own)
+    found = merge_over_group(group, own)
     sys.stdout.write(found.mean.numpy().tobytes().hex() + " " + str(found.mean[0].item()))
-    assert first_says(group, [group.rank + 4]) == [4]
+    assert broadcast_from_first(group, [group.rank + 4]) == [4]
     barrier(group)
-assert current().alone and not torch.distributed.is_initialized()
+assert current_group().alone and not torch.distributed.is_initialized()
 """
 
 
@@ -302,15 +317,15 @@ def test_real_processes_meet_and_hold_the_same(size, tmp_path):
 
 SILENT = """
 import sys, time, torch
-from floracle.run.exchange import Lost, gathered
+from floracle.run.exchange import Lost, gather
 from floracle.run.processes import joined
 with joined() as group:
-    gathered([torch.ones(1)], group)
+    gather([torch.ones(1)], group)
     if group.rank:
         time.sleep(30)
     start = time.monotonic()
     try:
-        gathered([torch.ones(1)], group)
+        gather([torch.ones(1)], group)
     except Lost as error:
         sys.stdout.write(f"{time.monotonic() - start:.1f} {error}")
 """

@@ -6,7 +6,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from floracle.run.errors import InputError
-from floracle.sampling.grid import checked_grid, cut, share_of_steps, shifted, time_grid, unshifted
+from floracle.sampling.grid import (
+    check_grid,
+    share_of_steps,
+    shift_times,
+    split_grid,
+    time_grid,
+    unshift_times,
+)
 
 steps = st.integers(1, 300)
 shifts = st.floats(0.05, 20)
@@ -50,16 +57,16 @@ def test_no_shift_is_uniform():
 
 @given(st.floats(0, 1), shifts)
 def test_shift_follows_its_formula_and_is_undone(t, shift):
-    moved = shifted(torch.tensor(t, dtype=torch.float64), shift)
+    moved = shift_times(torch.tensor(t, dtype=torch.float64), shift)
     assert math.isclose(moved.item(), shift * t / (1 + (shift - 1) * t), abs_tol=1e-14)
-    assert math.isclose(unshifted(moved, shift).item(), t, abs_tol=1e-13)
+    assert math.isclose(unshift_times(moved, shift).item(), t, abs_tol=1e-13)
 
 
 @given(st.floats(0, 1), shifts)
 def test_shift_is_that_of_noise_levels_turned_over(t, shift):
     level = torch.tensor(1 - t, dtype=torch.float64)
     moved = (1 / shift) * level / (1 + (1 / shift - 1) * level)  # SD3 and Flux, k = 1 / s
-    ours = shifted(torch.tensor(t, dtype=torch.float64), shift)
+    ours = shift_times(torch.tensor(t, dtype=torch.float64), shift)
     assert math.isclose(1 - moved.item(), ours.item(), abs_tol=1e-13)
 
 
@@ -84,13 +91,13 @@ def test_table_2_of_the_paper(shift, share):
 def test_a_cut_shares_one_point_and_loses_none(count, shift, at):
     grid = time_grid(count, shift=shift)
     assume(grid[0] + 1e-9 < at < grid[-1] - 1e-9)
-    early, late = cut(grid, at)
+    early, late = split_grid(grid, at)
     assert early[-1] == late[0]
     assert abs(early[-1].item() - at) <= 1e-12
     joined = torch.cat([early, late[1:]])
     assert torch.isin(grid, joined).all()
     assert len(joined) - len(grid) in (0, 1)
-    checked_grid(joined)
+    check_grid(joined)
 
 
 @given(st.integers(2, 300), shifts, st.data())
@@ -98,20 +105,20 @@ def test_a_cut_at_a_point_snaps_to_it(count, shift, data):
     grid = time_grid(count, shift=shift)
     k = data.draw(st.integers(1, count - 1))
     off = data.draw(st.floats(-0.9e-12, 0.9e-12))
-    early, late = cut(grid, grid[k].item() + off)
+    early, late = split_grid(grid, grid[k].item() + off)
     assert torch.equal(early, grid[: k + 1])
     assert torch.equal(late, grid[k:])
 
 
 def test_a_new_point_is_exact():
-    early, late = cut(time_grid(10), 0.123)
+    early, late = split_grid(time_grid(10), 0.123)
     assert early[-1].item() == late[0].item() == 0.123
     assert (len(early), len(late)) == (3, 10)
 
 
 def test_pieces_do_not_share_memory_with_the_grid():
     grid = time_grid(4)
-    early, late = cut(grid, 0.5)
+    early, late = split_grid(grid, 0.5)
     early.zero_()
     late.zero_()
     assert torch.equal(grid, time_grid(4))
@@ -120,7 +127,7 @@ def test_pieces_do_not_share_memory_with_the_grid():
 @pytest.mark.parametrize("at", [0.0, 1.0, -0.1, 1.1, 5e-13, 1 - 5e-13, math.nan])
 def test_a_cut_needs_both_pieces(at):
     with pytest.raises(ValueError, match=r"cut inside \(0, 1\)"):
-        cut(time_grid(10), at)
+        split_grid(time_grid(10), at)
 
 
 @pytest.mark.parametrize("shift", [0.0, -1.0, math.inf, math.nan])
@@ -153,4 +160,4 @@ def test_grids_have_steps_and_stay_in_range(wrong):
 )
 def test_a_grid_of_the_users_own_is_checked(grid, says):
     with pytest.raises(InputError, match=says):
-        checked_grid(torch.tensor(grid))
+        check_grid(torch.tensor(grid))

@@ -14,7 +14,7 @@ from clouds import Clouds
 from floracle.core.point_set import NO_LABEL
 from floracle.oracle.reference import reference
 from floracle.sampling.guidance import HABITS, guided
-from floracle.sampling.intervals import interval_in
+from floracle.sampling.intervals import guidance_interval
 from floracle.sampling.sample import evaluations, sample, times_asked
 from floracle.sampling.solvers import SOLVERS
 
@@ -74,7 +74,7 @@ class Counting:
 GRIDS = {
     "even": lambda: floracle.time_grid(20),
     "shifted": lambda: floracle.time_grid(20, shift=0.3),
-    "late": lambda: floracle.cut(floracle.time_grid(20), at=0.33)[1],
+    "late": lambda: floracle.split_grid(floracle.time_grid(20), at=0.33)[1],
 }
 
 
@@ -236,11 +236,11 @@ def test_a_time_that_is_an_end_but_for_rounding_is_inside():
 
 def test_intervals_of_other_clocks():
     # Kynkäänniemi et al.'s (.34, 1.02]; EDM2-XXL's best, t ≈ .38 to .78 (FACTS 2)
-    assert interval_in("edm", 0.34, 1.02) == pytest.approx((0.495, 0.746), abs=5e-4)
-    assert interval_in("edm", 0.28, 1.61) == pytest.approx((0.38, 0.78), abs=5e-3)
-    assert interval_in("sigma", 0.4, 0.9) == pytest.approx((0.1, 0.6))
-    assert interval_in("timestep", 400, 900) == pytest.approx((0.1, 0.6))
-    assert interval_in("t", 0.1, 0.6) == pytest.approx((0.1, 0.6))
+    assert guidance_interval("edm", 0.34, 1.02) == pytest.approx((0.495, 0.746), abs=5e-4)
+    assert guidance_interval("edm", 0.28, 1.61) == pytest.approx((0.38, 0.78), abs=5e-3)
+    assert guidance_interval("sigma", 0.4, 0.9) == pytest.approx((0.1, 0.6))
+    assert guidance_interval("timestep", 400, 900) == pytest.approx((0.1, 0.6))
+    assert guidance_interval("t", 0.1, 0.6) == pytest.approx((0.1, 0.6))
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.1, 0.6), (0.383, 0.781)])
@@ -253,7 +253,7 @@ def test_intervals_come_back_from_every_clock(low, high):
         ("edm", edm),
         ("edm2", lambda t: edm(t) / 2),
     ):
-        assert interval_in(clock, reads(high), reads(low)) == pytest.approx((low, high))
+        assert guidance_interval(clock, reads(high), reads(low)) == pytest.approx((low, high))
 
 
 @pytest.mark.parametrize(
@@ -268,4 +268,4 @@ def test_intervals_come_back_from_every_clock(low, high):
 )
 def test_nonsense_intervals_are_refused(clock, low, high):
     with pytest.raises(floracle.InputError):
-        interval_in(clock, low, high)
+        guidance_interval(clock, low, high)

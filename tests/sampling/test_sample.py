@@ -5,7 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from floracle.run.errors import InputError
-from floracle.sampling.grid import cut, time_grid
+from floracle.sampling.grid import split_grid, time_grid
 from floracle.sampling.sample import evaluations, sample, trajectory
 from floracle.sampling.solvers import SOLVERS, Solver, step
 
@@ -113,7 +113,7 @@ def test_no_solver_asks_at_the_data(solver):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_pieces_in_sequence_equal_the_whole_bit_for_bit(solver, dtype):
     x, grid = torch.randn(5, 3).to(dtype), time_grid(20, shift=0.5)
-    early, late = cut(grid, grid[6].item())
+    early, late = split_grid(grid, grid[6].item())
     whole = sample(gaussian, x, grid, solver=solver)
     parts = sample(gaussian, sample(gaussian, x, early, solver=solver), late, solver=solver)
     assert whole.dtype == dtype

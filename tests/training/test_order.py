@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from floracle.run.errors import InputError
-from floracle.training.data_order import PURPOSES, Order, noise_of, seed_for, uniforms
+from floracle.training.data_order import PURPOSES, DataOrder, noise_of, seed_for, uniforms
 
 
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.integers(1, 70))
 def test_no_row_is_seen_twice_before_all_were_seen_once(count, seed, batch):
-    order, epochs = Order.of(count, seed), 3
+    order, epochs = DataOrder.of(count, seed), 3
     starts = range(0, epochs * count, batch)
     spans = [range(start, min(start + batch, epochs * count)) for start in starts]
     rows = torch.cat([order.rows(span) for span in spans])
@@ -18,16 +18,16 @@ def test_no_row_is_seen_twice_before_all_were_seen_once(count, seed, batch):
 
 
 def test_rows_depend_on_the_image_alone():
-    order = Order.of(23, 5)
+    order = DataOrder.of(23, 5)
     whole = order.rows(range(100))
     assert torch.equal(whole[37:61], order.rows(range(37, 61)))
     assert not torch.equal(whole[:23], whole[23:46])
-    assert not torch.equal(whole[:23], Order.of(23, 6).rows(range(23)))
+    assert not torch.equal(whole[:23], DataOrder.of(23, 6).rows(range(23)))
 
 
 def test_weighted_rows_come_in_proportion_to_their_weight():
     weights = torch.tensor([1.0, 0.0, 3.0, 6.0])
-    order = Order.of(4, 0, weights)
+    order = DataOrder.of(4, 0, weights)
     rows = torch.cat([order.rows(range(k, k + 500)) for k in range(0, 20_000, 500)])
     found = rows.bincount(minlength=4) / len(rows)
     error = (weights / 10 * (1 - weights / 10) / len(rows)).sqrt()
@@ -36,7 +36,7 @@ def test_weighted_rows_come_in_proportion_to_their_weight():
 
 def test_data_without_rows_is_a_mistake():
     with pytest.raises(InputError, match="nothing to train on"):
-        Order.of(0, 0)
+        DataOrder.of(0, 0)
 
 
 def test_purposes_draw_apart_and_numbers_never_repeat():

@@ -6,13 +6,13 @@ import torch
 
 import floracle
 from floracle.core.paths import LINEAR
-from floracle.training.config import Settings
-from floracle.training.data_order import Order, noise_of
+from floracle.training.config import TrainingSettings
+from floracle.training.data_order import DataOrder, noise_of
 from floracle.training.switch import left_after, measured_gap, switch_time
 from floracle.training.targets import (
     BankTarget,
-    Drawn,
     OracleTarget,
+    TargetPairs,
     by_class,
     conditional,
     posterior_means,
@@ -37,12 +37,14 @@ def oracle(data):
 
 
 def drawn(data, count, seed, latest=1.0):
-    rows = Order.of(len(data), seed).rows(range(count))
+    rows = DataOrder.of(len(data), seed).rows(range(count))
     t = latest * torch.rand(
         count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
     )
     noise, points = noise_of(seed, 0, count, data.shape, device=CPU), data.take(rows)
-    return Drawn(rows, data.labels[rows], t, points, noise, LINEAR.sample(points, noise, t), seed)
+    return TargetPairs(
+        rows, data.labels[rows], t, points, noise, LINEAR.sample(points, noise, t), seed
+    )
 
 
 def features(pairs):
@@ -288,10 +290,12 @@ def test_the_pairs_own_point_is_in_every_bank(data):
 def test_settings_name_every_target(data, oracle):
     from floracle.training.targets import target_for
 
-    assert target_for(Settings(), data, oracle, 0.1) is conditional
-    asked = Settings(target="bank", bank=32, seed=4)
+    assert target_for(TrainingSettings(), data, oracle, 0.1) is conditional
+    asked = TrainingSettings(target="bank", bank=32, seed=4)
     assert target_for(asked, data, oracle, 0.1) == BankTarget(data, 32, 0.1, 4)
-    assert target_for(Settings(target="oracle"), data, oracle, 0.1) == OracleTarget(oracle, 0.1)
+    assert target_for(TrainingSettings(target="oracle"), data, oracle, 0.1) == OracleTarget(
+        oracle, 0.1
+    )
 
 
 @pytest.mark.parametrize("stored", [True, False], ids=["store", "another source"])
@@ -309,7 +313,7 @@ def test_a_row_that_was_merged_finds_its_own_point_in_the_bank(points_source, st
     t = torch.full((120,), 0.97, dtype=torch.float64)
     noise = torch.randn(points.shape, generator=torch.Generator().manual_seed(6))
     noise[60:] = noise[:60]
-    pairs = Drawn(rows, labels, t, points, noise, LINEAR.sample(points, noise, t), 0)
+    pairs = TargetPairs(rows, labels, t, points, noise, LINEAR.sample(points, noise, t), 0)
     found = BankTarget(source, 3, 1.0, 0)(pairs).velocity
     assert torch.allclose(found, points - noise, atol=0.05)  # so late its own point alone votes
     alike = (labels[:60] == labels[60:]).nonzero()[:, 0]

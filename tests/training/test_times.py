@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from floracle.run.errors import InputError
-from floracle.training.config import Settings
+from floracle.training.config import TrainingSettings
 from floracle.training.times import LogitNormal, Shifted, SplitAware, Uniform, times_for
 
 ALL = [Uniform(), LogitNormal(), Shifted(0.3), Shifted(3.0), SplitAware(0.06), SplitAware(0.5)]
@@ -73,6 +73,6 @@ def test_a_shift_below_one_is_sd3s_shift_upside_down():
 
 def test_split_aware_times_need_a_split():
     with pytest.raises(InputError, match="need a split"):
-        times_for(Settings(times="split-aware"))
-    assert times_for(Settings(times="split-aware"), 0.1) == SplitAware(0.1)
-    assert times_for(Settings(times="split-aware", split=0.2), 0.1) == SplitAware(0.2)
+        times_for(TrainingSettings(times="split-aware"))
+    assert times_for(TrainingSettings(times="split-aware"), 0.1) == SplitAware(0.1)
+    assert times_for(TrainingSettings(times="split-aware", split=0.2), 0.1) == SplitAware(0.2)

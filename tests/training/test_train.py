@@ -10,10 +10,10 @@ from tiny import BLIND, SMALL, Linear, digits, network, same, tensors, trained
 import floracle
 from floracle.run.errors import InputError
 from floracle.training import checkpoint
-from floracle.training.build_model import fitting_patch, network_for
-from floracle.training.config import LIGHTNINGDIT, PAPER, SIT, Settings
+from floracle.training.build_model import build_model, fitting_patch
+from floracle.training.config import LIGHTNINGDIT, PAPER, SIT, TrainingSettings
 from floracle.training.ema import averaged, follow, share_kept
-from floracle.training.evaluation import Look
+from floracle.training.evaluation import EvaluationPlan
 from floracle.training.metrics_log import read_log
 from floracle.training.train_step import cosine_loss
 
@@ -50,7 +50,7 @@ def test_a_run_opens_as_a_field_and_as_a_result(whole):
     found = floracle.load(out)
     assert found.kind == "training"
     assert found.settings["data"] == data.fingerprint
-    assert Settings.of_plain({k: found.settings[k] for k in SMALL.plain()}) == SMALL
+    assert TrainingSettings.of_plain({k: found.settings[k] for k in SMALL.plain()}) == SMALL
     assert found.arrays["images"].tolist() == [at.images for at in said]
     assert found.values["images"] == 480
     assert "pos_embed" in weights
@@ -240,7 +240,7 @@ def test_evaluations_tell_the_oracle_loss_with_errors_and_held_out_loss(tmp_path
     points, labels = data.take(rows), data.labels
     train = floracle.open_store(points[::2].contiguous(), labels=labels[::2])
     other = floracle.open_store(points[1::2].contiguous(), labels=labels[1::2])
-    look = Look(pairs=8, times=2, classes=2, samples=4, steps=3)
+    look = EvaluationPlan(pairs=8, times=2, classes=2, samples=4, steps=3)
     settings = replace(SMALL, images=160)
     said, _ = trained(tmp_path, settings, data=train, held_out=other, look=look)
     told = said[-1].evaluation
@@ -304,7 +304,7 @@ def test_presets_are_the_projects_own():
 )
 def test_settings_that_mean_nothing_are_mistakes(parts, words):
     with pytest.raises(InputError, match=words):
-        Settings(**parts)
+        TrainingSettings(**parts)
 
 
 def test_networks_and_data_that_do_not_fit_are_mistakes(tmp_path):
@@ -318,15 +318,15 @@ def test_networks_and_data_that_do_not_fit_are_mistakes(tmp_path):
     with pytest.raises(InputError, match="nothing to train"):
         floracle.train(network().requires_grad_(False), data, SMALL, out=tmp_path)
     with pytest.raises(InputError, match="no squares"):
-        network_for(SMALL, floracle.open_store("gaussian:20x8"))
+        build_model(SMALL, floracle.open_store("gaussian:20x8"))
     assert not list(tmp_path.iterdir())
 
 
 def test_networks_are_made_for_their_data():
-    made = network_for(replace(SMALL, patch=None), digits())
+    made = build_model(replace(SMALL, patch=None), digits())
     assert (made.plan.patch, made.plan.classes, made.null) == (1, 10, 10)
     assert [fitting_patch(side) for side in (8, 16, 32, 64, 256, 28)] == [1, 1, 2, 4, 16, 2]
-    again = network_for(replace(SMALL, patch=None), digits())
+    again = build_model(replace(SMALL, patch=None), digits())
     assert all(
         torch.equal(a, b) for a, b in zip(made.parameters(), again.parameters(), strict=True)
     )

@@ -10,9 +10,9 @@ import floracle
 from floracle.core.paths import LINEAR
 from floracle.run.errors import InputError
 from floracle.run.processes import ALONE
-from floracle.training.batches import Making
-from floracle.training.data_order import Order
-from floracle.training.targets import BankTarget, Drawn, OracleTarget
+from floracle.training.batches import BatchMaker
+from floracle.training.data_order import DataOrder
+from floracle.training.targets import BankTarget, OracleTarget, TargetPairs
 from floracle.training.times import Uniform
 
 pytestmark = pytest.mark.gpu
@@ -21,12 +21,14 @@ ORACLE = replace(SMALL, target="oracle")
 
 
 def pairs_on(device, data, count=200):
-    rows = Order.of(len(data), 0).rows(range(count))
+    rows = DataOrder.of(len(data), 0).rows(range(count))
     t = torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     points = data.take(rows)
     noise = torch.randn(points.shape, generator=torch.Generator().manual_seed(1))
     x = LINEAR.sample(points, noise, t)
-    return Drawn(rows, data.labels[rows], t, points.to(device), noise.to(device), x.to(device), 3)
+    return TargetPairs(
+        rows, data.labels[rows], t, points.to(device), noise.to(device), x.to(device), 3
+    )
 
 
 def test_targets_are_those_of_the_cpu():
@@ -44,7 +46,7 @@ def test_targets_are_those_of_the_cpu():
 def test_batches_made_ahead_are_those_made_one_by_one():
     data = digits()
     target = OracleTarget(floracle.Oracle(data, device=CUDA), 0.5)
-    making = Making(data, Order.of(len(data), 0), ORACLE, Uniform(), target, ALONE, CUDA)
+    making = BatchMaker(data, DataOrder.of(len(data), 0), ORACLE, Uniform(), target, ALONE, CUDA)
     plain = list(making.all(0, ahead=False))
     for one, other in zip(plain, making.all(0, ahead=True), strict=True):
         for name in ("x", "t", "labels", "target", "weights"):

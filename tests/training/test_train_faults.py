@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 import floracle
-from floracle.training import checkpoint, place, watch
-from floracle.training.config import Settings
-from floracle.training.evaluation import Look
+from floracle.training import checkpoint, metrics_log as watch, run_directory as place
+from floracle.training.config import TrainingSettings
+from floracle.training.evaluation import EvaluationPlan
 from floracle.models import weights
 from floracle.models.networks.lightningdit import Architecture, initialized
 from floracle.run import results
@@ -28,8 +28,8 @@ from many import free_port
 
 folder, share, processes = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[4])
 pairs = 2 if sys.argv[3] == "looking" else 0
-look = Look(pairs=pairs, times=1, classes=1, samples=0)
-settings = Settings(images=60, batch=16, rate=1e-3, every=32, lines=2, keep=1)
+look = EvaluationPlan(pairs=pairs, times=1, classes=1, samples=0)
+settings = TrainingSettings(images=60, batch=16, rate=1e-3, every=32, lines=2, keep=1)
 settings = replace(settings, target="oracle", switch=0.4)
 data = floracle.open_store("digits")
 TIMED = {"seconds", "images_per_second"}

@@ -16,7 +16,7 @@ from floracle.run.records import read_any_record
 from floracle.training import checkpoint, loop
 from floracle.training import run_directory as place
 from floracle.training.ema import averaged, follow
-from floracle.training.evaluation import Look
+from floracle.training.evaluation import EvaluationPlan
 from floracle.training.metrics_log import read_log
 
 SHORT = replace(SMALL, images=320, batch=32, every=96, lines=2)
@@ -190,7 +190,7 @@ def refusing(*given, **named):
     ],
 )
 def test_whatever_a_disk_refuses_is_one_mistake(tmp_path, monkeypatch, module, name, file):
-    look = Look(pairs=2, times=1, classes=1, samples=1, steps=1)
+    look = EvaluationPlan(pairs=2, times=1, classes=1, samples=1, steps=1)
     run = floracle.train(network(), digits(), SHORT, out=tmp_path, look=look)
     while next(run).checkpoint is None:
         pass
@@ -217,6 +217,6 @@ def test_metrics_that_cannot_be_written_are_named_too(tmp_path):
 
 def test_a_look_at_one_pair_is_refused_at_the_door():
     with pytest.raises(InputError, match="pairs counts from 2"):
-        Look(pairs=1)
+        EvaluationPlan(pairs=1)
     with pytest.raises(InputError, match="samples counts from 0"):
-        Look(samples=-1)
+        EvaluationPlan(samples=-1)

@@ -13,11 +13,11 @@ import floracle
 from edits import resealed
 from floracle.run.errors import InputError
 from floracle.run.processes import ALONE, LAUNCHED
-from floracle.training.batches import Making
+from floracle.training.batches import BatchMaker
 from floracle.training.build_model import large
 from floracle.training.config import PAPER
-from floracle.training.data_order import Order
-from floracle.training.evaluation import Look
+from floracle.training.data_order import DataOrder
+from floracle.training.evaluation import EvaluationPlan
 from floracle.training.loop import _Run
 from floracle.training.metrics_log import read_log
 from floracle.training.switch import measured_gap
@@ -32,7 +32,7 @@ import torch
 from torch import nn
 import floracle
 from floracle.run.processes import joined
-from floracle.training.evaluation import Look
+from floracle.training.evaluation import EvaluationPlan
 
 
 class Own(nn.Module):
@@ -47,11 +47,11 @@ class Own(nn.Module):
 
 
 rank = int(sys.argv[1])
-settings = floracle.Settings(images=96, batch=32, rate=1e-3, switch=0.5)
+settings = floracle.TrainingSettings(images=96, batch=32, rate=1e-3, switch=0.5)
 with joined():
     network = Own(seed=rank)
     data = floracle.open_store("digits")
-    look = Look(pairs=0, samples=0)
+    look = EvaluationPlan(pairs=0, samples=0)
     for _ in floracle.train(network, data, settings, out="run", null=10, look=look):
         pass
 print(network.matrix.detach().numpy().tobytes().hex(), float(network.scale))
@@ -95,7 +95,7 @@ def half(labels):
 
 @pytest.mark.slow
 def test_classes_that_held_out_data_lacks_are_named(tmp_path):
-    look = Look(pairs=2, times=1, classes=4, samples=0)
+    look = EvaluationPlan(pairs=2, times=1, classes=4, samples=0)
     at = first_of(tmp_path / "some", held_out=half([0, 1, 2]), look=look)
     assert "no points of class 3, 6, 9" in at.notes[0]
     assert not first_of(tmp_path / "all", held_out=half(list(range(10))), look=look).notes
@@ -158,8 +158,8 @@ def test_no_batch_is_begun_beyond_the_last_that_is_asked_for(ahead):
         begun.append(pairs.step)
         return conditional(pairs)
 
-    order = Order.of(len(data), 0)
-    making = Making(data, order, SHORT, Uniform(), target, ALONE, torch.device("cpu"))
+    order = DataOrder.of(len(data), 0)
+    making = BatchMaker(data, order, SHORT, Uniform(), target, ALONE, torch.device("cpu"))
     assert [batch.step for batch in making.all(1, ahead=ahead, stop=3)] == [1, 2]
     assert begun == [1, 2]
 

@@ -5,11 +5,13 @@ from torch import nn
 
 import floracle
 from floracle.models.networks.lightningdit import Architecture, initialized
-from floracle.training.config import Settings
-from floracle.training.evaluation import Look
+from floracle.training.config import TrainingSettings
+from floracle.training.evaluation import EvaluationPlan
 
-BLIND = Look(pairs=0, samples=0)
-SMALL = Settings(model="nano", images=480, batch=32, rate=3e-3, every=160, lines=4, switch=0.5)
+BLIND = EvaluationPlan(pairs=0, samples=0)
+SMALL = TrainingSettings(
+    model="nano", images=480, batch=32, rate=3e-3, every=160, lines=4, switch=0.5
+)
 
 
 class Linear(nn.Module):

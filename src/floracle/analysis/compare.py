@@ -20,7 +20,7 @@ from torch import Tensor
 
 from floracle.core.paths import PATHS
 
-from .prediction.closed_form import Predicted, predict
+from .prediction.closed_form import PredictedStages, predict
 from .stages.result import ClassStages, Stages
 
 
@@ -38,7 +38,7 @@ class Factors(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Space:
+class DataSpace:
     """A data set as it stands in a comparison."""
 
     name: str
@@ -71,7 +71,7 @@ class Space:
 
     def predicted(
         self, *, variance: float | None = None, knowable: float | None = None
-    ) -> Predicted:
+    ) -> PredictedStages:
         """The stages to expect, with another mean variance of a coordinate or another H(w)."""
         assert self.spectrum is not None
         size = self.stages.group(self.typical).knowable if knowable is None else knowable
@@ -84,7 +84,7 @@ class Space:
         return None if self.spectrum is None else self.predicted(variance=1.0).collapse
 
 
-def factors(first: Space, other: Space) -> Factors | None:
+def compare_spaces(first: DataSpace, other: DataSpace) -> Factors | None:
     """Why the predicted collapse of another space lies elsewhere; None without their spectra.
 
     A single point has none: its spectrum is zero, and its collapse at r = 0.
@@ -106,7 +106,7 @@ def factors(first: Space, other: Space) -> Factors | None:
     return Factors(*(after / before for before, after in pairwise(ratios)))
 
 
-def _ratio(predicted: Predicted) -> float:
+def _ratio(predicted: PredictedStages) -> float:
     """α/σ at the collapse."""
     c = predicted.path.coefficients(torch.tensor([predicted.collapse]))
     return float(c.alpha / c.sigma)

@@ -20,9 +20,9 @@ from floracle.core.point_set import Block
 from floracle.core.seeds import generator, noise
 from floracle.core.spectrum import GRAM_BYTES, PASS_BYTES, Moments
 from floracle.data.store import Store
-from floracle.oracle.pairs.pair_posteriors import Rows, course
+from floracle.oracle.pairs.pair_posteriors import ProductRows, pair_posteriors
 
-from .memory_needs import LEADERS, QUERIES, Need, Run, needs
+from .memory_needs import LEADERS, QUERIES, MemoryNeed, StagesRun, needs
 from .stages.held_out import held_out_pairs
 from .trajectories import deep
 
@@ -107,7 +107,7 @@ class Cost:
     """Seconds by phase."""
 
 
-def cost(run: Run) -> Cost:
+def estimate_cost(run: StagesRun) -> Cost:
     """The time and memory of a stages run."""
     work, every = _Work(run, speeds_of(run.store)), list(needs(run))
     phases = {name: float(seconds) for name, seconds in work.phases().items()}
@@ -123,7 +123,7 @@ def cost(run: Run) -> Cost:
     )
 
 
-def _peak(every: list[Need]) -> int:
+def _peak(every: list[MemoryNeed]) -> int:
     """Bytes at the peak: what is known of classes is there while others are worked on."""
     return max(need.size + need.stays for need in every)
 
@@ -132,7 +132,7 @@ def _peak(every: list[Need]) -> int:
 class _Work:
     """What there is to do for each label; float64 [C]."""
 
-    run: Run
+    run: StagesRun
     speeds: Speeds
 
     def phases(self) -> dict[str, Tensor | float]:
@@ -311,10 +311,10 @@ def _weight_speed(pairs: int = 64, atoms: int = 2048, times: int = 50, dims: int
     norms, own = points.square().sum(1) / 2, points[:pairs]
     half = (norms + norms[:pairs, None] - own @ points.T).clamp(min=0)
     pull = fresh @ points.T - torch.linalg.vecdot(fresh, own)[:, None]
-    rows = Rows(torch.stack([pull, half, norms - norms[:pairs, None]]), None)
+    rows = ProductRows(torch.stack([pull, half, norms - norms[:pairs, None]]), None)
     ratio = torch.expm1(torch.linspace(0, 4, times, dtype=torch.float64)).sqrt()
     near, none = half.amin(1), torch.full((pairs,), -1)
-    followed = _fastest(lambda: course(rows, near, none, ratio, mirrored=True, classes=0))
+    followed = _fastest(lambda: pair_posteriors(rows, near, none, ratio, mirrored=True, classes=0))
     return 2 * pairs * times * atoms / followed
 
 

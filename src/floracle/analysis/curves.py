@@ -13,7 +13,7 @@ from torch import Tensor
 
 from floracle.core.seeds import generator
 
-from .interpolation import Places
+from .interpolation import MeasuredTimes
 
 RESAMPLES = 400
 RESAMPLED_BYTES = 2**26
@@ -92,7 +92,7 @@ def standard_error(values: Tensor) -> Tensor:
     return values.std(0) / len(values) ** 0.5
 
 
-def controlled(values: Tensor, control: Tensor) -> Tensor:
+def control_variate(values: Tensor, control: Tensor) -> Tensor:
     """Values of pairs [p, T] less the multiple of a zero-mean control that narrows them.
 
     The multiple of a pair comes from the other folds, so that it does not know the pair and the
@@ -119,7 +119,7 @@ def _slope(values: Tensor, control: Tensor) -> Tensor:
     return torch.where(known & (own > 0), slope, 0.0)
 
 
-def resampled(values: Tensor, seed: int) -> Tensor:
+def bootstrap_means(values: Tensor, seed: int) -> Tensor:
     """Bootstrap means [RESAMPLES, T] of values of pairs [p, T]."""
     pairs, source = len(values), generator(seed)
     one = torch.ones(1, 1, dtype=torch.float64)
@@ -140,7 +140,7 @@ def crossing(
     Between times they are monotone cubics in t, or `along` what is predicted to be known, [T].
     """
     levels = torch.as_tensor(level, dtype=torch.float64).reshape(-1)
-    return torch.from_numpy(Places(times, along).reached(values, levels)[0])
+    return torch.from_numpy(MeasuredTimes(times, along).reached(values, levels)[0])
 
 
 def landmark(
@@ -166,7 +166,7 @@ def several_landmarks(
     skewed, and reach farther by what the times leave open: how far the crossing of cubics lies
     from that of straight lines. Fewer than `CARRYING` pairs tell of none.
     """
-    places = Places(times, along)
+    places = MeasuredTimes(times, along)
     if pairs < CARRYING:
         bent, _ = places.reached(means, levels)
         return [Landmark(value if value == value else None) for value in bent.tolist()]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.paths import Path, checked_times
-from floracle.core.point_set import NO_LABEL, Source, classes
+from floracle.core.paths import ProbabilityPath, check_times
+from floracle.core.point_set import NO_LABEL, PointSet, classes
 from floracle.core.seeds import generator, noise
 from floracle.run.errors import InputError
 
@@ -22,14 +22,14 @@ class ForwardPairs(NamedTuple):
     noise: Tensor
     labels: Tensor
 
-    def at(self, t: float, path: Path) -> tuple[Tensor, Tensor, Tensor]:
+    def at(self, t: float, path: ProbabilityPath) -> tuple[Tensor, Tensor, Tensor]:
         """What a field is asked at time t: (x, t, labels)."""
         times = torch.full((len(self.data),), t, dtype=torch.float64)
         return path.sample(self.data, self.noise, times), times, self.labels
 
 
 def forward_pairs(
-    source: Source, pairs: int, *, label: int = NO_LABEL, seed: int = 0
+    source: PointSet, pairs: int, *, label: int = NO_LABEL, seed: int = 0
 ) -> ForwardPairs:
     """Pairs of a class, or of the whole set for −1; data is drawn in proportion to its weight."""
     if pairs < 2:
@@ -51,7 +51,7 @@ def ratio(above: Tensor, below: Tensor) -> Curve:
 
 def asked_times(times: Tensor) -> Tensor:
     """Increasing times float64 [T] in [0, 1), where fields are defined."""
-    times = checked_times(times)
+    times = check_times(times)
     if times.ndim != 1 or len(times) < 2 or not (times.diff() > 0).all() or times[-1] >= 1:
         raise InputError("times are at least two, increase and lie in [0, 1); fields end at t = 1")
     return times

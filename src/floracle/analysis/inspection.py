@@ -14,8 +14,8 @@ from floracle.core.seeds import generator
 from floracle.data.store import Store
 from floracle.run.results import Results, provenance
 
-from .cost import Cost, cost
-from .memory_needs import Run
+from .cost import Cost, estimate_cost
+from .memory_needs import StagesRun
 
 PAIRS, TIMES = 512, 50
 """What a stages run measures unless told otherwise."""
@@ -91,15 +91,15 @@ def inspect(
         size=store.size,
         fingerprint=store.fingerprint,
         remarks=store.remarks,
-        cost=cost(usual_run(store, memory)),
+        cost=estimate_cost(usual_run(store, memory)),
     )
 
 
-def usual_run(store: Store, memory: int | str | None) -> Run:
+def usual_run(store: Store, memory: int | str | None) -> StagesRun:
     """A stages run with defaults: all classes, and the whole set."""
     known = classes(store)
     labels = (*known, NO_LABEL) if len(known) > 1 else (NO_LABEL,)
-    return Run(store, labels, PAIRS, TIMES, memory=memory)
+    return StagesRun(store, labels, PAIRS, TIMES, memory=memory)
 
 
 def neighbourhood(store: Store, *, sampled: int = SAMPLED, seed: int = 0) -> Neighbourhood:

@@ -23,7 +23,7 @@ BISECTED = 40
 """Halvings until a crossing is known to 10⁻¹² of the way."""
 
 
-class Places:
+class MeasuredTimes:
     """Where times lie along a coordinate in which curves hardly bend; t itself without any."""
 
     def __init__(self, times: Any, information: Any | None = None) -> None:

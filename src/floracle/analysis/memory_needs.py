@@ -55,7 +55,7 @@ UNHEARD_OF = 2**42
 """Bytes that no machine has, so that nobody is told to give them."""
 
 
-class Need(NamedTuple):
+class MemoryNeed(NamedTuple):
     """What a phase takes beside the points of the data, and what to give where it is too much."""
 
     phase: str
@@ -69,7 +69,7 @@ class Need(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class StagesRun:
     """A stages run, as far as memory and time depend on it."""
 
     store: Store
@@ -205,14 +205,14 @@ def class_sizes(store: Store, labels: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(found).double()
 
 
-def check_memory(run: Run) -> None:
+def check_memory(run: StagesRun) -> None:
     """Refuse a run of which a phase cannot fit the memory, before anything is computed."""
     most = max(needs(run), key=lambda need: need.least)
     if most.least > max(run.budget, SLACK):
         raise InputError(_refusal(run, most))
 
 
-def _refusal(run: Run, need: Need) -> str:
+def _refusal(run: StagesRun, need: MemoryNeed) -> str:
     """What needs how much, and what to give."""
     points = 4 * len(run.store) * run.dims  # more memory may make the data hold its points
     enough = need.least if need.least < 2 * points else need.least + points
@@ -234,11 +234,11 @@ def _size(count: float) -> str:
     return f"{count:,.3g} {units[0]}" if count < 1000 else f"{count:,.0f} {units[0]}"
 
 
-def needs(run: Run) -> Iterator[Need]:
+def needs(run: StagesRun) -> Iterator[MemoryNeed]:
     """What the phases take, in their order."""
     rows, dims = len(run.store), run.dims
     opening = ROW_BYTES_READ * rows + DIMENSION_BYTES * dims
-    yield Need("opening the data", opening, 0)  # which is over by the time this is asked
+    yield MemoryNeed("opening the data", opening, 0)  # which is over by the time this is asked
     yield _spectra(run)
     known = _classes(run)
     yield known
@@ -248,19 +248,19 @@ def needs(run: Run) -> Iterator[Need]:
     yield from (need._replace(stays=known.size // 2) for need in later)
 
 
-def _results(run: Run) -> Need:
+def _results(run: StagesRun) -> MemoryNeed:
     size = RESULT * run.pairs * run.times + 32 * run.pairs
     words = f"what is measured of {run.pairs:,} pairs at {run.times:,} times"
-    return Need(words, size, size, "fewer --pairs or --times")
+    return MemoryNeed(words, size, size, "fewer --pairs or --times")
 
 
-def _classes(run: Run) -> Need:
+def _classes(run: StagesRun) -> MemoryNeed:
     size = len(run.labels) * (CLASS_BYTES + 8 * CLASS_CURVES * run.times)
     words = f"what is measured of {len(run.labels):,} classes"
-    return Need(words, size, size, "--classes whole")
+    return MemoryNeed(words, size, size, "--classes whole")
 
 
-def _spectra(run: Run) -> Need:
+def _spectra(run: StagesRun) -> MemoryNeed:
     """The largest matrix and its blocks of points, and all spectra side by side."""
     small = run.points.clamp(max=run.dims)
     kept = 8 * (small.sum() + 6 * len(small) * small.max())
@@ -273,7 +273,7 @@ def _spectra(run: Run) -> Need:
     copies = torch.where(rows < taken, BLOCKS, 3)
     size = (matrix + copies * 4 * dims * rows).max() if len(taken) else taken.sum()
     least = (matrix + copies * 4 * dims).max() if len(taken) else taken.sum()
-    return Need(
+    return MemoryNeed(
         f"a covariance spectrum of {int(small.max()):,} eigenvalues",
         int(size + kept),
         int(least + kept),
@@ -281,7 +281,7 @@ def _spectra(run: Run) -> Need:
     )
 
 
-def _pairs(run: Run) -> Need:
+def _pairs(run: StagesRun) -> MemoryNeed:
     """Pairs of the label that takes most, beside the classes that are kept until then."""
     dims, n = run.dims, run.points
     each, fitting = run.pair_bytes, run.together
@@ -295,10 +295,10 @@ def _pairs(run: Run) -> Need:
     told = f", with {run.kinds:,} classes told apart," if run.kinds else ""
     words = f"a pair of {dims:,} dimensions at {run.times:,} times{told}"
     advice = "--classes each or fewer --times" if run.kinds else "fewer --times"
-    return Need(words, int((size + beside).max()), int(least.max()), advice)
+    return MemoryNeed(words, int((size + beside).max()), int(least.max()), advice)
 
 
-def _held_out(run: Run) -> Need:
+def _held_out(run: StagesRun) -> MemoryNeed:
     """Held-out pairs of the largest class."""
     assert run.held_out is not None
     dims, n = run.dims, float(run.points.max())
@@ -310,10 +310,10 @@ def _held_out(run: Run) -> Need:
     drawn = min(count, max(1, run.oracle // 8 // (8 * dims))) * 8 * dims
     size = min(count, max(1, room // each)) * each
     words = f"a held-out pair beside {int(n):,} points of {dims:,} dimensions"
-    return Need(words, int(size + block + drawn), int(each + block))
+    return MemoryNeed(words, int(size + block + drawn), int(each + block))
 
 
-def _examples(run: Run) -> Need:
+def _examples(run: StagesRun) -> MemoryNeed:
     """A few noisy samples, what the oracle makes of them, and the leaders it puts right.
 
     They are of classes where there are any, and those of one class are answered together.
@@ -329,20 +329,20 @@ def _examples(run: Run) -> Need:
     leaders = LEADER * dims * min(n, LEADERS)
     size = max(answered + leaders, shown * EXAMPLE * dims)
     least = max(each + ANSWER * dims + leaders, EXAMPLE * dims)
-    return Need(
+    return MemoryNeed(
         f"an example of {dims:,} dimensions",
         int(pairs + size + run.copied.max()),
         int(pairs + least),
     )
 
 
-def _query(run: Run, n: float) -> float:
+def _query(run: StagesRun, n: float) -> float:
     """Bytes of a query of n atoms; see `query_bytes`."""
     rows = max(1, min(32, 2**27 // (4 * run.dims)), min(2**24 // (4 * run.dims), 4096))
     return 8 * run.dims * max(min(TOGETHER, ceil(n / rows)) + 1 + COPIES, CHECKED)
 
 
-def _deep(run: Run) -> Need:
+def _deep(run: StagesRun) -> MemoryNeed:
     """Trajectories, which are kept to their end, and Gaussians of the data and of its classes."""
     dims, n = run.dims, float(run.points.max())
     kept = 8 * 3 * deep.SEEDS * deep.STEPS * dims
@@ -353,4 +353,4 @@ def _deep(run: Run) -> Need:
     queries = QUERIES * (EXAMPLE * dims + _query(run, n))
     size = int(kept + fields + queries)
     words = f"--deep with {int(n):,} points of {dims:,} dimensions"
-    return Need(words, size, int(kept + fields + EXAMPLE * dims), "no --deep")
+    return MemoryNeed(words, size, int(kept + fields + EXAMPLE * dims), "no --deep")

@@ -13,15 +13,23 @@ from floracle.run.errors import InputError
 from floracle.run.results import Results, load_results
 
 from .curves import Curve, Estimate, Landmark
-from .loss.results import Losses, OracleLoss
-from .mixing.field_switching import Switched
-from .mixing.forward_backward import Resumed
-from .mixing.landing_test import Landing
+from .loss.results import LossComparison, OracleLoss
+from .mixing.field_switching import SwitchResult
+from .mixing.forward_backward import ForwardBackwardResult
+from .mixing.landing_test import LandingResult
 from .stages.pooled import Pool
 from .stages.result import ClassStages, Stages
-from .trajectories.probe import Probe
+from .trajectories.probe import ProbeResult
 
-Measured = Stages | OracleLoss | Losses | Switched | Landing | Resumed | Probe
+Measured = (
+    Stages
+    | OracleLoss
+    | LossComparison
+    | SwitchResult
+    | LandingResult
+    | ForwardBackwardResult
+    | ProbeResult
+)
 
 LANDMARKS = ("centre", "collapse", "end", "separation")
 NUMBERS = (
@@ -158,7 +166,15 @@ def group_of(values: dict[str, Any], arrays: Any, prefix: str = "") -> ClassStag
 READERS: Mapping[str, Callable[[Results], Measured]] = {
     "stages": stages_of_results,
     **{
-        one.kind: one.of_results for one in (OracleLoss, Losses, Switched, Landing, Resumed, Probe)
+        one.kind: one.of_results
+        for one in (
+            OracleLoss,
+            LossComparison,
+            SwitchResult,
+            LandingResult,
+            ForwardBackwardResult,
+            ProbeResult,
+        )
     },
 }
 """Who reads each kind of result."""

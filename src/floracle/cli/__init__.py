@@ -27,7 +27,7 @@ from cyclopts import Group as HelpGroup
 from floracle.run.errors import InputError, suggestion
 from floracle.run.exchange import Lost, barrier
 from floracle.run.joint_exit import Stopped, ended, gone, left_idle, quiet, whose
-from floracle.run.processes import ALONE, Group, joined, launched
+from floracle.run.processes import ALONE, ProcessGroup, joined, launched
 
 from .console import Unwritten, as_typed, check_printed, guard_streams
 from .registry import VERBS
@@ -104,7 +104,7 @@ def _together(arguments: list[str]) -> int:
 
 
 @contextmanager
-def _ended_by_signals(group: Group) -> Iterator[None]:
+def _ended_by_signals(group: ProcessGroup) -> Iterator[None]:
     """Let Ctrl-C, SIGTERM and SIGHUP end a verb in good order; what is ignored stays ignored.
 
     Alone all three raise KeyboardInterrupt with their number, so that a verb does the same at
@@ -132,7 +132,7 @@ def _ended_by_signals(group: Group) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _outcome(arguments: list[str], group: Group = ALONE) -> int:
+def _outcome(arguments: list[str], group: ProcessGroup = ALONE) -> int:
     """Run a verb and say what went wrong; returns the exit code."""
     try:
         return _run(arguments, group)
@@ -171,7 +171,7 @@ def _outside(error: Exception, arguments: list[str]) -> str | None:
     return _file_words(error)
 
 
-def _run(arguments: list[str], group: Group) -> int:
+def _run(arguments: list[str], group: ProcessGroup) -> int:
     verb = _verb(arguments)
     if not group.alone and verb in VERBS and verb not in TOGETHER:
         raise InputError(f"{verb} is the work of one process; start it without torchrun")
@@ -190,7 +190,7 @@ def _verb(arguments: list[str]) -> str:
     return next(iter(arguments), "")
 
 
-def _said(words: str, code: int, group: Group = ALONE) -> int:
+def _said(words: str, code: int, group: ProcessGroup = ALONE) -> int:
     """One line on standard error, by one process; the traceback too where it was asked for."""
     speaks, code = ended(group, code)
     if not speaks:

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import CycloptsError, Parameter, Token
 
 
-def whole(_: type, tokens: Sequence[Token]) -> int:
+def whole_number(_: type, tokens: Sequence[Token]) -> int:
     """A count as it is typed: 1e3 is one, and 50.7 is none."""
     from decimal import Decimal, InvalidOperation
 
@@ -22,5 +22,5 @@ def whole(_: type, tokens: Sequence[Token]) -> int:
     return int(value)
 
 
-Whole = Annotated[int, Parameter(converter=whole)]
+Whole = Annotated[int, Parameter(converter=whole_number)]
 """How counts are typed."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from floracle.data.store import Store
     from floracle.oracle.gaussian_data import GaussianOracle
     from floracle.oracle.oracle import Oracle
-    from floracle.run.processes import Group
+    from floracle.run.processes import ProcessGroup
 
 Layout = Literal["lightningdit", "repa", "edm2", "mar", "fast-dit", "mean-std", "mean-logvar"]
 Moments = Literal["mean", "sample", "gaussian"]
@@ -45,7 +45,7 @@ Become = Annotated[
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Opening:
+class DataOptions:
     """How data is read."""
 
     labels: Annotated[Path | None, Parameter(help="A .npy file with a label for each point.")] = (
@@ -120,7 +120,7 @@ class Opening:
         words: list[str] = []
         for name in ("labels", "weights", "normalize", "layout", "moments"):
             value = getattr(self, name)
-            if value is not None and value != getattr(Opening, name, None):
+            if value is not None and value != getattr(DataOptions, name, None):
                 words += [f"--{name}", str(value)]
         if self.flips is not None:
             words += ["--flips" if self.flips else "--no-flips"]
@@ -129,7 +129,7 @@ class Opening:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Reading:
+class SampleDataOptions:
     """The same where --labels are those of samples."""
 
     data_labels: Annotated[
@@ -140,22 +140,27 @@ class Reading:
     layout: Whose = None
     moments: Become = None
 
-    def opening(self) -> Opening:
+    def opening(self) -> DataOptions:
         """How data is read."""
         how = (self.flips, self.normalize, self.layout, self.moments)
-        return Opening(self.data_labels, None, *how)
+        return DataOptions(self.data_labels, None, *how)
 
     def words(self) -> list[str]:
         """The options as they are typed, those left alone left out."""
         return ["--data-labels" if word == "--labels" else word for word in self.opening().words()]
 
 
-READING = Reading()
+READING = SampleDataOptions()
 PathName = Literal["linear", "cosine", "trigonometric"]
 
 
 def oracle_of(
-    store: Store, path: str, *, memory: int | str | None, device: str, group: Group | None = None
+    store: Store,
+    path: str,
+    *,
+    memory: int | str | None,
+    device: str,
+    group: ProcessGroup | None = None,
 ) -> Oracle | GaussianOracle:
     """The oracle of points, or of Gaussians where the store has deviations.
 

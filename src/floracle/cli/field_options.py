@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .data_options import Opening, Reading
+from .data_options import DataOptions, SampleDataOptions
 from .fields import ORACLE, Text
 from .parsing import plain, range_of
 
@@ -115,7 +115,7 @@ def command_of(verb: Callable[..., object], name: str, typed: dict[str, Any]) ->
         value, option = typed[parameter.name], f"--{parameter.name.replace('_', '-')}"
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
             words += [value] if isinstance(value, str) else value
-        elif isinstance(value, (Opening, Reading, Text)):
+        elif isinstance(value, (DataOptions, SampleDataOptions, Text)):
             words += value.words()
         elif isinstance(value, bool):
             words.append(option if value else f"--no-{parameter.name}")

@@ -12,8 +12,8 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
-    from floracle.core.paths import Path as NoisePath
-    from floracle.core.point_set import Source
+    from floracle.core.paths import ProbabilityPath as NoisePath
+    from floracle.core.point_set import PointSet
     from floracle.models.field import ModelField
     from floracle.oracle.gaussian_data import GaussianOracle
     from floracle.oracle.oracle import Oracle
@@ -113,7 +113,7 @@ def identities(fields: Mapping[str, VelocityField], shape: Sequence[int]) -> dic
 
 
 def warn_of_misreading(
-    field: VelocityField, data: Source, *, told: bool = False, declared: bool = True
+    field: VelocityField, data: PointSet, *, told: bool = False, declared: bool = True
 ) -> None:
     """Say on standard error what speaks against how a network is read, and what to declare.
 
@@ -126,17 +126,17 @@ def warn_of_misreading(
         _warn(field, data, told=told)
 
 
-def _warn(field: ModelField, data: Source, *, told: bool) -> None:
+def _warn(field: ModelField, data: PointSet, *, told: bool) -> None:
     import torch
 
-    from floracle.models.doubt import doubt
+    from floracle.models.doubt import cheap_check
     from floracle.run.errors import InputError
 
     from .console import as_typed
 
     labels = torch.zeros(len(data), dtype=torch.int64) if told else None
     try:
-        verdict = doubt(field, data, labels=labels)
+        verdict = cheap_check(field, data, labels=labels)
     except RuntimeError as error:
         if "memory" in str(error).lower():
             raise

@@ -15,7 +15,7 @@ INTERVAL = "write .1,.6 in t, or in another clock's words edm:.34,1.02 or sigma:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Guiding:
+class GuidanceOptions:
     """How fields are guided."""
 
     guidance: Annotated[
@@ -107,7 +107,7 @@ class Guiding:
     def times(self) -> tuple[float, float]:
         """The interval, in t."""
         from floracle.run.errors import InputError
-        from floracle.sampling.intervals import interval_in
+        from floracle.sampling.intervals import guidance_interval
 
         if self.interval is None:
             return 0.0, 1.0
@@ -118,7 +118,7 @@ class Guiding:
             raise InputError(
                 f"--interval {self.interval!r} is not understood; {INTERVAL}"
             ) from error
-        return interval_in(clock or "t", low, high)
+        return guidance_interval(clock or "t", low, high)
 
     def count(self) -> int | None:
         """How many channels are guided."""
@@ -134,7 +134,7 @@ class Guiding:
         return {name: value for name, value in asked.items() if value is not None}
 
 
-GUIDING = Guiding()
+GUIDING = GuidanceOptions()
 
 
 def _nothing(x: Any, t: Any, labels: Any = None) -> Any:

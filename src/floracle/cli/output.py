@@ -13,7 +13,7 @@ from cyclopts import CycloptsError, Parameter, Token
 if TYPE_CHECKING:
     from floracle.data.store import Store
     from floracle.run.output_folder import OutputFolder
-    from floracle.run.processes import Group
+    from floracle.run.processes import ProcessGroup
 
 
 def folder(_: type, tokens: Sequence[Token]) -> Path:
@@ -47,7 +47,7 @@ def output_of(
     default: Path,
     settings: Mapping[str, Any],
     *,
-    group: Group | None = None,
+    group: ProcessGroup | None = None,
     data: Sequence[Store | None] = (),
     results: Sequence[str] = ("",),
 ) -> Iterator[OutputFolder]:
@@ -57,7 +57,7 @@ def output_of(
     (folders in it), or that it goes on. Before anything is saved, the files of the data must look
     as they did when they were opened.
     """
-    from floracle.run.output_folder import free_folder, opened
+    from floracle.run.output_folder import free_folder, open_output
     from floracle.run.processes import ALONE
     from floracle.run.results import has_result
 
@@ -69,7 +69,7 @@ def output_of(
             if store is not None:
                 store.check_unchanged()
 
-    with opened(place, verb, settings, group=group, unchanged=unchanged) as output:
+    with open_output(place, verb, settings, group=group, unchanged=unchanged) as output:
         if group.first and output.resumed and results:
             parts = len(output.finished_parts)
             more = f"; {parts} part(s) are finished" if parts else ""

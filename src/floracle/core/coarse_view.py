@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .point_set import NO_LABEL, Source, prepared
+from .point_set import NO_LABEL, PointSet, prepared
 from .spectrum import dimension, moments
 
 KEPT = 512
@@ -38,7 +38,7 @@ SWEEPS = 3
 
 
 @dataclass(frozen=True)
-class Coarse:
+class CoarseView:
     """Leading coordinates of the atoms of a class (or of all atoms, in their order)."""
 
     centre: Tensor
@@ -56,7 +56,7 @@ class Coarse:
     def __len__(self) -> int:
         return len(self.coordinates)
 
-    def part(self, rows: slice | Tensor) -> Coarse:
+    def part(self, rows: slice | Tensor) -> CoarseView:
         """The same view of some of the atoms, such as those of a class."""
         return replace(self, coordinates=self.coordinates[rows], remainders=self.remainders[rows])
 
@@ -78,9 +78,11 @@ class Frame:
         """Directions float32 [L, D] about a centre [D], with bands between `edges`."""
         _check_edges(edges, len(directions))
         wide = directions.double()
-        return cls(centre, directions, edges, wide, defect(wide) + product_rounding(wide))
+        return cls(
+            centre, directions, edges, wide, orthogonality_defect(wide) + product_rounding(wide)
+        )
 
-    def of_block(self, points: Tensor, *, half: bool = False) -> Coarse:
+    def of_block(self, points: Tensor, *, half: bool = False) -> CoarseView:
         """Points [n, D] seen along the directions; coordinates in float16 if `half`."""
         centred = points.flatten(1).double() - self.centre
         squared = centred.square().sum(1)
@@ -96,22 +98,22 @@ class Frame:
         else:  # nothing is left that no direction spans
             bands.append(torch.zeros_like(length))
         remainders = torch.stack(bands, 1) * (1 + 2.0**-22)
-        return Coarse(self.centre, self.directions, self.edges, held, remainders.float())
+        return CoarseView(self.centre, self.directions, self.edges, held, remainders.float())
 
     def _bands(self, along: Tensor) -> tuple[Tensor, ...]:
         widths = [high - low for low, high in zip(self.edges, self.edges[1:], strict=False)]
         return along[:, self.edges[0] :].split(widths, 1) if widths else ()
 
 
-def coarse_of(
-    source: Source,
+def coarse_view(
+    source: PointSet,
     label: int = NO_LABEL,
     *,
     kept: int | None = None,
     half: bool = False,
     frame: Frame | None = None,
     seed: int = 0,
-) -> Coarse:
+) -> CoarseView:
     """The coarse view of a class in one pass (and one for its mean, where that is not known).
 
     `kept` coordinates are held, by default a quarter of the dimensions and 512 at most; `half`
@@ -133,22 +135,22 @@ def coarse_of(
         )
         coordinates[here], remainders[here] = found.coordinates, found.remainders
         start += len(block.rows)
-    return Coarse(frame.centre, frame.directions, frame.edges, coordinates, remainders)
+    return CoarseView(frame.centre, frame.directions, frame.edges, coordinates, remainders)
 
 
-def known_coarse(source: Source, label: int = NO_LABEL) -> Coarse | None:
+def known_coarse(source: PointSet, label: int = NO_LABEL) -> CoarseView | None:
     """The coarse view that a source keeps of a class; None where it keeps none."""
     known = getattr(source, "coarse", None)
     return known(label) if known is not None else None
 
 
-def kept_coordinates(source: Source) -> int:
+def kept_coordinates(source: PointSet) -> int:
     """How many coordinates of every point a source keeps; 0 where it keeps no coarse view."""
     return int(getattr(source, "kept", 0))
 
 
 def frame_of(
-    source: Source, label: int = NO_LABEL, *, kept: int | None = None, seed: int = 0
+    source: PointSet, label: int = NO_LABEL, *, kept: int | None = None, seed: int = 0
 ) -> Frame:
     """The leading directions of a class, from a sample of it, and bands that suit them."""
     known = prepared(source, label)
@@ -187,7 +189,7 @@ def leading_directions(centred: Tensor, count: int, *, seed: int = 0) -> Tensor:
     return torch.linalg.qr(basis.double() @ turn.flip(1)).Q.T.float().contiguous()
 
 
-def defect(directions: Tensor) -> float:
+def orthogonality_defect(directions: Tensor) -> float:
     """A bound of ‖V Vᵀ − 1‖ for directions float64 [L, D], and of ‖V − V'‖ for the nearest V'."""
     count, dims = directions.shape
     products = directions @ directions.T

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .clock import OURS, Clock
-from .paths import LINEAR, Path, Quantity, checked_times, convert, expand, mix
+from .paths import LINEAR, ProbabilityPath, Quantity, check_times, convert, expand, interpolate
 from .point_set import NO_LABEL
 
 
@@ -35,7 +35,7 @@ class TranslatedField:
     model: Callable[..., Tensor]
     predicts: Quantity
     clock: Clock
-    path: Path
+    path: ProbabilityPath
     null: int | None
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -72,7 +72,7 @@ def as_field(
     *,
     predicts: Quantity = "velocity",
     clock: Clock = OURS,
-    path: Path = LINEAR,
+    path: ProbabilityPath = LINEAR,
     null: int | None = None,
 ) -> VelocityField:
     """See a model as a velocity field, whatever its clock, prediction and path.
@@ -91,7 +91,7 @@ class FieldOnPath:
     """A velocity field seen on another path than the linear one; made by `on_path`."""
 
     field: VelocityField
-    path: Path
+    path: ProbabilityPath
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The velocity α′ x̂ + σ′ ε̂ in the path's own time, at states α x + σ ε."""
@@ -102,10 +102,10 @@ class FieldOnPath:
         velocity = self.field(state.to(x.dtype), share.to(t.device), labels).double()
         data = state + expand(1 - share, x) * velocity
         noise = state - expand(share, x) * velocity
-        return mix(c.d_alpha, data, c.d_sigma, noise).to(x.dtype)
+        return interpolate(c.d_alpha, data, c.d_sigma, noise).to(x.dtype)
 
 
-def on_path(field: VelocityField, path: Path) -> VelocityField:
+def on_path(field: VelocityField, path: ProbabilityPath) -> VelocityField:
     """See a field of the linear path, as all networks are, on another path and in its time.
 
     The reverse of `as_field`: states are x (α + σ), times those of equal α / (α + σ).
@@ -113,9 +113,9 @@ def on_path(field: VelocityField, path: Path) -> VelocityField:
     return field if path == LINEAR else FieldOnPath(field, path)
 
 
-def foreign_time(path: Path, t: Tensor, *, halvings: int = 60) -> Tensor:
+def foreign_time(path: ProbabilityPath, t: Tensor, *, halvings: int = 60) -> Tensor:
     """The time s of `path` whose signal share α / (α + σ) is t; by bisection, float64 [b]."""
-    t = checked_times(t)
+    t = check_times(t)
     if path == LINEAR:
         return t
     low, high = torch.zeros_like(t), torch.ones_like(t)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .point_set import Block, Source
+from .point_set import Block, PointSet
 
 ROUNDING = 2.0**-24
 PIECE = 512
@@ -42,7 +42,7 @@ class Neighbours:
 
 
 def nearest(
-    source: Source, queries: Tensor, k: int = 1, *, label: int = -1, rows: int = 1024
+    source: PointSet, queries: Tensor, k: int = 1, *, label: int = -1, rows: int = 1024
 ) -> Neighbours:
     """The k nearest atoms of a class for queries [b, *shape]; exact, ties to the lower row.
 
@@ -63,7 +63,7 @@ def nearest(
     return exact
 
 
-def _screen(source: Source, label: int, queries: Tensor, keep: int, rows: int) -> Neighbours:
+def _screen(source: PointSet, label: int, queries: Tensor, keep: int, rows: int) -> Neighbours:
     """The atoms with the smallest lower bounds; `distances` are those bounds of the squares."""
     centre = _centre(source, label)
     centred = (queries - centre.double()).float()
@@ -80,7 +80,7 @@ def _screen(source: Source, label: int, queries: Tensor, keep: int, rows: int) -
     return _best(map(of_block, source.blocks(label, rows=rows)))
 
 
-def _centre(source: Source, label: int, *, points: int = 1024) -> Tensor:
+def _centre(source: PointSet, label: int, *, points: int = 1024) -> Tensor:
     """A point amid the class, float32 [D]; any would do, a near one keeps the bounds tight."""
     rows = source.atoms(label).rows
     return source.take(rows[:: -(-len(rows) // points)]).flatten(1).double().mean(0).float()
@@ -95,7 +95,7 @@ def _products(queries: Tensor, points: Tensor) -> Tensor:
     return total
 
 
-def _exhaustive(source: Source, queries: Tensor, k: int, label: int, rows: int) -> Neighbours:
+def _exhaustive(source: PointSet, queries: Tensor, k: int, label: int, rows: int) -> Neighbours:
     def of_block(block: Block) -> Neighbours:
         distances = torch.cdist(
             queries, block.points.double(), compute_mode="donot_use_mm_for_euclid_dist"
@@ -113,7 +113,7 @@ def _best(parts: Iterator[Neighbours]) -> Neighbours:
     return total
 
 
-def _rescore(source: Source, queries: Tensor, rows: Tensor, k: int) -> Neighbours:
+def _rescore(source: PointSet, queries: Tensor, rows: Tensor, k: int) -> Neighbours:
     """The k nearest of the rows [b, n] of each query, a few queries at a time."""
     together = max(1, GATHERED // (rows.shape[1] * queries.shape[1]))
     pieces = zip(queries.split(together), rows.split(together), strict=True)
@@ -124,6 +124,6 @@ def _rescore(source: Source, queries: Tensor, rows: Tensor, k: int) -> Neighbour
     return Neighbours(distances.gather(1, order), rows.gather(1, order), k)
 
 
-def _distances(source: Source, queries: Tensor, rows: Tensor) -> Tensor:
+def _distances(source: PointSet, queries: Tensor, rows: Tensor) -> Tensor:
     points = source.take(rows.flatten()).flatten(1).double().reshape(*rows.shape, -1)
     return (queries[:, None] - points).square().sum(2).sqrt()

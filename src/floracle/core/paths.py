@@ -39,7 +39,7 @@ class Coefficients(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Path:
+class ProbabilityPath:
     """How noise becomes data: α rises from 0 to 1, σ falls from 1 to 0.
 
     `alpha` and `sigma` are functions of a float64 tensor of times. Derivatives that are not given
@@ -54,7 +54,7 @@ class Path:
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """α, σ, α', σ' at times t [b] in [0, 1], in float64."""
-        t = checked_times(t)
+        t = check_times(t)
         return Coefficients(
             self.alpha(t),
             self.sigma(t),
@@ -65,7 +65,7 @@ class Path:
     def sample(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The noisy sample x_t at times t [b]; data, noise and result are [b, *shape]."""
         c = self.coefficients(t)
-        return mix(c.alpha, data, c.sigma, noise)
+        return interpolate(c.alpha, data, c.sigma, noise)
 
     def velocity(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The training target at times t [b]; data, noise and result are [b, *shape]."""
@@ -76,7 +76,7 @@ class Path:
                 f"the velocity of the {self.name} path is infinite at t = {_first(t, endless):g};"
                 f" draw times that leave it out"
             )
-        return mix(c.d_alpha, data, c.d_sigma, noise)
+        return interpolate(c.d_alpha, data, c.d_sigma, noise)
 
     def row(self, quantity: Quantity, t: Tensor) -> tuple[Tensor, Tensor]:
         """The pair (a, b), each [b], with quantity = a · data + b · noise."""
@@ -94,7 +94,7 @@ class Path:
         raise ValueError(f"unknown quantity {quantity!r}; one of {', '.join(QUANTITIES)}")
 
 
-def mix(a: Tensor, first: Tensor, b: Tensor, second: Tensor) -> Tensor:
+def interpolate(a: Tensor, first: Tensor, b: Tensor, second: Tensor) -> Tensor:
     """The sum a · first + b · second per sample, in float64, returned as `first`'s type."""
     a, b = expand(a, first), expand(b, second)
     return (a * first.double() + b * second.double()).to(first.dtype)
@@ -105,7 +105,7 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.device).reshape(-1, *[1] * (like.ndim - 1))
 
 
-def checked_times(t: Tensor) -> Tensor:
+def check_times(t: Tensor) -> Tensor:
     """Times in float64, refused outside [0, 1]."""
     t = torch.as_tensor(t).to(torch.float64)
     wrong = ~((t >= 0) & (t <= 1))
@@ -136,7 +136,13 @@ def derivative(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tenso
 
 
 def convert(
-    value: Tensor, x: Tensor, t: Tensor, *, source: Quantity, target: Quantity, path: Path
+    value: Tensor,
+    x: Tensor,
+    t: Tensor,
+    *,
+    source: Quantity,
+    target: Quantity,
+    path: ProbabilityPath,
 ) -> Tensor:
     """Turn a prediction of `source` at (x, t) into the `target` it implies.
 
@@ -157,15 +163,15 @@ def convert(
             f"{target} does not follow from {source} at t = {_first(t, lost):g} on the {path.name}"
             f" path; keep off that end"
         )
-    return mix(from_value, value, from_x, x)
+    return interpolate(from_value, value, from_x, x)
 
 
-LINEAR = Path(
+LINEAR = ProbabilityPath(
     "linear", lambda t: t, lambda t: 1 - t, torch.ones_like, lambda t: -torch.ones_like(t)
 )
 """Rectified flow: α = t, σ = 1 − t (Liu et al. 2023); the path of the paper."""
 
-TRIGONOMETRIC = Path(
+TRIGONOMETRIC = ProbabilityPath(
     "trigonometric",
     lambda t: torch.sin(math.pi / 2 * t),
     lambda t: torch.sin(math.pi / 2 * (1 - t)),
@@ -204,7 +210,7 @@ def _cosine_d_sigma(t: Tensor) -> Tensor:
     return -_cosine_alpha(t) * _cosine_d_alpha(t) / _cosine_sigma(t)
 
 
-COSINE = Path("cosine", _cosine_alpha, _cosine_sigma, _cosine_d_alpha, _cosine_d_sigma)
+COSINE = ProbabilityPath("cosine", _cosine_alpha, _cosine_sigma, _cosine_d_alpha, _cosine_d_sigma)
 """The variance-preserving cosine schedule, α² = ᾱ(1 − t) (Nichol & Dhariwal 2021, Eq. 17).
 
 σ falls as √(1 − t) near the data, so at t = 1 the velocity is infinite, and refused.

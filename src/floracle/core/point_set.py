@@ -17,7 +17,7 @@ NO_LABEL = -1
 """The label of everything: the whole set, or a sample without a class."""
 
 
-class Atoms(NamedTuple):
+class WeightedRows(NamedTuple):
     """The distinct rows of a class (or of everything) and their shares of its mass."""
 
     rows: Tensor
@@ -53,7 +53,7 @@ class Prepared(NamedTuple):
 
 
 @runtime_checkable
-class Source(Protocol):
+class PointSet(Protocol):
     """Where points come from."""
 
     @property
@@ -75,7 +75,7 @@ class Source(Protocol):
         """The number of rows N, duplicates included."""
         ...
 
-    def atoms(self, label: int = NO_LABEL) -> Atoms:
+    def atoms(self, label: int = NO_LABEL) -> WeightedRows:
         """The distinct rows of a class; of the whole set for −1."""
         ...
 
@@ -88,13 +88,13 @@ class Source(Protocol):
         ...
 
 
-def prepared(source: Source, label: int = NO_LABEL) -> Prepared | None:
+def prepared(source: PointSet, label: int = NO_LABEL) -> Prepared | None:
     """What the source knows of a class beforehand; None where it knows nothing."""
     known = getattr(source, "prepared", None)
     return known(label) if known is not None else None
 
 
-def check_unchanged(source: Source) -> None:
+def check_unchanged(source: PointSet) -> None:
     """Raise what a source has to say if its files are not as they were when it was opened.
 
     To be called before anything that was learnt from it is saved; points in memory stay as they
@@ -105,12 +105,12 @@ def check_unchanged(source: Source) -> None:
         check()
 
 
-def classes(source: Source) -> list[int]:
+def classes(source: PointSet) -> list[int]:
     """The labels that occur, in order, without −1."""
     return [label for label in source.labels.unique().tolist() if label >= 0]
 
 
-def mass(source: Source, label: int) -> float:
+def mass(source: PointSet, label: int) -> float:
     """The share of a class in the whole set: of its rows, or of their weights if they have any."""
     member = (source.labels == label).double() if label >= 0 else torch.ones(len(source)).double()
     weights = getattr(source, "weights", None)

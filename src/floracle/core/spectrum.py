@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .fold import fold
-from .point_set import NO_LABEL, Block, Source, mass, prepared
+from .point_set import NO_LABEL, Block, PointSet, mass, prepared
 
 PASS_BYTES = 4 * 2**20
 """The size of a float64 block in passes that only measure: it should stay in cache."""
@@ -66,7 +66,7 @@ class Moments:
         return self.scatter / self.weight
 
 
-def moments(source: Source, label: int = NO_LABEL, *, rows: int | None = None) -> Moments:
+def moments(source: PointSet, label: int = NO_LABEL, *, rows: int | None = None) -> Moments:
     """Mean and variance of a class in one pass."""
     dims = dimension(source)
     blocks = source.blocks(label, rows=rows or _rows(dims))
@@ -74,7 +74,7 @@ def moments(source: Source, label: int = NO_LABEL, *, rows: int | None = None) -
 
 
 def spectrum(
-    source: Source, label: int = NO_LABEL, *, rows: int | None = None, room: int | None = None
+    source: PointSet, label: int = NO_LABEL, *, rows: int | None = None, room: int | None = None
 ) -> Tensor:
     """Eigenvalues of the covariance of a class, float64 [min(n, D)], largest first.
 
@@ -84,7 +84,7 @@ def spectrum(
 
 
 def spectra(
-    source: Source,
+    source: PointSet,
     labels: Sequence[int],
     *,
     rows: int | None = None,
@@ -117,7 +117,7 @@ class _Blocks(NamedTuple):
         return max(1, min(usual, left // (BLOCKS * 4 * dims)))
 
 
-def _taken(source: Source, labels: Sequence[int], size: _Blocks) -> dict[int, Tensor]:
+def _taken(source: PointSet, labels: Sequence[int], size: _Blocks) -> dict[int, Tensor]:
     dims = dimension(source)
     counts = {label: len(source.atoms(label).rows) for label in labels}
     parts = [label for label in labels if label != NO_LABEL]
@@ -171,7 +171,7 @@ class _Covariance:
         return _Covariance(weight, self.mean + share * apart, matrix)
 
 
-def _covariance(source: Source, label: int, size: _Blocks) -> _Covariance:
+def _covariance(source: PointSet, label: int, size: _Blocks) -> _Covariance:
     """Of the atoms of a class, with weight 1."""
     mean = moments(source, label).mean
     dims = len(mean)
@@ -182,7 +182,7 @@ def _covariance(source: Source, label: int, size: _Blocks) -> _Covariance:
     return _Covariance(1.0, mean, total)
 
 
-def _gram(source: Source, label: int, count: int, size: _Blocks) -> Tensor:
+def _gram(source: PointSet, label: int, count: int, size: _Blocks) -> Tensor:
     """The n × n matrix of inner products, a pair of blocks at a time."""
     dims = dimension(source)
     weighted = partial(_weighted, mean=moments(source, label).mean)
@@ -209,13 +209,13 @@ def _eigenvalues(matrix: Tensor) -> Tensor:
     return torch.linalg.eigvalsh(matrix).flip(0).clamp(min=0)
 
 
-def _cover(source: Source, parts: list[int], dims: int, counts: dict[int, int]) -> bool:
+def _cover(source: PointSet, parts: list[int], dims: int, counts: dict[int, int]) -> bool:
     """Whether the classes make up the whole set and each has its covariance taken."""
     every = source.labels.unique().tolist()
     return sorted(parts) == every and all(counts[label] > dims for label in parts)
 
 
-def dimension(source: Source) -> int:
+def dimension(source: PointSet) -> int:
     """The dimension D of a flattened point."""
     return int(torch.Size(source.shape).numel())
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from .clock import OURS, Clock
-from .paths import checked_times
+from .paths import check_times
 
 DIT_STEPS = 1000
 ROUNDING = 1e-9
@@ -58,7 +58,7 @@ class ForeignTime:
 
     def reads(self, t: float) -> float:
         """What it shows at our time t."""
-        return self.reading(checked_times(_double(t))).item()
+        return self.reading(check_times(_double(t))).item()
 
     def at(self, reading: float) -> float:
         """Our time t at a reading; refused outside its range."""
@@ -136,7 +136,7 @@ def time_of_dit_step(step: Tensor) -> Tensor:
 
 def step_time(grid: Tensor) -> ForeignTime:
     """The number of steps taken on an increasing grid [steps + 1]; between its points linear."""
-    grid = checked_times(grid)
+    grid = check_times(grid)
     return ForeignTime(
         "step",
         lambda t: _between(grid, t),

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.core.point_set import Atoms
+from floracle.core.point_set import WeightedRows
 from floracle.run.errors import InputError
 
 FEW = 12
 
 
 @dataclass(frozen=True, eq=False)
-class Groups:
+class ClassIndex:
     """Which rows are the same point, and which belong to one class."""
 
     first: Tensor
@@ -30,14 +30,14 @@ class Groups:
     """Int64 [N], −1 for none."""
     weights: Tensor | None = None
     """Positive float64 [N] of any scale; None where all rows count the same."""
-    _found: dict[int, Atoms] = field(default_factory=dict, repr=False)
+    _found: dict[int, WeightedRows] = field(default_factory=dict, repr=False)
 
     @property
     def duplicates(self) -> int:
         """Rows merged away over the whole set."""
         return int((self.first != torch.arange(len(self.first))).sum())
 
-    def atoms(self, label: int = -1) -> Atoms:
+    def atoms(self, label: int = -1) -> WeightedRows:
         """The atoms of a class, or of everything for −1; remembered."""
         if label not in self._found:
             rows = torch.arange(len(self.first)) if label == -1 else self._members(label)
@@ -63,7 +63,7 @@ class Groups:
         return order, self.labels[order].numpy()
 
 
-def _merged(rows: Tensor, first: Tensor, shares: Tensor | None) -> Atoms:
+def _merged(rows: Tensor, first: Tensor, shares: Tensor | None) -> WeightedRows:
     """Atoms of increasing rows, given the row that each one equals and what each one weighs."""
     _, index, group, counts = np.unique(
         first.numpy(), return_index=True, return_inverse=True, return_counts=True
@@ -73,7 +73,7 @@ def _merged(rows: Tensor, first: Tensor, shares: Tensor | None) -> Atoms:
         weights = torch.from_numpy(counts[order]).double() / len(rows)
     else:
         weights = torch.from_numpy(np.bincount(group, shares.numpy())[order])
-    return Atoms(rows[torch.from_numpy(index[order])], weights)
+    return WeightedRows(rows[torch.from_numpy(index[order])], weights)
 
 
 def _known(labels: Sequence[int]) -> str:

@@ -13,7 +13,7 @@ PIECE = 2**17
 
 
 @dataclass(frozen=True)
-class Spread:
+class ChannelStatistics:
     """Count, and by channel [C] mean, squared deviations and bounds in float64; mergeable."""
 
     count: int
@@ -23,14 +23,14 @@ class Spread:
     high: Tensor
 
     @classmethod
-    def of_block(cls, stored: Tensor) -> Spread:
+    def of_block(cls, stored: Tensor) -> ChannelStatistics:
         """Of stored values [n, C, ...]."""
         values = stored.reshape(len(stored), stored.shape[1], -1)
         pieces = values.split(max(1, PIECE // values[0].numel()))
-        return reduce(Spread.merge, map(Spread._of_piece, pieces))
+        return reduce(ChannelStatistics.merge, map(ChannelStatistics._of_piece, pieces))
 
     @classmethod
-    def _of_piece(cls, values: Tensor) -> Spread:
+    def _of_piece(cls, values: Tensor) -> ChannelStatistics:
         """Of stored values [n, C, k], in two passes."""
         low, high = values.amin((0, 2)).double(), values.amax((0, 2)).double()
         count, values = values.shape[0] * values.shape[2], values.double()
@@ -43,11 +43,11 @@ class Spread:
         """Divided by the count [C]."""
         return (self.squares / self.count).sqrt()
 
-    def merge(self, other: Spread) -> Spread:
+    def merge(self, other: ChannelStatistics) -> ChannelStatistics:
         """Of both (Chan et al. 1979)."""
         count, apart = self.count + other.count, other.mean - self.mean
         share = other.count / count
-        return Spread(
+        return ChannelStatistics(
             count,
             self.mean + apart * share,
             self.squares + other.squares + apart.square() * (self.count * share),
@@ -55,7 +55,7 @@ class Spread:
             torch.maximum(self.high, other.high),
         )
 
-    def of(self, channels: slice) -> Spread:
+    def of(self, channels: slice) -> ChannelStatistics:
         """Of some channels alone."""
         _, *values = (getattr(self, field.name) for field in fields(self))
-        return Spread(self.count, *(value[channels] for value in values))
+        return ChannelStatistics(self.count, *(value[channels] for value in values))

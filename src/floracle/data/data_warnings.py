@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .channel_statistics import Spread
-from .layouts.content import Content, is_picture
-from .layouts.moments import HIGHEST, LOWEST, Reading
+from .channel_statistics import ChannelStatistics
+from .layouts.content import LayoutContent, is_picture
+from .layouts.moments import HIGHEST, LOWEST, MomentReading
 from .normalize import Normalizer
 
 UNIT = (0.5, 2.0)
@@ -34,7 +34,7 @@ class Channels:
     high: Tensor
 
 
-def channels(spread: Spread, normalizer: Normalizer) -> Channels:
+def channels(spread: ChannelStatistics, normalizer: Normalizer) -> Channels:
     """Of points, from the spread of what is stored."""
     mean, std = (value.double() for value in normalizer.of(len(spread.mean)))
     centred = ((value - mean) / std for value in (spread.mean, spread.low, spread.high))
@@ -42,8 +42,14 @@ def channels(spread: Spread, normalizer: Normalizer) -> Channels:
     return Channels(moved, spread.std / std, low, high)
 
 
-def noticed(
-    content: Content, read: Reading, spread: Spread, found: Channels, *, duplicates: int, how: str
+def data_warnings(
+    content: LayoutContent,
+    read: MomentReading,
+    spread: ChannelStatistics,
+    found: Channels,
+    *,
+    duplicates: int,
+    how: str,
 ) -> tuple[str, ...]:
     """All that may be a wrong reading; `how` is the word that was said for normalize."""
     shape, remarks = tuple(read.points.shape[1:]), content.remarks
@@ -61,7 +67,7 @@ def noticed(
     return remarks
 
 
-def looks_like_moments(spread: Spread, shape: tuple[int, ...]) -> tuple[str, ...]:
+def looks_like_moments(spread: ChannelStatistics, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Whether the second half of the channels of points [C, H, W] looks like deviations."""
     count = len(spread.mean)
     if len(shape) != 3 or count % 2:
@@ -79,7 +85,7 @@ def looks_like_moments(spread: Spread, shape: tuple[int, ...]) -> tuple[str, ...
 
 
 def looks_unnormalised(
-    found: Channels, shape: tuple[int, ...], spread: Spread, layout: str
+    found: Channels, shape: tuple[int, ...], spread: ChannelStatistics, layout: str
 ) -> tuple[str, ...]:
     """Whether float latents [C ≥ 4, H, W] have another scale than their noise."""
     if len(shape) != 3 or shape[0] < LEAST or is_picture(shape):

@@ -18,15 +18,15 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from floracle.run.errors import InputError
 from floracle.run.files import NoRoom, digest, remove_files
-from floracle.run.folder_checks import Marks, check_ours, check_output
+from floracle.run.folder_checks import FolderMarks, check_ours, check_output
 from floracle.run.folder_lock import locked
-from floracle.run.output_folder import OutputFolder, opened
-from floracle.run.processes import ALONE, Group
+from floracle.run.output_folder import OutputFolder, open_output
+from floracle.run.processes import ALONE, ProcessGroup
 from floracle.run.results import differences
 
 from .packed.files import UNFINISHED
 
-MARKS = Marks(marker=f"{UNFINISHED}/settings.json", control=UNFINISHED)
+MARKS = FolderMarks(marker=f"{UNFINISHED}/settings.json", control=UNFINISHED)
 MADE = re.compile(
     r"settings\.json|(shard|classes)-\d+\.tensors|encoded-\d+\.json|\..+\.[a-z0-9_]{8}\.part"
 )
@@ -46,7 +46,7 @@ S = TypeVar("S", bound=Finished)
 
 
 @dataclass(frozen=True)
-class Kind(Generic[S]):
+class DestinationKind(Generic[S]):
     """A kind of store: its words, and how a finished one is read, checked and remembered."""
 
     verb: str
@@ -67,7 +67,7 @@ class Kind(Generic[S]):
     """Keep how they look now."""
 
 
-def check_place(folder: Path, where: Any, kind: Kind[Any]) -> None:
+def check_place(folder: Path, where: Any, kind: DestinationKind[Any]) -> None:
     """Refuse a folder that holds something else, or lies in the data."""
     if isinstance(where, (str, Path)):
         data, place = Path(where).expanduser().resolve(), folder.resolve()
@@ -81,7 +81,7 @@ def check_place(folder: Path, where: Any, kind: Kind[Any]) -> None:
 
 
 def answered(
-    folder: Path, kind: Kind[S], settings: Mapping[str, Any], source: str | None
+    folder: Path, kind: DestinationKind[S], settings: Mapping[str, Any], source: str | None
 ) -> S | None:
     """The finished store, if there is one for these settings; for others that is a mistake.
 
@@ -115,7 +115,7 @@ def begun(folder: Path) -> str | None:
 
 
 def refuse_others(
-    folder: Path, kind: Kind[Any], asked: Mapping[str, Any], found: Mapping[str, Any]
+    folder: Path, kind: DestinationKind[Any], asked: Mapping[str, Any], found: Mapping[str, Any]
 ) -> None:
     """Refuse to go on with other settings than those of before."""
     if unlike := differences(asked, found):
@@ -132,15 +132,18 @@ def tidy(folder: Path) -> None:
 
 @contextmanager
 def unfinished(
-    folder: Path, kind: Kind[Any], settings: Mapping[str, Any], group: Group = ALONE
+    folder: Path,
+    kind: DestinationKind[Any],
+    settings: Mapping[str, Any],
+    group: ProcessGroup = ALONE,
 ) -> Iterator[OutputFolder]:
     """Start a store here, or go on where a run with the same settings ended; nobody else may."""
-    with opened(folder, kind.verb, settings, marks=MARKS, group=group) as output:
+    with open_output(folder, kind.verb, settings, marks=MARKS, group=group) as output:
         yield output
 
 
 @contextmanager
-def writing(folder: Path, kind: Kind[Any]) -> Iterator[None]:
+def writing(folder: Path, kind: DestinationKind[Any]) -> Iterator[None]:
     """Say what failed on the disk, and that nothing of what was done is lost."""
     try:
         yield

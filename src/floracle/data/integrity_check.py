@@ -19,7 +19,7 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-from .channel_statistics import PIECE, Spread
+from .channel_statistics import PIECE, ChannelStatistics
 from .layouts.content import COMPACT, Rows
 from .rows.file_rows import ahead
 
@@ -36,7 +36,7 @@ class Scan:
 
     digests: np.ndarray
     """Bytes [N, 16]: equal rows have equal digests."""
-    spread: Spread
+    spread: ChannelStatistics
     """Of every channel."""
 
 
@@ -45,7 +45,7 @@ def compact(stored: Tensor) -> Tensor:
     return stored if stored.dtype in COMPACT else stored.float()
 
 
-def scan(rows: Rows, name: str, *, start: int = 0, keep: Keep | None = None) -> Scan:
+def check_rows(rows: Rows, name: str, *, start: int = 0, keep: Keep | None = None) -> Scan:
     """Read the rows from `start` on once; rows that are not finite are a mistake.
 
     Blocks are read, given to `keep` and hashed in a thread ahead of this one.
@@ -53,7 +53,7 @@ def scan(rows: Rows, name: str, *, start: int = 0, keep: Keep | None = None) -> 
     digests = np.empty((len(rows) - start, BYTES), np.uint8)
     spreads, bad = [], []
     for first, block, block_digests in ahead(_blocks(rows, start, keep)):
-        spread = Spread.of_block(block)
+        spread = ChannelStatistics.of_block(block)
         if not (spread.low.isfinite() & spread.high.isfinite()).all():
             bad.append(first + (~block.isfinite()).flatten(1).any(1).nonzero().flatten())
             continue
@@ -61,7 +61,7 @@ def scan(rows: Rows, name: str, *, start: int = 0, keep: Keep | None = None) -> 
         spreads.append(spread)
     if bad:
         raise InputError(_not_finite(name, torch.cat(bad).tolist(), rows.dtype))
-    return Scan(digests, reduce(Spread.merge, spreads))
+    return Scan(digests, reduce(ChannelStatistics.merge, spreads))
 
 
 def row_digests(block: Tensor) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-from .channel_statistics import Spread
+from .channel_statistics import ChannelStatistics
 
 LEVELS = 127.5, 127.5
 """Mean and std that bring bytes 0 ... 255 to [−1, 1]."""
@@ -93,7 +93,7 @@ def multiplied(scale: float | Tensor, bias: float | Tensor = 0.0) -> Normalizer:
     return Normalizer(-bias / scale, 1 / scale, factors=(scale, bias))
 
 
-def chosen(
+def choose_normalizer(
     asked: str | float | Normalizer, dtype: torch.dtype, *, own: Normalizer | None = None
 ) -> Normalizer | None:
     """What the user asked for; None for "standard", which takes a look at all of the data.
@@ -113,7 +113,7 @@ def chosen(
     raise InputError(f"normalize is {WORDS}, not {asked!r}")
 
 
-def standard(spread: Spread) -> Normalizer:
+def standard(spread: ChannelStatistics) -> Normalizer:
     """Of "standard": each channel's mean and std (divided by the count); constants get 1."""
     std = spread.std.float()
     constant = (spread.low == spread.high) | (std == 0)

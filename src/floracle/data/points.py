@@ -12,10 +12,10 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-from .channel_statistics import Spread
-from .integrity_check import block_rows, scan
+from .channel_statistics import ChannelStatistics
+from .integrity_check import block_rows, check_rows
 from .layouts.content import Key, Mirrored, Rows, is_picture
-from .layouts.moments import Reading
+from .layouts.moments import MomentReading
 from .normalize import Normalizer
 from .rows.file_rows import FileRows
 
@@ -84,18 +84,20 @@ def fits(rows: Rows, budget: int) -> bool:
     return FLOAT * prod(rows.shape) <= budget
 
 
-def with_mirrors(read: Reading, digests: np.ndarray, name: str) -> tuple[Reading, np.ndarray]:
+def with_mirrors(
+    read: MomentReading, digests: np.ndarray, name: str
+) -> tuple[MomentReading, np.ndarray]:
     """The points and their left-right mirrors."""
     shape = list(read.points.shape[1:])
     if not is_picture(tuple(shape)):
         raise InputError(f"{name}: points {shape} are no pictures [1 or 3, H, W] to mirror")
     mirrored = Mirrored(read.points)
-    again = scan(mirrored, name, start=len(read.points))
-    return Reading(mirrored, mirrored), np.concatenate([digests, again.digests])
+    again = check_rows(mirrored, name, start=len(read.points))
+    return MomentReading(mirrored, mirrored), np.concatenate([digests, again.digests])
 
 
 def picture_range(
-    rows: Rows, normalizer: Normalizer, spread: Spread, name: str
+    rows: Rows, normalizer: Normalizer, spread: ChannelStatistics, name: str
 ) -> tuple[float, float] | None:
     """Black and white as points have them, the widest over the channels."""
     channels = rows.shape[1]

@@ -20,25 +20,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.core.coarse_view import Coarse
-from floracle.core.point_set import NO_LABEL, Atoms, Block, Prepared
+from floracle.core.coarse_view import CoarseView
+from floracle.core.point_set import NO_LABEL, Block, Prepared, WeightedRows
 from floracle.run.budget import memory_budget
 from floracle.run.errors import InputError
 from floracle.run.files import digest
 
-from .atoms import Groups
-from .data_warnings import Channels, channels, noticed
-from .integrity_check import compact, first_equal, row_digests, scan
+from .atoms import ClassIndex
+from .data_warnings import Channels, channels, data_warnings
+from .integrity_check import check_rows, compact, first_equal, row_digests
 from .layouts.arrays import read_labels
-from .layouts.content import Content, Key, Rows
+from .layouts.content import Key, LayoutContent, Rows
 from .layouts.labels import checked, class_names
-from .layouts.moments import reading
-from .layouts.read_options import Asked
-from .layouts.registry import find_content
+from .layouts.moments import read_moments
+from .layouts.read_options import ReadOptions
+from .layouts.registry import open_layout
 from .layouts.weights import checked_weights
-from .normalize import Normalizer, chosen, standard
-from .packed.class_statistics import Known
-from .packed.coarse import KnownCoarse
+from .normalize import Normalizer, choose_normalizer, standard
+from .packed.class_statistics import ClassStatistics
+from .packed.coarse import StoredCoarseView
 from .packed.reader import Packed
 from .points import fits, holding, picture_range, points_of, stds_of, with_mirrors
 from .rows.source_files import SourceFiles, changed_row, noted_files
@@ -68,7 +68,7 @@ class Store:
     """Points lie in memory as float32, so that blocks cost nothing."""
     ignored: int
     """Files of the folder that are no pictures."""
-    groups: Groups
+    groups: ClassIndex
     stored: Rows
     """All points as they are stored, before the normalizer."""
     points: Rows
@@ -81,9 +81,9 @@ class Store:
     """How much each row counts, float64 [N] of any scale; None where all count the same."""
     remarks: tuple[str, ...] = ()
     """What was noticed that may be a wrong reading, and what to say if it is."""
-    known: Known | None = None
+    known: ClassStatistics | None = None
     """What a packed store knows of its classes."""
-    view: KnownCoarse | None = None
+    view: StoredCoarseView | None = None
     """The coarse view that a packed store keeps of its rows."""
     original: Tensor | None = None
     """Of a packed store, the row that each row had in the data that was packed, int64 [N]."""
@@ -101,7 +101,7 @@ class Store:
         """Rows merged away over the whole set."""
         return self.groups.duplicates
 
-    def atoms(self, label: int = -1) -> Atoms:
+    def atoms(self, label: int = -1) -> WeightedRows:
         """The distinct rows of a class and their weights; of the whole set for −1."""
         return self.groups.atoms(label)
 
@@ -125,7 +125,7 @@ class Store:
         """How many leading coordinates of every row are kept; 0 where none are."""
         return 0 if self.view is None else self.view.edges[0]
 
-    def coarse(self, label: int = NO_LABEL) -> Coarse | None:
+    def coarse(self, label: int = NO_LABEL) -> CoarseView | None:
         """The coarse view of a class that is kept; None where none is."""
         return None if self.view is None else self.view.of(self.atoms(label).rows)
 
@@ -215,19 +215,19 @@ def _opened(
     """See `open_store`."""
     budget, how = memory_budget(memory) // 2, normalize if isinstance(normalize, str) else ""
     stored = how == "stored"
-    asked = Asked(budget, layout, moments, flips, stored=stored, labelled=labels is not None)
-    name, content = find_content(where, asked)
+    asked = ReadOptions(budget, layout, moments, flips, stored=stored, labelled=labels is not None)
+    name, content = open_layout(where, asked)
     given = any(one is not None for one in (labels, weights, moments)) or how != "stored"
     packed = content.packed
     if packed is not None and not given and flips in (None, packed.manifest.flips):
         return ready(packed, name, budget)
-    read, classed = reading(content, asked, name), _labels(labels, content)
+    read, classed = read_moments(content, asked, name), _labels(labels, content)
     weighed = checked_weights(weights, len(classed)) if weights is not None else content.weights
     flips = content.flips if flips is None else flips
     at_once = read.whole is read.points and (content.flips or not flips)
-    normalizer = chosen(normalize, read.points.dtype, own=content.normalizer)
+    normalizer = choose_normalizer(normalize, read.points.dtype, own=content.normalizer)
     early = holding(read.points, normalizer, budget) if at_once else None
-    found = scan(read.whole, name, keep=None if early is None else early.keep)
+    found = check_rows(read.whole, name, keep=None if early is None else early.keep)
     digests, spread = found.digests, found.spread.of(slice(read.points.shape[1]))
     normalizer = normalizer or standard(spread)
     shown = picture_range(read.points, normalizer, spread, name)
@@ -237,8 +237,8 @@ def _opened(
         classed, weighed = classed.repeat(2), None if weighed is None else weighed.repeat(2)
     rows, summary = read.points, channels(spread, normalizer)
     points, resident = (early.points, True) if early else points_of(rows, normalizer, budget)
-    groups = Groups(first_equal(read.whole, digests), classed, weighed)
-    remarks = noticed(content, read, spread, summary, duplicates=groups.duplicates, how=how)
+    groups = ClassIndex(first_equal(read.whole, digests), classed, weighed)
+    remarks = data_warnings(content, read, spread, summary, duplicates=groups.duplicates, how=how)
     return Store(
         name=name,
         layout=content.layout,
@@ -296,7 +296,7 @@ def ready(packed: Packed, name: str, budget: int) -> Store:
     )
 
 
-def _labels(given: Any, content: Content) -> Tensor:
+def _labels(given: Any, content: LayoutContent) -> Tensor:
     count = len(content.rows) // (2 if content.flips else 1)
     if given is None:
         return content.labels if content.labels is not None else torch.full((count,), -1)
@@ -308,7 +308,7 @@ def _labels(given: Any, content: Content) -> Tensor:
 def fingerprint_of(
     whole: Rows,
     digests: np.ndarray,
-    groups: Groups,
+    groups: ClassIndex,
     normalizer: Normalizer,
     *,
     channels: int,

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
-from floracle.core.point_set import Source
+from floracle.core.point_set import PointSet
 from floracle.core.seeds import generator, noise
 from floracle.run.errors import InputError
 
-from .convention_variants import DECLARED, Reading, Saying, readings
+from .convention_variants import DECLARED, ConventionVariant, Saying, convention_variants
 from .field import ModelField
 
-Answer = Literal[Saying, "cannot say"]
+CheckResult = Literal[Saying, "cannot say"]
 PAIRS = 64
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 STEPS = 20
@@ -50,10 +50,10 @@ CALIBRATED = 0.25
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ConventionVerdict:
     """How a field seems to have to be read, and why."""
 
-    answer: Answer
+    answer: CheckResult
     reason: str
     losses: dict[str, float]
     """What each reading leaves unexplained, by its words; 1 is no better than a constant."""
@@ -83,13 +83,13 @@ class PointPairs(NamedTuple):
 @torch.no_grad()
 def check_convention(
     field: VelocityField,
-    data: Source | Tensor | None = None,
+    data: PointSet | Tensor | None = None,
     *,
     labels: Tensor | None = None,
     shape: tuple[int, ...] | None = None,
     pairs: int = PAIRS,
     seed: int = 0,
-) -> Verdict:
+) -> ConventionVerdict:
     """Whether a field is read as it should be: as declared, or how else it seems to be meant.
 
     `data` is a source or a tensor [n, *shape], at best of the training set; `labels` int64 [n]
@@ -106,7 +106,7 @@ def check_convention(
 
 
 def drawn(
-    field: VelocityField, data: Source | Tensor, labels: Tensor | None, pairs: int, seed: int
+    field: VelocityField, data: PointSet | Tensor, labels: Tensor | None, pairs: int, seed: int
 ) -> PointPairs:
     """Pairs of rows of the data, at random, and noise; with labels where the field needs them."""
     rows = torch.randint(len(data), (pairs,), generator=generator(seed))
@@ -120,9 +120,11 @@ def drawn(
     return PointPairs(points, noise(range(seed, seed + pairs), points.shape[1:]), given)
 
 
-def by_data(field: VelocityField, pairs: PointPairs, times: Sequence[float] = TIMES) -> Verdict:
+def by_data(
+    field: VelocityField, pairs: PointPairs, times: Sequence[float] = TIMES
+) -> ConventionVerdict:
     """The reading that regresses data − noise best."""
-    tried = readings(field)
+    tried = convention_variants(field)
     _check_declared(field, pairs.data, pairs.labels)
     losses = [loss_of(reading.field, pairs, times) for reading in tried]
     best = min(range(len(tried)), key=lambda index: losses[index].mean().item())
@@ -168,9 +170,9 @@ def clearly_less(loss: Tensor, than: Tensor) -> bool:
     return bool(more.mean() > SURE * error) and bool(more.mean() > 1e-6)
 
 
-def by_noise(field: VelocityField, start: Tensor, labels: Tensor | None) -> Verdict:
+def by_noise(field: VelocityField, start: Tensor, labels: Tensor | None) -> ConventionVerdict:
     """The reading that knows nothing but the noise at t = 0, and predicts its own samples."""
-    tried = readings(field)
+    tried = convention_variants(field)
     _check_declared(field, start, labels)
     shares = [noise_share(reading.field, start, labels) for reading in tried]
     found = {r.words: share for r, share in zip(tried, shares, strict=True)}
@@ -201,7 +203,10 @@ def noise_share(field: VelocityField, start: Tensor, labels: Tensor | None) -> f
 
 
 def at_home(
-    reading: Reading, rivals: list[Reading], start: Tensor, labels: Tensor | None
+    reading: ConventionVariant,
+    rivals: list[ConventionVariant],
+    start: Tensor,
+    labels: Tensor | None,
 ) -> float:
     """The loss of a reading on the samples it leads to, of which it has to be the regression.
 
@@ -263,11 +268,11 @@ def _asked(field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None) ->
         return torch.full_like(x, math.nan)
 
 
-def _sure(reading: Reading, shares: dict[str, float], why: str) -> Verdict:
+def _sure(reading: ConventionVariant, shares: dict[str, float], why: str) -> ConventionVerdict:
     convention = reading.convention if reading.advice else ""
     reason = f"{reading.words}: {why}"
-    return Verdict(reading.says, reason, shares, reading.advice, convention)
+    return ConventionVerdict(reading.says, reason, shares, reading.advice, convention)
 
 
-def _unsure(shares: dict[str, float], why: str) -> Verdict:
-    return Verdict("cannot say", f"cannot say: {why}", shares)
+def _unsure(shares: dict[str, float], why: str) -> ConventionVerdict:
+    return ConventionVerdict("cannot say", f"cannot say: {why}", shares)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from floracle.core.clock import OURS, Clock
 from floracle.core.fields import TranslatedField
-from floracle.core.paths import LINEAR, PATHS, QUANTITIES, Path, Quantity
+from floracle.core.paths import LINEAR, PATHS, QUANTITIES, ProbabilityPath, Quantity
 from floracle.run.errors import InputError, suggestion
 
 CLOCKS = {
@@ -34,7 +34,7 @@ class Convention:
     predicts: Quantity = "velocity"
     clock: Clock = OURS
     """What it reads at noise and at data."""
-    path: Path = LINEAR
+    path: ProbabilityPath = LINEAR
     sign: int = 1
     """−1 where it predicts the opposite of what the other words say."""
     null: int | None = None
@@ -164,8 +164,8 @@ def _clock(value: Any) -> Clock:
     return Clock(float(noise), float(data))
 
 
-def _path(value: Any) -> Path:
-    if isinstance(value, Path):
+def _path(value: Any) -> ProbabilityPath:
+    if isinstance(value, ProbabilityPath):
         return value
     if value not in PATHS:
         raise ValueError(suggestion(cast(str, value), PATHS))

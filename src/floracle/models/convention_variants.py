@@ -31,7 +31,7 @@ Saying = Literal[
 ]
 
 
-class Reading(NamedTuple):
+class ConventionVariant(NamedTuple):
     """One way to read a field."""
 
     says: Saying
@@ -59,7 +59,7 @@ class Retimed:
         return self.sign * self.field(x, self.time(t), labels)
 
 
-def readings(field: VelocityField) -> list[Reading]:
+def convention_variants(field: VelocityField) -> list[ConventionVariant]:
     """All ways to read it, the declared one first."""
     if isinstance(field, ModelField):
         return [
@@ -69,7 +69,7 @@ def readings(field: VelocityField) -> list[Reading]:
     return of_translated(field) if isinstance(field, TranslatedField) else of_any(field)
 
 
-def of_translated(field: TranslatedField) -> list[Reading]:
+def of_translated(field: TranslatedField) -> list[ConventionVariant]:
     """Another clock, sign or prediction of the same network."""
     noise, data = field.clock.noise, field.clock.data
     opposite = isinstance(field.model, Opposite)
@@ -77,15 +77,17 @@ def of_translated(field: TranslatedField) -> list[Reading]:
     sign = f"sign={1 if opposite else -1}"
     flipped = replace(field, clock=Clock(noise=data, data=noise))
     found = [
-        Reading(DECLARED, DECLARED, field),
-        Reading("wrong sign", "wrong sign", replace(field, model=turned), f"Declare {sign}."),
-        Reading(
+        ConventionVariant(DECLARED, DECLARED, field),
+        ConventionVariant(
+            "wrong sign", "wrong sign", replace(field, model=turned), f"Declare {sign}."
+        ),
+        ConventionVariant(
             "flipped in time",
             "flipped in time",
             flipped,
             f"Declare clock={data:g}:{noise:g}.",
         ),
-        Reading(
+        ConventionVariant(
             "flipped in time",
             "flipped in time, its sign kept",
             replace(flipped, model=turned),
@@ -97,40 +99,44 @@ def of_translated(field: TranslatedField) -> list[Reading]:
             clock = Clock(noise=start * factor, data=end * factor)
             advice = f"Declare clock={clock.noise:g}:{clock.data:g}."
             words = f"a clock {SCALE} times as {pace}{also}"
-            found.append(Reading("wrong time scale", words, replace(field, clock=clock), advice))
+            found.append(
+                ConventionVariant("wrong time scale", words, replace(field, clock=clock), advice)
+            )
     for quantity in QUANTITIES:
         if quantity != field.predicts:
             words, advice = f"predicts the {quantity}", f"Declare predicts={quantity}."
             other = replace(field, predicts=quantity)
-            found.append(Reading("wrong prediction", words, other, advice))
+            found.append(ConventionVariant("wrong prediction", words, other, advice))
     return found
 
 
-def of_any(field: VelocityField) -> list[Reading]:
+def of_any(field: VelocityField) -> list[ConventionVariant]:
     """The same field at other times in [0, 1], or with its sign turned."""
     slow = "It reads times as if they were larger or smaller than they are."
     return [
-        Reading(DECLARED, DECLARED, field),
-        Reading("wrong sign", "wrong sign", Retimed(field, lambda t: t, -1), "Turn its sign."),
-        Reading(
+        ConventionVariant(DECLARED, DECLARED, field),
+        ConventionVariant(
+            "wrong sign", "wrong sign", Retimed(field, lambda t: t, -1), "Turn its sign."
+        ),
+        ConventionVariant(
             "flipped in time",
             "flipped in time",
             Retimed(field, lambda t: 1 - t, -1),
             "Ask it at 1 − t and turn its sign.",
         ),
-        Reading(
+        ConventionVariant(
             "flipped in time",
             "flipped in time, its sign kept",
             Retimed(field, lambda t: 1 - t),
             "Ask it at 1 − t.",
         ),
-        Reading(
+        ConventionVariant(
             "wrong time scale",
             f"a clock {SCALE} times as slow",
             Retimed(field, lambda t: t / SCALE),
             slow,
         ),
-        Reading(
+        ConventionVariant(
             "wrong time scale",
             f"a clock {SCALE} times as slow, counted from the data",
             Retimed(field, lambda t: 1 - (1 - t) / SCALE),

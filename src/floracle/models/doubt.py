@@ -5,22 +5,22 @@ from __future__ import annotations
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
-from floracle.core.point_set import NO_LABEL, Source
+from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.run.errors import InputError
 
-from .check import LEARNED, Verdict, by_data, check_convention, drawn
+from .check import LEARNED, ConventionVerdict, by_data, check_convention, drawn
 
 FEW, SELDOM = 8, (0.1, 0.5, 0.9)
 """Pairs and times that are enough for a clear case: numbers of many dimensions scatter little."""
 
 
-def doubt(
+def cheap_check(
     field: VelocityField,
-    data: Source | Tensor,
+    data: PointSet | Tensor,
     *,
     labels: Tensor | None = None,
     seed: int = 0,
-) -> Verdict | None:
+) -> ConventionVerdict | None:
     """What speaks against how a field is read, if anything does; see `check_convention`.
 
     A few pairs settle it where the reading is right, at about 300 evaluations of one sample; that

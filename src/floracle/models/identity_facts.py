@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from floracle.core.point_set import Source
+from floracle.core.point_set import PointSet
 from floracle.run.files import digest
 
 APART = {"identity": False}
@@ -210,7 +210,7 @@ def _object_parts(value: object, telling: bool) -> Iterator[_Reference]:
     attributes = _attributes(value)
     if origin == "ours":
         for source in (value, attributes.get("data")):
-            if isinstance(source, Source):
+            if isinstance(source, PointSet):
                 yield _Reference("data", source.fingerprint, True)
                 return
         for part in dataclasses.fields(value) if dataclasses.is_dataclass(value) else ():

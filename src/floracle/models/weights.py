@@ -38,7 +38,7 @@ PARTS = {"ema": "average/", "model": "network/"}
 
 
 @dataclass(frozen=True)
-class Network:
+class SavedNetwork:
     """A network as it was written: itself, how it is read, and where it came from."""
 
     network: LightningDiT
@@ -101,7 +101,7 @@ def description(path: Path) -> Mapping[str, Any] | None:
     return found if isinstance(found, Mapping) else None
 
 
-def read_network(path: Path) -> Network:
+def read_network(path: Path) -> SavedNetwork:
     """The network that `write_network` wrote, ready to be asked."""
     tensors, found = read_safetensors(path), description(path)
     if found is None:
@@ -112,7 +112,7 @@ def read_network(path: Path) -> Network:
         convention = convention_of(found["convention"])
     except (KeyError, TypeError) as error:
         raise InputError(f"the header of {path} is damaged ({error}); write it again") from error
-    return Network(filled(plan, tensors, path), convention, found.get("made", {}))
+    return SavedNetwork(filled(plan, tensors, path), convention, found.get("made", {}))
 
 
 def _check_sealed(path: Path, found: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -140,7 +140,7 @@ def is_kept(path: Path) -> bool:
     return isinstance(said, dict) and {"settings", "images", "hash"} <= said.keys()
 
 
-def read_kept(path: Path, weights: str | None = None) -> Network:
+def read_kept(path: Path, weights: str | None = None) -> SavedNetwork:
     """The network of a checkpoint of a training run: its average, or as it was trained ("model").
 
     Networks that were not made here are unknown to the run, and have to be loaded where they are.
@@ -162,4 +162,4 @@ def read_kept(path: Path, weights: str | None = None) -> Network:
         network = filled(Architecture(**plan), own, path)
     except TypeError as error:
         raise InputError(f"{path.with_suffix('.json')} describes no network ({error})") from error
-    return Network(network, Convention(null=network.null), {"images": said["images"]})
+    return SavedNetwork(network, Convention(null=network.null), {"images": said["images"]})

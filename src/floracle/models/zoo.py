@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.run.budget import chosen_device
+from floracle.run.budget import choose_device
 from floracle.run.errors import InputError
 
 from .checkpoints import ENDINGS, open_checkpoint
@@ -31,9 +31,9 @@ from .networks.factory import WithoutNull, is_factory, made_by
 from .networks.families import recognized, title
 from .networks.lightningdit import LightningDiT
 from .networks.tensors import filled
-from .weights import NAME, Network, description, is_kept, read_kept, read_network
+from .weights import NAME, SavedNetwork, description, is_kept, read_kept, read_network
 
-Asked = Convention | Mapping[str, Any] | str
+LoadOptions = Convention | Mapping[str, Any] | str
 EMBEDDED = {"digits-pico": Path(__file__).with_name("digits-pico.safetensors")}
 """Networks that come along; docs/how-to/train.md has the command that made each."""
 
@@ -41,7 +41,7 @@ EMBEDDED = {"digits-pico": Path(__file__).with_name("digits-pico.safetensors")}
 def load_model(
     where: str | Path,
     *,
-    convention: Asked | None = None,
+    convention: LoadOptions | None = None,
     weights: str | None = None,
     heads: int | None = None,
     embeddings: Mapping[str, Tensor] | str | Path | None = None,
@@ -59,7 +59,7 @@ def load_model(
     their pipeline read, or `embeddings` of them; `guidance` is the scale that Flux embeds.
     What was assumed is in the field's `assumed`; `check_convention` puts it to the test.
     """
-    place, asked = chosen_device(device), None if convention is None else convention_of(convention)
+    place, asked = choose_device(device), None if convention is None else convention_of(convention)
     path, text = Path(where).expanduser(), {"embeddings": embeddings, "prompt": prompt}
     if path.is_dir() and not (path / NAME).is_file() and diffusers.is_diffusers(path):
         _refuse("a folder of diffusers", weights=weights, heads=heads)
@@ -134,7 +134,7 @@ def _transformer(
 
 
 def _own(
-    found: Network,
+    found: SavedNetwork,
     said: list[str],
     asked: Convention | None,
     device: torch.device,

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.point_set import Source, prepared
+from floracle.core.point_set import PointSet, prepared
 from floracle.core.spectrum import PASS_BYTES, moments
-from floracle.run.budget import moved
+from floracle.run.budget import to_device
 
 FAR = 4.0
 """How many times the spread the centre's squared norm may be before points are kept centred."""
@@ -28,7 +28,7 @@ NARROW = 64
 query, which moves all logits in the same direction, would show."""
 
 
-class Slab(NamedTuple):
+class PointBlock(NamedTuple):
     """Some atoms of a class in order: positions start … start + len(points) − 1."""
 
     start: int
@@ -51,10 +51,10 @@ def divided(stretches: Sequence[Stretch], rows: int) -> Iterator[Stretch]:
 
 
 @dataclass(frozen=True)
-class Members:
+class ClassPoints:
     """The atoms of one class."""
 
-    source: Source
+    source: PointSet
     label: int
     rows: Tensor
     """Row numbers, int64 [n]."""
@@ -89,7 +89,7 @@ class Members:
         """The type in which inner products are taken."""
         return torch.float64 if self.dims < NARROW else torch.float32
 
-    def about(self, position: int) -> Members:
+    def about(self, position: int) -> ClassPoints:
         """The same class seen from one of its atoms, in float64 and streamed."""
         leader = self.originals(torch.tensor([position], device=self.rows.device))[0]
         seen = replace(self.unshifted(), centre=leader, offset=leader)
@@ -97,13 +97,13 @@ class Members:
         norms = torch.cat([slab.points.square().sum(1) for slab in seen.slabs(rows, wide=True)])
         return replace(seen, norms=norms, largest=float(norms.max().sqrt()))
 
-    def unshifted(self) -> Members:
+    def unshifted(self) -> ClassPoints:
         """The same class with the original points, streamed: centred ones carry rounding."""
         return replace(self, offset=torch.zeros_like(self.offset), points=None)
 
     def slabs(
         self, rows: int, *, wide: bool = False, within: Sequence[Stretch] | None = None
-    ) -> Iterator[Slab]:
+    ) -> Iterator[PointBlock]:
         """The working points in order, at most `rows` at a time; shifted in float64 if `wide`.
 
         With `within` only those of some stretches.
@@ -111,19 +111,19 @@ class Members:
         if self.points is None and within is None:
             start = 0
             for block in self.source.blocks(self.label, rows=rows):
-                yield Slab(start, self._shifted(block.points, wide))
+                yield PointBlock(start, self._shifted(block.points, wide))
                 start += len(block.points)
             return
         for start, stop in divided([Stretch(0, len(self))] if within is None else within, rows):
             if self.points is not None:
-                yield Slab(start, self.points[start:stop])
+                yield PointBlock(start, self.points[start:stop])
             else:
                 points = self.source.take(self.rows[start:stop].cpu()).flatten(1)
-                yield Slab(start, self._shifted(points, wide))
+                yield PointBlock(start, self._shifted(points, wide))
 
     def _shifted(self, points: Tensor, wide: bool) -> Tensor:
         """Original points as working ones."""
-        points = moved(points, self.centre.device)
+        points = to_device(points, self.centre.device)
         return points if self.exact else points - (self.offset if wide else self.offset.float())
 
     def originals(self, positions: Tensor) -> Tensor:
@@ -136,7 +136,9 @@ class Members:
         return points.double().reshape(*positions.shape, self.dims)
 
 
-def gather_members(source: Source, label: int, *, room: int, device: torch.device) -> Members:
+def gather_class_points(
+    source: PointSet, label: int, *, room: int, device: torch.device
+) -> ClassPoints:
     """Read a class: its moments, its norms, and its points where they fit `room` bytes.
 
     Where the source knows moments and norms beforehand only the points are read.
@@ -152,7 +154,7 @@ def gather_members(source: Source, label: int, *, room: int, device: torch.devic
         largest = float(norms.max().sqrt()) if far else known.largest
     else:
         norms, largest = _lengths(source, label, centre, offset)
-    return Members(
+    return ClassPoints(
         source,
         label,
         atoms.rows.to(device),
@@ -165,13 +167,13 @@ def gather_members(source: Source, label: int, *, room: int, device: torch.devic
     )
 
 
-def _centre(source: Source, label: int) -> tuple[Tensor, float]:
+def _centre(source: PointSet, label: int) -> tuple[Tensor, float]:
     """The mean in float32's values, and the total variance."""
     found = moments(source, label)
     return found.mean.float().double(), float(found.variance.sum())
 
 
-def _lengths(source: Source, label: int, centre: Tensor, offset: Tensor) -> tuple[Tensor, float]:
+def _lengths(source: PointSet, label: int, centre: Tensor, offset: Tensor) -> tuple[Tensor, float]:
     """The squared distances from the centre, and the largest norm of a working point."""
     norms, longest = [], []
     for block in source.blocks(label, rows=max(1, PASS_BYTES // (8 * len(centre)))):
@@ -181,16 +183,16 @@ def _lengths(source: Source, label: int, centre: Tensor, offset: Tensor) -> tupl
     return torch.cat(norms), float(torch.stack(longest).max().sqrt())
 
 
-def _resident(source: Source, label: int, offset: Tensor, device: torch.device) -> Tensor:
+def _resident(source: PointSet, label: int, offset: Tensor, device: torch.device) -> Tensor:
     """All working points; those that need no change are taken as the source holds them."""
     count, dims = len(source.atoms(label).rows), len(offset)
     far, held = bool(offset.any()), getattr(source, "resident", True)
     if held and not far:
-        return moved(next(iter(source.blocks(label, rows=count))).points, device).contiguous()
+        return to_device(next(iter(source.blocks(label, rows=count))).points, device).contiguous()
     points, start, shift = torch.empty(count, dims, device=device), 0, offset.float().to(device)
     # a block at a time: as a whole, what it is made of would be held beside it
     for block in source.blocks(label, rows=max(1, BLOCK_BYTES // (4 * dims))):
         part = points[start : start + len(block.points)]
-        part.copy_(moved(block.points, device))
+        part.copy_(to_device(block.points, device))
         start += len(part.sub_(shift) if far else part)
     return points

@@ -16,26 +16,26 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from floracle.core.point_set import NO_LABEL, Atoms, Block, Prepared, Source, prepared
+from floracle.core.point_set import NO_LABEL, Block, PointSet, Prepared, WeightedRows, prepared
 from floracle.core.spectrum import PASS_BYTES, dimension, moments
-from floracle.run.exchange import first_says, gathered, merged_over, parts_over
-from floracle.run.processes import Group, share
+from floracle.run.exchange import broadcast_from_first, gather, gather_parts, merge_over_group
+from floracle.run.processes import ProcessGroup, contiguous_share
 
-from .class_points import FAR, NARROW, Members, Slab, Stretch, divided
-from .posterior import Sums
+from .class_points import FAR, NARROW, ClassPoints, PointBlock, Stretch, divided
+from .posterior import PosteriorSums
 
 S = TypeVar("S", bound=Any)
 
 
 @dataclass(frozen=True, eq=False)
-class Share:
+class ProcessShare:
     """A source that has only this process's atoms of every class; all else is the whole's.
 
     A class of fewer atoms than there are processes leaves some of them without any.
     """
 
-    source: Source
-    group: Group
+    source: PointSet
+    group: ProcessGroup
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -55,11 +55,11 @@ class Share:
     def __len__(self) -> int:
         return len(self.source)
 
-    def atoms(self, label: int = NO_LABEL) -> Atoms:
+    def atoms(self, label: int = NO_LABEL) -> WeightedRows:
         """The atoms of the share, with their weights in the whole class."""
         whole = self.source.atoms(label)
-        mine = share(len(whole.rows), self.group)
-        return Atoms(whole.rows[mine], whole.weights[mine])
+        mine = contiguous_share(len(whole.rows), self.group)
+        return WeightedRows(whole.rows[mine], whole.weights[mine])
 
     def blocks(self, label: int = NO_LABEL, *, rows: int) -> Iterator[Block]:
         """The atoms of the share in order, at most `rows` at a time."""
@@ -75,18 +75,18 @@ class Share:
 
 
 @dataclass(frozen=True)
-class SharedMembers(Members):
+class SharedClassPoints(ClassPoints):
     """A class whose points are divided among processes; `points` are those of the share.
 
     Rows, weights and norms are those of all atoms, and so are positions. A kind of `Members`, so
     that whoever reads slabs and merges what they give needs to know nothing else.
     """
 
-    group: Group
+    group: ProcessGroup
     part: slice
     """The positions that this process reads."""
 
-    def about(self, position: int) -> Members:
+    def about(self, position: int) -> ClassPoints:
         """The class seen from one of its atoms; all processes take part."""
         leader = self.originals(torch.tensor([position], device=self.rows.device))[0]
         seen = replace(self.unshifted(), centre=leader, offset=leader)
@@ -97,7 +97,7 @@ class SharedMembers(Members):
 
     def slabs(
         self, rows: int, *, wide: bool = False, within: Sequence[Stretch] | None = None
-    ) -> Iterator[Slab]:
+    ) -> Iterator[PointBlock]:
         """The working points of the share in order, at most `rows` at a time.
 
         With `within` only those of some stretches, which lie in the share.
@@ -106,10 +106,10 @@ class SharedMembers(Members):
         for start, stop in divided([whole] if within is None else within, rows):
             if self.points is not None:
                 begin = self.part.start
-                yield Slab(start, self.points[start - begin : stop - begin])
+                yield PointBlock(start, self.points[start - begin : stop - begin])
                 continue
             points = self.source.take(self.rows[start:stop].cpu()).flatten(1)
-            yield Slab(start, self._shifted(points, wide))
+            yield PointBlock(start, self._shifted(points, wide))
 
     def originals(self, positions: Tensor) -> Tensor:
         """Original points in float64 [*positions, D], whosever share they lie in."""
@@ -117,20 +117,20 @@ class SharedMembers(Members):
         return points.double().reshape(*positions.shape, self.dims)
 
 
-def gather_shared(
-    source: Source, label: int, *, group: Group, room: int, device: torch.device
-) -> SharedMembers:
+def gather_shared_class_points(
+    source: PointSet, label: int, *, group: ProcessGroup, room: int, device: torch.device
+) -> SharedClassPoints:
     """Read a class together: each process its share, whose points stay where they fit `room`."""
     atoms, known = source.atoms(label), prepared(source, label)
-    known = known or measured_together(source, label, group)
-    centre, part = known.centre, share(len(atoms.rows), group)
+    known = known or measure_distributed(source, label, group)
+    centre, part = known.centre, contiguous_share(len(atoms.rows), group)
     far = len(centre) >= NARROW and bool(centre.square().sum() > FAR * known.variance)
     offset = (centre if far else torch.zeros_like(centre)).to(device)
     points = None
     if (part.stop - part.start) * len(centre) * 4 <= room:
         points = _read(source, atoms.rows[part], device)
         points = points - offset.float() if far else points
-    return SharedMembers(
+    return SharedClassPoints(
         source,
         label,
         atoms.rows.to(device),
@@ -145,10 +145,10 @@ def gather_shared(
     )
 
 
-def measured_together(source: Source, label: int, group: Group) -> Prepared:
+def measure_distributed(source: PointSet, label: int, group: ProcessGroup) -> Prepared:
     """What is to be known of a class before it is asked, in two passes over the shares."""
-    mine = Share(source, group)
-    found = merged_over(group, moments(mine, label))
+    mine = ProcessShare(source, group)
+    found = merge_over_group(group, moments(mine, label))
     centre = found.mean.float().double()
     norms, squares = [centre.new_zeros(0)], [centre.new_zeros(1)]
     for block in mine.blocks(label, rows=max(1, PASS_BYTES // (8 * dimension(source)))):
@@ -160,38 +160,40 @@ def measured_together(source: Source, label: int, group: Group) -> Prepared:
     return Prepared(centre, every, float(found.variance.sum()), float(largest), None)
 
 
-def everywhere(members: Members, parts: Sequence[Sums], keep: int, *, batch: int) -> Sums:
+def everywhere(
+    members: ClassPoints, parts: Sequence[PosteriorSums], keep: int, *, batch: int
+) -> PosteriorSums:
     """The sums over a whole class from those over the blocks that this process has read."""
-    if not isinstance(members, SharedMembers):
-        return Sums.merged(parts, keep)
-    own = Sums.merged(parts, keep) if parts else _nothing(members, batch)
-    return Sums.merged(parts_over(members.group, own, what=f"{batch} queries"), keep)
+    if not isinstance(members, SharedClassPoints):
+        return PosteriorSums.merged(parts, keep)
+    own = PosteriorSums.merged(parts, keep) if parts else _nothing(members, batch)
+    return PosteriorSums.merged(gather_parts(members.group, own, what=f"{batch} queries"), keep)
 
 
-def together(members: Members, own: S) -> S:
+def together(members: ClassPoints, own: S) -> S:
     """A summary over a whole class from that over this process's share; numbers by the first."""
-    if not isinstance(members, SharedMembers):
+    if not isinstance(members, SharedClassPoints):
         return own
     if isinstance(own, int):
-        return cast("S", first_says(members.group, [own])[0])
-    return merged_over(members.group, own)
+        return cast("S", broadcast_from_first(members.group, [own])[0])
+    return merge_over_group(members.group, own)
 
 
-def _nothing(members: Members, batch: int) -> Sums:
+def _nothing(members: ClassPoints, batch: int) -> PosteriorSums:
     """The sums over no atoms at all."""
     zeros = members.centre.new_zeros(batch)
-    sums = {field.name: zeros for field in fields(Sums)}
+    sums = {field.name: zeros for field in fields(PosteriorSums)}
     none = members.centre.new_zeros(batch, 0)
     shaped = {"points": zeros[:, None].expand(batch, members.dims), "top_logits": none}
-    return Sums(**{**sums, **shaped, "peak": zeros - torch.inf, "top": none.long()})
+    return PosteriorSums(**{**sums, **shaped, "peak": zeros - torch.inf, "top": none.long()})
 
 
-def _joined(values: Tensor, group: Group) -> Tensor:
+def _joined(values: Tensor, group: ProcessGroup) -> Tensor:
     """The values of all processes, one after the other."""
-    parts = gathered([values], group, what="norms")
+    parts = gather([values], group, what="norms")
     return torch.cat([part[0] for part in parts]).to(values.device)
 
 
-def _read(source: Source, rows: Tensor, device: torch.device) -> Tensor:
+def _read(source: PointSet, rows: Tensor, device: torch.device) -> Tensor:
     """The points float32 [n, D] of some rows."""
     return source.take(rows.cpu()).flatten(1).to(device)

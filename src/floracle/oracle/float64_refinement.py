@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .class_points import Members, Stretch
-from .posterior import Sums
+from .class_points import ClassPoints, Stretch
+from .posterior import PosteriorSums
 from .scan import Passed, Queries, scan
 
 if TYPE_CHECKING:
-    from .pruning.search import Pruned
+    from .pruning.search import PruningResult
 
 TRIGGER = 8e-6
 """Predicted relative velocity error above which float64 takes over; the contract is 1e-5."""
@@ -57,21 +57,21 @@ AT_ONCE, LAUNCHED = 2**21, 2**25
 
 
 @dataclass(frozen=True)
-class Resolved:
+class Refined:
     """The sums with doubtful queries mended, and their means; float64."""
 
-    sums: Sums
+    sums: PosteriorSums
     mean: Tensor
     """[b, D]."""
     rescored: Tensor
     """How many atoms were rescored for each query, int64 [b]; the class size for a full rescan."""
-    pruned: Pruned | None = None
+    pruned: PruningResult | None = None
     """The proof, where atoms were left out."""
 
 
-def resolve(
-    members: Members, asked: Queries, sums: Sums, passed: Passed | None = None
-) -> Resolved:
+def refine(
+    members: ClassPoints, asked: Queries, sums: PosteriorSums, passed: Passed | None = None
+) -> Refined:
     """Mend the queries that float32 leaves in doubt; `passed` is where the scan has been."""
     mean = sums.points / sums.mass[:, None] + members.offset
     size = asked.velocity(mean).norm(dim=1).clamp(min=1e-30)
@@ -102,10 +102,10 @@ def resolve(
         within = None if passed is None else passed.where((sums.peak - cut)[many], many)
         new, mean[many] = _rescan(members, asked.of(many), _of(sums, many), within)
         sums, rescored[many] = _put(sums, many, new), len(members)
-    return Resolved(sums, mean, rescored)
+    return Refined(sums, mean, rescored)
 
 
-def hopeless(members: Members, asked: Queries, size: Tensor, error: Tensor) -> Tensor:
+def hopeless(members: ClassPoints, asked: Queries, size: Tensor, error: Tensor) -> Tensor:
     """How far below the peak logits cannot matter to a query, rounding included; nats, [b]."""
     widest = 2 * members.norms.max().sqrt()
     worth = (asked.amplification * widest / size).clamp(min=1)
@@ -113,9 +113,9 @@ def hopeless(members: Members, asked: Queries, size: Tensor, error: Tensor) -> T
 
 
 def predicted_error(
-    members: Members,
+    members: ClassPoints,
     asked: Queries,
-    sums: Sums,
+    sums: PosteriorSums,
     mean: Tensor,
     rounding: float,
     *,
@@ -142,14 +142,14 @@ def predicted_error(
     return asked.amplification * (from_logits + from_mean) / size
 
 
-def spread(members: Members, sums: Sums, mean: Tensor, rounding: float) -> Tensor:
+def spread(members: ClassPoints, sums: PosteriorSums, mean: Tensor, rounding: float) -> Tensor:
     """The posterior's tr Cov, rounding included; [b]."""
     norms = sums.norms / sums.mass
     centred = (mean - members.centre).square().sum(1)
     return (norms - centred).clamp(min=0) + rounding * norms
 
 
-def crowded(members: Members, sums: Sums, spread: Tensor) -> Tensor:
+def crowded(members: ClassPoints, sums: PosteriorSums, spread: Tensor) -> Tensor:
     """Whether two of the first leaders are much closer than the posterior is wide; [b]."""
     leaders = members.originals(sums.top[:, :LOOKED_AT])
     apart = torch.cdist(leaders, leaders).square()
@@ -157,7 +157,7 @@ def crowded(members: Members, sums: Sums, spread: Tensor) -> Tensor:
     return apart.amin((1, 2)) < 0.01 * spread
 
 
-def typical_error(members: Members, asked: Queries, mean: Tensor, rounding: float) -> Tensor:
+def typical_error(members: ClassPoints, asked: Queries, mean: Tensor, rounding: float) -> Tensor:
     """The typical error e of a logit from products so rounded, [b]."""
     apart = 0.25 * asked.centred.norm(dim=1) * members.largest
     along = 2 * (asked.centred * (mean - members.offset)).sum(1).abs()
@@ -166,30 +166,32 @@ def typical_error(members: Members, asked: Queries, mean: Tensor, rounding: floa
 
 
 def _rescore_leaders(
-    members: Members, asked: Queries, sums: Sums, kept: int
-) -> tuple[Sums, Tensor]:
+    members: ClassPoints, asked: Queries, sums: PosteriorSums, kept: int
+) -> tuple[PosteriorSums, Tensor]:
     pieces = [
         _rescored(members, asked.of(places), _of(sums, places), kept)
         for places in _some(members, asked, kept)
     ]
     names, (parts, means) = sums.__dataclass_fields__, zip(*pieces, strict=True)
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    return Sums(**joined), torch.cat(means)
+    return PosteriorSums(**joined), torch.cat(means)
 
 
-def _some(members: Members, asked: Queries, leaders: int) -> tuple[Tensor, ...]:
+def _some(members: ClassPoints, asked: Queries, leaders: int) -> tuple[Tensor, ...]:
     """Places of queries whose leaders are looked at together."""
     places = torch.arange(len(asked.x), device=asked.x.device)
     return places.split(_at_once(members, leaders))
 
 
-def _at_once(members: Members, leaders: int) -> int:
+def _at_once(members: ClassPoints, leaders: int) -> int:
     """Of how many queries so many leaders are looked at together."""
     most = LAUNCHED if members.centre.is_cuda else AT_ONCE
     return max(1, most // (leaders * members.dims))
 
 
-def _mended(members: Members, asked: Queries, sums: Sums) -> tuple[Sums, Tensor, Tensor]:
+def _mended(
+    members: ClassPoints, asked: Queries, sums: PosteriorSums
+) -> tuple[PosteriorSums, Tensor, Tensor]:
     """The sums with the logits of all kept leaders put right; the means; whether that settles it.
 
     Rounding moves the mean by about e √(γ_max · tr Cov) of the atoms it concerns: here of those
@@ -222,7 +224,7 @@ def _mended(members: Members, asked: Queries, sums: Sums) -> tuple[Sums, Tensor,
     return sums, mean, (left <= TRIGGER) & ~close
 
 
-def _heights(members: Members, asked: Queries, positions: Tensor) -> Tensor:
+def _heights(members: ClassPoints, asked: Queries, positions: Tensor) -> Tensor:
     """What logits have beside inner products: −(α²/2σ²) ‖x_i − m‖² + log w_i; [b, k]."""
     half = (asked.gain * asked.alpha / 2)[:, None]
     return members.log_weights[positions] - half * members.norms[positions]
@@ -232,7 +234,9 @@ def _weights(logits: Tensor, peak: Tensor) -> Tensor:
     return (logits - peak[:, None]).exp()
 
 
-def _moved(members: Members, sums: Sums, logits: Tensor, points: Tensor) -> Sums:
+def _moved(
+    members: ClassPoints, sums: PosteriorSums, logits: Tensor, points: Tensor
+) -> PosteriorSums:
     """The sums with other logits of the kept leaders, and the sums of points that they give."""
     pairs = [(values, _weights(values, sums.peak)) for values in (sums.top_logits, logits)]
     (before, old), (after, new) = pairs
@@ -250,7 +254,9 @@ def _moved(members: Members, sums: Sums, logits: Tensor, points: Tensor) -> Sums
     )
 
 
-def _rescored(members: Members, asked: Queries, sums: Sums, kept: int) -> tuple[Sums, Tensor]:
+def _rescored(
+    members: ClassPoints, asked: Queries, sums: PosteriorSums, kept: int
+) -> tuple[PosteriorSums, Tensor]:
     top = sums.top[:, :kept]
     points = members.originals(top)
     leader = points[:, :1]
@@ -284,7 +290,7 @@ def _rescored(members: Members, asked: Queries, sums: Sums, kept: int) -> tuple[
 
 
 def _leader_logit(
-    members: Members, asked: Queries, points: Tensor, top: Tensor, best: Tensor
+    members: ClassPoints, asked: Queries, points: Tensor, top: Tensor, best: Tensor
 ) -> Tensor:
     places = torch.arange(len(best), device=best.device)
     leader, position = points[places, best] - members.centre, top[places, best]
@@ -297,8 +303,8 @@ def _led(kept: Tensor, leaders: Tensor) -> Tensor:
 
 
 def _rescan(
-    members: Members, asked: Queries, sums: Sums, within: Sequence[Stretch] | None
-) -> tuple[Sums, Tensor]:
+    members: ClassPoints, asked: Queries, sums: PosteriorSums, within: Sequence[Stretch] | None
+) -> tuple[PosteriorSums, Tensor]:
     original = members if members.exact else members.unshifted()
     keep = sums.top.shape[1]
     again = scan(original, asked, dtype=torch.float64, keep=keep, within=within)
@@ -311,7 +317,9 @@ def _rescan(
     return again, mean
 
 
-def _scan_about(members: Members, asked: Queries, sums: Sums) -> tuple[Sums, Tensor]:
+def _scan_about(
+    members: ClassPoints, asked: Queries, sums: PosteriorSums
+) -> tuple[PosteriorSums, Tensor]:
     """One query again, with all points, and so the logits, seen from its leader."""
     near = members.about(int(sums.top[0, 0]))
     seen = replace(asked, centred=asked.x - asked.alpha[:, None] * near.centre)
@@ -323,14 +331,14 @@ def _scan_about(members: Members, asked: Queries, sums: Sums) -> tuple[Sums, Ten
     )
 
 
-def _of(sums: Sums, places: Tensor) -> Sums:
-    return Sums(*(getattr(sums, name)[places] for name in sums.__dataclass_fields__))
+def _of(sums: PosteriorSums, places: Tensor) -> PosteriorSums:
+    return PosteriorSums(*(getattr(sums, name)[places] for name in sums.__dataclass_fields__))
 
 
-def _put(sums: Sums, places: Tensor, new: Sums) -> Sums:
+def _put(sums: PosteriorSums, places: Tensor, new: PosteriorSums) -> PosteriorSums:
     fields = {}
     for name in sums.__dataclass_fields__:
         value = getattr(sums, name).clone()
         value[places] = getattr(new, name)
         fields[name] = value
-    return Sums(**fields)
+    return PosteriorSums(**fields)

@@ -22,14 +22,14 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from floracle.core.paths import LINEAR, Path, checked_times
-from floracle.core.point_set import NO_LABEL, Source, classes
+from floracle.core.paths import LINEAR, ProbabilityPath, check_times
+from floracle.core.point_set import NO_LABEL, PointSet, classes
 from floracle.core.spectrum import PASS_BYTES
 from floracle.run.budget import memory_budget
 from floracle.run.errors import InputError
 
-from .pairs.forward_pairs import Pairs
-from .posterior import Posterior, Sums
+from .pairs.forward_pairs import PairCurves
+from .posterior import Posterior, PosteriorSums
 
 TOP = 8
 BLOCKS = 8
@@ -39,7 +39,7 @@ COPIES = 16
 
 
 @runtime_checkable
-class GaussianSource(Source, Protocol):
+class GaussianPointSet(PointSet, Protocol):
     """A source whose points are means, with a standard deviation for every coordinate."""
 
     def spreads(self, rows: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class GaussianSource(Source, Protocol):
         ...
 
 
-class Atoms(NamedTuple):
+class GaussianBlock(NamedTuple):
     """Some Gaussians of a class, float64: rows start … of it."""
 
     start: int
@@ -79,8 +79,8 @@ class GaussianOracle:
     ("4G" or bytes; by default half of what is free) bounds what is worked on at a time.
     """
 
-    data: GaussianSource
-    path: Path = LINEAR
+    data: GaussianPointSet
+    path: ProbabilityPath = LINEAR
     memory: int | str | None = None
 
     @torch.no_grad()
@@ -133,7 +133,7 @@ class GaussianOracle:
         inner: Tensor,
         label: int = NO_LABEL,
         mirrored: bool = False,
-    ) -> Pairs:
+    ) -> PairCurves:
         """The posterior of pairs at all times [T]: data μ + s · inner of rows [p], and its noise.
 
         `noise` and `inner` are [p, *shape]. `mirrored` averages with the opposite noise.
@@ -145,7 +145,7 @@ class GaussianOracle:
         curves = [self._curves(some, times, label, mirrored=mirrored) for some in drawn]
         c = self.path.coefficients(times)
         variance, within, top, weight, entropy, concentration = torch.cat(curves, 1)
-        return Pairs(
+        return PairCurves(
             times=times.double(),
             amplification=c.amplification,
             variance=variance,
@@ -190,7 +190,7 @@ class GaussianOracle:
         squares = sums.squares / sums.mass**2
         return torch.stack([between, within, 1 / sums.mass, weight, entropy, squares])
 
-    def _posterior(self, sums: Sums, rows: Tensor) -> Posterior:
+    def _posterior(self, sums: PosteriorSums, rows: Tensor) -> Posterior:
         return Posterior(
             mean=(sums.points / sums.mass[:, None]).reshape(-1, *self.data.shape),
             log_mass=sums.peak + sums.mass.log(),
@@ -205,12 +205,12 @@ class GaussianOracle:
 
     def _summed(
         self, x: Tensor, t: Tensor, labels: Tensor | None, top: int = TOP
-    ) -> Iterator[tuple[Tensor, Moment, Sums]]:
+    ) -> Iterator[tuple[Tensor, Moment, PosteriorSums]]:
         """Queries by class and time: their places, coefficients and sums."""
         self._check(x, t, labels)
         if labels is None:
             labels = torch.full((len(x),), NO_LABEL)
-        asked = torch.stack([labels.double(), checked_times(t)], 1)
+        asked = torch.stack([labels.double(), check_times(t)], 1)
         each, index = asked.unique(dim=0, return_inverse=True)
         for number, (label, moment) in enumerate(
             zip(each[:, 0].tolist(), self._moments(each[:, 1]), strict=True)
@@ -221,19 +221,21 @@ class GaussianOracle:
 
     def _scan(
         self, x: Tensor, moment: Moment, label: int, *, keep: int, own: Tensor | None = None
-    ) -> tuple[Sums, Tensor]:
+    ) -> tuple[PosteriorSums, Tensor]:
         """One pass over a class, and the logits [b] of each query's own atom."""
-        total: list[Sums] = []
+        total: list[PosteriorSums] = []
         own_logits = torch.full((len(x),), -torch.inf, dtype=torch.float64)
         for atoms in self._atoms(label):
             logits, mean = _block(x, atoms, moment)
             if own is not None:
                 here = ((own >= atoms.start) & (own < atoms.start + len(atoms.rows))).nonzero()
                 own_logits[here] = logits[here, own[here] - atoms.start]
-            total = [Sums.merged([*total, _sums(logits, mean, x, atoms.start, keep)], keep)]
+            total = [
+                PosteriorSums.merged([*total, _sums(logits, mean, x, atoms.start, keep)], keep)
+            ]
         return total[0], own_logits
 
-    def _atoms(self, label: int) -> Iterator[Atoms]:
+    def _atoms(self, label: int) -> Iterator[GaussianBlock]:
         start, dims = 0, torch.Size(self.data.shape).numel()
         if label != NO_LABEL and not (self.data.labels == label).any():
             raise InputError(
@@ -241,7 +243,7 @@ class GaussianOracle:
             )
         for block in self.data.blocks(label, rows=max(1, BLOCKS * PASS_BYTES // (8 * dims))):
             deviations = self.data.spreads(block.rows).flatten(1).double()
-            yield Atoms(
+            yield GaussianBlock(
                 start,
                 block.rows,
                 block.weights.log(),
@@ -291,7 +293,7 @@ class _Mean(NamedTuple):
     along: Tensor
 
 
-def _block(x: Tensor, atoms: Atoms, moment: Moment) -> tuple[Tensor, _Mean]:
+def _block(x: Tensor, atoms: GaussianBlock, moment: Moment) -> tuple[Tensor, _Mean]:
     """The logits [b, n] of a block of atoms and what their posterior means are made of."""
     alpha, sigma = moment.alpha, moment.sigma
     centre = atoms.means.mean(0)
@@ -304,12 +306,12 @@ def _block(x: Tensor, atoms: Atoms, moment: Moment) -> tuple[Tensor, _Mean]:
     return atoms.log_weights - squares / 2, _Mean(atoms.means * (1 - alpha * share), share)
 
 
-def _sums(logits: Tensor, mean: _Mean, x: Tensor, start: int, keep: int) -> Sums:
+def _sums(logits: Tensor, mean: _Mean, x: Tensor, start: int, keep: int) -> PosteriorSums:
     top = logits.topk(min(keep, logits.shape[1]), dim=1)
     peak = top.values[:, 0]
     relative = (logits - peak[:, None]).clamp(min=-700)
     weights = relative.exp()
-    return Sums(
+    return PosteriorSums(
         peak,
         weights.sum(1),
         weights @ mean.fixed + (weights @ mean.along) * x,

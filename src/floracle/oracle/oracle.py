@@ -15,20 +15,20 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from floracle.core.coarse_view import coarse_of, kept_coordinates
-from floracle.core.paths import LINEAR, Path, checked_times
-from floracle.core.point_set import NO_LABEL, Source, classes
-from floracle.run.budget import SHARE, chosen_device, memory_budget
+from floracle.core.coarse_view import coarse_view, kept_coordinates
+from floracle.core.paths import LINEAR, ProbabilityPath, check_times
+from floracle.core.point_set import NO_LABEL, PointSet, classes
+from floracle.run.budget import SHARE, choose_device, memory_budget
 from floracle.run.errors import InputError
-from floracle.run.exchange import bytes_of, check_same, first_says
+from floracle.run.exchange import broadcast_from_first, bytes_of, check_same
 from floracle.run.files import digest
-from floracle.run.processes import ALONE, Group
+from floracle.run.processes import ALONE, ProcessGroup
 
-from .class_points import Members, gather_members
-from .distributed import gather_shared
-from .float64_refinement import Resolved, resolve
-from .pairs.forward_pairs import Pairs, pair_bytes, pair_curves
-from .pairs.held_out_pairs import Strangers, stranger_bytes, stranger_curves
+from .class_points import ClassPoints, gather_class_points
+from .distributed import gather_shared_class_points
+from .float64_refinement import Refined, refine
+from .pairs.forward_pairs import PairCurves, pair_bytes, pair_curves
+from .pairs.held_out_pairs import HeldOutPairs, held_out_pair_bytes, held_out_pair_curves
 from .posterior import Posterior
 from .pruning.bfloat16_bounds import quick
 from .pruning.screen import Screen, room_for, screen_of
@@ -79,14 +79,14 @@ class Oracle:
     proven to be no more; where it cannot be proven, or would not pay, all of them are read.
     """
 
-    data: Source
-    path: Path = LINEAR
+    data: PointSet
+    path: ProbabilityPath = LINEAR
     memory: int | str | None = None
     device: torch.device | str | None = None
     temperature: float = 1.0
-    group: Group | None = None
+    group: ProcessGroup | None = None
     tolerance: float = 0.0
-    _kept: OrderedDict[int, Members] = field(
+    _kept: OrderedDict[int, ClassPoints] = field(
         default_factory=OrderedDict, init=False, repr=False, compare=False
     )
     _bytes: ClassBytes = field(default_factory=ClassBytes, init=False, repr=False, compare=False)
@@ -138,7 +138,7 @@ class Oracle:
         *,
         label: int = NO_LABEL,
         mirrored: bool = False,
-    ) -> Pairs:
+    ) -> PairCurves:
         """The posterior of known pairs at all times, from two rows of inner products each.
 
         `rows` int64 [p] are rows of the data, `noise` [p, *shape] their noise, `times` [T] in
@@ -146,7 +146,7 @@ class Oracle:
         `mirrored` averages every pair with the one of opposite noise, which costs no product.
         Over the whole set of labelled data the entropy of the class is followed as well.
         """
-        checked_times(times)
+        check_times(times)
         self.check_untempered("a pair")
         if not self._together.alone:
             asked = {"rows": rows, "noise": noise, "times": times}
@@ -159,17 +159,17 @@ class Oracle:
     @torch.no_grad()
     def strangers(
         self, points: Tensor, noise: Tensor, times: Tensor, *, label: int = NO_LABEL
-    ) -> Strangers:
+    ) -> HeldOutPairs:
         """The posterior of pairs whose data [p, *shape] is outside the set, at all times [T]."""
-        checked_times(times)
+        check_times(times)
         self.check_untempered("a pair")
         if not self._together.alone:
             return self.alone().strangers(points, noise, times, label=label)
         members = self.members(label)
-        size = self._fitting(label, len(points), stranger_bytes(members))
-        return stranger_curves(members, self.path, points, noise, times, size=size)
+        size = self._fitting(label, len(points), held_out_pair_bytes(members))
+        return held_out_pair_curves(members, self.path, points, noise, times, size=size)
 
-    def members(self, label: int = NO_LABEL) -> Members:
+    def members(self, label: int = NO_LABEL) -> ClassPoints:
         """The atoms of a class, made ready once and kept while memory allows."""
         if label in self._kept:
             self._kept.move_to_end(label)
@@ -182,11 +182,13 @@ class Oracle:
         group, count = self._together, len(self.data.atoms(label).rows)
         size = -(-count // group.size) * self._dims * 4
         self._make_room(size, budget)
-        room, device = budget - self._held(), chosen_device(self.device)
+        room, device = budget - self._held(), choose_device(self.device)
         if group.alone:
-            found = gather_members(self.data, label, room=room, device=device)
+            found = gather_class_points(self.data, label, room=room, device=device)
         else:
-            found = gather_shared(self.data, label, group=group, room=room, device=device)
+            found = gather_shared_class_points(
+                self.data, label, group=group, room=room, device=device
+            )
         tempered = replace(found, log_weights=found.log_weights / self.temperature)
         self._kept[label] = tempered
         self._note(label)
@@ -204,7 +206,7 @@ class Oracle:
         return replace(self, group=None, memory=max(1, self._budget()))
 
     @property
-    def _together(self) -> Group:
+    def _together(self) -> ProcessGroup:
         return self.group or ALONE
 
     @property
@@ -221,7 +223,7 @@ class Oracle:
 
         The processes of one machine divide its memory.
         """
-        device = chosen_device(self.device)
+        device = choose_device(self.device)
         budget = memory_budget(self.memory, device) // self._together.local
         return budget + (int(SHARE * self._held()) if self.memory is None else 0)
 
@@ -243,7 +245,7 @@ class Oracle:
         if count * each <= SMALL_BYTES:
             return count
         size = max(1, min(count, self.room(label) // each))
-        size = first_says(self._together, [size])[0]
+        size = broadcast_from_first(self._together, [size])[0]
         self._make_room(size * each, self._budget(), beside=1)
         return size
 
@@ -258,7 +260,7 @@ class Oracle:
                 break
             held -= self._bytes.by_label[label]
             dropped += 1
-        dropped = first_says(self._together, [dropped])[0]
+        dropped = broadcast_from_first(self._together, [dropped])[0]
         for label in list(islice(self._kept, dropped)):
             del self._kept[label]
             self._screens.pop(label, None)
@@ -268,8 +270,8 @@ class Oracle:
         """Queries by class: their places, atoms, themselves, and their resolved sums."""
         _check(self.data, x, t, labels)
         self._check_same(x, t, labels)
-        flat = x.flatten(1).to(chosen_device(self.device))
-        t = checked_times(t).to(flat.device)
+        flat = x.flatten(1).to(choose_device(self.device))
+        t = check_times(t).to(flat.device)
         if labels is None:
             labels = torch.full((len(x),), NO_LABEL)
         for label in labels.unique().tolist() or [NO_LABEL]:
@@ -282,28 +284,28 @@ class Oracle:
                 asked = queries(members, *at, temperature=self.temperature)
                 yield from self._resolved_together(members, places, asked, top)
 
-    def _resolved_together(self, members: Members, places: Tensor, asked: Queries, top: int):  # noqa: ANN202
+    def _resolved_together(self, members: ClassPoints, places: Tensor, asked: Queries, top: int):  # noqa: ANN202
         """Queries of one class that fit the memory together, like `_resolved`."""
         left = torch.arange(len(places), device=asked.x.device)
         if self._prunes(members, len(places)):
             pruned = prune(self._screen(members), asked, tolerance=self.tolerance, keep=top)
             here, left = pruned.places, pruned.left
-            found = Resolved(pruned.sums, pruned.mean, pruned.touched, pruned)
+            found = Refined(pruned.sums, pruned.mean, pruned.touched, pruned)
             if len(here):
                 yield places[here.to(places.device)], members, asked.of(here), found
         if len(left) or not len(places):
             rest = asked.of(left)
             passed = Passed.ready(members, rest)
             sums = scan(members, rest, keep=max(top, 32), passed=passed)
-            resolved = resolve(members, rest, sums, passed)
+            resolved = refine(members, rest, sums, passed)
             yield places[left.to(places.device)], members, rest, resolved
 
-    def _prunes(self, members: Members, queries: int) -> bool:
+    def _prunes(self, members: ClassPoints, queries: int) -> bool:
         """Whether atoms may be left out: asked for, by one process, of a class in view."""
         asked = self.tolerance > 0 and self._together.alone and self.temperature == 1
         return asked and possible(members, queries) and self._in_view(members)
 
-    def _in_view(self, members: Members) -> bool:
+    def _in_view(self, members: ClassPoints) -> bool:
         """Whether a class lies in memory, or the source keeps a coarse view that fits there."""
         screen = self._screens.get(members.label)
         if members.points is not None or (screen is not None and screen.members is members):
@@ -311,14 +313,14 @@ class Oracle:
         size = room_for(len(members), kept_coordinates(self.data))
         return kept_coordinates(self.data) > 0 and self._held() + size <= self._budget()
 
-    def _screen(self, members: Members) -> Screen:
+    def _screen(self, members: ClassPoints) -> Screen:
         """The coarse view of a class, made at its first query."""
         found = self._screens.get(members.label)
         if found is None or found.members is not members:
             size = len(members) * members.dims * 2
             at_hand = members.points is not None and not members.centre.is_cuda
             fits = at_hand and quick() and self._held() + size <= self._budget()
-            found = screen_of(members, coarse_of(self.data, members.label), whole=fits)
+            found = screen_of(members, coarse_view(self.data, members.label), whole=fits)
             self._screens[members.label] = found
             self._note(members.label)
         return found
@@ -338,7 +340,7 @@ class Oracle:
         check_same(self._together, content)
 
     def _posterior(
-        self, members: Members, asked: Queries, resolved: Resolved, top: int
+        self, members: ClassPoints, asked: Queries, resolved: Refined, top: int
     ) -> Posterior:
         sums = resolved.sums
         leaders, below = sums.top[:, 0], sums.peak - sums.top_logits[:, 0]
@@ -365,7 +367,7 @@ def _hash(values: Tensor) -> str:
     return digest(f"{values.dtype} {list(values.shape)}", bytes_of(values).numpy().data)
 
 
-def _check(data: Source, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
+def _check(data: PointSet, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
     """Refuse queries whose shapes do not fit the data, at the door."""
     if tuple(x.shape[1:]) != tuple(data.shape):
         raise ValueError(

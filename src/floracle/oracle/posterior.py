@@ -24,14 +24,14 @@ times as long."""
 SMALLEST = 2.2e-19
 
 
-def weights_of(relative: Tensor, out: Tensor | None = None) -> Tensor:
+def exp_or_zero(relative: Tensor, out: Tensor | None = None) -> Tensor:
     """Exponentials of logits relative to the peak (bounded in place), 0 where negligible."""
     weights = torch.exp(relative.clamp_(min=NEGLIGIBLE), out=out)
     return torch.threshold_(weights, SMALLEST, 0.0)
 
 
 @dataclass(frozen=True)
-class Sums:
+class PosteriorSums:
     """Sums over some atoms of e^{l − peak} times what is named; float64, [b] unless stated."""
 
     peak: Tensor
@@ -49,12 +49,12 @@ class Sums:
     top: Tensor
     """Positions of those atoms within their class, int64 [b, k]."""
 
-    def merge(self, other: Sums) -> Sums:
+    def merge(self, other: PosteriorSums) -> PosteriorSums:
         """The sums over both sets of atoms; all leaders of both are kept."""
-        return Sums.merged([self, other])
+        return PosteriorSums.merged([self, other])
 
     @staticmethod
-    def merged(parts: Sequence[Sums], keep: int | None = None) -> Sums:
+    def merged(parts: Sequence[PosteriorSums], keep: int | None = None) -> PosteriorSums:
         """The sums over several sets of atoms; all leaders are kept unless told how many."""
         if len(parts) == 1:
             return parts[0]
@@ -74,7 +74,7 @@ class Sums:
         best = top_logits.topk(min(keep or held, held), dim=1)
         top = torch.cat([part.top for part in parts], 1).gather(1, best.indices)
         sums = (mass.sum(0), points, logits.sum(0), squares.sum(0), norms.sum(0))
-        return Sums(peak, *sums, best.values, top)
+        return PosteriorSums(peak, *sums, best.values, top)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.paths import LINEAR, Path, expand
+from floracle.core.paths import LINEAR, ProbabilityPath, expand
 
 
 class Reference(NamedTuple):
@@ -32,7 +32,12 @@ class Reference(NamedTuple):
 
 
 def reference(
-    points: Tensor, x: Tensor, t: Tensor, *, weights: Tensor | None = None, path: Path = LINEAR
+    points: Tensor,
+    x: Tensor,
+    t: Tensor,
+    *,
+    weights: Tensor | None = None,
+    path: ProbabilityPath = LINEAR,
 ) -> Reference:
     """The oracle at queries x [b, D], times t [b], for points [N, D] of the given weights [N]."""
     points, x, c = points.double(), x.double(), path.coefficients(t)

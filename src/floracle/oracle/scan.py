@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.core.paths import Coefficients, Path
+from floracle.core.paths import Coefficients, ProbabilityPath
 
-from .class_points import Members, Slab, Stretch
+from .class_points import ClassPoints, PointBlock, Stretch
 from .distributed import everywhere
-from .posterior import NEGLIGIBLE, Sums, weights_of
+from .posterior import NEGLIGIBLE, PosteriorSums, exp_or_zero
 
 TOP = 32
 """How many leading atoms are kept for each query."""
@@ -73,7 +73,7 @@ class Queries:
 
 
 def queries(
-    members: Members, x: Tensor, t: Tensor, path: Path, *, temperature: float = 1.0
+    members: ClassPoints, x: Tensor, t: Tensor, path: ProbabilityPath, *, temperature: float = 1.0
 ) -> Queries:
     """Queries x [b, D] at times t [b] < 1, for one class; logits are divided by `temperature`."""
     c = path.coefficients(t.to(x.device))
@@ -93,12 +93,12 @@ class Passed:
     """float64 [most, b]; one tensor, since many small ones would leave holes in the heap."""
 
     @classmethod
-    def ready(cls, members: Members, asked: Queries) -> Passed:
+    def ready(cls, members: ClassPoints, asked: Queries) -> Passed:
         """Room for a scan of a class that has yet to come."""
         rows = block_rows(members, len(asked.x), members.precision)
         return cls([], asked.gain.new_empty(-(-len(members) // rows), len(asked.x)))
 
-    def note(self, slab: Slab, peak: Tensor) -> None:
+    def note(self, slab: PointBlock, peak: Tensor) -> None:
         """Remember a block and the largest logits [b] in it."""
         self.peaks[len(self.stretches)] = peak
         self.stretches.append(Stretch(slab.start, slab.start + len(slab.points)))
@@ -110,14 +110,14 @@ class Passed:
 
 
 def scan(
-    members: Members,
+    members: ClassPoints,
     asked: Queries,
     *,
     dtype: torch.dtype | None = None,
     keep: int = TOP,
     passed: Passed | None = None,
     within: Sequence[Stretch] | None = None,
-) -> Sums:
+) -> PosteriorSums:
     """One pass over a class, with inner products in `dtype`; `keep` leaders are remembered.
 
     Without a `dtype` products are in float32, or in float64 for points of few dimensions. Where
@@ -135,18 +135,18 @@ def scan(
             passed.note(slab, peak)
         floor = peak if floor is None else torch.maximum(floor, peak)
         if len(parts) == TOGETHER:
-            total, parts = [Sums.merged(total + parts, keep)], []
+            total, parts = [PosteriorSums.merged(total + parts, keep)], []
     return everywhere(members, total + parts, keep, batch=len(asked.x))
 
 
-def _kernel(members: Members, asked: Queries, dtype: torch.dtype, keep: int) -> _Kernel:
+def _kernel(members: ClassPoints, asked: Queries, dtype: torch.dtype, keep: int) -> _Kernel:
     gain = asked.gain[:, None]
     shift = gain * (asked.centred @ (members.centre - members.offset))[:, None]
     half = gain * asked.alpha[:, None] / 2
     return _Kernel(members, asked.centred.to(dtype), gain, half, shift, dtype, keep)
 
 
-def block_rows(members: Members, batch: int, dtype: torch.dtype) -> int:
+def block_rows(members: ClassPoints, batch: int, dtype: torch.dtype) -> int:
     """Rows a block: small enough to stay in cache for few queries, large for many.
 
     Never so many that rounding would add up: within a block sums are taken in `dtype`. A GPU,
@@ -160,7 +160,7 @@ def block_rows(members: Members, batch: int, dtype: torch.dtype) -> int:
     return max(1, min(LEAST_ROWS, LEAST_BYTES // row), min(most, SUMMED))
 
 
-def query_bytes(members: Members) -> int:
+def query_bytes(members: ClassPoints) -> int:
     """Bytes that a query takes while a class is scanned for it."""
     rows = block_rows(members, 1, members.precision)
     blocks = min(TOGETHER, -(-len(members) // rows)) + 1  # their sums wait to be merged
@@ -171,7 +171,7 @@ def query_bytes(members: Members) -> int:
 class _Kernel:
     """What every block of a scan needs of its queries."""
 
-    members: Members
+    members: ClassPoints
     centred: Tensor
     """y in the type of the products, [b, D]."""
     gain: Tensor
@@ -183,7 +183,7 @@ class _Kernel:
     dtype: torch.dtype
     keep: int
 
-    def sums(self, slab: Slab, floor: Tensor | None) -> Sums:
+    def sums(self, slab: PointBlock, floor: Tensor | None) -> PosteriorSums:
         """The sums over one block; atoms hopelessly below `floor` are not averaged."""
         points = slab.points.to(self.dtype)
         logits = self.logits(points, slab.start)
@@ -191,9 +191,9 @@ class _Kernel:
         peak = top.values[:, 0]
         relative = logits.sub_(peak[:, None]).to(self.dtype)
         matters = self.matters(relative, peak, floor)
-        weights = weights_of(relative)
+        weights = exp_or_zero(relative)
         norms = self.members.norms[slab.start : slab.start + len(points)]
-        return Sums(
+        return PosteriorSums(
             peak,
             weights.sum(1, dtype=torch.float64),
             self.average(points, weights, matters),

@@ -20,10 +20,10 @@ from floracle.report.plots import (
     numbers,
 )
 from floracle.run.results import Results, provenance
-from floracle.sampling.grid import share_of_steps, shifted, time_grid
+from floracle.sampling.grid import share_of_steps, shift_times, time_grid
 
 from .palette import ramp
-from .recipe import Plan, Recipe, Row, rows_of, table
+from .recipe import Recipe, RecipePlan, TableRow, rows_of, table
 
 POINTS = 201
 """Times at which the map is drawn."""
@@ -31,7 +31,7 @@ SHARE = "share of steps before the end of navigation, %"
 
 
 @dataclass(frozen=True)
-class Settings:
+class AppendixDSettings:
     """Which shifts are shown."""
 
     shifts: tuple[float, ...] = (4.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.1)
@@ -40,7 +40,7 @@ class Settings:
     """Where navigation ends in the paper's latents."""
 
 
-def plan(settings: Settings) -> Plan:
+def plan(settings: AppendixDSettings) -> RecipePlan:
     """Maps and grids; there is nothing to keep."""
     asked = {"item": "appendix-d", **asdict(settings), "shifts": list(settings.shifts)}
 
@@ -49,7 +49,7 @@ def plan(settings: Settings) -> Plan:
         t = torch.linspace(0, 1, POINTS, dtype=torch.float64)
         arrays: dict[str, Tensor] = {
             "t": t,
-            "maps": torch.stack([shifted(t, shift) for shift in settings.shifts]),
+            "maps": torch.stack([shift_times(t, shift) for shift in settings.shifts]),
             "grids": torch.stack(grids),
         }
         rows = [
@@ -58,10 +58,10 @@ def plan(settings: Settings) -> Plan:
         ]
         return Results("appendix-d", asked, {"table": table(rows)}, arrays, provenance())
 
-    return Plan(asked, {}, joined)
+    return RecipePlan(asked, {}, joined)
 
 
-def _row(shift: float, grid: Tensor, until: float) -> Row:
+def _row(shift: float, grid: Tensor, until: float) -> TableRow:
     return {
         "": f"s = {shift:g}",
         SHARE: round(100 * share_of_steps(grid, until), 9),
@@ -164,10 +164,10 @@ def _by_shift(results: Results, name: str) -> list[tuple[float, Tensor]]:
 APPENDIX_D = Recipe(
     "appendix-d",
     "The timestep shift as a map of times and as grids of steps",
-    Settings(),
+    AppendixDSettings(),
     plan,
     draw,
     expected={"s = 0.5": {SHARE: 34.0, "half-way": 1 / 3}, "s = 2": {"half-way": 2 / 3}},
-    quick=Settings(),
+    quick=AppendixDSettings(),
     figures=("appendix-d", "appendix-d-grids"),
 )

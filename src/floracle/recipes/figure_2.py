@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from floracle.analysis.saved import group_arrays, group_of, group_values
-from floracle.analysis.stages.measure import Plan as StagesPlan
-from floracle.analysis.stages.measure import assembled, measured, planned
+from floracle.analysis.stages.measure import StagesPlan as StagesPlan
+from floracle.analysis.stages.measure import assemble_stages, measure_class, plan_stages
 from floracle.analysis.stages.pooled import Pool
 from floracle.core.point_set import NO_LABEL, classes
 from floracle.data.store import Store, open_store
@@ -29,7 +29,7 @@ from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
 
 from .figure_2_drawing import MOST, draw_gap, draw_top
-from .recipe import Parts, Plan, Recipe, Row, table
+from .recipe import Parts, Recipe, RecipePlan, TableRow, table
 
 GONE = 0.01
 """The share of the gap at noise below which it counts as gone."""
@@ -44,7 +44,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Figure2Settings:
     """Which data is measured, and how well."""
 
     data: tuple[str, ...] = ("digits",)
@@ -57,7 +57,7 @@ class Settings:
     """How `open_store` is to read all of the data; it tells in their fingerprints."""
 
 
-def plan(item: str, settings: Settings) -> Plan:
+def plan(item: str, settings: Figure2Settings) -> RecipePlan:
     """For every data set its times, then a part for every class."""
     if not 1 <= len(settings.data) <= MOST:
         raise InputError(f"{item} draws 1 to {MOST} data sets, got {len(settings.data)}")
@@ -91,7 +91,7 @@ def plan(item: str, settings: Settings) -> Plan:
             made,
         )
 
-    return Plan(asked, parts, joined, stores)
+    return RecipePlan(asked, parts, joined, stores)
 
 
 def _labels(store: Store) -> list[int]:
@@ -102,8 +102,8 @@ def _labels(store: Store) -> list[int]:
     return chosen
 
 
-def _planned(oracle: Oracle, settings: Settings, labels: list[int], _: Parts) -> Results:
-    found = planned(
+def _planned(oracle: Oracle, settings: Figure2Settings, labels: list[int], _: Parts) -> Results:
+    found = plan_stages(
         oracle, times=settings.times, pairs=settings.pairs, labels=labels, seed=settings.seed
     )
     sizes = {str(label): size for label, size in found.sizes.items()}
@@ -111,7 +111,7 @@ def _planned(oracle: Oracle, settings: Settings, labels: list[int], _: Parts) ->
     return Results("plan", {}, {"sizes": sizes}, {"times": found.times, **spectra})
 
 
-def _plan_of(part: Results, settings: Settings) -> StagesPlan:
+def _plan_of(part: Results, settings: Figure2Settings) -> StagesPlan:
     sizes = {int(label): size for label, size in part.values["sizes"].items()}
     return StagesPlan(
         labels=tuple(sorted(sizes)),
@@ -123,20 +123,22 @@ def _plan_of(part: Results, settings: Settings) -> StagesPlan:
     )
 
 
-def _measured(oracle: Oracle, settings: Settings, i: int, label: int, found: Parts) -> Results:
-    group = measured(oracle, _plan_of(found[f"{i}/plan"], settings), label)
+def _measured(
+    oracle: Oracle, settings: Figure2Settings, i: int, label: int, found: Parts
+) -> Results:
+    group = measure_class(oracle, _plan_of(found[f"{i}/plan"], settings), label)
     return Results("part", {}, group_values(group), group_arrays(group))
 
 
 def _assembled(
-    found: Parts, i: int, oracle: Oracle, settings: Settings
+    found: Parts, i: int, oracle: Oracle, settings: Figure2Settings
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What is drawn of a data set: its classes pooled, and the times."""
     plan = _plan_of(found[f"{i}/plan"], settings)
     parts = [found[f"{i}/{label}"] for label in plan.labels]
     groups = [group_of(dict(part.values), part.arrays) for part in parts]
     pool = reduce(Pool.merge, map(Pool.of, groups))
-    main = replace(assembled(oracle, plan, groups, pool).main, resamples=None)
+    main = replace(assemble_stages(oracle, plan, groups, pool).main, resamples=None)
     values = {
         "name": getattr(oracle.data, "name", "data"),
         "dims": torch.Size(oracle.data.shape).numel(),
@@ -146,7 +148,7 @@ def _assembled(
     return values, {"times": plan.times, **group_arrays(main)}
 
 
-def _row(values: dict[str, Any], arrays: dict[str, Tensor], i: int) -> Row:
+def _row(values: dict[str, Any], arrays: dict[str, Tensor], i: int) -> TableRow:
     """The numbers of a data set."""
     group = group_of(values["group"], arrays, f"{i}/")
     t, gap = numbers(arrays[f"{i}/times"]), numbers(group.curves["gap"].mean) / values["dims"]
@@ -180,20 +182,20 @@ EXPECTED = {"digits": {"collapse": 0.5598, "end": 0.7493, "gap at noise": 0.1699
 FIGURE_2A = Recipe(
     "figure-2a",
     "Gap per dimension between the conditional target and the oracle velocity by time",
-    Settings(),
+    Figure2Settings(),
     partial(plan, "figure-2a"),
     draw_gap,
     expected=EXPECTED,
-    quick=Settings(pairs=32, times=24),
+    quick=Figure2Settings(pairs=32, times=24),
     figures=("figure-2a",),
 )
 FIGURE_2B = Recipe(
     "figure-2b",
     "Mean top-1 posterior weight by time",
-    Settings(),
+    Figure2Settings(),
     partial(plan, "figure-2b"),
     draw_top,
     expected=EXPECTED,
-    quick=Settings(pairs=32, times=24),
+    quick=Figure2Settings(pairs=32, times=24),
     figures=("figure-2b",),
 )

@@ -16,17 +16,17 @@ from functools import partial
 
 import torch
 
-from floracle.analysis.curves import Curve, crossing, landmark, resampled
+from floracle.analysis.curves import Curve, bootstrap_means, crossing, landmark
 from floracle.analysis.prediction.closed_form import predict
 from floracle.analysis.stages.information import times_for
 from floracle.core.seeds import generator, noise
 from floracle.data.store import open_store
 from floracle.oracle.oracle import Oracle
-from floracle.oracle.pairs.forward_pairs import Pairs
+from floracle.oracle.pairs.forward_pairs import PairCurves
 from floracle.run.results import Results, provenance
 
 from .figure_3_drawing import draw
-from .recipe import Parts, Plan, Recipe, table
+from .recipe import Parts, Recipe, RecipePlan, table
 
 COLUMNS = (
     "collapse",
@@ -44,7 +44,7 @@ how long the top-1 weight takes; how far the own weight is from its closed form 
 
 
 @dataclass(frozen=True)
-class Settings:
+class Figure3Settings:
     """Which clouds are measured, and how well."""
 
     dims: tuple[int, ...] = (16, 64, 256, 1024, 4096)
@@ -57,7 +57,7 @@ class Settings:
     seed: int = 0
 
 
-def plan(settings: Settings) -> Plan:
+def plan(settings: Figure3Settings) -> RecipePlan:
     """A part for every size of cloud."""
     asked = {
         "item": "figure-3",
@@ -80,7 +80,7 @@ def plan(settings: Settings) -> Plan:
         }
         return Results("figure-3", asked, {"table": table(rows)}, arrays, provenance())
 
-    return Plan(asked, parts, joined)
+    return RecipePlan(asked, parts, joined)
 
 
 def name_of(dims: int, points: int) -> str:
@@ -94,7 +94,7 @@ def isotropic_collapse(dims: int, points: int) -> float:
     return ratio / (1 + ratio)
 
 
-def _measured(settings: Settings, dims: int, points: int, _: Parts) -> Results:
+def _measured(settings: Figure3Settings, dims: int, points: int, _: Parts) -> Results:
     """The weights of pairs of a few clouds of one size, beside their closed form."""
     predicted = predict(points, dims=dims)
     times = times_for([predicted], settings.times)
@@ -103,7 +103,7 @@ def _measured(settings: Settings, dims: int, points: int, _: Parts) -> Results:
     closed = predicted.own(times)
     deviation = own.mean - closed
     worst = int(deviation.abs().argmax())
-    mark = landmark(times, own.mean, resampled(found.own, settings.seed), 0.5)
+    mark = landmark(times, own.mean, bootstrap_means(found.own, settings.seed), 0.5)
     levels = [float(crossing(times, top.mean[None], level)[0]) for level in (0.25, 0.75)]
     values = {
         "collapse": mark.value,
@@ -127,7 +127,7 @@ def _measured(settings: Settings, dims: int, points: int, _: Parts) -> Results:
     return Results("part", {}, values, arrays)
 
 
-def _pairs(settings: Settings, dims: int, points: int, times: torch.Tensor) -> Pairs:
+def _pairs(settings: Figure3Settings, dims: int, points: int, times: torch.Tensor) -> PairCurves:
     """Pairs of every cloud; noise and clouds never share a seed, which would tie them together."""
     first = _first_seed(settings.seed, dims, points)
     parts = []
@@ -152,7 +152,7 @@ def _first_seed(seed: int, dims: int, points: int) -> int:
 FIGURE_3 = Recipe(
     "figure-3",
     "Top-1 weight by time for synthetic unit Gaussians, D and N varied",
-    Settings(),
+    Figure3Settings(),
     plan,
     draw,
     expected={
@@ -161,6 +161,6 @@ FIGURE_3 = Recipe(
         name_of(256, 1000): {"collapse": 0.1839, "isotropic": 0.1906},
         name_of(4096, 10_000): {"collapse": 0.06115, "isotropic": 0.06291},
     },
-    quick=replace(Settings(), dims=(16, 64, 256), points=(100, 1000), clouds=2, pairs=32),
+    quick=replace(Figure3Settings(), dims=(16, 64, 256), points=(100, 1000), clouds=2, pairs=32),
     figures=("figure-3", "figure-3-collapse"),
 )

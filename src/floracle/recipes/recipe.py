@@ -18,9 +18,9 @@ from floracle.data.store import Store
 from floracle.report.plots import Drawing
 from floracle.run.results import Results
 
-Settings = TypeVar("Settings")
+RecipeSettings = TypeVar("RecipeSettings")
 Parts = Mapping[str, Results]
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 """Cells of a table by column, its name first, under ""."""
 
 CLOSE = 0.002
@@ -29,7 +29,7 @@ differently."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class RecipePlan:
     """What is to be measured."""
 
     settings: dict[str, Any]
@@ -49,24 +49,24 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Recipe(Generic[Settings]):
+class Recipe(Generic[RecipeSettings]):
     """A figure or table of the paper."""
 
     name: str
     title: str
-    settings: Settings
+    settings: RecipeSettings
     """A frozen dataclass: the default."""
-    plan: Callable[[Settings], Plan]
+    plan: Callable[[RecipeSettings], RecipePlan]
     draw: Callable[[Results], list[Drawing]]
     """Call it inside `rc_context(STYLE)`."""
     expected: Mapping[str, Mapping[str, float]]
     """Some cells of the table at the default settings: row name, column, number."""
-    quick: Settings
+    quick: RecipeSettings
     """A preset of seconds."""
     figures: tuple[str, ...]
     """The names of the drawings."""
 
-    def compute(self, settings: Settings | None = None) -> Results:
+    def compute(self, settings: RecipeSettings | None = None) -> Results:
         """The numbers, from first to last."""
         return self.plan(self.settings if settings is None else settings).computed()
 
@@ -81,12 +81,12 @@ class Recipe(Generic[Settings]):
         ]
 
 
-def table(rows: Sequence[Row]) -> dict[str, list[Any]]:
+def table(rows: Sequence[TableRow]) -> dict[str, list[Any]]:
     """Rows as they are saved: JSON keeps the order of lists, not of mappings."""
     return {"columns": list(rows[0]), "rows": [list(row.values()) for row in rows]}
 
 
-def rows_of(results: Results) -> list[Row]:
+def rows_of(results: Results) -> list[TableRow]:
     """The rows of a saved table."""
     saved = results.values["table"]
     return [dict(zip(saved["columns"], row, strict=True)) for row in saved["rows"]]

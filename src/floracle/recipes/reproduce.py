@@ -16,14 +16,14 @@ import matplotlib as mpl
 from floracle.report.plots import STYLE, Drawing
 from floracle.run.errors import InputError, suggestion
 from floracle.run.files import write_bytes, write_text
-from floracle.run.output_folder import OutputFolder, opened
-from floracle.run.progress import tracked
-from floracle.run.results import Results, answered, load_results
+from floracle.run.output_folder import OutputFolder, open_output
+from floracle.run.progress import track
+from floracle.run.results import Results, load_results, stored_answer
 
 from .appendix_d import APPENDIX_D
 from .figure_2 import FIGURE_2A, FIGURE_2B
 from .figure_3 import FIGURE_3
-from .recipe import Plan, Recipe
+from .recipe import Recipe, RecipePlan
 from .table_2 import TABLE_2
 
 RECIPES: dict[str, Recipe[Any]] = {
@@ -39,7 +39,7 @@ def recipe_for(name: str) -> Recipe[Any]:
     return RECIPES[name]
 
 
-def reproduced(recipe: Recipe[Any], folder: Path, settings: Any = None) -> Results:
+def reproduce_item(recipe: Recipe[Any], folder: Path, settings: Any = None) -> Results:
     """The numbers of an item, computed as far as they are not there yet, and drawn."""
     plan = recipe.plan(recipe.settings if settings is None else settings)
 
@@ -47,14 +47,14 @@ def reproduced(recipe: Recipe[Any], folder: Path, settings: Any = None) -> Resul
         for store in plan.data:
             store.check_unchanged()
 
-    with opened(folder, "reproduce", plan.settings, unchanged=unchanged) as output:
-        return reproduced_in(output, recipe, plan)
+    with open_output(folder, "reproduce", plan.settings, unchanged=unchanged) as output:
+        return reproduce_in_folder(output, recipe, plan)
 
 
-def reproduced_in(output: OutputFolder, recipe: Recipe[Any], plan: Plan) -> Results:
+def reproduce_in_folder(output: OutputFolder, recipe: Recipe[Any], plan: RecipePlan) -> Results:
     """The same in a folder that is open already."""
-    if answered(output.path, output.settings) is None:
-        parts = tracked(_parts(plan, output), recipe.name, len(plan.parts))
+    if stored_answer(output.path, output.settings) is None:
+        parts = track(_parts(plan, output), recipe.name, len(plan.parts))
         output.save(plan.joined(dict(parts)))
     if not all(path.is_file() for path in drawn_in(recipe, output.path)):
         redrawn(output.path)
@@ -86,7 +86,7 @@ def _write(drawing: Drawing, folder: Path) -> None:
     write_text(folder / f"{drawing.name}.csv", drawing.csv())
 
 
-def _parts(plan: Plan, output: OutputFolder) -> Iterator[tuple[str, Results]]:
+def _parts(plan: RecipePlan, output: OutputFolder) -> Iterator[tuple[str, Results]]:
     """Every part as it was saved, measured first where it was not."""
     found: dict[str, Results] = {}
     for name, measure in plan.parts.items():

@@ -16,7 +16,7 @@ from floracle.report.plots import BLUE, HIGH, INK, NAVIGATION, ORANGE, QUIET, Dr
 from floracle.run.results import Results, provenance
 from floracle.sampling.grid import share_of_steps, time_grid
 
-from .recipe import Plan, Recipe, Row, rows_of, table
+from .recipe import Recipe, RecipePlan, TableRow, rows_of, table
 
 PUBLISHED = {
     5.0: (6, 18.89),
@@ -33,7 +33,7 @@ SHARE, THEIR_SHARE, GFID = "share of steps, %", "(paper)", "gFID@50K (paper's, n
 
 
 @dataclass(frozen=True)
-class Settings:
+class Table2Settings:
     """Which grids are counted."""
 
     shifts: tuple[float, ...] = tuple(PUBLISHED)
@@ -41,12 +41,12 @@ class Settings:
     until: float = 0.2
 
 
-def share(settings: Settings, shift: float) -> float:
+def share(settings: Table2Settings, shift: float) -> float:
     """The share of steps, in percent, that begin in [0, until]."""
     return 100 * share_of_steps(time_grid(settings.steps, shift=shift), settings.until)
 
 
-def plan(settings: Settings) -> Plan:
+def plan(settings: Table2Settings) -> RecipePlan:
     """A handful of grids; there is nothing to keep."""
     asked = {"item": "table-2", **asdict(settings), "shifts": list(settings.shifts)}
 
@@ -54,10 +54,10 @@ def plan(settings: Settings) -> Plan:
         rows = [_row(settings, shift) for shift in settings.shifts]
         return Results("table-2", asked, {"table": table(rows)}, {}, provenance())
 
-    return Plan(asked, {}, joined)
+    return RecipePlan(asked, {}, joined)
 
 
-def _row(settings: Settings, shift: float) -> Row:
+def _row(settings: Table2Settings, shift: float) -> TableRow:
     theirs, gfid = PUBLISHED.get(shift, (None, None))
     found = round(share(settings, shift), 9)
     return {"": f"s = {shift:g}", SHARE: found, THEIR_SHARE: theirs, GFID: gfid}
@@ -112,7 +112,7 @@ def draw(results: Results) -> list[Drawing]:
     ]
 
 
-def _named(rows: list[Row]) -> list[tuple[float, float, str]]:
+def _named(rows: list[TableRow]) -> list[tuple[float, float, str]]:
     """Points and their names; shifts that share a point share a name."""
     names: dict[tuple[float, float], list[str]] = {}
     for row in rows:
@@ -124,10 +124,10 @@ def _named(rows: list[Row]) -> list[tuple[float, float, str]]:
 TABLE_2 = Recipe(
     "table-2",
     "Share of steps in navigation by timestep shift, beside the paper's gFID",
-    Settings(),
+    Table2Settings(),
     plan,
     draw,
     expected={f"s = {shift:g}": {SHARE: theirs} for shift, (theirs, _) in PUBLISHED.items()},
-    quick=Settings(),
+    quick=Table2Settings(),
     figures=("table-2",),
 )

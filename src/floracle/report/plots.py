@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from floracle.analysis.interpolation import Places
+from floracle.analysis.interpolation import MeasuredTimes
 from floracle.analysis.stages.result import ClassStages
 
 from .stages import words
@@ -300,13 +300,13 @@ def smooth(
     middle = float(np.median(t))
     if NEXT <= middle <= 1 - NEXT or not 0 < middle < 1:
         fine = np.unique(np.concatenate([t, np.linspace(t[0], t[-1], FINE)]))
-        return [fine, *Places(t, along).values(np.stack(curves), fine)]
+        return [fine, *MeasuredTimes(t, along).values(np.stack(curves), fine)]
     stretch, back = stretched(middle)
     places = stretch(t)
     fine = np.unique(np.concatenate([places, np.linspace(places[0], places[-1], FINE)]))
     if along is None:
-        return [back(fine), *Places(places).values(np.stack(curves), fine)]
-    return [back(fine), *Places(t, along).values(np.stack(curves), back(fine))]
+        return [back(fine), *MeasuredTimes(places).values(np.stack(curves), fine)]
+    return [back(fine), *MeasuredTimes(t, along).values(np.stack(curves), back(fine))]
 
 
 def label_at(

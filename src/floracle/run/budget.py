@@ -39,7 +39,7 @@ def free_memory() -> int:
     return max(free, 2**28)
 
 
-def chosen_device(asked: str | torch.device | None = None) -> torch.device:
+def choose_device(asked: str | torch.device | None = None) -> torch.device:
     """The device asked for, the CPU by default; absent ones are a mistake."""
     try:
         device = torch.device(asked or "cpu")
@@ -50,7 +50,7 @@ def chosen_device(asked: str | torch.device | None = None) -> torch.device:
     return device
 
 
-def moved(points: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device(points: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Points on a device; to a GPU through pinned memory, so that the next are read meanwhile."""
     if device.type != "cuda" or points.is_cuda:
         return points.to(device)

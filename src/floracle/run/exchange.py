@@ -19,12 +19,12 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import InputError
-from .processes import ALONE, SILENCE, Group
+from .processes import ALONE, SILENCE, ProcessGroup
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from torch.distributed import ProcessGroup
+    from torch.distributed import ProcessGroup as TorchGroup
 
 S = TypeVar("S", bound=Any)
 
@@ -38,8 +38,8 @@ class Lost(RuntimeError):
     """Another process of the group has ended, keeps silent, or does something else."""
 
 
-def gathered(
-    tensors: Sequence[Tensor], group: Group = ALONE, *, what: str = "tensors"
+def gather(
+    tensors: Sequence[Tensor], group: ProcessGroup = ALONE, *, what: str = "tensors"
 ) -> list[list[Tensor]]:
     """The tensors of every process, by rank, on the CPU; shapes may differ, numbers may not.
 
@@ -58,7 +58,7 @@ def gathered(
     return [parts for _, parts in found]
 
 
-def parts_over(group: Group, summary: S, *, what: str | None = None) -> list[S]:
+def gather_parts(group: ProcessGroup, summary: S, *, what: str | None = None) -> list[S]:
     """A summary, a dataclass of tensors, of every process, by rank; on this one's device.
 
     What is not a tensor is taken to be the same everywhere.
@@ -69,7 +69,7 @@ def parts_over(group: Group, summary: S, *, what: str | None = None) -> list[S]:
 
     held = {one.name: getattr(summary, one.name) for one in fields(summary)}
     own = {name: value for name, value in held.items() if isinstance(value, Tensor)}
-    every = gathered(list(own.values()), group, what=what or type(summary).__name__)
+    every = gather(list(own.values()), group, what=what or type(summary).__name__)
     places = [value.device for value in own.values()]
 
     def summary_of(parts: list[Tensor]) -> S:
@@ -79,25 +79,25 @@ def parts_over(group: Group, summary: S, *, what: str | None = None) -> list[S]:
     return [summary_of(parts) for parts in every]
 
 
-def merged_over(group: Group, summary: S) -> S:
+def merge_over_group(group: ProcessGroup, summary: S) -> S:
     """The summaries of all processes, merged in the order of ranks: the same on every one.
 
     A process that has read nothing brings an empty summary.
     """
-    return reduce(lambda total, part: total.merge(part), parts_over(group, summary))
+    return reduce(lambda total, part: total.merge(part), gather_parts(group, summary))
 
 
-def first_says(group: Group, values: Sequence[int]) -> list[int]:
+def broadcast_from_first(group: ProcessGroup, values: Sequence[int]) -> list[int]:
     """What the first process says, whatever the others thought: decisions that must agree."""
     if group.alone:
         return list(values)
     import torch
 
     told = torch.tensor(list(values), dtype=torch.int64)
-    return gathered([told], group, what="a decision")[0][0].tolist()
+    return gather([told], group, what="a decision")[0][0].tolist()
 
 
-def check_same(group: Group, content: dict[str, str]) -> None:
+def check_same(group: ProcessGroup, content: dict[str, str]) -> None:
     """Compare hashes among processes; where one differs, say which and for whom."""
     if group.alone:
         return
@@ -105,7 +105,7 @@ def check_same(group: Group, content: dict[str, str]) -> None:
 
     names = list(content)
     told = torch.tensor(list("".join(content.values()).encode()), dtype=torch.uint8)
-    every = [bytes(part[0].tolist()) for part in gathered([told], group, what="a comparison")]
+    every = [bytes(part[0].tolist()) for part in gather([told], group, what="a comparison")]
     width = len(every[0]) // len(names)
     for rank, other in enumerate(every):
         for i, name in enumerate(names):
@@ -124,7 +124,7 @@ def bytes_of(values: Tensor) -> Tensor:
     return flat.copy_(values.detach().reshape(-1)).view(torch.uint8)
 
 
-def barrier(group: Group) -> None:
+def barrier(group: ProcessGroup) -> None:
     """Wait until every process is here, for days if need be: one of them may be drawing.
 
     A process that is silent, because it is frozen or its machine is gone, is not waited for.
@@ -135,7 +135,7 @@ def barrier(group: Group) -> None:
         _exchanged(torch.zeros(0, dtype=torch.uint8), group, "patient")
 
 
-def _exchanged(content: Tensor, group: Group, link: str = "prompt") -> list[Tensor]:
+def _exchanged(content: Tensor, group: ProcessGroup, link: str = "prompt") -> list[Tensor]:
     """The bytes of every process, by rank: at once where all are short."""
     import torch
 
@@ -153,7 +153,7 @@ def _exchanged(content: Tensor, group: Group, link: str = "prompt") -> list[Tens
     return [one[:size] for one, size in zip(bodies, lengths, strict=True)]
 
 
-def _all(content: Tensor, group: Group, link: str) -> list[Tensor]:
+def _all(content: Tensor, group: ProcessGroup, link: str) -> list[Tensor]:
     import torch
     import torch.distributed as dist
 
@@ -162,7 +162,7 @@ def _all(content: Tensor, group: Group, link: str) -> list[Tensor]:
     return found
 
 
-def settle(exchange: Callable[..., Any], group: Group, link: ProcessGroup) -> None:
+def settle(exchange: Callable[..., Any], group: ProcessGroup, link: TorchGroup) -> None:
     """Take part in an exchange over gloo, and wait for it as long as all processes live."""
     try:
         work = exchange(group=link, async_op=True)
@@ -179,7 +179,7 @@ def settle(exchange: Callable[..., Any], group: Group, link: ProcessGroup) -> No
         raise Lost(_lost(group, error)) from error
 
 
-def _wait_alive(work: Any, group: Group) -> None:
+def _wait_alive(work: Any, group: ProcessGroup) -> None:
     """Wait for an exchange, but not for a process or a board that is silent for too long."""
     while not _ended_within(CHECK_SECONDS, work):
         if group.heart is not None:
@@ -195,7 +195,7 @@ def _ended_within(seconds: float, work: Any) -> bool:
     return work.is_completed() and work.wait()
 
 
-def _lost(group: Group, error: Exception) -> str:
+def _lost(group: ProcessGroup, error: Exception) -> str:
     late = "timed out" in str(error).lower()
     if late and group.heart and (silent := group.heart.silent_for(group.heart.timeout / 2)):
         return _silent(group, *silent)
@@ -210,7 +210,7 @@ def _lost(group: Group, error: Exception) -> str:
     )
 
 
-def _silent(group: Group, rank: int | None, seconds: float) -> str:
+def _silent(group: ProcessGroup, rank: int | None, seconds: float) -> str:
     """Words for a process that does not beat; without a rank, for the one with the board."""
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     who = "torchrun" if agent and rank is None else f"process {rank or 0} of {group.size}"

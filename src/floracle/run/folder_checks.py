@@ -25,14 +25,14 @@ LISTED = 3
 
 
 @dataclass(frozen=True)
-class Marks:
+class FolderMarks:
     """Where a folder says what it is, and where a run keeps what is its own."""
 
     marker: str = "run.json"
     control: str = ".floracle"
 
 
-RESULTS = Marks()
+RESULTS = FolderMarks()
 
 
 def check_output(folder: Path, *data: str | Path, option: str = "--out") -> Path:
@@ -60,7 +60,7 @@ def check_output(folder: Path, *data: str | Path, option: str = "--out") -> Path
     return there
 
 
-def check_ours(folder: Path, verb: str, marks: Marks = RESULTS) -> Mapping[str, Any] | None:
+def check_ours(folder: Path, verb: str, marks: FolderMarks = RESULTS) -> Mapping[str, Any] | None:
     """The settings of the run of this verb in a folder; None where there is none yet.
 
     A folder that holds anything else is a mistake that names some of it.
@@ -127,7 +127,7 @@ def _unescaped(name: str) -> str:
     return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), name)
 
 
-def _foreign(folder: Path, marks: Marks) -> list[str]:
+def _foreign(folder: Path, marks: FolderMarks) -> list[str]:
     """The names in a folder that are not what a run killed at its very start leaves."""
     top = Path(marks.control).parts[0]
     names = [entry.name for entry in entries(folder)]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from .errors import InputError
 from .files import writable_folder
-from .processes import ALONE, Group
+from .processes import ALONE, ProcessGroup
 
 
 @contextmanager
-def locked(folder: Path, group: Group = ALONE) -> Iterator[None]:
+def locked(folder: Path, group: ProcessGroup = ALONE) -> Iterator[None]:
     """Keep other runs away from a folder for as long as any process of this one writes there.
 
     The system lets go of the lock when a process ends, however it ends. The first process of a
@@ -27,7 +27,7 @@ def locked(folder: Path, group: Group = ALONE) -> Iterator[None]:
         os.close(handle)
 
 
-def _locked_handle(folder: Path, group: Group) -> int:
+def _locked_handle(folder: Path, group: ProcessGroup) -> int:
     """The folder, open and locked; the one that has the name now, not one that was removed."""
     while True:
         handle = os.open(writable_folder(folder), os.O_RDONLY)

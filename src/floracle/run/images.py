@@ -27,7 +27,7 @@ FITTED = 100_000
 """Latent pixels that the percentiles of a projection are taken over."""
 
 
-def quantised(values: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
+def quantise(values: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
     """Values as bytes: low is black (0), high is white (255), halves round up."""
     if not low < high:
         raise InputError(f"black must lie below white, got {low:g} and {high:g}")
@@ -54,7 +54,7 @@ class Display:
         if self.directions is not None and self.centre is not None:
             centred = values - self.centre[:, None, None]
             values = torch.einsum("kc,bchw->bkhw", self.directions, centred)
-        return quantised(values, self.low, self.high)
+        return quantise(values, self.low, self.high)
 
 
 def display_for(
@@ -90,13 +90,13 @@ def latent_display(points: Tensor) -> Display:
     return Display(-1.0, 1.0, centre + shift, scale[:, None] * leading)
 
 
-def enlarged(pictures: Tensor, least: int) -> Tensor:
+def enlarge(pictures: Tensor, least: int) -> Tensor:
     """Bytes [b, C, H, W] repeated to whole multiples of at least `least` pixels a side."""
     times = max(1, -(-least // max(pictures.shape[-2:])))
     return pictures.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
-def reduced(pictures: Tensor, most: int) -> Tensor:
+def reduce_image(pictures: Tensor, most: int) -> Tensor:
     """Bytes [b, C, H, W] averaged down to at most `most` pixels a side."""
     largest = max(pictures.shape[-2:])
     if largest <= most:

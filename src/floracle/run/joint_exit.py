@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
-from .processes import Group, bounded, cores, leave
+from .processes import ProcessGroup, bounded, cores, leave
 
 FAILED, TOLD = "floracle/failed", "floracle/told"
 GRACE = 0.5
@@ -33,7 +33,7 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def quiet(group: Group) -> Iterator[None]:
+def quiet(group: ProcessGroup) -> Iterator[None]:
     """Only the first process of a group prints."""
     with ExitStack() as stack:
         if not group.first:
@@ -45,7 +45,7 @@ def quiet(group: Group) -> Iterator[None]:
         yield
 
 
-def ended(group: Group, code: int) -> tuple[bool, int]:
+def ended(group: ProcessGroup, code: int) -> tuple[bool, int]:
     """Whether this process says why it failed, and the code it ends with.
 
     The first to come speaks, with its own code; the others take over that.
@@ -64,14 +64,14 @@ def ended(group: Group, code: int) -> tuple[bool, int]:
     return speaks and group.rank <= 1, code  # the board went with the first process
 
 
-def whose(group: Group) -> str:
+def whose(group: ProcessGroup) -> str:
     """Which process says it, where it is not the first."""
     if group.first:
         return ""
     return f" (process {group.rank} of {group.size}, on {socket.gethostname()})"
 
 
-def left_idle(group: Group) -> str | None:
+def left_idle(group: ProcessGroup) -> str | None:
     """Words for cores that nobody uses, as under torchrun, which asks for one thread each."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if not group.first or group.alone or not threads.isdigit():
@@ -85,7 +85,7 @@ def left_idle(group: Group) -> str | None:
     )
 
 
-def gone(group: Group, code: int) -> None:
+def gone(group: ProcessGroup, code: int) -> None:
     """End at once: what is left of a broken group would only abort."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .exchange import barrier, first_says
+from .exchange import barrier, broadcast_from_first
 from .files import entries, remove_files, remove_leftovers, use_aside
-from .folder_checks import RESULTS, RUN, Marks, check_ours, check_output
+from .folder_checks import RESULTS, RUN, FolderMarks, check_ours, check_output
 from .folder_lock import locked
-from .processes import ALONE, Group
+from .processes import ALONE, ProcessGroup
 from .records import write_record
 from .results import Results, Saveable, differences, has_result, load_results, save
 
@@ -50,8 +50,8 @@ class OutputFolder:
     path: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
     """What is measured, as JSON has it; the same for everything that is saved here."""
-    marks: Marks = RESULTS
-    group: Group = ALONE
+    marks: FolderMarks = RESULTS
+    group: ProcessGroup = ALONE
     resumed: bool = False
     """Whether an earlier run of the same settings has finished something here."""
     unchanged: Callable[[], object] = lambda: None
@@ -141,12 +141,12 @@ def free_folder(
     folder: Path,
     verb: str,
     settings: Mapping[str, Any],
-    group: Group = ALONE,
+    group: ProcessGroup = ALONE,
     grows: Collection[str] = (),
 ) -> Path:
     """The default folder for a run: this one, or NAME-2, NAME-3, … where others have taken it."""
     number = _free_number(folder, verb, as_json(settings), grows) if group.first else 0
-    number = first_says(group, [number])[0]
+    number = broadcast_from_first(group, [number])[0]
     return _numbered(folder, number)
 
 
@@ -167,13 +167,13 @@ def _numbered(folder: Path, number: int) -> Path:
 
 
 @contextmanager
-def opened(
+def open_output(
     folder: Path,
     verb: str,
     settings: Mapping[str, Any],
     *,
-    marks: Marks = RESULTS,
-    group: Group = ALONE,
+    marks: FolderMarks = RESULTS,
+    group: ProcessGroup = ALONE,
     unchanged: Callable[[], object] = lambda: None,
     grows: Collection[str] = (),
 ) -> Iterator[OutputFolder]:

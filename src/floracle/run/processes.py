@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from .errors import InputError
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+    from torch.distributed import ProcessGroup as TorchGroup
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun, and whoever starts processes by hand, tells each of them."""
@@ -38,7 +38,7 @@ MARGIN_SECONDS = 2.0
 """More than torch's own timeout, whose error says more than that of a broken connection."""
 
 
-class Board(Protocol):
+class MessageBoard(Protocol):
     """Where processes leave each other word, like the store of torch.distributed."""
 
     def compare_set(self, key: str, expected: str, desired: str, /) -> bytes:
@@ -59,7 +59,7 @@ class Board(Protocol):
 
 
 @dataclass(eq=False)
-class Heart:
+class Heartbeat:
     """Lets the others hear that this process lives, and listens for them.
 
     A thread counts beats on the board, also while the process computes or sleeps, but not while
@@ -67,7 +67,7 @@ class Heart:
     are stopped all at once, and go on all at once, have missed nothing of each other.
     """
 
-    board: Board
+    board: MessageBoard
     """By a connection of its own: calls of one connection wait for each other."""
     rank: int
     timeout: float
@@ -156,7 +156,7 @@ class Heart:
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class ProcessGroup:
     """Processes that work as one, as one of them sees it."""
 
     rank: int = 0
@@ -165,11 +165,11 @@ class Group:
     """Its number among those on this machine."""
     local: int = 1
     """How many of them are on this machine."""
-    links: dict[str, ProcessGroup] = field(default_factory=dict)
+    links: dict[str, TorchGroup] = field(default_factory=dict)
     """Connections to the others: "prompt", and "patient" with time to wait for one of them."""
-    board: Board | None = None
+    board: MessageBoard | None = None
     """Where a process that fails says so."""
-    heart: Heart | None = None
+    heart: Heartbeat | None = None
     """By which the others know that this process lives."""
 
     @property
@@ -183,9 +183,9 @@ class Group:
         return self.size == 1
 
 
-ALONE = Group()
+ALONE = ProcessGroup()
 """A process without others."""
-_JOINED: ContextVar[Group] = ContextVar("group", default=ALONE)
+_JOINED: ContextVar[ProcessGroup] = ContextVar("group", default=ALONE)
 
 
 def launched() -> bool:
@@ -194,20 +194,20 @@ def launched() -> bool:
     return all(name in os.environ for name in LAUNCHED) and size.isdigit() and int(size) > 1
 
 
-def current() -> Group:
+def current_group() -> ProcessGroup:
     """The group that is joined; `ALONE` where there is none."""
     return _JOINED.get()
 
 
 @contextmanager
-def joined(timeout: float | None = None) -> Iterator[Group]:
+def joined(timeout: float | None = None) -> Iterator[ProcessGroup]:
     """Join the processes that torchrun started, for as long as the context lasts.
 
     Alone where there are none, and the same group where it is joined already. `timeout` are the
     seconds after which a silent process counts as lost: FLORACLE_TIMEOUT, or 300.
     """
-    if not launched() or not current().alone:
-        yield current()
+    if not launched() or not current_group().alone:
+        yield current_group()
         return
     group = _formed(silence() if timeout is None else timeout)
     token = _JOINED.set(group)
@@ -219,7 +219,7 @@ def joined(timeout: float | None = None) -> Iterator[Group]:
         leave(group)
 
 
-def leave(group: Group) -> None:
+def leave(group: ProcessGroup) -> None:
     """Close the connections to the others, who notice it at once if they still need them."""
     import torch.distributed as dist
 
@@ -234,14 +234,14 @@ def leave(group: Group) -> None:
     group.links.clear()
 
 
-def share(count: int, group: Group = ALONE) -> slice:
+def contiguous_share(count: int, group: ProcessGroup = ALONE) -> slice:
     """A process's contiguous share of `count` things; shares differ by one at most."""
     each, rest = divmod(count, group.size)
     start = group.rank * each + min(group.rank, rest)
     return slice(start, start + each + (group.rank < rest))
 
 
-def own_device(asked: str, group: Group) -> str:
+def own_device(asked: str, group: ProcessGroup) -> str:
     """The device asked for; "cuda" is this process's own GPU of its machine."""
     if asked != "cuda" or group.alone:
         return asked
@@ -250,7 +250,7 @@ def own_device(asked: str, group: Group) -> str:
     return f"cuda:{group.place % max(1, torch.cuda.device_count())}"
 
 
-def own_memory(asked: str | None, group: Group) -> str | None:
+def own_memory(asked: str | None, group: ProcessGroup) -> str | None:
     """A process's part of its machine's memory budget; half of what is free is divided too."""
     if group.alone:
         return asked
@@ -297,7 +297,7 @@ def _break_off() -> None:
             connection.detach()  # torch closes it
 
 
-def _formed(timeout: float) -> Group:
+def _formed(timeout: float) -> ProcessGroup:
     """Find the others, connect to each, and let them hear of this one."""
     import torch.distributed as dist
 
@@ -319,10 +319,12 @@ def _formed(timeout: float) -> Group:
     heart.start()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     place = int(os.environ.get("LOCAL_RANK", rank))
-    return Group(rank, size, place, local, {"prompt": prompt, "patient": patient}, board, heart)
+    return ProcessGroup(
+        rank, size, place, local, {"prompt": prompt, "patient": patient}, board, heart
+    )
 
 
-def _met(size: int, rank: int, timeout: float) -> Board:
+def _met(size: int, rank: int, timeout: float) -> MessageBoard:
     """Meet the others where the environment says; returns what they all can write on."""
     import torch.distributed as dist
     from torch.distributed.rendezvous import rendezvous
@@ -335,7 +337,7 @@ def _met(size: int, rank: int, timeout: float) -> Board:
     return board
 
 
-def _heart(size: int, rank: int, timeout: float) -> Heart:
+def _heart(size: int, rank: int, timeout: float) -> Heartbeat:
     """A heart that has beaten once, on the store by which torch.distributed met."""
     from torch._C._distributed_c10d import PrefixStore, TCPStore
     from torch.distributed.distributed_c10d import _get_default_store
@@ -351,18 +353,18 @@ def _heart(size: int, rank: int, timeout: float) -> Heart:
             wait_for_workers=False,
             use_libuv=store.libuvBackend,  # pyright: ignore[reportAttributeAccessIssue]
         )
-    heart = Heart(store, rank, timeout, [0] * size)
+    heart = Heartbeat(store, rank, timeout, [0] * size)
     heart.beat()
     return heart
 
 
-def _connected(timeout: timedelta) -> ProcessGroup:
+def _connected(timeout: timedelta) -> TorchGroup:
     import torch.distributed as dist
 
-    return cast("ProcessGroup", dist.new_group(timeout=timeout, backend="gloo"))
+    return cast("TorchGroup", dist.new_group(timeout=timeout, backend="gloo"))
 
 
-def _share_cores(group: Group) -> None:
+def _share_cores(group: ProcessGroup) -> None:
     """Divide the cores of this machine, unless the environment says how many to use."""
     import torch
 

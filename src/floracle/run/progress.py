@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 T = TypeVar("T")
 
 
-def tracked(
+def track(
     items: Iterable[T],
     name: str,
     total: float,

@@ -146,7 +146,7 @@ def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]
     ]
 
 
-def answered(folder: Path, settings: Mapping[str, Any]) -> Results | None:
+def stored_answer(folder: Path, settings: Mapping[str, Any]) -> Results | None:
     """The finished result in `folder`, if there is one; with other settings that is a mistake."""
     if not has_result(folder):
         return None

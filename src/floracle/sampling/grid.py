@@ -29,32 +29,32 @@ def time_grid(steps: int, *, shift: float = 1.0, start: float = 0.0, stop: float
         raise InputError(f"a grid has at least one step, got steps = {steps}")
     if not 0 <= start < stop <= 1:
         raise InputError(f"a grid runs from 0 <= start < stop <= 1, got {start:g} to {stop:g}")
-    low, high = unshifted(torch.tensor([start, stop], dtype=torch.float64), shift)
+    low, high = unshift_times(torch.tensor([start, stop], dtype=torch.float64), shift)
     fraction = torch.arange(steps + 1, dtype=torch.float64) / steps
-    grid = shifted(low + (high - low) * fraction, shift)
+    grid = shift_times(low + (high - low) * fraction, shift)
     grid[0], grid[-1] = start, stop
-    return checked_grid(grid)
+    return check_grid(grid)
 
 
-def shifted(t: Tensor, shift: float) -> Tensor:
+def shift_times(t: Tensor, shift: float) -> Tensor:
     """Times t moved along the shift curve; 0 and 1 stay, exactly."""
     if not 0 < shift < float("inf"):
         raise InputError(f"shift must be positive, got {shift:g}; 1 leaves the steps equally long")
     return shift * t / (shift * t + (1 - t))
 
 
-def unshifted(t: Tensor, shift: float) -> Tensor:
+def unshift_times(t: Tensor, shift: float) -> Tensor:
     """The times that `shifted` moves to t."""
-    moved = shifted(1 - t, shift)
+    moved = shift_times(1 - t, shift)
     return 1 - moved
 
 
-def cut(grid: Tensor, at: float) -> tuple[Tensor, Tensor]:
+def split_grid(grid: Tensor, at: float) -> tuple[Tensor, Tensor]:
     """Both pieces of a grid, early and late; they share the point `at`.
 
     A point within 1e-12 of `at` is taken for it; without one, `at` becomes a point of both.
     """
-    grid = checked_grid(grid)
+    grid = check_grid(grid)
     if not grid[0] + SAME < at < grid[-1] - SAME:
         raise InputError(f"a grid is cut inside ({grid[0]:g}, {grid[-1]:g}), got {at:g}")
     nearest = int((grid - at).abs().argmin())
@@ -66,11 +66,11 @@ def cut(grid: Tensor, at: float) -> tuple[Tensor, Tensor]:
 
 def share_of_steps(grid: Tensor, until: float) -> float:
     """The share of steps that begin at or before the time `until` (Table 2 of the paper)."""
-    starts = checked_grid(grid)[:-1]
+    starts = check_grid(grid)[:-1]
     return (starts <= until + SAME).double().mean().item()
 
 
-def checked_grid(grid: Tensor) -> Tensor:
+def check_grid(grid: Tensor) -> Tensor:
     """A grid in float64 on the CPU; refused unless it increases inside [0, 1]."""
     grid = torch.as_tensor(grid).detach().to("cpu", torch.float64)
     if grid.ndim != 1 or len(grid) < 2:

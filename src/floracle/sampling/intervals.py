@@ -13,7 +13,7 @@ from floracle.core.time_conventions import foreign_times
 from floracle.run.errors import InputError
 
 
-def interval_in(clock: str, low: float, high: float) -> tuple[float, float]:
+def guidance_interval(clock: str, low: float, high: float) -> tuple[float, float]:
     """The interval of t that a clock reads as low to high.
 
     `clock` is t, s, sigma (SD3, Flux: 1 − t), timestep, edm ((1 − t) / t, beside data of

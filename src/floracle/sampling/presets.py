@@ -24,7 +24,7 @@ from floracle.core.clock import OURS, Clock
 from floracle.core.time_conventions import Shift, mu_for
 from floracle.run.errors import InputError, suggestion
 
-from .grid import checked_grid, shifted
+from .grid import check_grid, shift_times
 
 NOISE_AT_ONE = Clock(noise=1, data=0)
 LIGHTNINGDIT_SHIFT = 0.3
@@ -60,7 +60,7 @@ class Preset:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class GridRecipe:
     """How a project makes its readings from its number of steps and the number it shifts by."""
 
     readings: Callable[[int, float], Tensor]
@@ -88,7 +88,7 @@ def preset_grid(name: str, steps: int, *, shift: float | None = None) -> Preset:
     times = recipe.clock.time(readings) + 0.0  # which turns −0 into 0
     return Preset(
         name,
-        checked_grid(times),
+        check_grid(times),
         readings,
         recipe.clock,
         recipe.reads,
@@ -98,14 +98,14 @@ def preset_grid(name: str, steps: int, *, shift: float | None = None) -> Preset:
     )
 
 
-def named_recipe(name: str) -> Recipe:
+def named_recipe(name: str) -> GridRecipe:
     """A project's recipe by its name."""
     if name not in RECIPES:
         raise InputError(f"there is no grid {name!r}; {suggestion(name, RECIPES)}")
     return RECIPES[name]
 
 
-def checked_shift(name: str, recipe: Recipe, shift: float | None) -> float:
+def checked_shift(name: str, recipe: GridRecipe, shift: float | None) -> float:
     """The number a project shifts by; 1 where it does not."""
     if recipe.shift is None:
         if shift not in (None, 1):
@@ -140,20 +140,20 @@ def _euler(steps: int) -> dict[str, int]:
 
 
 def _from_data_side(steps: int, shift: float) -> Tensor:
-    return shifted(_evenly(0, 1, steps), shift)
+    return shift_times(_evenly(0, 1, steps), shift)
 
 
 def _rae_readings(steps: int, k: float) -> Tensor:
-    return shifted(1 - _evenly(0, RAE_END, steps), k)
+    return shift_times(1 - _evenly(0, RAE_END, steps), k)
 
 
 def _flux_readings(steps: int, k: float) -> Tensor:
-    return _with_zero(shifted(_evenly(1, 1 / steps, steps), k))
+    return _with_zero(shift_times(_evenly(1, 1 / steps, steps), k))
 
 
 def _sd3_readings(steps: int, k: float) -> Tensor:
-    last = shifted(torch.tensor(1 / SD3_TIMES, dtype=torch.float64), k).item()
-    return _with_zero(shifted(_evenly(1, last, steps), k))
+    last = shift_times(torch.tensor(1 / SD3_TIMES, dtype=torch.float64), k).item()
+    return _with_zero(shift_times(_evenly(1, last, steps), k))
 
 
 def _sde_readings(steps: int, _: float) -> Tensor:
@@ -165,7 +165,7 @@ def _with_zero(readings: Tensor) -> Tensor:
 
 
 RECIPES = {
-    "sit": Recipe(
+    "sit": GridRecipe(
         _from_data_side,
         "num_steps are times, not steps; heun is torchdiffeq's heun2",
         _torchdiffeq,
@@ -173,7 +173,7 @@ RECIPES = {
         "t",
         least=2,
     ),
-    "lightningdit": Recipe(
+    "lightningdit": GridRecipe(
         _from_data_side,
         "num_sampling_steps are times, not steps; timestep_shift 0 is off",
         _torchdiffeq,
@@ -182,31 +182,31 @@ RECIPES = {
         LIGHTNINGDIT_SHIFT,
         least=2,
     ),
-    "repa": Recipe(
+    "repa": GridRecipe(
         lambda steps, _: _evenly(1, 0, steps + 1),
         "Heun ends with an Euler step",
         _repa,
     ),
-    "repa-sde": Recipe(
+    "repa-sde": GridRecipe(
         _sde_readings,
         "Euler–Maruyama, the last step of .04 without noise; uneven at its end",
         _euler,
     ),
-    "rae": Recipe(
+    "rae": GridRecipe(
         _rae_readings,
         "stops short of data: s = .001 before the shift, .0069 after one of 6.93",
         _torchdiffeq,
         shift=math.sqrt(RAE_DIMS / 4096),
         least=2,
     ),
-    "flux": Recipe(
+    "flux": GridRecipe(
         _flux_readings,
         "the same in BFL's code and in diffusers; k = exp(mu), mu from the number of image tokens",
         _euler,
         reads="σ",
         shift=math.exp(mu_for(4096)),
     ),
-    "sd3": Recipe(
+    "sd3": GridRecipe(
         _sd3_readings,
         "diffusers' default set_timesteps shifts its last σ twice (huggingface/diffusers#13243);"
         " the network is passed 1000 σ",

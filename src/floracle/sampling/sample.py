@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
-from floracle.core.paths import LINEAR, Path
+from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.run.errors import InputError
 
-from .grid import checked_grid
+from .grid import check_grid
 from .guidance import evaluations_at
-from .solvers import Solver, for_step, named, step, velocity_at
+from .solvers import Solver, for_step, solver_named, step, velocity_at
 
 
 class State(NamedTuple):
@@ -38,7 +38,7 @@ def sample(
     *,
     labels: Tensor | int | None = None,
     solver: str | Solver = "euler",
-    path: Path = LINEAR,
+    path: ProbabilityPath = LINEAR,
 ) -> Tensor:
     """Follow a field from samples x [b, *shape] at the grid's first time to its last.
 
@@ -57,11 +57,11 @@ def trajectory(
     *,
     labels: Tensor | int | None = None,
     solver: str | Solver = "euler",
-    path: Path = LINEAR,
+    path: ProbabilityPath = LINEAR,
 ) -> Iterator[State]:
     """The states at every time of the grid, the start and the end among them; see `sample`."""
-    times = checked_grid(grid).tolist()
-    known = {"labels": labels_of(x, labels), "solver": named(solver), "path": path}
+    times = check_grid(grid).tolist()
+    known = {"labels": labels_of(x, labels), "solver": solver_named(solver), "path": path}
     return _states(field, checked_samples(x), times, **known)
 
 
@@ -73,7 +73,7 @@ def _states(
     *,
     labels: Tensor | None,
     solver: Solver,
-    path: Path,
+    path: ProbabilityPath,
 ) -> Iterator[State]:
     for t, s in pairwise(times):
         velocity = velocity_at(field, x, t, labels)
@@ -96,10 +96,10 @@ def evaluations(
 
 def times_asked(grid: Tensor, solver: str | Solver = "euler") -> list[float]:
     """The times at which `sample` asks the field, in its order."""
-    method = named(solver)
+    method = solver_named(solver)
     return [
         t + node * (s - t)
-        for t, s in pairwise(checked_grid(grid).tolist())
+        for t, s in pairwise(check_grid(grid).tolist())
         for node in for_step(method, s).nodes
     ]
 

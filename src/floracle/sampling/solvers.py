@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
-from floracle.core.paths import LINEAR, Path, convert
+from floracle.core.paths import LINEAR, ProbabilityPath, convert
 from floracle.run.errors import InputError, suggestion
 
 
@@ -43,7 +43,7 @@ RK4 = Solver(
 SOLVERS = {solver.name: solver for solver in (EULER, HEUN, MIDPOINT, RK4)}
 
 
-def named(solver: str | Solver) -> Solver:
+def solver_named(solver: str | Solver) -> Solver:
     """A solver by its name."""
     if isinstance(solver, Solver):
         return solver
@@ -68,7 +68,7 @@ def step(
     solver: Solver = EULER,
     labels: Tensor | None = None,
     velocity: Tensor | None = None,
-    path: Path = LINEAR,
+    path: ProbabilityPath = LINEAR,
 ) -> Tensor:
     """Samples x [b, *shape] moved from t to s; `velocity` is that at (x, t), where it is known.
 
@@ -79,22 +79,24 @@ def step(
     solver = for_step(solver, s)
     slopes = [velocity_at(field, x, t, labels) if velocity is None else velocity]
     for node, row in zip(solver.nodes[1:], solver.rows[1:], strict=True):
-        stage = moved(x, slopes, row, s - t)
+        stage = evaluate_and_step(x, slopes, row, s - t)
         slopes.append(velocity_at(field, stage, t + node * (s - t), labels))
     if s == 1:
         return implied_data(x, slopes[0], t, path)
-    return moved(x, slopes, solver.weights, s - t)
+    return evaluate_and_step(x, slopes, solver.weights, s - t)
 
 
-def implied_data(x: Tensor, velocity: Tensor, t: float, path: Path = LINEAR) -> Tensor:
+def implied_data(x: Tensor, velocity: Tensor, t: float, path: ProbabilityPath = LINEAR) -> Tensor:
     """The data x̂ [b, *shape] that a velocity implies; x + (1 − t) v on the linear path."""
     if path == LINEAR:  # in the order of Euler's step, to the last bit
-        return moved(x, [velocity], (1,), 1 - t)
+        return evaluate_and_step(x, [velocity], (1,), 1 - t)
     times = torch.full((len(x),), t, dtype=torch.float64)
     return convert(velocity, x, times, source="velocity", target="data", path=path)
 
 
-def moved(x: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], h: float) -> Tensor:
+def evaluate_and_step(
+    x: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], h: float
+) -> Tensor:
     """The samples x + h Σ weight · slope, in the type of x."""
     total = x.double()
     for slope, weight in zip(slopes, weights, strict=True):

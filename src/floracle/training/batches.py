@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from floracle.core.paths import LINEAR
-from floracle.core.point_set import NO_LABEL, Source
-from floracle.run.budget import moved
-from floracle.run.processes import Group, share
+from floracle.core.point_set import NO_LABEL, PointSet
+from floracle.run.budget import to_device
+from floracle.run.processes import ProcessGroup, contiguous_share
 
-from .config import Settings
-from .data_order import Order, noise_of, uniforms
-from .targets import Drawn, Target
-from .times import Times
+from .config import TrainingSettings
+from .data_order import DataOrder, noise_of, uniforms
+from .targets import Target, TargetPairs
+from .times import TimeDensity
 
 
 @dataclass(frozen=True)
@@ -57,26 +57,26 @@ class Batch:
 
 
 def _parts(size: int, most: int) -> list[slice]:
-    parts = [share(size, Group(rank, most)) for rank in range(most)]
+    parts = [contiguous_share(size, ProcessGroup(rank, most)) for rank in range(most)]
     return [part for part in parts if part.stop > part.start] or [slice(0, 0)]
 
 
 @dataclass(frozen=True)
-class Making:
+class BatchMaker:
     """How batches are made."""
 
-    data: Source
-    order: Order
-    settings: Settings
-    times: Times
+    data: PointSet
+    order: DataOrder
+    settings: TrainingSettings
+    times: TimeDensity
     target: Target
-    group: Group
+    group: ProcessGroup
     device: torch.device
 
     def batch(self, step: int) -> Batch:
         """Of a step's batch, the share of this process."""
         settings, images = self.settings, self.settings.span(step)
-        mine = share(len(images), self.group)
+        mine = contiguous_share(len(images), self.group)
         rows = self.order.rows(images)[mine]
         t = self.times.of(uniforms(settings.seed, "times", step, len(images)))[mine]
         dropped = uniforms(settings.seed, "drops", step, len(images))[mine] < settings.drop
@@ -84,9 +84,9 @@ class Making:
             mine
         ]
         labels = self.data.labels[rows]
-        data = moved(self.data.take(rows), self.device)
+        data = to_device(self.data.take(rows), self.device)
         x = LINEAR.sample(data, drawn, t)
-        found = self.target(Drawn(rows, labels, t, data, drawn, x, step))
+        found = self.target(TargetPairs(rows, labels, t, data, drawn, x, step))
         kept = torch.where(dropped, NO_LABEL, labels)
         weights = self.times.weight(t).float()
         on_device = (values.to(self.device) for values in (t.float(), kept, weights))
@@ -99,7 +99,7 @@ class Making:
         return _ahead(self, steps) if ahead else map(self.batch, steps)
 
 
-def _ahead(making: Making, steps: range) -> Iterator[Batch]:
+def _ahead(making: BatchMaker, steps: range) -> Iterator[Batch]:
     """Batches of which one is always being made in a thread."""
     cuda = making.device.type == "cuda"
     stream = torch.cuda.Stream(making.device) if cuda else None

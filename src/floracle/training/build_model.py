@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from floracle.core.point_set import Source
+from floracle.core.point_set import PointSet
 from floracle.models.networks.lightningdit import (
     Architecture,
     LightningDiT,
@@ -14,7 +14,7 @@ from floracle.models.networks.lightningdit import (
 )
 from floracle.run.errors import InputError
 
-from .config import Settings
+from .config import TrainingSettings
 from .data_order import drawing
 
 LARGE = 50_000_000
@@ -23,12 +23,12 @@ TOKENS = 256
 """Tokens of a sample at most, where no patch is asked for."""
 
 
-def network_for(settings: Settings, data: Source) -> LightningDiT:
+def build_model(settings: TrainingSettings, data: PointSet) -> LightningDiT:
     """A network at its random beginning, which the seed decides."""
-    return initialized(plan_for(settings, data), drawing(settings.seed, "begin"))
+    return initialized(architecture_for(settings, data), drawing(settings.seed, "begin"))
 
 
-def plan_for(settings: Settings, data: Source) -> Architecture:
+def architecture_for(settings: TrainingSettings, data: PointSet) -> Architecture:
     """The architecture for points of this shape and these classes."""
     shape = tuple(data.shape)
     if len(shape) != 3 or shape[1] != shape[2]:

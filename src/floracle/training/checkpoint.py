@@ -82,7 +82,7 @@ class Learner:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Checkpoint:
     """A checkpoint as its JSON describes it."""
 
     path: Path
@@ -118,7 +118,7 @@ def keep(
     facts: Mapping[str, Any],
     most: int,
     more: Mapping[str, Tensor] | None = None,
-) -> Kept:
+) -> Checkpoint:
     """Write a checkpoint, with more tensors if there are any; all but the `most` latest go."""
     path = out / FOLDER / f"{images:012d}.safetensors"
     with writing(path, out):
@@ -136,7 +136,7 @@ def keep(
         }
         write_record(path.with_suffix(".json"), KEPT, about)
         clear(out, most, images)
-    return Kept(path, images, step, settings, processes, facts, found)
+    return Checkpoint(path, images, step, settings, processes, facts, found)
 
 
 @contextmanager
@@ -163,7 +163,7 @@ def abouts(out: Path) -> list[Path]:
     return sorted(path for path in (out / FOLDER).glob("*.json") if path.stem.isdigit())
 
 
-def described(about: Path, settings: Mapping[str, Any] | None = None) -> Kept:
+def described(about: Path, settings: Mapping[str, Any] | None = None) -> Checkpoint:
     """The checkpoint that a JSON file is of; a damaged one is a mistake.
 
     So is one of another run than that of the settings, which may have become longer since.
@@ -182,7 +182,7 @@ def described(about: Path, settings: Mapping[str, Any] | None = None) -> Kept:
     if settings is not None and (unlike := differences(settings, former)):
         raise InputError(f"{about} is of another run ({'; '.join(unlike)})")
     path = about.with_suffix(".safetensors")
-    return Kept(path, images, step, own, processes, facts, said["hash"])
+    return Checkpoint(path, images, step, own, processes, facts, said["hash"])
 
 
 def _is_count(value: Any) -> TypeGuard[int]:
@@ -199,7 +199,9 @@ def clear(out: Path, most: int, images: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def latest(out: Path, settings: Mapping[str, Any] | None = None) -> tuple[Kept | None, list[str]]:
+def latest(
+    out: Path, settings: Mapping[str, Any] | None = None
+) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and words about newer ones that are not.
 
     With settings, those of other runs are passed over as well.
@@ -218,7 +220,7 @@ def latest(out: Path, settings: Mapping[str, Any] | None = None) -> tuple[Kept |
     return None, [f"{flaw}; none is whole, so that the run starts again from 0" for flaw in flaws]
 
 
-def read(kept: Kept, part: str = "") -> dict[str, Tensor]:
+def read(kept: Checkpoint, part: str = "") -> dict[str, Tensor]:
     """The tensors of a checkpoint, or those whose names begin with that of a part."""
     try:
         with safe_open(kept.path, "pt") as file:

@@ -22,7 +22,7 @@ MOST_IMAGES = 10**12
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """Everything that decides which network comes out."""
 
     model: str = "xl"
@@ -104,7 +104,7 @@ class Settings:
         return asdict(self) | {"betas": list(self.betas)}
 
     @classmethod
-    def of_plain(cls, values: Mapping[str, Any]) -> Settings:
+    def of_plain(cls, values: Mapping[str, Any]) -> TrainingSettings:
         """The settings that were written down."""
         try:
             return cls(**{**values, "betas": tuple(values["betas"])})
@@ -112,7 +112,7 @@ class Settings:
             raise InputError(f"these are not the settings of a training run ({error})") from error
 
 
-def _check_counts(asked: Settings) -> None:
+def _check_counts(asked: TrainingSettings) -> None:
     least = {"images": 1, "batch": 1, "bank": 2, "accumulate": 1, "lines": 1, "keep": 1}
     for name, low in least.items():
         value = getattr(asked, name)
@@ -128,7 +128,7 @@ def _check_counts(asked: Settings) -> None:
         raise InputError(f"seed lies in [0, 2**32), got {asked.seed}")
 
 
-def _check_ranges(asked: Settings) -> None:
+def _check_ranges(asked: TrainingSettings) -> None:
     if not 0 < asked.rate < float("inf"):
         raise InputError(f"rate is positive, got {asked.rate:g}; the paper's is 1e-4")
     for name, value in (("ema", asked.ema), ("drop", asked.drop), ("share", asked.share)):
@@ -148,7 +148,7 @@ def _check_ranges(asked: Settings) -> None:
         raise InputError("shift is positive, cosine and decay are not negative")
 
 
-PAPER = Settings()
+PAPER = TrainingSettings()
 LIGHTNINGDIT = replace(
     PAPER,
     images=81_920_000,

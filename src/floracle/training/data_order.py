@@ -36,7 +36,7 @@ def drawing(seed: int, purpose: Purpose, number: int = 0) -> torch.Generator:
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
+class DataOrder:
     """The order in which the rows of data are seen."""
 
     count: int
@@ -46,7 +46,7 @@ class Order:
     """How far weights have added up, float64 [count], where rows carry them."""
 
     @classmethod
-    def of(cls, count: int, seed: int, weights: Tensor | None = None) -> Order:
+    def of(cls, count: int, seed: int, weights: Tensor | None = None) -> DataOrder:
         """The order of so many rows, or of rows by weight."""
         if not count:
             raise InputError("there is nothing to train on: the data has no rows")

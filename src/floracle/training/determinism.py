@@ -12,7 +12,7 @@ from torch.utils import deterministic
 
 from floracle.run.errors import InputError
 
-from .config import Settings
+from .config import TrainingSettings
 from .data_order import seed_for
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
@@ -49,7 +49,7 @@ def inner_randomness(device: torch.device, seed: int, number: int) -> Iterator[N
         yield
 
 
-def ready(settings: Settings, device: torch.device) -> None:
+def ready(settings: TrainingSettings, device: torch.device) -> None:
     """What a GPU has to be told before its first product."""
     if device.type != "cuda":
         return

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from .config import Settings
+from .config import TrainingSettings
 
 
 def averaged(network: nn.Module) -> nn.Module:
@@ -15,7 +15,7 @@ def averaged(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
-def share_kept(settings: Settings, step: int) -> float:
+def share_kept(settings: TrainingSettings, step: int) -> float:
     """How much of the average stays at a step, counted from 1.
 
     In the first steps, with `ramp`, less: an average that remembers the random beginning is of no

@@ -15,12 +15,12 @@ import torch
 from floracle.analysis.curves import Curve
 from floracle.analysis.loss.oracle_loss import OracleLoss, oracle_loss
 from floracle.core.fields import VelocityField
-from floracle.core.point_set import NO_LABEL, Source, classes
+from floracle.core.point_set import NO_LABEL, PointSet, classes
 from floracle.core.seeds import noise
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 from floracle.run.files import write_bytes
-from floracle.run.images import display_for, enlarged, png, tiles
+from floracle.run.images import display_for, enlarge, png, tiles
 from floracle.run.results import save
 from floracle.sampling.grid import time_grid
 from floracle.sampling.sample import sample
@@ -33,7 +33,7 @@ SIDE = 64
 
 
 @dataclass(frozen=True)
-class Look:
+class EvaluationPlan:
     """What is looked at, and how closely."""
 
     pairs: int = 64
@@ -54,7 +54,7 @@ class Look:
         if self.pairs < 0 or self.pairs == 1:
             raise InputError(f"pairs counts from 2, or 0 measures no loss; got {self.pairs}")
 
-    def labels(self, data: Source) -> list[int]:
+    def labels(self, data: PointSet) -> list[int]:
         """The classes that are looked at; the whole set where there are none."""
         known = [label for label in classes(data) if len(data.atoms(label).rows) > 1]
         if not known:
@@ -69,7 +69,12 @@ class Look:
 
 
 def looked(
-    field: VelocityField, oracle: Oracle, *, look: Look, split: float, held_out: Source | None
+    field: VelocityField,
+    oracle: Oracle,
+    *,
+    look: EvaluationPlan,
+    split: float,
+    held_out: PointSet | None,
 ) -> OracleLoss:
     """The losses of a field by time."""
     labels = look.labels(oracle.data)
@@ -84,7 +89,7 @@ def looked(
     )
 
 
-def lacking(look: Look, data: Source, held_out: Source | None) -> list[int]:
+def lacking(look: EvaluationPlan, data: PointSet, held_out: PointSet | None) -> list[int]:
     """The classes that are looked at and have no held-out points."""
     if held_out is None:
         return []
@@ -118,7 +123,7 @@ def keep_look(found: OracleLoss, out: Path, images: int) -> None:
 
 
 def draw_samples(
-    field: VelocityField, data: Source, out: Path, *, look: Look, images: int
+    field: VelocityField, data: PointSet, out: Path, *, look: EvaluationPlan, images: int
 ) -> bool:
     """Write a picture of samples, from the same noise every time; False where they are none."""
     some = data.take(torch.arange(min(len(data), 256)))
@@ -130,6 +135,6 @@ def draw_samples(
     start = noise(range(look.samples), data.shape)
     shown = sample(field, start, time_grid(look.steps), labels=labels)
     columns = max(1, round(look.samples**0.5))
-    pictures = enlarged(display.pictures(shown.clamp(-1e6, 1e6).nan_to_num()), SIDE)
+    pictures = enlarge(display.pictures(shown.clamp(-1e6, 1e6).nan_to_num()), SIDE)
     write_bytes(out / FOLDER / f"{images:012d}.png", png(tiles(pictures, columns)))
     return True

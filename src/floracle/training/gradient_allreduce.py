@@ -12,23 +12,23 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from floracle.run.exchange import Lost, bytes_of, settle
-from floracle.run.processes import Group
+from floracle.run.processes import ProcessGroup
 
 BUCKET = 2**23
 """Numbers that travel together: 32 MiB."""
 
 
 @dataclass(frozen=True)
-class Sums:
+class GradientSums:
     """How processes add up what they hold."""
 
-    group: Group
+    group: ProcessGroup
     link: Any
     """The connection: NCCL where every process has a GPU of its own, gloo otherwise."""
     through_host: bool
 
     @classmethod
-    def over(cls, group: Group, device: torch.device) -> Sums:
+    def over(cls, group: ProcessGroup, device: torch.device) -> GradientSums:
         """For tensors on a device; every process takes part."""
         if group.alone:
             return cls(group, None, False)
@@ -60,7 +60,7 @@ class Sums:
         return there.to(values.device)
 
 
-def begin_alike(network: nn.Module, group: Group) -> None:
+def broadcast_weights(network: nn.Module, group: ProcessGroup) -> None:
     """Give every process the weights and buffers that the first one's network has."""
     if group.alone:
         return
@@ -70,7 +70,7 @@ def begin_alike(network: nn.Module, group: Group) -> None:
         values.detach().copy_(told.view(values.dtype).view_as(values))
 
 
-def _lost(group: Group) -> Lost:
+def _lost(group: ProcessGroup) -> Lost:
     return Lost(
         f"another of the {group.size} processes has ended (killed, or out of memory?); start all"
         f" of them again, they go on from the last checkpoint"

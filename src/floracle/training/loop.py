@@ -19,51 +19,51 @@ import torch
 from torch import Tensor, nn
 
 from floracle.core.fields import VelocityField
-from floracle.core.point_set import NO_LABEL, Source
+from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.models.convention import Convention
 from floracle.models.field import model_field
 from floracle.models.networks.lightningdit import LightningDiT
 from floracle.oracle.oracle import Oracle
-from floracle.run.budget import chosen_device
+from floracle.run.budget import choose_device
 from floracle.run.errors import InputError
-from floracle.run.exchange import barrier, gathered
-from floracle.run.output_folder import OutputFolder, opened
-from floracle.run.processes import Group, current, launched
+from floracle.run.exchange import barrier, gather
+from floracle.run.output_folder import OutputFolder, open_output
+from floracle.run.processes import ProcessGroup, current_group, launched
 
-from .batches import Batch, Making
-from .checkpoint import VERB, Kept, Learner, keep, optimizer_for, read, writing
-from .config import Settings
-from .data_order import Order
+from .batches import Batch, BatchMaker
+from .checkpoint import VERB, Checkpoint, Learner, keep, optimizer_for, read, writing
+from .config import TrainingSettings
+from .data_order import DataOrder
 from .determinism import inner_randomness, ready, repeatable
 from .ema import averaged
 from .evaluation import FOLDER as EVALUATIONS
-from .evaluation import Look, draw_samples, keep_look, lacking, looked, words_of
-from .gradient_allreduce import Sums, begin_alike
+from .evaluation import EvaluationPlan, draw_samples, keep_look, lacking, looked, words_of
+from .gradient_allreduce import GradientSums, broadcast_weights
 from .interrupts import deferred
-from .metrics_log import Log, open_log, read_log
-from .run_directory import GROWS, Place, changes, check_extension, machine, settings_of
+from .metrics_log import MetricsLog, open_log, read_log
+from .run_directory import GROWS, RunDirectory, changes, check_extension, machine, settings_of
 from .switch import measured_gap, switch_time
 from .targets import target_for
-from .times import Times, Uniform, times_for
+from .times import TimeDensity, Uniform, times_for
 from .train_metrics import PART as COUNTS
-from .train_metrics import Counting, Progress
+from .train_metrics import TrainingProgress, TrainMetrics
 from .train_step import Stepper, forgetful
 
-LOOK = Look()
+LOOK = EvaluationPlan()
 
 
 def train(
     model: nn.Module,
-    data: Source,
-    settings: Settings,
+    data: PointSet,
+    settings: TrainingSettings,
     *,
     out: str | Path,
-    held_out: Source | None = None,
-    look: Look = LOOK,
+    held_out: PointSet | None = None,
+    look: EvaluationPlan = LOOK,
     null: int | None = None,
     device: torch.device | str | None = None,
     memory: int | str | None = None,
-) -> Iterator[Progress]:
+) -> Iterator[TrainingProgress]:
     """Train a network, called as model(x, t, labels), on data; yields as it goes.
 
     `null` is the label that dropped labels become; networks of this library know theirs. `memory`
@@ -75,7 +75,7 @@ def train(
     known = model.null if isinstance(model, LightningDiT) else null
     _check_fits(model, data, held_out)
     _check_null(known, settings, data)
-    place, group = chosen_device(device), current()
+    place, group = choose_device(device), current_group()
     if group.alone and launched():
         raise InputError(
             "torchrun started several processes, but they have not joined; put `with"
@@ -88,7 +88,7 @@ def train(
     oracle = Oracle(data, memory=memory, device=place)
 
     def run_in(output: OutputFolder) -> _Run:
-        where = Place(output)
+        where = RunDirectory(output)
         return _Run(model, data, settings, where, oracle, held_out, look, known, place)
 
     return _run_in_folder(Path(out), asked, group, [data, held_out], run_in)
@@ -97,10 +97,10 @@ def train(
 def _run_in_folder(
     out: Path,
     asked: dict[str, Any],
-    group: Group,
-    sources: list[Source | None],
+    group: ProcessGroup,
+    sources: list[PointSet | None],
     run_in: Callable[[OutputFolder], _Run],
-) -> Iterator[Progress]:
+) -> Iterator[TrainingProgress]:
     """A run in its folder, which is locked until the run ends or nobody iterates any more."""
 
     def unchanged() -> None:
@@ -109,7 +109,7 @@ def _run_in_folder(
             if check is not None:
                 check()
 
-    with opened(out, VERB, asked, group=group, unchanged=unchanged, grows=GROWS) as output:
+    with open_output(out, VERB, asked, group=group, unchanged=unchanged, grows=GROWS) as output:
         yield from run_in(output).progress()
 
 
@@ -118,26 +118,26 @@ class _Run:
     """A run from its beginning to its end."""
 
     model: nn.Module
-    data: Source
-    settings: Settings
-    place: Place
+    data: PointSet
+    settings: TrainingSettings
+    place: RunDirectory
     oracle: Oracle
-    held_out: Source | None
-    look: Look
+    held_out: PointSet | None
+    look: EvaluationPlan
     null: int | None
     device: torch.device
 
     @property
-    def group(self) -> Group:
+    def group(self) -> ProcessGroup:
         """The processes that share it."""
         return self.place.group
 
-    def progress(self) -> Iterator[Progress]:
+    def progress(self) -> Iterator[TrainingProgress]:
         """All of it; where it is done already, its end."""
         found = self.place.done()
         if found is not None:
             total = self.settings.images
-            yield Progress(total, total, float(found.arrays["loss"][-1]), 0.0, 0.0)
+            yield TrainingProgress(total, total, float(found.arrays["loss"][-1]), 0.0, 0.0)
             return
         kept, notes = self.place.begin(self.settings.keep)
         notes += changes(kept, self.device)
@@ -178,11 +178,11 @@ class _Run:
     def _going_on(
         self,
         learner: Learner,
-        kept: Kept | None,
+        kept: Checkpoint | None,
         switch: float,
-        log: Log | None,
+        log: MetricsLog | None,
         notes: tuple[str, ...],
-    ) -> Iterator[Progress]:
+    ) -> Iterator[TrainingProgress]:
         settings, start = self.settings, 0 if kept is None else kept.step
         split = settings.split or max(switch, 1e-3)
         times = times_for(settings, split)
@@ -193,7 +193,7 @@ class _Run:
         making = self._making(times, switch, oracle)
         labelled = bool((self.data.labels != NO_LABEL).any())
         told = {"split": split, "device": self.device, "labelled": labelled}
-        counting = Counting(self.place.out, settings.images, self.group, **told)
+        counting = TrainMetrics(self.place.out, settings.images, self.group, **told)
         counting.restore({} if kept is None else read(kept, COUNTS))
         state = _State(learner, self._stepper(learner), counting, log, switch, split)
         batches = making.all(start, ahead=ahead)
@@ -216,7 +216,7 @@ class _Run:
             self.place.finish(facts)
         barrier(self.group)
 
-    def _step(self, state: _State, batch: Batch) -> Progress | None:
+    def _step(self, state: _State, batch: Batch) -> TrainingProgress | None:
         """Learn from a batch; what is to be told where a line or a checkpoint is due."""
         settings, counting = self.settings, state.counting
         number = batch.step * self.group.size + self.group.rank
@@ -239,19 +239,19 @@ class _Run:
             counting.start()
         return at
 
-    def _learner(self, kept: Kept | None) -> Learner:
+    def _learner(self, kept: Checkpoint | None) -> Learner:
         """The network, its average and its optimizer, as they were kept."""
         network = self.model.to(self.device).train()
         settings = self.settings
         options = {"lr": settings.rate, "betas": settings.betas, "weight_decay": settings.decay}
         if kept is None:
-            begin_alike(network, self.group)
+            broadcast_weights(network, self.group)
         learner = Learner(network, averaged(network), optimizer_for(network, **options))
         if kept is not None:
             learner.restore(read(kept), kept.path)
         return learner
 
-    def _switch(self, kept: Kept | None) -> float:
+    def _switch(self, kept: Checkpoint | None) -> float:
         """Where the conditional target takes over: as asked, as kept, or as measured now."""
         if self.settings.switch is not None:
             return self.settings.switch
@@ -259,27 +259,29 @@ class _Run:
             return float(kept.facts["switch"])
         # with unbiased times p · m is 1, and split-aware ones wait for this very number
         split_aware = self.settings.times == "split-aware"
-        times: Times = Uniform() if split_aware else times_for(self.settings)
+        times: TimeDensity = Uniform() if split_aware else times_for(self.settings)
         oracle = replace(self.oracle)  # with it goes what it keeps of the data
         found = switch_time(
             measured_gap(oracle, seed=self.settings.seed), times, self.settings.share
         )
         told = torch.tensor([found], dtype=torch.float64)
-        return float(gathered([told], self.group, what="the switch")[0][0])
+        return float(gather([told], self.group, what="the switch")[0][0])
 
-    def _making(self, times: Times, switch: float, oracle: Oracle) -> Making:
+    def _making(self, times: TimeDensity, switch: float, oracle: Oracle) -> BatchMaker:
         settings = self.settings
         weights = getattr(self.data, "weights", None)
-        order = Order.of(len(self.data), settings.seed, weights)
+        order = DataOrder.of(len(self.data), settings.seed, weights)
         target = target_for(settings, self.data, oracle, switch)
-        return Making(self.data, order, settings, times, target, self.group, self.device)
+        return BatchMaker(self.data, order, settings, times, target, self.group, self.device)
 
     def _stepper(self, learner: Learner) -> Stepper:
         network = forgetful(learner.network) if self.settings.recompute else learner.network
         ask = torch.compile(network) if self.settings.compile else network
-        return Stepper(learner, self.settings, Sums.over(self.group, self.device), self.null, ask)
+        return Stepper(
+            learner, self.settings, GradientSums.over(self.group, self.device), self.null, ask
+        )
 
-    def _stop(self, state: _State, at: Progress, step: int) -> Progress:
+    def _stop(self, state: _State, at: TrainingProgress, step: int) -> TrainingProgress:
         """Look at the network, then write the checkpoint; the first process does both."""
         kept, told = None, None
         if state.log is not None:
@@ -291,7 +293,7 @@ class _Run:
 
     def _keep(
         self, state: _State, images: int, step: int, more: Mapping[str, Tensor] | None = None
-    ) -> Kept:
+    ) -> Checkpoint:
         """Write a checkpoint, once it is sure that the data is what it was."""
         self.place.output.check()
         if state.log is not None:
@@ -309,7 +311,7 @@ class _Run:
         )
 
     def _look(
-        self, average: nn.Module, images: int, split: float, log: Log
+        self, average: nn.Module, images: int, split: float, log: MetricsLog
     ) -> Mapping[str, Any] | None:
         field, told = self._field(average), None
         if self.look.pairs:
@@ -340,13 +342,13 @@ class _State:
 
     learner: Learner
     stepper: Stepper
-    counting: Counting
-    log: Log | None
+    counting: TrainMetrics
+    log: MetricsLog | None
     switch: float
     split: float
 
 
-def _check_fits(model: nn.Module, data: Source, held_out: Source | None) -> None:
+def _check_fits(model: nn.Module, data: PointSet, held_out: PointSet | None) -> None:
     """Refuse a network that was made for other data, and held-out data that is of another kind."""
     if held_out is not None and tuple(held_out.shape) != tuple(data.shape):
         raise InputError(
@@ -370,7 +372,7 @@ def _check_fits(model: nn.Module, data: Source, held_out: Source | None) -> None
         )
 
 
-def _check_null(null: int | None, settings: Settings, data: Source) -> None:
+def _check_null(null: int | None, settings: TrainingSettings, data: PointSet) -> None:
     """Refuse a run that has no label for "no label", or one that is a class."""
     if settings.drop and null is None:
         raise InputError("dropped labels need a null label; give null=, or drop=0")

@@ -26,7 +26,7 @@ BOARD = "tensorboard"
 
 
 @dataclass(frozen=True)
-class Read:
+class LogLines:
     """What a log holds."""
 
     lines: list[dict[str, Any]]
@@ -36,7 +36,7 @@ class Read:
 
 
 @dataclass(frozen=True)
-class Log:
+class MetricsLog:
     """Where lines go; made by `open_log`."""
 
     path: Path
@@ -78,7 +78,7 @@ class Log:
             self.board.close()
 
 
-def open_log(out: Path, settings: Mapping[str, Any], images: int) -> Log:
+def open_log(out: Path, settings: Mapping[str, Any], images: int) -> MetricsLog:
     """The log of a run that stands at so many images; what was said beyond them is cut."""
     path = out / NAME
     if os.path.lexists(path):
@@ -87,20 +87,20 @@ def open_log(out: Path, settings: Mapping[str, Any], images: int) -> Log:
         if content.encode() != read_regular(path):
             with writing(path, out):
                 write_text(path, content)
-    return Log(path, settings, _board(out / BOARD, images))
+    return MetricsLog(path, settings, _board(out / BOARD, images))
 
 
-def read_log(out: Path, settings: Mapping[str, Any] | None = None) -> Read:
+def read_log(out: Path, settings: Mapping[str, Any] | None = None) -> LogLines:
     """All lines of a run that are as they were written; by default of the run that lies there."""
     settings, path = settings or check_ours(out, VERB) or {}, out / NAME
     if not os.path.lexists(path):
-        return Read([], 0)
+        return LogLines([], 0)
     *whole, last = read_regular(path).decode("utf-8", "replace").split("\n")
     lines = [_opened(line, settings) for line in whole]
     read = [line for line in lines if line is not None]
     if last and (line := _opened(last, settings)) is not None:  # only its end was cut off
         read.append(line)
-    return Read(read, lines.count(None))
+    return LogLines(read, lines.count(None))
 
 
 def _sealed(line: Mapping[str, Any], settings: Mapping[str, Any]) -> str:

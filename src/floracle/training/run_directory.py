@@ -18,19 +18,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from floracle.core.point_set import Source
+from floracle.core.point_set import PointSet
 from floracle.models.convention import Convention
 from floracle.models.networks.lightningdit import LightningDiT
 from floracle.models.weights import NAME, write_network
 from floracle.run.errors import InputError
-from floracle.run.exchange import first_says
+from floracle.run.exchange import broadcast_from_first
 from floracle.run.folder_checks import check_ours
 from floracle.run.output_folder import OutputFolder
-from floracle.run.processes import Group
+from floracle.run.processes import ProcessGroup
 from floracle.run.results import Results, differences, has_result, load_results, provenance
 
-from .checkpoint import FOLDER, VERB, Kept, clear, described, latest, writing
-from .config import Settings
+from .checkpoint import FOLDER, VERB, Checkpoint, clear, described, latest, writing
+from .config import TrainingSettings
 from .metrics_log import read_log
 
 GROWS = ("images",)
@@ -38,7 +38,7 @@ GROWS = ("images",)
 
 
 @dataclass(frozen=True)
-class Place:
+class RunDirectory:
     """The folder of a run, and what the run is."""
 
     output: OutputFolder
@@ -54,14 +54,14 @@ class Place:
         return self.output.settings
 
     @property
-    def group(self) -> Group:
+    def group(self) -> ProcessGroup:
         """The processes that share it."""
         return self.output.group
 
     def done(self) -> Results | None:
         """What came of the run, if it is done; a shorter one that it was before is not enough."""
         done = self.group.first and has_result(self.out) and self._result() is not None
-        return load_results(self.out) if first_says(self.group, [done])[0] else None
+        return load_results(self.out) if broadcast_from_first(self.group, [done])[0] else None
 
     def _result(self) -> Results | None:
         found = load_results(self.out)
@@ -73,7 +73,7 @@ class Place:
             )
         return None if shorter else found
 
-    def begin(self, most: int) -> tuple[Kept | None, list[str]]:
+    def begin(self, most: int) -> tuple[Checkpoint | None, list[str]]:
         """Where the run stands, and words about what was found damaged.
 
         No more than `most` checkpoints stay.
@@ -82,7 +82,7 @@ class Place:
         if self.group.first:
             kept, words = latest(self.out, self.asked)  # known before anything goes
             clear(self.out, most, -1 if kept is None else kept.images)
-        images = first_says(self.group, [-1 if kept is None else kept.images])[0]
+        images = broadcast_from_first(self.group, [-1 if kept is None else kept.images])[0]
         if not self.group.first and images >= 0:
             about = self.out / FOLDER / f"{images:012d}.json"
             if not about.exists():
@@ -117,10 +117,10 @@ class Place:
 
 
 def settings_of(
-    settings: Settings,
-    data: Source,
+    settings: TrainingSettings,
+    data: PointSet,
     network: nn.Module,
-    held_out: Source | None,
+    held_out: PointSet | None,
     null: int | None,
 ) -> dict[str, Any]:
     """What tells a run on some data apart from others; plain values."""
@@ -133,7 +133,7 @@ def settings_of(
     }
 
 
-def check_extension(out: Path, settings: Settings) -> None:
+def check_extension(out: Path, settings: TrainingSettings) -> None:
     """Refuse to make a run longer whose last batch was cut short, since later ones would move."""
     recorded = check_ours(out, VERB)
     images = None if recorded is None else recorded.get("images")
@@ -154,7 +154,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def changes(kept: Kept | None, device: torch.device) -> list[str]:
+def changes(kept: Checkpoint | None, device: torch.device) -> list[str]:
     """A word where a run goes on with other parts than it was made with."""
     if kept is None:
         return []

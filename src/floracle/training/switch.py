@@ -21,7 +21,7 @@ from floracle.core.seeds import noise
 from floracle.oracle.oracle import Oracle
 
 from .data_order import drawing, seed_for
-from .times import Times
+from .times import TimeDensity
 
 CLASSES, PAIRS = 16, 24
 """How many classes are looked at, and pairs of each."""
@@ -29,7 +29,7 @@ LAST = 0.98
 """Where the look ends: near the data float32 would measure its own rounding."""
 
 
-class Gap(NamedTuple):
+class MeasuredGap(NamedTuple):
     """The residual variance of conditional targets by time, per dimension; float64 [T]."""
 
     times: Tensor
@@ -41,7 +41,7 @@ def look_times(count: int = 200) -> Tensor:
     return LAST * torch.linspace(0, 1, count, dtype=torch.float64).square()
 
 
-def measured_gap(oracle: Oracle, *, seed: int, pairs: int = PAIRS) -> Gap:
+def measured_gap(oracle: Oracle, *, seed: int, pairs: int = PAIRS) -> MeasuredGap:
     """Gap by time, averaged by mass over some classes of the oracle's data."""
     data, times, gaps, masses = oracle.data, look_times(), [], []
     known = [label for label in classes(data) if len(data.atoms(label).rows) > 1] or [NO_LABEL]
@@ -58,10 +58,10 @@ def measured_gap(oracle: Oracle, *, seed: int, pairs: int = PAIRS) -> Gap:
         masses.append(mass(data, known[place]))
     dims = torch.Size(data.shape).numel()
     shares = torch.tensor(masses, dtype=torch.float64)
-    return Gap(times, (shares / shares.sum()) @ torch.stack(gaps).double().cpu() / dims)
+    return MeasuredGap(times, (shares / shares.sum()) @ torch.stack(gaps).double().cpu() / dims)
 
 
-def left_after(found: Gap, times: Times) -> Tensor:
+def left_after(found: MeasuredGap, times: TimeDensity) -> Tensor:
     """The share of the residual variance beyond each time, falling from 1 to 0; float64 [T]."""
     height = found.gap * times.density(found.times) * times.weight(found.times)
     pieces = (height[1:] + height[:-1]) / 2 * found.times.diff()
@@ -70,7 +70,7 @@ def left_after(found: Gap, times: Times) -> Tensor:
     return torch.cat([beyond / whole, beyond.new_zeros(1)])
 
 
-def switch_time(found: Gap, times: Times, share: float) -> float:
+def switch_time(found: MeasuredGap, times: TimeDensity, share: float) -> float:
     """The first time beyond which no more than the share is left."""
     left = left_after(found, times)
     place = int((left <= share).to(torch.int8).argmax())

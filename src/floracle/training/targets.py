@@ -29,12 +29,12 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from floracle.core.point_set import NO_LABEL, Atoms, Source
-from floracle.oracle.class_points import Members
+from floracle.core.point_set import NO_LABEL, PointSet, WeightedRows
+from floracle.oracle.class_points import ClassPoints
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 
-from .config import Settings
+from .config import TrainingSettings
 from .data_order import drawing, seed_for
 
 PRODUCTS = 2**25
@@ -43,7 +43,7 @@ STREAMED = 2**28
 """Bytes of points that are held at a time where a class is not resident."""
 
 
-class Drawn(NamedTuple):
+class TargetPairs(NamedTuple):
     """Pairs on the forward path; samples are [b, *shape] on the network's device."""
 
     rows: Tensor
@@ -58,7 +58,7 @@ class Drawn(NamedTuple):
     step: int
 
 
-class Answer(NamedTuple):
+class PosteriorMeans(NamedTuple):
     """The targets [b, *shape] of pairs, and how many of them touched their class."""
 
     velocity: Tensor
@@ -68,14 +68,14 @@ class Answer(NamedTuple):
 class Target(Protocol):
     """What pairs are trained towards."""
 
-    def __call__(self, pairs: Drawn) -> Answer:
+    def __call__(self, pairs: TargetPairs) -> PosteriorMeans:
         """The targets of pairs."""
         ...
 
 
-def conditional(pairs: Drawn) -> Answer:
+def conditional(pairs: TargetPairs) -> PosteriorMeans:
     """The velocity of every pair's own line."""
-    return Answer(pairs.data - pairs.noise, 0)
+    return PosteriorMeans(pairs.data - pairs.noise, 0)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class OracleTarget:
     switch: float
 
     @torch.no_grad()
-    def __call__(self, pairs: Drawn) -> Answer:
+    def __call__(self, pairs: TargetPairs) -> PosteriorMeans:
         """Targets; each class that is present early is asked once."""
         mean = _means(self.oracle.members)
         return _corrected(pairs, early(self.oracle.data, pairs, self.switch), mean)
@@ -96,22 +96,22 @@ class OracleTarget:
 class BankTarget:
     """The velocity averaged over `size` points of the class up to the time `switch`."""
 
-    source: Source
+    source: PointSet
     size: int
     switch: float
     seed: int
 
     @torch.no_grad()
-    def __call__(self, pairs: Drawn) -> Answer:
+    def __call__(self, pairs: TargetPairs) -> PosteriorMeans:
         """Targets; every step draws another reference batch for each class."""
 
-        def mean(label: int, some: Drawn) -> Tensor:
+        def mean(label: int, some: TargetPairs) -> Tensor:
             return bank_means(self.source, label, some, size=self.size, seed=self.seed)
 
         return _corrected(pairs, early(self.source, pairs, self.switch), mean)
 
 
-def early(source: Source, pairs: Drawn, switch: float) -> Tensor:
+def early(source: PointSet, pairs: TargetPairs, switch: float) -> Tensor:
     """Which pairs learn from their class, bool [b]: t ≤ switch, and a class to learn from."""
     nobody = pairs.labels == NO_LABEL
     if nobody.any() and (source.labels != NO_LABEL).any():
@@ -119,14 +119,16 @@ def early(source: Source, pairs: Drawn, switch: float) -> Tensor:
     return pairs.t <= switch
 
 
-def _means(members: Callable[[int], Members]) -> Callable[[int, Drawn], Tensor]:
-    def mean(label: int, some: Drawn) -> Tensor:
+def _means(members: Callable[[int], ClassPoints]) -> Callable[[int, TargetPairs], Tensor]:
+    def mean(label: int, some: TargetPairs) -> Tensor:
         return posterior_means(members(label), some.x.flatten(1), some.t.to(some.x.device))
 
     return mean
 
 
-def _corrected(pairs: Drawn, chosen: Tensor, mean: Callable[[int, Drawn], Tensor]) -> Answer:
+def _corrected(
+    pairs: TargetPairs, chosen: Tensor, mean: Callable[[int, TargetPairs], Tensor]
+) -> PosteriorMeans:
     """The conditional target, and of those chosen what the mean of a class makes of it."""
     velocity, touched = pairs.data - pairs.noise, 0
     for label, places in by_class(pairs.labels, chosen):
@@ -137,7 +139,7 @@ def _corrected(pairs: Drawn, chosen: Tensor, mean: Callable[[int, Drawn], Tensor
         pull *= lever.reshape(-1, *[1] * (pull.ndim - 1))
         velocity[there] += pull.to(velocity.dtype)  # every place once
         touched += len(places)
-    return Answer(velocity, touched)
+    return PosteriorMeans(velocity, touched)
 
 
 def by_class(labels: Tensor, chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -148,9 +150,9 @@ def by_class(labels: Tensor, chosen: Tensor) -> Iterator[tuple[int, Tensor]]:
     yield from zip(found.tolist(), places[order].split(counts.tolist()), strict=True)
 
 
-def _of(pairs: Drawn, places: Tensor, there: Tensor) -> Drawn:
+def _of(pairs: TargetPairs, places: Tensor, there: Tensor) -> TargetPairs:
     """Some of the pairs."""
-    return Drawn(
+    return TargetPairs(
         pairs.rows[places],
         pairs.labels[places],
         pairs.t[places],
@@ -161,7 +163,7 @@ def _of(pairs: Drawn, places: Tensor, there: Tensor) -> Drawn:
     )
 
 
-def posterior_means(members: Members, x: Tensor, t: Tensor) -> Tensor:
+def posterior_means(members: ClassPoints, x: Tensor, t: Tensor) -> Tensor:
     """The mean of a class given x [p, D] at times t [p], [p, D] in the type of products.
 
     In float32, which is enough where several points vote: within 1e-4 of the oracle's velocity.
@@ -190,7 +192,7 @@ def posterior_means(members: Members, x: Tensor, t: Tensor) -> Tensor:
     return total / mass[:, None] + members.offset.to(kind)
 
 
-def _together(members: Members, pairs: int) -> int:
+def _together(members: ClassPoints, pairs: int) -> int:
     """How many points of a class are looked at together."""
     most = PRODUCTS // pairs
     if members.points is None:
@@ -198,7 +200,9 @@ def _together(members: Members, pairs: int) -> int:
     return max(1, most)
 
 
-def bank_means(source: Source, label: int, pairs: Drawn, *, size: int, seed: int) -> Tensor:
+def bank_means(
+    source: PointSet, label: int, pairs: TargetPairs, *, size: int, seed: int
+) -> Tensor:
     """The mean of `size` points of a class given pairs of it, [p, D] as their samples are.
 
     The points are drawn afresh for every step; a pair whose own is not among them has it in the
@@ -227,7 +231,7 @@ def bank_means(source: Source, label: int, pairs: Drawn, *, size: int, seed: int
     return votes[:, :-1] @ points + votes[:, -1:] * own
 
 
-def own_atoms(source: Source, label: int, atoms: Atoms, rows: Tensor) -> Tensor:
+def own_atoms(source: PointSet, label: int, atoms: WeightedRows, rows: Tensor) -> Tensor:
     """The atom of a class that each of its rows is, merged or not, int64 [p] in 0 ... n − 1."""
     first = getattr(getattr(source, "groups", None), "first", None)
     if first is not None:  # the first row that equals each, over all classes
@@ -239,7 +243,7 @@ def own_atoms(source: Source, label: int, atoms: Atoms, rows: Tensor) -> Tensor:
     return place
 
 
-def _equal_atom(source: Source, label: int, point: Tensor) -> int:
+def _equal_atom(source: PointSet, label: int, point: Tensor) -> int:
     """The place of the atom of a class that has the value of a point [1, *shape]."""
     flat, start = point.flatten(1), 0
     for block in source.blocks(label, rows=max(1, STREAMED // (4 * flat.shape[1]))):
@@ -250,7 +254,9 @@ def _equal_atom(source: Source, label: int, point: Tensor) -> int:
     raise InputError(f"a row of class {label} equals none of the distinct points of its class")
 
 
-def target_for(settings: Settings, source: Source, oracle: Oracle | None, switch: float) -> Target:
+def target_for(
+    settings: TrainingSettings, source: PointSet, oracle: Oracle | None, switch: float
+) -> Target:
     """The target that settings ask for."""
     if settings.target == "conditional":
         return conditional

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-from .config import Settings
+from .config import TrainingSettings
 
 
-class Times(Protocol):
+class TimeDensity(Protocol):
     """Where times come from; all tensors are float64 [b]."""
 
     @property
@@ -134,7 +134,7 @@ class SplitAware:
         return 1 / self.density(t)
 
 
-def times_for(settings: Settings, split: float | None = None) -> Times:
+def times_for(settings: TrainingSettings, split: float | None = None) -> TimeDensity:
     """The times that settings ask for; `split` is where navigation ends, if they do not say."""
     if settings.times == "uniform":
         return Uniform()

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from floracle.run.errors import InputError
-from floracle.run.exchange import gathered
-from floracle.run.processes import Group
+from floracle.run.exchange import gather
+from floracle.run.processes import ProcessGroup
 
 from .checkpoint import latest
 from .meter import StageMeter, curves_of
-from .metrics_log import Log
+from .metrics_log import MetricsLog
 from .train_step import Tally
 
 PART = "counting/"
@@ -27,7 +27,7 @@ EXPLODED = 10.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """Where a run stands."""
 
     images: int
@@ -44,14 +44,14 @@ class Progress:
     notes: tuple[str, ...] = ()
 
 
-class Counting:
+class TrainMetrics:
     """Losses and speed since the last line."""
 
     def __init__(
         self,
         out: Path,
         total: int,
-        group: Group,
+        group: ProcessGroup,
         *,
         split: float,
         device: torch.device,
@@ -66,9 +66,9 @@ class Counting:
         if not bool(self.tally.norms.isfinite().all()):
             raise InputError(self._stopped("the loss is no longer finite", images))
 
-    def line(self, images: int, log: Log | None) -> Progress:
+    def line(self, images: int, log: MetricsLog | None) -> TrainingProgress:
         """Write a line, and start to count anew; every process takes part."""
-        every = gathered([self.tally.sums.cpu(), self.meter.sums()], self.group, what="losses")
+        every = gather([self.tally.sums.cpu(), self.meter.sums()], self.group, what="losses")
         sums = torch.stack([one[0] for one in every]).sum(0)
         binned = torch.stack([one[1] for one in every]).sum(0)
         seconds = time.perf_counter() - self.since
@@ -93,7 +93,7 @@ class Counting:
         self.tally = Tally(self.tally.sums.device)
         self.start()
         left = (self.total - images) * seconds / pairs
-        return Progress(images, self.total, loss / pairs, pairs / seconds, left)
+        return TrainingProgress(images, self.total, loss / pairs, pairs / seconds, left)
 
     def tensors(self) -> dict[str, Tensor]:
         """All counts since the last line, for a checkpoint."""

@@ -18,9 +18,9 @@ from floracle.run.errors import InputError
 
 from .batches import Batch
 from .checkpoint import Learner
-from .config import Settings
+from .config import TrainingSettings
 from .ema import follow, share_kept
-from .gradient_allreduce import Sums
+from .gradient_allreduce import GradientSums
 from .meter import StageMeter
 
 
@@ -29,8 +29,8 @@ class Stepper:
     """What a step needs besides its batch."""
 
     learner: Learner
-    settings: Settings
-    sums: Sums
+    settings: TrainingSettings
+    sums: GradientSums
     null: int | None
     """The network's label for "no label"; None where every label is passed on as it is."""
     ask: Callable[..., Tensor]

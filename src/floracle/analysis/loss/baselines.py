@@ -22,7 +22,7 @@ from floracle.run.errors import InputError
 
 
 @dataclass(frozen=True)
-class Distances:
+class BaselineDistances:
     """The distance of fields from the oracle by time, over pairs of one class."""
 
     times: Tensor
@@ -43,7 +43,7 @@ class Distances:
         return [names[i] for i in closest.tolist()]
 
 
-def distances(
+def baseline_distances(
     oracle: Oracle,
     fields: Mapping[str, VelocityField],
     *,
@@ -52,7 +52,7 @@ def distances(
     label: int = NO_LABEL,
     seed: int = 0,
     to: VelocityField | None = None,
-) -> Distances:
+) -> BaselineDistances:
     """Measure fields against the oracle at times [T] in [0, 1), all on the same pairs.
 
     The fields live on the oracle's path. Pairs are drawn from the class `label`, and that label is
@@ -72,7 +72,7 @@ def distances(
             apart[name].append(per_dimension(field(*asked).double() - truth))
     size = torch.stack(sizes, 1)
     squared = {name: torch.stack(columns, 1) for name, columns in apart.items()}
-    return Distances(
+    return BaselineDistances(
         times=times,
         label=label,
         pairs=pairs,

@@ -25,7 +25,7 @@ from torch import Tensor
 from floracle.analysis.curves import Curve
 from floracle.analysis.forward_pairs import ForwardPairs, asked_times, forward_pairs
 from floracle.core.fields import VelocityField
-from floracle.core.point_set import NO_LABEL, Source, classes, mass
+from floracle.core.point_set import NO_LABEL, PointSet, classes, mass
 from floracle.core.seeds import generator, noise
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError, suggestion
@@ -34,7 +34,7 @@ from floracle.sampling.grid import time_grid
 from floracle.sampling.sample import trajectory
 
 from .baselines import per_dimension
-from .results import PAIRED, Loss, OracleLoss
+from .results import PAIRED, ClassLoss, OracleLoss
 
 Along = Literal["path", "own"]
 AT_ONCE = 256
@@ -53,7 +53,7 @@ def oracle_loss(
     times: Tensor,
     pairs: int = 256,
     classes: Sequence[int] | None = None,
-    held_out: Source | None = None,
+    held_out: PointSet | None = None,
     yardsticks: Mapping[str, VelocityField] | None = None,
     along: Along = "path",
     steps: int = 50,
@@ -89,7 +89,7 @@ def oracle_losses(
     times: Tensor,
     pairs: int = 256,
     classes: Sequence[int] | None = None,
-    held_out: Source | None = None,
+    held_out: PointSet | None = None,
     yardsticks: Mapping[str, VelocityField] | None = None,
     along: Along = "path",
     steps: int = 50,
@@ -214,7 +214,7 @@ def _on_own(
     return found
 
 
-def _loss(columns: dict[str, Tensor], label: int, share: float) -> Loss:
+def _loss(columns: dict[str, Tensor], label: int, share: float) -> ClassLoss:
     apart = {
         name.removeprefix(FOLLOWS): values
         for name, values in columns.items()
@@ -228,7 +228,7 @@ def _loss(columns: dict[str, Tensor], label: int, share: float) -> Loss:
         beaten = more.mean > 2 * more.error + SAME * distances[best, :, k].mean()
         sure.append(all(beaten[i] for i in range(len(names)) if i != best))
     curves = {name: Curve.of(values) for name, values in columns.items()}
-    return Loss(
+    return ClassLoss(
         label=label,
         share=share,
         pairs=len(columns[ORACLE]),
@@ -254,7 +254,7 @@ def velocity_of(
     return found.double()
 
 
-def _matched(held_out: Source, drawn: ForwardPairs, seed: int) -> ForwardPairs:
+def _matched(held_out: PointSet, drawn: ForwardPairs, seed: int) -> ForwardPairs:
     """Held-out data of the same class with the noise of the training pairs."""
     rows, weights = held_out.atoms(int(drawn.labels[0]))
     count = len(drawn.data)
@@ -266,7 +266,7 @@ def _columns(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
 
 
-def _labels(data: Source, asked: Sequence[int] | None) -> tuple[int, ...]:
+def _labels(data: PointSet, asked: Sequence[int] | None) -> tuple[int, ...]:
     """The classes to measure, each once."""
     chosen, known = tuple(dict.fromkeys(asked or (NO_LABEL,))), classes(data)
     for label in chosen:
@@ -275,7 +275,7 @@ def _labels(data: Source, asked: Sequence[int] | None) -> tuple[int, ...]:
     return chosen
 
 
-def _check_held_out(data: Source, held_out: Source | None, along: str, labels: tuple) -> None:
+def _check_held_out(data: PointSet, held_out: PointSet | None, along: str, labels: tuple) -> None:
     """Refuse held-out data that cannot be compared."""
     if held_out is None:
         return

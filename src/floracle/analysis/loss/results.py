@@ -33,7 +33,7 @@ MORE, LESS, UNKNOWN = "more", "less", "cannot say"
 
 
 @dataclass(frozen=True)
-class Loss:
+class ClassLoss:
     """The losses of a field by time, over pairs of one class and per dimension.
 
     On the path the curves are `oracle`, ‖v − u*‖²; `conditional`, ‖v − c‖²; `gap`, ‖u* − c‖²;
@@ -73,7 +73,7 @@ class OracleLoss:
     kind: ClassVar[str] = "oracle_loss"
     times: Tensor
     """float64 [T]."""
-    groups: tuple[Loss, ...]
+    groups: tuple[ClassLoss, ...]
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -129,7 +129,7 @@ class OracleLoss:
             return cls(found.arrays["times"], groups, found.settings, found.provenance)
 
 
-def _group_of(values: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Loss:
+def _group_of(values: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> ClassLoss:
     label, share, pairs = (number(values[name]) for name in ("label", "share", "pairs"))
     names, kept = words(values["curves"]), words(values["by_pair"])
     closest, sure = words(values["closest"]), truths(values["sure"])
@@ -144,11 +144,11 @@ def _group_of(values: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Loss:
     curves = {
         name: Curve(arrays[f"{label}/{name}"], arrays[f"{label}/{name}/error"]) for name in names
     }
-    return Loss(label, share, pairs, curves, closest, sure, by_pair)
+    return ClassLoss(label, share, pairs, curves, closest, sure, by_pair)
 
 
 @dataclass(frozen=True)
-class Losses:
+class LossComparison:
     """The losses of several fields over the same pairs, on the path and maybe on their own."""
 
     kind: ClassVar[str] = "losses"
@@ -172,7 +172,7 @@ class Losses:
         return Results(self.kind, self.settings, values, arrays, self.provenance)
 
     @classmethod
-    def of_results(cls, found: Results) -> Losses:
+    def of_results(cls, found: Results) -> LossComparison:
         """The losses that were saved."""
         with reading(cls.kind):
             check_kind(cls.kind, found)
@@ -199,7 +199,7 @@ def _losses_of(found: Results, along: str) -> dict[str, OracleLoss]:
 
 
 @dataclass(frozen=True)
-class Apart:
+class LossDifference:
     """How much more of a loss one field has than another, on the same pairs and noise."""
 
     times: Tensor
@@ -217,7 +217,7 @@ class Apart:
         )
 
 
-def apart(one: OracleLoss, other: OracleLoss, name: str = "oracle") -> Apart:
+def loss_difference(one: OracleLoss, other: OracleLoss, name: str = "oracle") -> LossDifference:
     """How much more of the loss `name` (of `PAIRED`) the one field has than the other."""
     unlike = differences(one.settings, other.settings)
     unlike += differences(_data(one), _data(other))
@@ -233,7 +233,7 @@ def apart(one: OracleLoss, other: OracleLoss, name: str = "oracle") -> Apart:
         curves.append(Curve.of(ours.by_pair[name] - theirs.by_pair[name]))
     curve = one.together(curves)
     low, high = interval(curve, one.pairs, together=len(one.times))
-    return Apart(one.times, curve, low, high)
+    return LossDifference(one.times, curve, low, high)
 
 
 def interval(curve: Curve, pairs: int, *, together: int = 1) -> tuple[Tensor, Tensor]:

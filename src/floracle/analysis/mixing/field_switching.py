@@ -26,13 +26,13 @@ from floracle.analysis.serialization import (
 )
 from floracle.core.fields import VelocityField
 from floracle.core.nearest import nearest
-from floracle.core.paths import LINEAR, Path
-from floracle.core.point_set import NO_LABEL, Source
+from floracle.core.paths import LINEAR, ProbabilityPath
+from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.seeds import noise
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
-from floracle.sampling.grid import checked_grid, cut, time_grid
+from floracle.sampling.grid import check_grid, split_grid, time_grid
 from floracle.sampling.sample import labels_of, sample
 
 COPIED = 1 / 3
@@ -51,23 +51,23 @@ def mixed(
     at: float,
     labels: Tensor | int | None = None,
     solver: str = "euler",
-    path: Path = LINEAR,
+    path: ProbabilityPath = LINEAR,
 ) -> Tensor:
     """Follow one field from x [b, *shape] until the time `at` of a grid, and another from there.
 
     Up to its first time the grid is the second field's alone, from its last on the first's.
     """
-    grid = checked_grid(grid)
+    grid = check_grid(grid)
     known: dict[str, Any] = {"labels": labels, "solver": solver, "path": path}
     if at <= grid[0] or at >= grid[-1]:
         return sample(then if at <= grid[0] else first, x, grid, **known)
-    early, late = cut(grid, at)
+    early, late = split_grid(grid, at)
     x = sample(first, x, early, **known)
     return sample(then, x, late, **known)
 
 
 @dataclass(frozen=True)
-class Switched:
+class SwitchResult:
     """Where samples end that follow the oracle until τ and a field from there on (Fig 5)."""
 
     kind: ClassVar[str] = "switch"
@@ -109,7 +109,7 @@ class Switched:
         return as_results(self)
 
     @classmethod
-    def of_results(cls, found: Results) -> Switched:
+    def of_results(cls, found: Results) -> SwitchResult:
         """What was saved."""
         shapes = {"taus": "K", "own": "b", "ends": "n K …"}
         shapes |= dict.fromkeys(("first", "second", "to_own", "rows"), "b K")
@@ -123,7 +123,7 @@ class Switched:
 
 
 @torch.no_grad()
-def switched(
+def switch_fields(
     field: VelocityField,
     oracle: Oracle,
     *,
@@ -133,17 +133,17 @@ def switched(
     labels: Tensor | int | None = None,
     solver: str = "euler",
     shown: int = SHOWN,
-) -> Switched:
+) -> SwitchResult:
     """Follow the oracle to each τ and the field from there, from the noise of each seed.
 
     All τ become points of the one grid (50 steps unless given), so the oracle is followed once.
     The field lives on the oracle's path (`on_path`), and times are that path's.
     The ends of the first `shown` seeds are kept.
     """
-    times, grid = checked_taus(taus), time_grid(50) if grid is None else checked_grid(grid)
+    times, grid = checked_taus(taus), time_grid(50) if grid is None else check_grid(grid)
     for tau in times.tolist():
         if grid[0] < tau < grid[-1]:
-            early, late = cut(grid, tau)
+            early, late = split_grid(grid, tau)
             grid = torch.cat([early[:-1], late])
     given = given_labels(oracle.data, labels, len(seeds))
     x = noise(seeds, oracle.data.shape)
@@ -151,13 +151,13 @@ def switched(
     ends, remaining = [], grid
     for tau in times.tolist():
         if grid[0] < tau < grid[-1]:
-            early, remaining = cut(remaining, tau)
+            early, remaining = split_grid(remaining, tau)
             x = sample(oracle, x, early, **known)
         chosen = oracle if tau >= grid[-1] else field
         ends.append(sample(chosen, x, remaining, **known))
     own = sample(oracle, x, remaining, **known)
     near = [near_in_class(oracle.data, end, given, 2) for end in ends]
-    return Switched(
+    return SwitchResult(
         taus=times,
         first=torch.stack([distances[:, 0] for distances, _ in near], 1),
         second=torch.stack([distances[:, 1] for distances, _ in near], 1),
@@ -187,7 +187,7 @@ def share_of(copies: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.from_numpy(found / count), low, high
 
 
-def near_in_class(data: Source, x: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def near_in_class(data: PointSet, x: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Distances and rows [b, count] of the nearest atoms in the class of each sample."""
     distances = torch.empty(len(x), count, dtype=torch.float64)
     rows = torch.empty(len(x), count, dtype=torch.int64)
@@ -210,7 +210,7 @@ def checked_taus(taus: Sequence[float]) -> Tensor:
     return found
 
 
-def given_labels(data: Source, labels: Tensor | int | None, count: int) -> Tensor:
+def given_labels(data: PointSet, labels: Tensor | int | None, count: int) -> Tensor:
     """Labels int64 [count] that occur in the data, −1 for the whole set."""
     if not count:
         raise InputError("there is nothing to follow; give at least one seed")

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from floracle.analysis.curves import Curve, Landmark, landmark, resampled
+from floracle.analysis.curves import Curve, Landmark, bootstrap_means, landmark
 from floracle.analysis.forward_pairs import ratio
 from floracle.analysis.serialization import (
     as_results,
@@ -33,13 +33,13 @@ from floracle.analysis.serialization import (
 )
 from floracle.analysis.trajectories.frequency_bands import HALF, LAYOUT, radial_bands
 from floracle.core.fields import VelocityField
-from floracle.core.paths import LINEAR, Path
-from floracle.core.point_set import NO_LABEL, Source
+from floracle.core.paths import LINEAR, ProbabilityPath
+from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.seeds import noise
 from floracle.core.spectrum import moments
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
-from floracle.sampling.grid import checked_grid, cut, time_grid
+from floracle.sampling.grid import check_grid, split_grid, time_grid
 from floracle.sampling.sample import sample
 
 from .field_switching import COPIED, SHOWN, checked_taus, given_labels, near_in_class, share_of
@@ -49,7 +49,7 @@ AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class Resumed:
+class ForwardBackwardResult:
     """Where a field ends that goes on from unseen data and noise mixed at τ (Fig 6)."""
 
     kind: ClassVar[str] = "resume"
@@ -89,7 +89,7 @@ class Resumed:
         """From which τ on a band is nearer to the datum than half of what chance gives."""
         whole = self._whole(band)
         kept = whole - self.off[:, band]
-        again = resampled(kept, seed) / resampled(whole, seed)
+        again = bootstrap_means(kept, seed) / bootstrap_means(whole, seed)
         return landmark(self.taus, 1 - self.apart(band).mean, again, HALF)
 
     def distance(self) -> Curve:
@@ -109,7 +109,7 @@ class Resumed:
         return as_results(self)
 
     @classmethod
-    def of_results(cls, found: Results) -> Resumed:
+    def of_results(cls, found: Results) -> ForwardBackwardResult:
         """What was saved."""
         shapes = {"taus": "K", "rows": "b", "own": "b", "variance": "b B", "ends": "n …"}
         shapes |= {"off": "b B K", "within": "b B K", "first": "b m K", "second": "b m K"}
@@ -135,22 +135,22 @@ class Resumed:
 
 
 @torch.no_grad()
-def resumed(
+def forward_backward(
     field: VelocityField,
-    held_out: Source,
-    data: Source,
+    held_out: PointSet,
+    data: PointSet,
     *,
     taus: Sequence[float],
     rows: Sequence[int],
     noises: int = 4,
     labelled: bool = True,
     grid: Tensor | None = None,
-    path: Path = LINEAR,
+    path: ProbabilityPath = LINEAR,
     solver: str = "euler",
     edges: Sequence[float] | None = None,
     seed: int = 0,
     shown: int = SHOWN,
-) -> Resumed:
+) -> ForwardBackwardResult:
     """Mix unseen data with noise at each τ, follow a field from there, and see where it ends.
 
     `rows` are rows of the held-out set, each with `noises` noises, the same ones at every τ;
@@ -159,7 +159,7 @@ def resumed(
     """
     times, names, energies = checked_taus(taus), *_banded(held_out.shape, edges)
     chosen = _checked_rows(rows, held_out, data, noises)
-    grid = time_grid(50) if grid is None else checked_grid(grid)
+    grid = time_grid(50) if grid is None else check_grid(grid)
     points = held_out.take(chosen)
     labels = held_out.labels[chosen] if labelled else torch.full((len(chosen),), NO_LABEL)
     labels = given_labels(data, labels, len(chosen))
@@ -176,7 +176,7 @@ def resumed(
         parts.append(_measured(ends, mixing, data, noises=noises, energies=energies))
         shows.append(ends[::noises][:shown])
     off, within, distances = (torch.stack(each, 2) for each in zip(*parts, strict=True))
-    return Resumed(
+    return ForwardBackwardResult(
         taus=times,
         bands=names,
         rows=chosen,
@@ -217,13 +217,13 @@ def _followed(
     tau: float,
     *,
     grid: Tensor,
-    path: Path,
+    path: ProbabilityPath,
     solver: str,
 ) -> Tensor:
     """Where data, noise and labels mixed at τ end, [b, *shape]; some at a time."""
     if tau >= grid[-1]:
         return mixing[0]
-    late, parts = grid if tau <= grid[0] else cut(grid, tau)[1], []
+    late, parts = grid if tau <= grid[0] else split_grid(grid, tau)[1], []
     for points, fresh, labels in zip(*(each.split(AT_ONCE) for each in mixing), strict=True):
         x = path.sample(points, fresh, torch.full((len(points),), tau, dtype=torch.float64))
         parts.append(sample(field, x, late, labels=labels, solver=solver, path=path))
@@ -233,7 +233,7 @@ def _followed(
 def _measured(
     ends: Tensor,
     mixing: tuple[Tensor, Tensor, Tensor],
-    data: Source,
+    data: PointSet,
     *,
     noises: int,
     energies: Callable[[Tensor], Tensor],
@@ -252,7 +252,7 @@ def _measured(
     )
 
 
-def _centred(held_out: Source, points: Tensor, labels: Tensor) -> Tensor:
+def _centred(held_out: PointSet, points: Tensor, labels: Tensor) -> Tensor:
     """Points less the mean of their class, float64 [b, *shape]."""
     centred = points.double()
     for label in labels.unique().tolist():
@@ -261,7 +261,7 @@ def _centred(held_out: Source, points: Tensor, labels: Tensor) -> Tensor:
     return centred
 
 
-def _checked_rows(rows: Sequence[int], held_out: Source, data: Source, noises: int) -> Tensor:
+def _checked_rows(rows: Sequence[int], held_out: PointSet, data: PointSet, noises: int) -> Tensor:
     if len(rows) < 2 or noises < 2:
         raise InputError(
             f"errors need at least 2 unseen rows and 2 noises of each, got {len(rows)} rows and"

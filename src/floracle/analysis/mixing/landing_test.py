@@ -25,12 +25,12 @@ from torch import Tensor
 from floracle.analysis.curves import COVERED
 from floracle.analysis.serialization import as_results, check_kind, check_shapes, number, reading
 from floracle.core.fields import VelocityField
-from floracle.core.point_set import Source
+from floracle.core.point_set import PointSet
 from floracle.core.seeds import generator, noise
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
-from floracle.sampling.grid import checked_grid, time_grid
+from floracle.sampling.grid import check_grid, time_grid
 
 from .field_switching import TAIL, given_labels, mixed, near_in_class
 
@@ -69,7 +69,7 @@ class Diversity(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Landing:
+class LandingResult:
     """Where the exact oracle lands from a field's states at τ."""
 
     kind: ClassVar[str] = "landing"
@@ -106,7 +106,7 @@ class Landing:
         return as_results(self)
 
     @classmethod
-    def of_results(cls, found: Results) -> Landing:
+    def of_results(cls, found: Results) -> LandingResult:
         """What was saved."""
         with reading(cls.kind):
             check_kind(cls.kind, found)
@@ -127,7 +127,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def landing(
+def landing_test(
     field: VelocityField,
     oracle: Oracle,
     *,
@@ -136,7 +136,7 @@ def landing(
     grid: Tensor | None = None,
     labels: Tensor | int | None = None,
     solver: str = "euler",
-) -> Landing:
+) -> LandingResult:
     """Follow a field to τ and the exact oracle from there, and see where the seeds land.
 
     The field lives on the oracle's path (`on_path`), and τ is in that path's time.
@@ -144,7 +144,7 @@ def landing(
     About √(24 / Σw²) seeds of a class are needed for a verdict, so √(24 N) with N equal weights.
     The grid (50 steps unless given) has to end at t = 1; at τ = 0 the oracle is alone.
     """
-    grid = time_grid(50) if grid is None else checked_grid(grid)
+    grid = time_grid(50) if grid is None else check_grid(grid)
     if grid[-1] != 1 or not grid[0] <= tau < 1:
         raise InputError(f"samples land at t = 1, from a τ before; got τ = {tau:g}, {grid[-1]:g}")
     if len(seeds) < 2:
@@ -160,7 +160,7 @@ def landing(
         parts.append(mixed(field, oracle, x, grid, at=tau, **known))
     ends = torch.cat(parts)
     distances, rows = near_in_class(oracle.data, ends, given, 1)
-    return Landing(
+    return LandingResult(
         tau=float(tau),
         rows=rows[:, 0],
         misses=distances[:, 0] / ends[0].numel() ** 0.5,
@@ -177,7 +177,7 @@ def landing(
     )
 
 
-def fit_of(data: Source, rows: Tensor, labels: Tensor, *, seed: int = 0) -> Fit:
+def fit_of(data: PointSet, rows: Tensor, labels: Tensor, *, seed: int = 0) -> Fit:
     """Whether rows [b] that seeds of labels [b] landed on are drawn as the atoms weigh."""
     drawing, found, freedom = generator(seed), 0.0, 0
     null = torch.zeros(RANDOM_LANDINGS, dtype=torch.float64)
@@ -191,7 +191,7 @@ def fit_of(data: Source, rows: Tensor, labels: Tensor, *, seed: int = 0) -> Fit:
     return Fit(found, freedom, chance)
 
 
-def diversity_of(data: Source, rows: Tensor, labels: Tensor) -> Diversity:
+def diversity_of(data: PointSet, rows: Tensor, labels: Tensor) -> Diversity:
     """The effective number of atoms among rows [b] that seeds of labels [b] landed on.
 
     The variance of the coincidences is taken from those of three seeds, and they from a Poisson
@@ -215,7 +215,7 @@ def diversity_of(data: Source, rows: Tensor, labels: Tensor) -> Diversity:
     return Diversity(pairs, expected, effective, least, most, knowable)
 
 
-def _counts(data: Source, rows: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _counts(data: PointSet, rows: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """The weights of the atoms of each class, and how often each was landed on; [n] both."""
     for label in labels.unique().tolist():
         atoms = data.atoms(label)

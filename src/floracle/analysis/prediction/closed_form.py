@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.fields import foreign_time
-from floracle.core.paths import LINEAR, Path
+from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.run.errors import InputError
 
 FARTHEST = 40.0
@@ -34,14 +34,14 @@ STEPS = 100
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictedStages:
     """The stages to expect of `points` equally likely points with a covariance spectrum."""
 
     points: float
     """Their number N; e^{H(w)} where weights are unequal."""
     spectrum: Tensor
     """Eigenvalues λ of their covariance, float64 [k]."""
-    path: Path = LINEAR
+    path: ProbabilityPath = LINEAR
     within: float = 0.0
     """The variance s² of every atom by itself, in each coordinate; 0 for points."""
     counts: Tensor | None = None
@@ -155,9 +155,9 @@ def predict(
     *,
     dims: int | None = None,
     spectrum: Tensor | Sequence[float] | None = None,
-    path: Path = LINEAR,
+    path: ProbabilityPath = LINEAR,
     within: float = 0.0,
-) -> Predicted:
+) -> PredictedStages:
     """The stages to expect of `points` points, from their spectrum or as `dims` unit Gaussians.
 
     Give exactly one of `dims` (isotropic, unit variance: the paper's Fig 3) and `spectrum`
@@ -184,4 +184,4 @@ def predict(
         raise InputError(f"the covariance spectrum of {told} is {spread}")
     if not 0 <= within < float("inf"):
         raise InputError(f"the variance within points is finite and not negative, got {within:g}")
-    return Predicted(float(points), values, path, within)
+    return PredictedStages(float(points), values, path, within)

@@ -10,30 +10,32 @@ from typing import NamedTuple
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from .closed_form import Predicted
+from .closed_form import PredictedStages
 
 TOGETHER = 16
 """Classes whose landmarks are looked for at a time: their spectra should stay in cache."""
 
 
-class Expected(NamedTuple):
+class PredictedClasses(NamedTuple):
     """What is predicted of a class, and when."""
 
-    predicted: Predicted
+    predicted: PredictedStages
     centre: float
     collapse: float
 
 
-def expected(predicted: Sequence[Predicted]) -> list[Expected]:
+def predict_classes(predicted: Sequence[PredictedStages]) -> list[PredictedClasses]:
     """The landmarks of classes, as `Predicted` itself would find them one by one."""
     found = []
     for start in range(0, len(predicted), TOGETHER):
         some = predicted[start : start + TOGETHER]
-        found += [Expected(one, *times) for one, times in zip(some, _times(some), strict=True)]
+        found += [
+            PredictedClasses(one, *times) for one, times in zip(some, _times(some), strict=True)
+        ]
     return found
 
 
-def _times(predicted: Sequence[Predicted]) -> list[tuple[float, float]]:
+def _times(predicted: Sequence[PredictedStages]) -> list[tuple[float, float]]:
     """Centre and collapse of each; spectra are filled up with zeros, which inform of nothing."""
     if any(one.within or one.counts is not None for one in predicted):
         return [(one.centre, one.collapse) for one in predicted]

@@ -21,7 +21,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from floracle.core.point_set import NO_LABEL, Source
+from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.seeds import generator
 from floracle.core.spectrum import spectrum as taken_spectrum
 from floracle.run.errors import InputError
@@ -118,7 +118,7 @@ class Profile:
 
 
 def profile(
-    source: Source,
+    source: PointSet,
     label: int = NO_LABEL,
     eigenvalues: Tensor | None = None,
     *,
@@ -178,7 +178,7 @@ def _energies(sample: Tensor) -> Tensor:
     return energies / energies.mean(0).clamp(min=torch.finfo(torch.float64).tiny)
 
 
-def _distances(source: Source, rows: Tensor, queries: Tensor, sample: Tensor) -> Tensor:
+def _distances(source: PointSet, rows: Tensor, queries: Tensor, sample: Tensor) -> Tensor:
     """Quantiles of the log squared distances of a sample to its neighbours, [256, R].
 
     The sample are the points [a, D] of `rows[queries]`.
@@ -202,7 +202,7 @@ def _distances(source: Source, rows: Tensor, queries: Tensor, sample: Tensor) ->
     return torch.quantile(nearest, levels, dim=0)
 
 
-def _blocks(source: Source, rows: Tensor) -> Iterator[Tensor]:
+def _blocks(source: PointSet, rows: Tensor) -> Iterator[Tensor]:
     """The points of rows, a few at a time."""
     for part in rows.split(max(1, BLOCK_NUMBERS // prod(source.shape))):
         yield source.take(part).flatten(1).float()

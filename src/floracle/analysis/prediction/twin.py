@@ -29,14 +29,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.analysis.interpolation import Places
+from floracle.analysis.interpolation import MeasuredTimes
 from floracle.analysis.stages.result import END
 from floracle.core.fields import foreign_time
-from floracle.core.paths import LINEAR, Path
+from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.core.seeds import generator
 from floracle.run.errors import InputError
 
-from .closed_form import Predicted
+from .closed_form import PredictedStages
 from .profile import BANDS, MOST_NEIGHBOURS, Profile, ranks
 
 STEP = 0.12
@@ -77,7 +77,7 @@ class Twin:
     """The posterior weight of the pair's own point [T]."""
     top: Tensor
     """The largest posterior weight [T]: Fig. 2b and 3 of the paper."""
-    path: Path = LINEAR
+    path: ProbabilityPath = LINEAR
 
     @cached_property
     def centre(self) -> float | None:
@@ -106,14 +106,14 @@ class Twin:
             return 0.0
         if level < values[0]:
             return float(self.ratio[0] * ((level - start) / (values[0] - start)).sqrt())
-        crossed, _ = Places(self.ratio.log()).reached(values[None], [level])
+        crossed, _ = MeasuredTimes(self.ratio.log()).reached(values[None], [level])
         return None if np.isnan(crossed[0]) else float(np.exp(crossed[0]))
 
     def at(self, curve: str, t: Tensor) -> Tensor:
         """A curve at times t [...], held at its ends beyond what was followed."""
         c = self.path.coefficients(t.double().flatten())
         logs = (c.alpha / c.sigma).clamp(min=float(self.ratio[0])).log()
-        values = Places(self.ratio.log()).values(getattr(self, curve), logs)
+        values = MeasuredTimes(self.ratio.log()).values(getattr(self, curve), logs)
         return torch.from_numpy(values).view(t.shape)
 
 
@@ -121,7 +121,7 @@ def twin(
     profile: Profile,
     points: float | None = None,
     *,
-    path: Path = LINEAR,
+    path: ProbabilityPath = LINEAR,
     seed: int = 0,
     pairs: int | None = None,
 ) -> Twin:
@@ -150,7 +150,7 @@ def quick_pairs(points: float) -> int:
     return max(FEWEST_QUICK, min(MOST_QUICK, QUICK_LOGITS // round(points)))
 
 
-def time_at(path: Path, ratio: float) -> float:
+def time_at(path: ProbabilityPath, ratio: float) -> float:
     """The time of a path at which α/σ is `ratio`."""
     return float(foreign_time(path, torch.tensor([ratio / (1 + ratio)], dtype=torch.float64)))
 
@@ -176,7 +176,7 @@ def _stretched(profile: Profile, curves: _Curves, drawn: int, points: float) -> 
 def _bound_ratios(profile: Profile, points: float) -> tuple[float, float]:
     """The r where the Gaussian bound knows half of log N, and all of it."""
     values, counts = profile.eigenvalues
-    times = Predicted(points, values, counts=counts).times_of(
+    times = PredictedStages(points, values, counts=counts).times_of(
         torch.tensor([0.5, 1.0], dtype=torch.float64) * math.log(points)
     )
     centre, collapse = (times / (1 - times)).tolist()

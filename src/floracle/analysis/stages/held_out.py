@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from floracle.analysis.curves import Curve
-from floracle.core.point_set import Source
+from floracle.core.point_set import PointSet
 from floracle.core.seeds import generator, noise
 from floracle.oracle.oracle import Oracle
 from floracle.run.budget import memory_budget
@@ -25,7 +25,7 @@ CURVES = ("gap", "top", "entropy")
 
 
 def held_out_curves(
-    oracle: Oracle, held_out: Source, times: Tensor, label: int, *, pairs: int, seed: int
+    oracle: Oracle, held_out: PointSet, times: Tensor, label: int, *, pairs: int, seed: int
 ) -> dict[str, Curve]:
     """The oracle's loss, top weight and entropy on held-out pairs of a class, by time."""
     if tuple(held_out.shape) != tuple(oracle.data.shape):

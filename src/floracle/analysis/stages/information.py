@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from floracle.analysis.curves import Estimate, standard_error
-from floracle.analysis.prediction.closed_form import Predicted
+from floracle.analysis.prediction.closed_form import PredictedStages
 from floracle.run.errors import InputError
 
 SPREAD = 4.0
@@ -40,7 +40,7 @@ LATEST = 1 - 1e-14
 """Later times are too coarse in float64: steps of 1e-16."""
 
 
-def times_for(predicted: list[Predicted], count: int) -> Tensor:
+def times_for(predicted: list[PredictedStages], count: int) -> Tensor:
     """Times float64 [count] from 0 to .9999 that suit all of these classes.
 
     Classes of a single point suit any times.
@@ -62,7 +62,7 @@ def times_for(predicted: list[Predicted], count: int) -> Tensor:
     return times
 
 
-def _limits(usual: Predicted, collapse: float) -> tuple[float, float]:
+def _limits(usual: PredictedStages, collapse: float) -> tuple[float, float]:
     """The latest even time and the last of all times, given the first predicted collapse."""
     never = usual.within > 0 and collapse >= LATEST  # Gaussians may overlap for good
     if collapse <= FARTHEST or never:
@@ -85,7 +85,7 @@ def _unresolved(collapse: float) -> InputError:
     )
 
 
-def _reached(predicted: list[Predicted], share: float) -> Tensor:
+def _reached(predicted: list[PredictedStages], share: float) -> Tensor:
     """The times [C] at which every class is predicted to carry so many times log N."""
     asked = torch.tensor([share * math.log(one.points) for one in predicted], dtype=torch.float64)
     if any(one.within for one in predicted):
@@ -96,7 +96,7 @@ def _reached(predicted: list[Predicted], share: float) -> Tensor:
     return replace(predicted[0], spectrum=spectra).times_of(asked)
 
 
-def area_under(times: Tensor, variance: Tensor, predicted: Predicted) -> Estimate:
+def area_under(times: Tensor, variance: Tensor, predicted: PredictedStages) -> Estimate:
     """½ ∫ tr Cov d(r²), from estimates of the variance [p, T] pair by pair; in nats.
 
     A single point has no variance, and no area.
@@ -107,7 +107,7 @@ def area_under(times: Tensor, variance: Tensor, predicted: Predicted) -> Estimat
     return Estimate(float(values.mean()), float(standard_error(values)))
 
 
-def _weights(times: Tensor, predicted: Predicted) -> Tensor:
+def _weights(times: Tensor, predicted: PredictedStages) -> Tensor:
     """Quadrature weights [T]: Simpson in predicted information, then in the root of log r."""
     even = len(times) - len(times) // BEYOND
     weights = torch.zeros_like(times)
@@ -124,6 +124,6 @@ def _simpson(nodes: Tensor) -> Tensor:
     return torch.from_numpy(simpson(torch.eye(len(nodes)).numpy(), x=nodes.numpy(), axis=0))
 
 
-def _log_ratio(predicted: Predicted, t: Tensor) -> Tensor:
+def _log_ratio(predicted: PredictedStages, t: Tensor) -> Tensor:
     c = predicted.path.coefficients(t)
     return (c.alpha / c.sigma).log()

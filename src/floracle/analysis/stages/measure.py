@@ -22,25 +22,25 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from floracle.analysis.curves import Curve, controlled, resampled
-from floracle.analysis.prediction.closed_form import Predicted, predict
-from floracle.analysis.prediction.expected import Expected, expected
-from floracle.core.paths import Path
-from floracle.core.point_set import NO_LABEL, Source, classes
+from floracle.analysis.curves import Curve, bootstrap_means, control_variate
+from floracle.analysis.prediction.closed_form import PredictedStages, predict
+from floracle.analysis.prediction.expected import PredictedClasses, predict_classes
+from floracle.core.paths import ProbabilityPath
+from floracle.core.point_set import NO_LABEL, PointSet, classes
 from floracle.core.seeds import generator, noise
 from floracle.core.spectrum import spectra
 from floracle.oracle.gaussian_data import GaussianOracle
 from floracle.oracle.oracle import Oracle
-from floracle.oracle.pairs.forward_pairs import Pairs
+from floracle.oracle.pairs.forward_pairs import PairCurves
 from floracle.run.budget import memory_budget
 from floracle.run.errors import InputError
-from floracle.run.exchange import first_says
+from floracle.run.exchange import broadcast_from_first
 from floracle.run.results import provenance
 
 from .held_out import held_out_curves
 from .information import area_under, times_for
-from .pooled import RESAMPLED, Pool, pooled
-from .prefetch import Drawn, followed_in_turn, readable
+from .pooled import RESAMPLED, Pool, pool_classes
+from .prefetch import PairBatch, prefetch_classes, readable
 from .result import END, ClassStages, Stages, landmarks
 
 AnyOracle = Oracle | GaussianOracle
@@ -51,7 +51,7 @@ NOISE = 24
 
 
 @dataclass(frozen=True)
-class Plan:
+class StagesPlan:
     """What is measured: chosen once, the same for every class."""
 
     labels: tuple[int, ...]
@@ -65,7 +65,7 @@ class Plan:
     within: dict[int, float] = field(default_factory=dict)
     """The mean variance of atoms that are Gaussians themselves, by class."""
 
-    def predicted(self, path: Path, label: int) -> Predicted:
+    def predicted(self, path: ProbabilityPath, label: int) -> PredictedStages:
         """The stages to expect of a class."""
         values, points = self.spectra[label], math.exp(self.sizes[label])
         return predict(points, spectrum=values, path=path, within=self.within.get(label, 0.0))
@@ -78,29 +78,29 @@ def stages(
     pairs: int = 512,
     classes: Sequence[int] | None = None,
     seed: int = 0,
-    held_out: Source | None = None,
+    held_out: PointSet | None = None,
 ) -> Stages:
     """Measure the two stages of the oracle's data.
 
     `classes` are the labels to measure, −1 meaning the whole set; by default every class and the
     whole set. `pairs` are drawn per class. Held-out points join the curves as `held_out_*`.
     """
-    plan = planned(oracle, times=times, pairs=pairs, labels=classes, seed=seed)
+    plan = plan_stages(oracle, times=times, pairs=pairs, labels=classes, seed=seed)
     pool, groups = Pool({}), []
-    for group in measured_in_turn(oracle, plan, plan.labels, held_out=held_out):
+    for group in measure_classes(oracle, plan, plan.labels, held_out=held_out):
         pool = pool.merge(Pool.of(group))
         groups.append(replace(group, resamples=None))
-    return assembled(oracle, plan, groups, pool)
+    return assemble_stages(oracle, plan, groups, pool)
 
 
-def planned(
+def plan_stages(
     oracle: AnyOracle,
     *,
     times: int = 50,
     pairs: int = 512,
     labels: Sequence[int] | None = None,
     seed: int = 0,
-) -> Plan:
+) -> StagesPlan:
     """Choose classes and times; costs the covariance spectra."""
     if times < FEWEST:
         raise InputError(f"a stage curve needs at least {FEWEST} times, got {times}")
@@ -109,30 +109,32 @@ def planned(
     chosen = _chosen(oracle.data, labels)
     sizes = {label: _entropy(oracle.data.atoms(label).weights) for label in chosen}
     within = _within(oracle, chosen)
-    plan = Plan(chosen, torch.empty(0), pairs, seed, _spectra(oracle.data, sizes), sizes, within)
+    plan = StagesPlan(
+        chosen, torch.empty(0), pairs, seed, _spectra(oracle.data, sizes), sizes, within
+    )
     expected = [plan.predicted(oracle.path, label) for label in chosen]
     return replace(plan, times=times_for(expected, times))
 
 
-def measured(
-    oracle: AnyOracle, plan: Plan, label: int, *, held_out: Source | None = None
+def measure_class(
+    oracle: AnyOracle, plan: StagesPlan, label: int, *, held_out: PointSet | None = None
 ) -> ClassStages:
     """The stages of one class."""
-    (group,) = measured_in_turn(oracle, plan, (label,), held_out=held_out)
+    (group,) = measure_classes(oracle, plan, (label,), held_out=held_out)
     return group
 
 
-def measured_in_turn(
-    oracle: AnyOracle, plan: Plan, labels: Sequence[int], *, held_out: Source | None = None
+def measure_classes(
+    oracle: AnyOracle, plan: StagesPlan, labels: Sequence[int], *, held_out: PointSet | None = None
 ) -> Iterator[ClassStages]:
     """The stages of several classes, in their order."""
     shares = _shares(oracle.data, labels)
-    predicted = expected([plan.predicted(oracle.path, label) for label in labels])
+    predicted = predict_classes([plan.predicted(oracle.path, label) for label in labels])
     known = dict(zip(labels, predicted, strict=True))
     several = len(labels) > 1 and held_out is None
     for drawn, found in _pairs(oracle, plan, labels, several=several):
         label = drawn.label
-        of_classes = 0.0 if found.class_entropy is None else class_knowable(oracle.data)
+        of_classes = 0.0 if found.class_entropy is None else class_information(oracle.data)
         group = _group(plan, drawn, found, known[label], share=shares[label], classes=of_classes)
         if held_out is not None:
             group.curves.update(_held_out(oracle, plan, label, held_out))
@@ -140,8 +142,8 @@ def measured_in_turn(
 
 
 def _pairs(
-    oracle: AnyOracle, plan: Plan, labels: Sequence[int], *, several: bool
-) -> Iterator[tuple[Drawn, Pairs]]:
+    oracle: AnyOracle, plan: StagesPlan, labels: Sequence[int], *, several: bool
+) -> Iterator[tuple[PairBatch, PairCurves]]:
     """The pairs of classes; those of `several` overlap where they can."""
 
     def overlapping(label: int) -> bool:
@@ -150,25 +152,31 @@ def _pairs(
     for overlap, some in groupby(labels, overlapping):
         drawn = (_drawn(oracle, plan, label) for label in some)
         if overlap and isinstance(oracle, Oracle):
-            yield from followed_in_turn(oracle, drawn, plan.times)
+            yield from prefetch_classes(oracle, drawn, plan.times)
         else:
             yield from ((one, _followed(oracle, plan, one)) for one in drawn)
 
 
-def _drawn(oracle: AnyOracle, plan: Plan, label: int) -> Drawn:
+def _drawn(oracle: AnyOracle, plan: StagesPlan, label: int) -> PairBatch:
     rows, weights = oracle.data.atoms(label)
     seed = _first(plan, label)
     chosen = torch.multinomial(weights, plan.pairs, replacement=True, generator=generator(seed))
-    return Drawn(label, rows[chosen], len(rows), seed)
+    return PairBatch(label, rows[chosen], len(rows), seed)
 
 
 def _group(
-    plan: Plan, drawn: Drawn, found: Pairs, known: Expected, *, share: float, classes: float
+    plan: StagesPlan,
+    drawn: PairBatch,
+    found: PairCurves,
+    known: PredictedClasses,
+    *,
+    share: float,
+    classes: float,
 ) -> ClassStages:
     """The stages of a class from its pairs; `classes` is what there is to know about classes."""
     knowable, predicted, times = plan.sizes[drawn.label], known.predicted, plan.times
     bound = predicted.information(times)
-    variance = narrowed(found, bound, knowable)
+    variance = apply_control(found, bound, knowable)
     within = 0.0 if found.within is None else found.within
     values = {
         "gap": found.amplification.square() * (variance + within),
@@ -182,7 +190,7 @@ def _group(
         values["class_information"] = classes - found.class_entropy
     curves = Curve.of_each(values)
     names = [name for name in (*RESAMPLED, "class_information") if name in values]
-    again = resampled(torch.cat([values[name] for name in names], 1), drawn.seed)
+    again = bootstrap_means(torch.cat([values[name] for name in names], 1), drawn.seed)
     resamples = dict(zip(names, again.split(len(plan.times), 1), strict=True))
     area = area_under(times, found.variance, predicted)
     unknown = float(curves["entropy"].mean[-1])
@@ -213,7 +221,7 @@ def _group(
     )
 
 
-def narrowed(found: Pairs, bound: Tensor, knowable: float) -> Tensor:
+def apply_control(found: PairCurves, bound: Tensor, knowable: float) -> Tensor:
     """The variance of pairs [p, T] with its control, up to the predicted centre.
 
     Until then many samples vote. Later a single pair may carry a variance or its control, which no
@@ -221,11 +229,11 @@ def narrowed(found: Pairs, bound: Tensor, knowable: float) -> Tensor:
     """
     early = bound <= knowable / 2
     variance = found.variance.clone()
-    variance[:, early] = controlled(variance[:, early], found.lean[:, early])
+    variance[:, early] = control_variate(variance[:, early], found.lean[:, early])
     return variance
 
 
-def _followed(oracle: AnyOracle, plan: Plan, drawn: Drawn) -> Pairs:
+def _followed(oracle: AnyOracle, plan: StagesPlan, drawn: PairBatch) -> PairCurves:
     """The posterior of these pairs at all times, each with both signs of its noise."""
     size, parts = together(oracle, plan.pairs), []
     for start in range(0, plan.pairs, size):
@@ -239,7 +247,7 @@ def _followed(oracle: AnyOracle, plan: Plan, drawn: Drawn) -> Pairs:
             inner = noise(seeds, oracle.data.shape)
             found = oracle.pairs(rows, outer, plan.times, inner=inner, label=label, mirrored=True)
         parts.append(found)
-    return reduce(Pairs.joined, parts)
+    return reduce(PairCurves.joined, parts)
 
 
 def together(oracle: AnyOracle, pairs: int) -> int:
@@ -247,10 +255,12 @@ def together(oracle: AnyOracle, pairs: int) -> int:
     dims = torch.Size(oracle.data.shape).numel()
     size = max(1, min(pairs, memory_budget(oracle.memory) // 4 // (NOISE * dims)))
     group = oracle.group if isinstance(oracle, Oracle) else None
-    return first_says(group, [size])[0] if group else size
+    return broadcast_from_first(group, [size])[0] if group else size
 
 
-def _held_out(oracle: AnyOracle, plan: Plan, label: int, held_out: Source) -> dict[str, Curve]:
+def _held_out(
+    oracle: AnyOracle, plan: StagesPlan, label: int, held_out: PointSet
+) -> dict[str, Curve]:
     if not isinstance(oracle, Oracle):
         raise InputError(
             "held-out data is compared with points; open the data with moments='mean'"
@@ -259,13 +269,15 @@ def _held_out(oracle: AnyOracle, plan: Plan, label: int, held_out: Source) -> di
     return held_out_curves(oracle, held_out, plan.times, label, pairs=plan.pairs, seed=seed)
 
 
-def assembled(oracle: AnyOracle, plan: Plan, groups: Iterable[ClassStages], pool: Pool) -> Stages:
+def assemble_stages(
+    oracle: AnyOracle, plan: StagesPlan, groups: Iterable[ClassStages], pool: Pool
+) -> Stages:
     """All classes together, with their average."""
     groups = list(groups)
     by_class = [group for group in groups if group.label >= 0]
     if len(by_class) > 1:
         predicted = [plan.predicted(oracle.path, group.label) for group in by_class]
-        groups.insert(0, pooled(plan.times, by_class, predicted, pool))
+        groups.insert(0, pool_classes(plan.times, by_class, predicted, pool))
     names = getattr(oracle.data, "classes", ()) or ()
     return Stages(
         times=plan.times,
@@ -283,7 +295,7 @@ def assembled(oracle: AnyOracle, plan: Plan, groups: Iterable[ClassStages], pool
     )
 
 
-def _shares(data: Source, labels: Sequence[int]) -> dict[int, float]:
+def _shares(data: PointSet, labels: Sequence[int]) -> dict[int, float]:
     """What `mass` says of several classes, from one look at all labels."""
     rows = torch.bincount(data.labels + 1, getattr(data, "weights", None)).double()
     shares = rows / rows.sum()
@@ -297,13 +309,13 @@ def _within(oracle: AnyOracle, labels: Sequence[int]) -> dict[int, float]:
     return {label: oracle.variance(label) for label in labels}
 
 
-def _rivals(pairs: Pairs, rows: Tensor, most: int = 20) -> tuple[tuple[int, int], ...]:
+def _rivals(pairs: PairCurves, rows: Tensor, most: int = 20) -> tuple[tuple[int, int], ...]:
     lost = (pairs.top[:, -1] < END).nonzero()[:, 0].tolist()
     found = {(int(rows[i]), int(pairs.rivals[i])) for i in lost}
     return tuple(sorted(found))[:most]
 
 
-def class_knowable(data: Source) -> float:
+def class_information(data: PointSet) -> float:
     """H(class) in nats: what there is to know about which class a sample is of."""
     atoms = data.atoms()
     _, index = data.labels[atoms.rows].unique(return_inverse=True)
@@ -311,7 +323,7 @@ def class_knowable(data: Source) -> float:
     return float(torch.special.entr(shares.index_add_(0, index, atoms.weights)).sum())
 
 
-def _spectra(data: Source, sizes: dict[int, float]) -> dict[int, Tensor]:
+def _spectra(data: PointSet, sizes: dict[int, float]) -> dict[int, Tensor]:
     """The spectra of classes; that of a single point is zero, and it is not read for that."""
     several = [label for label, nats in sizes.items() if nats > 0]
     values = spectra(data, several) if several else {}
@@ -333,12 +345,12 @@ def _entropy(weights: Tensor) -> float:
     return nats if math.exp(nats) > 1 else 0.0
 
 
-def _first(plan: Plan, label: int) -> int:
+def _first(plan: StagesPlan, label: int) -> int:
     """The first of the seeds that a class draws with, scattered over [0, 2³² − 2²¹)."""
     return (plan.seed * 0x9E3779B1 + (label + 2) * 0x85EBCA6B) % (2**32 - 2**21)
 
 
-def _chosen(data: Source, labels: Sequence[int] | None) -> tuple[int, ...]:
+def _chosen(data: PointSet, labels: Sequence[int] | None) -> tuple[int, ...]:
     known = classes(data)
     if labels is None:
         return (*known, NO_LABEL) if len(known) > 1 else (NO_LABEL,)

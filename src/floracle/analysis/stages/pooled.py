@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from floracle.analysis.curves import Curve, Estimate
-from floracle.analysis.prediction.closed_form import Predicted
+from floracle.analysis.prediction.closed_form import PredictedStages
 
 from .result import POOLED, ClassStages, landmarks
 
@@ -38,8 +38,8 @@ class Pool:
         return Pool({name: self.sums[name] + other.sums[name] for name in RESAMPLED})
 
 
-def pooled(
-    times: Tensor, groups: list[ClassStages], predicted: list[Predicted], pool: Pool
+def pool_classes(
+    times: Tensor, groups: list[ClassStages], predicted: list[PredictedStages], pool: Pool
 ) -> ClassStages:
     """All classes as one; their errors are independent, so squares add."""
     shares = torch.tensor([group.share for group in groups], dtype=torch.float64)
@@ -91,7 +91,9 @@ def pooled(
     )
 
 
-def _times_of(predicted: list[Predicted], shares: Tensor, information: list[float]) -> list[float]:
+def _times_of(
+    predicted: list[PredictedStages], shares: Tensor, information: list[float]
+) -> list[float]:
     """Where the average of I_G over classes reaches so many nats."""
     asked = torch.tensor(information, dtype=torch.float64)
     if any(one.within for one in predicted):
@@ -102,7 +104,7 @@ def _times_of(predicted: list[Predicted], shares: Tensor, information: list[floa
     return together.times_of(asked).tolist()
 
 
-def _bisected(predicted: list[Predicted], shares: Tensor, information: float) -> float:
+def _bisected(predicted: list[PredictedStages], shares: Tensor, information: float) -> float:
     """The same by bisection in t, where the variance within points differs between classes."""
     if information <= 0:
         return 0.0

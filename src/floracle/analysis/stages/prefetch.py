@@ -18,10 +18,16 @@ from torch import Tensor
 
 from floracle.core.point_set import NO_LABEL, prepared
 from floracle.core.seeds import noise
-from floracle.oracle.class_points import gather_members
+from floracle.oracle.class_points import gather_class_points
 from floracle.oracle.oracle import Oracle
-from floracle.oracle.pairs.forward_pairs import Known, Pairs, Products, followed, products
-from floracle.run.budget import chosen_device, memory_budget
+from floracle.oracle.pairs.forward_pairs import (
+    InnerProducts,
+    PairCurves,
+    PairPoints,
+    curves_from_products,
+    inner_products,
+)
+from floracle.run.budget import choose_device, memory_budget
 from floracle.run.processes import ALONE
 
 AHEAD = 2
@@ -30,7 +36,7 @@ KNOWN, PRODUCTS = 24, 16
 """Bytes that a pair takes for every dimension, and for every atom."""
 
 
-class Drawn(NamedTuple):
+class PairBatch(NamedTuple):
     """Pairs that were drawn of a class."""
 
     label: int
@@ -49,7 +55,7 @@ def readable(oracle: object, label: int, pairs: int) -> bool:
     """
     if not isinstance(oracle, Oracle) or label == NO_LABEL:
         return False
-    alone = (oracle.group or ALONE).alone and chosen_device(oracle.device).type == "cpu"
+    alone = (oracle.group or ALONE).alone and choose_device(oracle.device).type == "cpu"
     if not alone or prepared(oracle.data, label) is None:
         return False
     atoms, dims = len(oracle.data.atoms(label).rows), torch.Size(oracle.data.shape).numel()
@@ -57,16 +63,16 @@ def readable(oracle: object, label: int, pairs: int) -> bool:
     return waiting <= memory_budget(oracle.memory) // 2
 
 
-def followed_in_turn(
-    oracle: Oracle, drawn: Iterable[Drawn], times: Tensor
-) -> Iterator[tuple[Drawn, Pairs]]:
+def prefetch_classes(
+    oracle: Oracle, drawn: Iterable[PairBatch], times: Tensor
+) -> Iterator[tuple[PairBatch, PairCurves]]:
     """What `Oracle.pairs` gives of mirrored pairs, for several classes in their order."""
     oracle.check_untempered("a pair")
-    waiting: deque[tuple[Drawn, Known, Callable[[], list[Products]]]] = deque()
+    waiting: deque[tuple[PairBatch, PairPoints, Callable[[], list[InnerProducts]]]] = deque()
 
-    def first() -> tuple[Drawn, Pairs]:
+    def first() -> tuple[PairBatch, PairCurves]:
         pairs, known, blocks = waiting.popleft()
-        return pairs, followed(known, blocks(), oracle.path, times, mirrored=True)
+        return pairs, curves_from_products(known, blocks(), oracle.path, times, mirrored=True)
 
     with _reader() as read:
         for pairs in drawn:
@@ -78,18 +84,18 @@ def followed_in_turn(
             yield first()
 
 
-def _known(oracle: Oracle, pairs: Drawn) -> Known:
-    members = gather_members(oracle.data, pairs.label, room=0, device=torch.device("cpu"))
+def _known(oracle: Oracle, pairs: PairBatch) -> PairPoints:
+    members = gather_class_points(oracle.data, pairs.label, room=0, device=torch.device("cpu"))
     seeds = range(pairs.seed + 1, pairs.seed + 1 + len(pairs.rows))
-    return Known.of(members, pairs.rows, noise(seeds, oracle.data.shape))
+    return PairPoints.of(members, pairs.rows, noise(seeds, oracle.data.shape))
 
 
-def _products(known: Known) -> list[Products]:
-    return list(products(known))
+def _products(known: PairPoints) -> list[InnerProducts]:
+    return list(inner_products(known))
 
 
 @contextmanager
-def _reader() -> Iterator[Callable[[Known], Callable[[], list[Products]]]]:
+def _reader() -> Iterator[Callable[[PairPoints], Callable[[], list[InnerProducts]]]]:
     """What starts to read a class, in a thread with half of the processors, and what to wait for.
 
     This thread has the others; of a single one the class is read when it is waited for.

@@ -11,7 +11,7 @@ from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
 from floracle.analysis.curves import CARRYING, Curve, Estimate, Landmark, several_landmarks
-from floracle.analysis.interpolation import Places
+from floracle.analysis.interpolation import MeasuredTimes
 from floracle.core.paths import PATHS
 from floracle.core.point_set import NO_LABEL
 from floracle.run.results import Results
@@ -170,7 +170,7 @@ class Stages:
         It is A² times a variance; that is what is followed between the times of measuring.
         """
         group = self.main if label is None else self.group(label)
-        curve, places = group.curves["gap"], Places(self.times, group.predicted_information)
+        curve, places = group.curves["gap"], MeasuredTimes(self.times, group.predicted_information)
         within = times.clamp(float(self.times[0]), float(self.times[-1]))
         values = torch.stack([curve.mean, curve.error]) / self.lift(self.times)
         found = torch.from_numpy(places.values(values, within)) * self.lift(within)

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from floracle.analysis.saved import groups_of_part, part_of_groups
-from floracle.core.point_set import Source
+from floracle.core.point_set import PointSet
 from floracle.run.errors import InputError
-from floracle.run.exchange import barrier, first_says
+from floracle.run.exchange import barrier, broadcast_from_first
 from floracle.run.output_folder import PLAN, OutputFolder
-from floracle.run.progress import tracked
+from floracle.run.progress import track
 from floracle.run.records import read_record, write_record
 from floracle.run.results import Results
 
-from .measure import AnyOracle, Plan, assembled, measured_in_turn, planned
+from .measure import AnyOracle, StagesPlan, assemble_stages, measure_classes, plan_stages
 from .pooled import Pool
 from .result import ClassStages, Stages
 
@@ -32,13 +32,13 @@ TIMING = "timing.json"
 
 
 @dataclass(frozen=True)
-class Kept:
+class ResumableStages:
     """A measurement, and the folder it is kept in."""
 
     oracle: AnyOracle
     output: OutputFolder
     """Its settings are times, pairs, classes and seed, and what else makes another measurement."""
-    held_out: Source | None = None
+    held_out: PointSet | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -48,11 +48,13 @@ class Kept:
     def stages(self) -> Stages:
         """All classes, those of an earlier run taken as they are."""
         plan, groups, pool = self._plan(), [], Pool({})
-        batches = tracked(self._batches(plan), "classes", total=len(plan.labels), of=_count)
+        batches = track(self._batches(plan), "classes", total=len(plan.labels), of=_count)
         for some, summed in batches:
             groups += some
             pool = pool.merge(summed)
-        return replace(assembled(self.oracle, plan, groups, pool), settings=dict(self.settings))
+        return replace(
+            assemble_stages(self.oracle, plan, groups, pool), settings=dict(self.settings)
+        )
 
     def write_timing(self) -> None:
         """Write down how long all parts took, apart from the numbers, which depend on no time."""
@@ -61,13 +63,13 @@ class Kept:
         seconds = sum(part.provenance.get("seconds", 0.0) for part in parts if part is not None)
         write_record(output.path / TIMING, "timing", {"seconds": round(seconds, 3)})
 
-    def _plan(self) -> Plan:
+    def _plan(self) -> StagesPlan:
         """Classes, times and spectra: as saved, or made and saved."""
         saved = self._part(PLAN)
         if saved is not None:
             return _plan_of(saved)
         started, asked = time.monotonic(), self.settings
-        plan = planned(
+        plan = plan_stages(
             self.oracle,
             times=asked["times"],
             pairs=asked["pairs"],
@@ -76,7 +78,7 @@ class Kept:
         )
         return _plan_of(self._saved(_results_of(plan, self.settings), PLAN, started))
 
-    def _batches(self, plan: Plan) -> Iterator[tuple[list[ClassStages], Pool]]:
+    def _batches(self, plan: StagesPlan) -> Iterator[tuple[list[ClassStages], Pool]]:
         """Every class as it was saved, measured first where it was not; some to a part."""
         size = max(1, len(plan.labels) // PARTS)
         for start in range(0, len(plan.labels), size):
@@ -88,9 +90,9 @@ class Kept:
                 saved = self._saved(self._measured(plan, labels), name, started)
             yield groups_of_part(saved)
 
-    def _measured(self, plan: Plan, labels: tuple[int, ...]) -> Results:
+    def _measured(self, plan: StagesPlan, labels: tuple[int, ...]) -> Results:
         groups, pool = [], Pool({})
-        for group in measured_in_turn(self.oracle, plan, labels, held_out=self.held_out):
+        for group in measure_classes(self.oracle, plan, labels, held_out=self.held_out):
             pool = pool.merge(Pool.of(group))
             groups.append(replace(group, resamples=None))
         return part_of_groups(groups, pool, self.settings)
@@ -98,7 +100,7 @@ class Kept:
     def _part(self, name: str) -> Results | None:
         """A finished part of an earlier run, if the first process sees one."""
         found = self.output.part(name) if self.output.group.first else None
-        if not first_says(self.output.group, [found is not None])[0]:
+        if not broadcast_from_first(self.output.group, [found is not None])[0]:
             return None
         return self._read(name) if found is None else found
 
@@ -131,7 +133,7 @@ def _count(batch: tuple[list[ClassStages], Pool]) -> int:
     return len(batch[0])
 
 
-def _results_of(plan: Plan, settings: Mapping[str, Any]) -> Results:
+def _results_of(plan: StagesPlan, settings: Mapping[str, Any]) -> Results:
     arrays = {f"spectrum/{label}": values for label, values in plan.spectra.items()}
     values = {
         "labels": list(plan.labels),
@@ -141,9 +143,9 @@ def _results_of(plan: Plan, settings: Mapping[str, Any]) -> Results:
     return Results("plan", settings, values, {"times": plan.times, **arrays})
 
 
-def _plan_of(saved: Results) -> Plan:
+def _plan_of(saved: Results) -> StagesPlan:
     values, arrays = saved.values, saved.arrays
-    return Plan(
+    return StagesPlan(
         labels=tuple(values["labels"]),
         times=arrays["times"],
         pairs=saved.settings["pairs"],

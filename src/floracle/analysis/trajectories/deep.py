@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from floracle.analysis.curves import Curve, Estimate, Landmark
-from floracle.analysis.loss.baselines import Distances, distances
+from floracle.analysis.loss.baselines import BaselineDistances, baseline_distances
 from floracle.analysis.stages.result import Stages
 from floracle.core.fields import VelocityField
 from floracle.core.point_set import NO_LABEL, classes
@@ -26,8 +26,8 @@ from floracle.run.errors import InputError
 from floracle.run.results import Results
 from floracle.sampling.grid import time_grid
 
-from .frequency_bands import Settled, radial_bands, settled_by_band, varies_in_bands
-from .oracle import Followed, followed
+from .frequency_bands import SettledBands, radial_bands, settled_by_band, varies_in_bands
+from .oracle import OracleTrajectories, oracle_trajectories
 
 PAIRS, TIMES, SEEDS, STEPS = 64, 20, 32, 50
 PATCHES = (3, 7)
@@ -38,14 +38,14 @@ LARGEST = 16_384
 
 
 @dataclass(frozen=True)
-class Deep:
+class DeepAnalysis:
     """What the deeper look found, of the class `label` or the whole set."""
 
     label: int
     shape: tuple[int, ...]
-    distances: Distances | None
-    followed: Followed
-    settled: Settled | None
+    distances: BaselineDistances | None
+    followed: OracleTrajectories
+    settled: SettledBands | None
     """None where points are no pictures or latents [C, H, W] that vary in every band."""
 
     def to_results(self) -> Results:
@@ -71,7 +71,7 @@ class Deep:
         return Results("deep", {}, values, arrays)
 
 
-def look_deeper(oracle: Oracle, stages: Stages, *, seed: int = 0) -> Deep:
+def analyse_trajectories(oracle: Oracle, stages: Stages, *, seed: int = 0) -> DeepAnalysis:
     """Measure yardsticks, trajectories and bands of the whole set, or else of a typical class.
 
     Both are of those that were measured, so that figures can show their landmarks.
@@ -80,20 +80,20 @@ def look_deeper(oracle: Oracle, stages: Stages, *, seed: int = 0) -> Deep:
     label = NO_LABEL if whole else stages.typical.label
     times = _spread(stages)
     fields = _fields(oracle, label)
-    return Deep(
+    return DeepAnalysis(
         label,
         tuple(oracle.data.shape),
-        distances(oracle, fields, times=times, pairs=PAIRS, label=label, seed=seed)
+        baseline_distances(oracle, fields, times=times, pairs=PAIRS, label=label, seed=seed)
         if fields
         else None,
-        followed(oracle, range(seed, seed + SEEDS), time_grid(STEPS), label),
+        oracle_trajectories(oracle, range(seed, seed + SEEDS), time_grid(STEPS), label),
         settled_by_band(oracle, times=times, pairs=PAIRS, label=label, seed=seed)
         if varies_in_bands(oracle.data, pairs=PAIRS, label=label, seed=seed)
         else None,
     )
 
 
-def deep_of(found: Results) -> Deep:
+def deep_of(found: Results) -> DeepAnalysis:
     """What was saved of a deeper look."""
     if found.kind != "deep":
         raise InputError(f"these are {found.kind}, not a deeper look at stages")
@@ -101,7 +101,7 @@ def deep_of(found: Results) -> Deep:
     label, shape = int(values["label"]), tuple(values["shape"])
     distance = None
     if "fields" in values:
-        distance = Distances(
+        distance = BaselineDistances(
             arrays["distances/times"],
             label,
             values["pairs"],
@@ -112,7 +112,7 @@ def deep_of(found: Results) -> Deep:
     settled = None
     if "half" in values:
         count = range(len(values["half"]))
-        settled = Settled(
+        settled = SettledBands(
             arrays["settled/times"],
             label,
             radial_bands(shape),
@@ -121,7 +121,7 @@ def deep_of(found: Results) -> Deep:
             tuple(Landmark(*mark) for mark in values["half"]),
             tuple(values["shares"]),
         )
-    return Deep(label, shape, distance, _followed_of(arrays, values), settled)
+    return DeepAnalysis(label, shape, distance, _followed_of(arrays, values), settled)
 
 
 def _fields(oracle: Oracle, label: int) -> dict[str, VelocityField]:
@@ -158,7 +158,7 @@ def _curve(arrays: Any, name: str) -> Curve:
     return Curve(arrays[name], arrays[f"{name}_error"])
 
 
-def _followed_saved(one: Followed) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _followed_saved(one: OracleTrajectories) -> tuple[dict[str, Tensor], dict[str, Any]]:
     arrays = {f"followed/{name}": getattr(one, name) for name in TENSORS}
     for name, curve in one.curves.items():
         arrays |= _saved(f"along/{name}", curve)
@@ -172,8 +172,8 @@ def _followed_saved(one: Followed) -> tuple[dict[str, Tensor], dict[str, Any]]:
 TENSORS = ("times", "rows", "weights", "misses", "ends")
 
 
-def _followed_of(arrays: Any, values: Any) -> Followed:
-    return Followed(
+def _followed_of(arrays: Any, values: Any) -> OracleTrajectories:
+    return OracleTrajectories(
         curves={name: _curve(arrays, f"along/{name}") for name in values["along"]},
         energy=Estimate(*values["energy"]),
         straightness=Estimate(*values["straightness"]),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.paths import LINEAR, Path
+from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.run.errors import InputError
 from floracle.sampling.sample import State
 from floracle.sampling.solvers import implied_data
@@ -20,7 +20,7 @@ SAME = 1e-5
 """Predictions this close, relative to the norms of noise and sample, differ by rounding."""
 
 
-class Marks(NamedTuple):
+class DenoisedMarks(NamedTuple):
     """Which times of the grid matter, and which frequencies."""
 
     late: int
@@ -29,7 +29,7 @@ class Marks(NamedTuple):
     """The times whose predictions are kept."""
     bands: Bands | None
     """The lowest of them is layout; None where samples are no pictures."""
-    path: Path = LINEAR
+    path: ProbabilityPath = LINEAR
 
 
 class Part(NamedTuple):
@@ -42,7 +42,9 @@ class Part(NamedTuple):
     """x̂ at the places, float32 [b, K, *shape]; the sample itself at the last."""
 
 
-def measured(x: Tensor, states: Iterable[State], grid: Tensor, marks: Marks) -> Part:
+def measure_denoised(
+    x: Tensor, states: Iterable[State], grid: Tensor, marks: DenoisedMarks
+) -> Part:
     """Follow states from x [b, *shape], the noise, and measure."""
     before, end, scale = None, x, x[0].numel() ** 0.5
     predictions, speeds, turning, length = [], [], [], torch.zeros(len(x)).double()

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.analysis.curves import Curve, Landmark, landmark, resampled
+from floracle.analysis.curves import Curve, Landmark, bootstrap_means, landmark
 from floracle.analysis.forward_pairs import asked_times, forward_pairs, ratio
-from floracle.core.point_set import NO_LABEL, Source
+from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.spectrum import moments
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
@@ -84,7 +84,7 @@ def radial_bands(shape: Sequence[int], edges: Sequence[float] | None = None) -> 
 
 
 @dataclass(frozen=True)
-class Settled:
+class SettledBands:
     """How far each band of x̂ has settled, by time; lists run over bands, lowest first."""
 
     times: Tensor
@@ -100,7 +100,7 @@ class Settled:
     """The share of each band in the variance of the data."""
 
 
-def varies_in_bands(source: Source, *, pairs: int, label: int, seed: int) -> bool:
+def varies_in_bands(source: PointSet, *, pairs: int, label: int, seed: int) -> bool:
     """Whether the pairs that `settled_by_band` draws are pictures that vary in all its bands."""
     shape = source.shape
     if len(shape) != 3 or max(shape[1:]) < 4:
@@ -119,7 +119,7 @@ def settled_by_band(
     label: int = NO_LABEL,
     seed: int = 0,
     edges: Sequence[float] | None = None,
-) -> Settled:
+) -> SettledBands:
     """Measure on forward-path pairs of a class how much of each band x̂ has at times [T]."""
     bands, times = radial_bands(oracle.data.shape, edges), asked_times(times)
     drawn = forward_pairs(oracle.data, pairs, label=label, seed=seed)
@@ -133,7 +133,9 @@ def settled_by_band(
     return _settled(times, label, bands, torch.stack([whole, *left, *held]), seed=seed)
 
 
-def _settled(times: Tensor, label: int, bands: Bands, energies: Tensor, *, seed: int) -> Settled:
+def _settled(
+    times: Tensor, label: int, bands: Bands, energies: Tensor, *, seed: int
+) -> SettledBands:
     """From the energies [1 + 2T, p, bands] of the data, of what is left, and of what is held."""
     whole, left, held = energies.split([1, len(times), len(times)])
     explained, holding, half = [], [], []
@@ -144,10 +146,10 @@ def _settled(times: Tensor, label: int, bands: Bands, energies: Tensor, *, seed:
         gained = total - left[..., band].T
         explained.append(ratio(gained, total))
         holding.append(ratio(held[..., band].T, total))
-        again = resampled(gained, seed) / resampled(total, seed)
+        again = bootstrap_means(gained, seed) / bootstrap_means(total, seed)
         half.append(landmark(times, explained[-1].mean, again, HALF))
     shares = whole[0].sum(0) / whole.sum()
-    return Settled(
+    return SettledBands(
         times, label, bands, tuple(explained), tuple(holding), tuple(half), tuple(shares.tolist())
     )
 

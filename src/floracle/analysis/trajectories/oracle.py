@@ -22,13 +22,13 @@ from floracle.core.seeds import noise
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.posterior import Posterior
 from floracle.run.errors import InputError
-from floracle.sampling.grid import checked_grid
+from floracle.sampling.grid import check_grid
 from floracle.sampling.sample import labels_of
 from floracle.sampling.solvers import step
 
 
 @dataclass(frozen=True)
-class Followed:
+class OracleTrajectories:
     """Oracle trajectories, averaged by time; every curve is over the times it names."""
 
     times: Tensor
@@ -66,16 +66,16 @@ class _Moment:
 
 
 @torch.no_grad()
-def followed(
+def oracle_trajectories(
     oracle: Oracle, seeds: Sequence[int], grid: Tensor, labels: Tensor | int | None = None
-) -> Followed:
+) -> OracleTrajectories:
     """Follow the oracle by Euler steps from the noise of each seed, and measure on the way.
 
     The grid starts at t = 0; it should end at 1 for the rows to be the samples that are found.
     """
     if not len(seeds):
         raise InputError("there is no trajectory to follow; give at least one seed")
-    times = checked_grid(grid)
+    times = check_grid(grid)
     if times[0] != 0 or len(times) < 3:
         raise InputError(
             f"trajectories start from noise and take 2 steps, got {times.tolist()[:3]}"
@@ -99,7 +99,7 @@ def _moments(
     return found, x
 
 
-def _measured(oracle: Oracle, moments: list[_Moment], end: Tensor) -> Followed:
+def _measured(oracle: Oracle, moments: list[_Moment], end: Tensor) -> OracleTrajectories:
     last = moments[-1].votes
     rows = last.top_rows[:, 0]
     dims = end[0].numel()
@@ -115,7 +115,7 @@ def _measured(oracle: Oracle, moments: list[_Moment], end: Tensor) -> Followed:
         "curvature": torch.stack([_curvature(a, b) for a, b in pairwise(moments)], 1),
         "change": _changes(moments),
     }
-    return Followed(
+    return OracleTrajectories(
         times=torch.tensor([moment.t for moment in moments], dtype=torch.float64),
         curves={name: Curve.of(values) for name, values in columns.items()},
         energy=_estimate(energy),

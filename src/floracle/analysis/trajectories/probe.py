@@ -33,17 +33,17 @@ from torch import Tensor
 from floracle.analysis.curves import Curve, Estimate, standard_error
 from floracle.analysis.serialization import check_kind, check_shapes, number, reading
 from floracle.core.fields import VelocityField
-from floracle.core.paths import LINEAR, Path
+from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.core.point_set import NO_LABEL
 from floracle.core.seeds import noise
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
-from floracle.sampling.grid import checked_grid, time_grid
+from floracle.sampling.grid import check_grid, time_grid
 from floracle.sampling.sample import evaluations, labels_of, trajectory
 
-from .denoised import Marks, measured
+from .denoised import DenoisedMarks, measure_denoised
 from .frequency_bands import LAYOUT, radial_bands
-from .settling import Transition, checked_threshold, settled_at, transition_of
+from .settling import Settling, checked_threshold, settled_at, settling_of
 
 UNTIL = 0.9
 """The time whose prediction the others are compared with."""
@@ -58,7 +58,7 @@ KEPT = 2**24
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeResult:
     """A field along its own trajectories from b seeds; made by `probe`."""
 
     kind: ClassVar[str] = "probe"
@@ -119,9 +119,9 @@ class Probe:
         early = self.grid < self.until
         return settled_at(self.grid[early], self.columns[name][:, early[:-1]], level)
 
-    def transition(self, name: str = "remaining", label: int | None = None) -> Transition:
+    def transition(self, name: str = "remaining", label: int | None = None) -> Settling:
         """The mean of `transitions`, of all labels or of one."""
-        return transition_of(self.transitions(name)[self.of(label)])
+        return settling_of(self.transitions(name)[self.of(label)])
 
     def peak(self) -> tuple[float, float]:
         """When the mean speed is highest, and how high: (t, ‖v‖/√D)."""
@@ -146,7 +146,7 @@ class Probe:
         return Results(self.kind, self.settings, values, arrays, self.provenance)
 
     @classmethod
-    def of_results(cls, found: Results) -> Probe:
+    def of_results(cls, found: Results) -> ProbeResult:
         """The probe that was saved."""
         with reading(cls.kind):
             check_kind(cls.kind, found)
@@ -192,8 +192,8 @@ def probe(
     threshold: float = THRESHOLD,
     until: float = UNTIL,
     shown: Sequence[float] = SHOWN,
-    path: Path = LINEAR,
-) -> Probe:
+    path: ProbabilityPath = LINEAR,
+) -> ProbeResult:
     """Follow a field from the noise of each seed, and measure what it predicts on the way.
 
     The field and all times are those of `path`; see `on_path`.
@@ -215,8 +215,8 @@ def probe(
         voting = None if given is None else given[some]
         x = noise(seeds[some], shape)
         states = trajectory(field, x, grid, labels=voting, solver=solver, path=path)
-        parts.append(measured(x, states, grid, Marks(late, places, bands, path)))
-    return Probe(
+        parts.append(measure_denoised(x, states, grid, DenoisedMarks(late, places, bands, path)))
+    return ProbeResult(
         grid=grid,
         seeds=torch.tensor(list(seeds)),
         labels=torch.full((len(seeds),), NO_LABEL) if given is None else given,
@@ -251,7 +251,7 @@ def check_asked(grid: Tensor, *, threshold: float, until: float, shown: Sequence
 
 def _checked(grid: Tensor) -> Tensor:
     """A grid from noise to data, with a time before the last step."""
-    grid = checked_grid(grid)
+    grid = check_grid(grid)
     if grid[0] != 0 or grid[-1] != 1 or len(grid) < 4:
         raise InputError(
             f"a probe goes from 0 to 1 in 3 steps at least, got {grid[0]:g} to {grid[-1]:g} in"

@@ -17,10 +17,10 @@ from floracle.run.errors import InputError
 from .denoised import SAME
 
 if TYPE_CHECKING:
-    from .probe import Probe
+    from .probe import ProbeResult
 
 
-class Transition(NamedTuple):
+class Settling(NamedTuple):
     """When the predictions of some trajectories have settled, on average."""
 
     value: float | None
@@ -63,8 +63,8 @@ class Lag(NamedTuple):
 
 
 def lag(
-    field: Probe,
-    reference: Probe | float,
+    field: ProbeResult,
+    reference: ProbeResult | float,
     name: str = "remaining",
     *,
     label: int | None = None,
@@ -97,7 +97,7 @@ def lag_of(apart: Tensor) -> Lag:
     return Lag(mean, error, mean - reach, mean + reach, len(apart))
 
 
-def start_apart(field: Probe, oracle: Probe) -> Estimate:
+def start_apart(field: ProbeResult, oracle: ProbeResult) -> Estimate:
     """How far x̂(0) is from the oracle's, which is the mean of the data or of the class.
 
     As a share of the way from that mean to where the oracle ends; over the predictions kept that
@@ -137,12 +137,12 @@ def settled_at(times: Tensor, shares: Tensor, threshold: float) -> Tensor:
     return torch.where(above.any(1), found, times[0])
 
 
-def transition_of(times: Tensor) -> Transition:
+def settling_of(times: Tensor) -> Settling:
     """The mean of the times [b] at which trajectories settle; NaN where one never does."""
     reached = int((~times.isnan()).sum())
     if reached < len(times):
-        return Transition(None, float("nan"), reached, len(times))
-    return Transition(float(times.mean()), float(standard_error(times)), reached, len(times))
+        return Settling(None, float("nan"), reached, len(times))
+    return Settling(float(times.mean()), float(standard_error(times)), reached, len(times))
 
 
 def checked_threshold(threshold: float) -> float:
@@ -152,7 +152,7 @@ def checked_threshold(threshold: float) -> float:
     return float(threshold)
 
 
-def _check_pairs(field: Probe, oracle: Probe) -> None:
+def _check_pairs(field: ProbeResult, oracle: ProbeResult) -> None:
     """Refuse probes that are not paired."""
     for name in ("seeds", "labels", "grid"):
         one, other = getattr(field, name), getattr(oracle, name)

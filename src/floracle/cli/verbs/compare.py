@@ -6,17 +6,17 @@ import shlex
 from pathlib import Path
 
 from floracle.cli.counts import Whole
-from floracle.cli.data_options import Opening, PathName
+from floracle.cli.data_options import DataOptions, PathName
 from floracle.cli.output import Out, check_out, output_of
 
-OPENING = Opening()
+OPENING = DataOptions()
 
 
 def compare(
     *data: str,
     out: Out = None,
     names: str | None = None,
-    opening: Opening = OPENING,
+    opening: DataOptions = OPENING,
     classes: str = "both",
     pairs: Whole = 512,
     times: Whole = 50,

@@ -66,14 +66,14 @@ def _shift(s: float | None, k: float | None, mu: float | None) -> Shift | None:
 def _times(shift: Shift | None, steps: int | None) -> tuple[dict[str, ForeignTime], str]:
     """Every clock that can be read, and what is assumed of the grid."""
     from floracle.core.time_conventions import TIMES, ForeignTime, step_time
-    from floracle.sampling.grid import shifted, time_grid, unshifted
+    from floracle.sampling.grid import shift_times, time_grid, unshift_times
 
     times, about = dict(TIMES), ""
     if shift is not None:
         times[UNSHIFTED] = ForeignTime(
             UNSHIFTED,
-            lambda t: unshifted(t, shift.s),
-            lambda share: shifted(share, shift.s),
+            lambda t: unshift_times(t, shift.s),
+            lambda share: shift_times(share, shift.s),
             0.0,
             1.0,
             "how far along the shifted grid, 0 to 1",

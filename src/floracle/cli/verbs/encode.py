@@ -79,9 +79,9 @@ def encode(
     from floracle.data.encoding.encode import encode as encoded
     from floracle.data.encoding.manifest import MANIFEST
     from floracle.models.autoencoders.load import load_autoencoder
-    from floracle.run.processes import current, own_device, own_memory
+    from floracle.run.processes import current_group, own_device, own_memory
 
-    group = current()
+    group = current_group()
     where = own_device(device, group)
     network = load_autoencoder(autoencoder, scale=scale, shift=shift, device=where)
     with store_in(out, "encode", MANIFEST):

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from floracle.cli.data_options import Opening
+from floracle.cli.data_options import DataOptions
 from floracle.cli.output import Out, check_out, output_of
 
 if TYPE_CHECKING:
     from floracle.analysis.inspection import Inspection
     from floracle.data.store import Store
 
-OPENING = Opening()
+OPENING = DataOptions()
 SHOWN = 12
 """Classes and channels listed on the terminal at most."""
 
@@ -24,7 +24,7 @@ def inspect(
     data: str,
     /,
     *,
-    opening: Opening = OPENING,
+    opening: DataOptions = OPENING,
     verify: bool = False,
     memory: str | None = None,
     json_: bool = False,
@@ -103,7 +103,9 @@ CHOICES: tuple[tuple[str, str, str], ...] = (
 """What opening may ask for, what is taken meanwhile, and how the question reads."""
 
 
-def _opened(data: str, opening: Opening, memory: str | None) -> tuple[Store, Opening, list[str]]:
+def _opened(
+    data: str, opening: DataOptions, memory: str | None
+) -> tuple[Store, DataOptions, list[str]]:
     """The data, the options it was opened with, and the questions left open."""
     from floracle.run.errors import InputError
 
@@ -121,7 +123,7 @@ def _opened(data: str, opening: Opening, memory: str | None) -> tuple[Store, Ope
     return opening.store(data, memory), opening, left
 
 
-def _asked_for(words: str, opening: Opening) -> tuple[str, str, str] | None:
+def _asked_for(words: str, opening: DataOptions) -> tuple[str, str, str] | None:
     """The choice that a mistake asks for, if it asks for one that is not made yet."""
     for choice in CHOICES:
         if f"{choice[0]}=" in words and getattr(opening, choice[0]) is None:
@@ -129,13 +131,13 @@ def _asked_for(words: str, opening: Opening) -> tuple[str, str, str] | None:
     return None
 
 
-def _flags(data: str, opening: Opening) -> str:
+def _flags(data: str, opening: DataOptions) -> str:
     import shlex
 
     return shlex.join(["floracle", "stages", data, *opening.words()])
 
 
-def _show(found: Inspection, data: str, used: Opening, open_questions: Sequence[str]) -> None:
+def _show(found: Inspection, data: str, used: DataOptions, open_questions: Sequence[str]) -> None:
     from floracle.cli.console import as_typed, say, show_table
     from floracle.report.stages import words
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from floracle.cli.counts import Whole
-from floracle.cli.data_options import Opening, PathName, show_remarks
+from floracle.cli.data_options import DataOptions, PathName, show_remarks
 from floracle.cli.field_options import (
     called,
     check_useful,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from floracle.oracle.oracle import Oracle
     from floracle.run.output_folder import OutputFolder
 
-OPENING = Opening()
+OPENING = DataOptions()
 TIMES = "0,.05,.1,.15,.2,.3,.4,.5,.6,.7,.8,.9,.95"
 YARDSTICKS = ("gaussian", "class-gaussian", "none")
 
@@ -45,7 +45,7 @@ def loss(
     yardsticks: str | None = None,
     convention: list[str] | None = None,
     path: PathName = "linear",
-    opening: Opening = OPENING,
+    opening: DataOptions = OPENING,
     seed: Whole = 0,
     out: Out = None,
     memory: str | None = None,
@@ -103,9 +103,9 @@ def loss(
     typed = dict(locals())
     from floracle.cli.parsing import checked_seed
     from floracle.report.loss.figures import COLOURS
-    from floracle.run.budget import chosen_device
+    from floracle.run.budget import choose_device
     from floracle.run.errors import InputError
-    from floracle.run.results import answered
+    from floracle.run.results import stored_answer
 
     places = called(fields, names)
     if len(places) > len(COLOURS):
@@ -127,7 +127,7 @@ def loss(
     chosen, beside = _classes(classes, store), _yardsticks(yardsticks, store)
     if other is not None:
         _check_classes(chosen, other, held_out_labels)
-    where = str(chosen_device(device))
+    where = str(choose_device(device))
     oracle = points_oracle(store, memory, where, path)
     loaded = {name: field_of(place, oracle, read[name], where) for name, place in places.items()}
     settings = {
@@ -148,8 +148,8 @@ def loss(
     }
     default = Path("runs") / f"loss-{'-'.join(map(plain, places))}"
     with output_of("loss", out, default, settings, data=[store, other]) as output:
-        job = Job(output, store, other, command_of(loss, "loss", typed))
-        if answered(output.path, output.settings) is None:
+        job = LossJob(output, store, other, command_of(loss, "loss", typed))
+        if stored_answer(output.path, output.settings) is None:
             for field in loaded.values():
                 warn_of_misreading(field, store)
             moving = {name: followed(field, oracle.path) for name, field in loaded.items()}
@@ -159,7 +159,7 @@ def loss(
 
 
 @dataclass(frozen=True)
-class Job:
+class LossJob:
     """What is measured, and where that goes."""
 
     output: OutputFolder
@@ -168,12 +168,12 @@ class Job:
     command: str
 
 
-def _measure(job: Job, oracle: Oracle, fields: dict[str, VelocityField]) -> None:
+def _measure(job: LossJob, oracle: Oracle, fields: dict[str, VelocityField]) -> None:
     """Measure all fields on the path, and on their own trajectories where that is asked."""
     import torch
 
     from floracle.analysis.loss.oracle_loss import oracle_losses
-    from floracle.analysis.loss.results import Losses
+    from floracle.analysis.loss.results import LossComparison
     from floracle.cli.console import note
     from floracle.run.results import provenance
 
@@ -191,10 +191,10 @@ def _measure(job: Job, oracle: Oracle, fields: dict[str, VelocityField]) -> None
         note("following them on their own")
         more = {"pairs": asked["trajectories"], "steps": asked["steps"], "along": "own"}
         own = oracle_losses(fields, oracle, **more, **known)
-    job.output.save(Losses(on_path, own, asked, provenance(command=job.command)))
+    job.output.save(LossComparison(on_path, own, asked, provenance(command=job.command)))
 
 
-def _facts(job: Job) -> dict[str, str]:
+def _facts(job: LossJob) -> dict[str, str]:
     asked, held_out = job.output.settings, job.held_out
     facts = {
         **path_settings(asked.get("path", "linear")),
@@ -210,9 +210,9 @@ def _facts(job: Job) -> dict[str, str]:
     return facts | {"seed": str(asked["seed"])}
 
 
-def _report(job: Job) -> None:
+def _report(job: LossJob) -> None:
     """Draw the losses, and say on the terminal what they show."""
-    from floracle.analysis.loss.results import Losses
+    from floracle.analysis.loss.results import LossComparison
     from floracle.cli.columns import show
     from floracle.cli.console import say
     from floracle.report.loss import words as fields_words
@@ -220,7 +220,7 @@ def _report(job: Job) -> None:
     from floracle.report.names import visible
     from floracle.run.results import load_results
 
-    found = Losses.of_results(load_results(job.output.path))
+    found = LossComparison.of_results(load_results(job.output.path))
     command = found.provenance.get("command", job.command)
     page = write_losses(found, job.output.path, facts=_facts(job), command=command)
     for name in found.path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from floracle.cli.counts import Whole
-from floracle.cli.data_options import READING, PathName, Reading, show_remarks
+from floracle.cli.data_options import READING, PathName, SampleDataOptions, show_remarks
 from floracle.cli.field_options import (
     called,
     check_useful,
@@ -20,7 +20,7 @@ from floracle.cli.fields import field_of, identities, path_settings
 from floracle.cli.output import Out, check_out, output_of
 from floracle.cli.parsing import plain
 
-from .mix_job import LANDING, RESUME, SWITCH, Job, measure, report
+from .mix_job import LANDING, RESUME, SWITCH, MixJob, measure, report
 
 OF_SEEDS = ("seeds", "labels")
 """Options of --switch and --landing."""
@@ -49,7 +49,7 @@ def mix(
     name: str | None = None,
     convention: str | None = None,
     path: PathName = "linear",
-    reading: Reading = READING,
+    reading: SampleDataOptions = READING,
     seed: Whole = 0,
     out: Out = None,
     memory: str | None = None,
@@ -115,7 +115,7 @@ def mix(
         cpu or cuda:0.
     """
     typed = dict(locals())
-    from floracle.run.budget import chosen_device
+    from floracle.run.budget import choose_device
     from floracle.run.errors import InputError
 
     if switch is None and landing is None and resume is None:
@@ -135,7 +135,7 @@ def mix(
     other = None
     if held_out is not None:
         other = opening.held_out(held_out, store, memory, held_out_labels)
-    where = str(chosen_device(device))
+    where = str(choose_device(device))
     oracle = points_oracle(store, memory, where, path)
     network = field_of(field, oracle, read[called_so], where)
     settings = {
@@ -154,7 +154,7 @@ def mix(
     with output_of(
         "mix", out, default, settings, data=[store, other], results=list(asked)
     ) as output:
-        job = Job(called_so, output, oracle, store, other, commands)
+        job = MixJob(called_so, output, oracle, store, other, commands)
         measure(job, asked, network)
         report(job)
     return output.path
@@ -165,13 +165,13 @@ def _asked(typed: dict[str, Any]) -> dict[str, dict[str, Any]]:
     from floracle.cli.parsing import checked_seed, numbers, seeds_of, whole_numbers
     from floracle.run.errors import InputError
     from floracle.sampling.grid import time_grid
-    from floracle.sampling.solvers import named
+    from floracle.sampling.solvers import solver_named
 
     if typed["resume"] is None:
         check_useful(mix, typed, OF_RESUME, "--resume")
     if typed["switch"] is None and typed["landing"] is None:
         check_useful(mix, typed, OF_SEEDS, "--switch or --landing")
-    named(typed["solver"])
+    solver_named(typed["solver"])
     time_grid(typed["grid"], shift=typed["shift"])
     following = {name: typed[name] for name in OF_SEEDS}
     seeds_of(typed["seeds"])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
     from floracle.data.store import Store
     from floracle.oracle.oracle import Oracle
-    from floracle.report.mix.page import Mixed
+    from floracle.report.mix.page import MixResults
     from floracle.run.images import Display
     from floracle.run.output_folder import OutputFolder
     from floracle.run.results import Results
@@ -22,7 +22,7 @@ PART_NAMES = rf"{SWITCH}|{LANDING}-[0-9.e-]+|{RESUME}"
 
 
 @dataclass(frozen=True)
-class Job:
+class MixJob:
     """What is mixed, and where that goes."""
 
     name: str
@@ -42,16 +42,16 @@ class Job:
         return settings
 
 
-def measure(job: Job, asked: dict[str, dict[str, Any]], field: VelocityField) -> None:
+def measure(job: MixJob, asked: dict[str, dict[str, Any]], field: VelocityField) -> None:
     """Measure what is not there yet; whether all can be is known before anything is."""
     from floracle.cli.console import note
     from floracle.cli.fields import followed, warn_of_misreading
-    from floracle.run.results import answered
+    from floracle.run.results import stored_answer
 
     left = {
         part: job.settings(part, words)
         for part, words in asked.items()
-        if answered(job.output.path / part, job.settings(part, words)) is None
+        if stored_answer(job.output.path / part, job.settings(part, words)) is None
     }
     if not left:
         return
@@ -67,19 +67,19 @@ def measure(job: Job, asked: dict[str, dict[str, Any]], field: VelocityField) ->
         job.output.save(replace(found, settings=settings, provenance=known), part)
 
 
-def _switched(job: Job, field: VelocityField, settings: dict[str, Any]) -> Any:
-    from floracle.analysis.mixing.field_switching import switched
+def _switched(job: MixJob, field: VelocityField, settings: dict[str, Any]) -> Any:
+    from floracle.analysis.mixing.field_switching import switch_fields
 
-    return switched(field, job.oracle, taus=settings["taus"], **_followed(job, settings))
-
-
-def _landed(job: Job, field: VelocityField, settings: dict[str, Any]) -> Any:
-    from floracle.analysis.mixing.landing_test import landing
-
-    return landing(field, job.oracle, tau=settings["taus"][0], **_followed(job, settings))
+    return switch_fields(field, job.oracle, taus=settings["taus"], **_followed(job, settings))
 
 
-def _followed(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
+def _landed(job: MixJob, field: VelocityField, settings: dict[str, Any]) -> Any:
+    from floracle.analysis.mixing.landing_test import landing_test
+
+    return landing_test(field, job.oracle, tau=settings["taus"][0], **_followed(job, settings))
+
+
+def _followed(job: MixJob, settings: dict[str, Any]) -> dict[str, Any]:
     """Seeds, labels, grid and solver as the library takes them."""
     import torch
 
@@ -96,15 +96,15 @@ def _followed(job: Job, settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _resumed(job: Job, field: VelocityField, settings: dict[str, Any]) -> Any:
-    from floracle.analysis.mixing.forward_backward import resumed
+def _resumed(job: MixJob, field: VelocityField, settings: dict[str, Any]) -> Any:
+    from floracle.analysis.mixing.forward_backward import forward_backward
     from floracle.cli.field_options import rows_of
     from floracle.cli.parsing import numbers
     from floracle.core.point_set import classes
 
     assert job.held_out is not None
     edges = settings["edges"]
-    return resumed(
+    return forward_backward(
         field,
         job.held_out,
         job.store,
@@ -126,7 +126,7 @@ def _grid(settings: dict[str, Any]) -> Tensor:
     return time_grid(settings["grid"], shift=settings["shift"])
 
 
-def report(job: Job) -> None:
+def report(job: MixJob) -> None:
     """Draw all parts that are there, and say what they show; first of what was just asked."""
     from floracle.cli.columns import show
     from floracle.cli.console import say
@@ -152,7 +152,7 @@ def report(job: Job) -> None:
     say(f"page: {visible(str(page))}")
 
 
-def _by_part(found: Mixed, asked: list[str]) -> list[Mixed]:
+def _by_part(found: MixResults, asked: list[str]) -> list[MixResults]:
     """The kinds of parts, each for itself: those that were asked for, then what was there."""
     apart = {
         SWITCH: replace(found, landings={}, resume=None) if found.switch is not None else None,
@@ -163,12 +163,12 @@ def _by_part(found: Mixed, asked: list[str]) -> list[Mixed]:
     return [one for kind in kinds if (one := apart[kind]) is not None]
 
 
-def _parts(job: Job) -> Mixed:
+def _parts(job: MixJob) -> MixResults:
     """All parts in the folder, those of earlier runs among them."""
-    from floracle.analysis.mixing.field_switching import Switched
-    from floracle.analysis.mixing.forward_backward import Resumed
-    from floracle.analysis.mixing.landing_test import Landing
-    from floracle.report.mix.page import Mixed
+    from floracle.analysis.mixing.field_switching import SwitchResult
+    from floracle.analysis.mixing.forward_backward import ForwardBackwardResult
+    from floracle.analysis.mixing.landing_test import LandingResult
+    from floracle.report.mix.page import MixResults
     from floracle.run.errors import InputError
     from floracle.run.results import has_result, load_results
 
@@ -180,12 +180,14 @@ def _parts(job: Job) -> Mixed:
             if common != job.output.settings:
                 raise InputError(f"{place} is part of another run; remove it")
             there[place.name] = results
-    landings = [Landing.of_results(one) for name, one in there.items() if name.startswith(LANDING)]
-    return Mixed(
+    landings = [
+        LandingResult.of_results(one) for name, one in there.items() if name.startswith(LANDING)
+    ]
+    return MixResults(
         job.name,
-        switch=Switched.of_results(there[SWITCH]) if SWITCH in there else None,
+        switch=SwitchResult.of_results(there[SWITCH]) if SWITCH in there else None,
         landings={one.tau: one for one in sorted(landings, key=lambda each: each.tau)},
-        resume=Resumed.of_results(there[RESUME]) if RESUME in there else None,
+        resume=ForwardBackwardResult.of_results(there[RESUME]) if RESUME in there else None,
     )
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from floracle.cli.data_options import Opening
+from floracle.cli.data_options import DataOptions
 from floracle.cli.output import OutArgument, store_in
 
 if TYPE_CHECKING:
     from floracle.data.packed.manifest import Manifest
 
-OPENING = Opening()
+OPENING = DataOptions()
 Stored = Literal["stored", "fp16", "bf16", "fp32"]
 
 
@@ -22,7 +22,7 @@ def pack(
     out: OutArgument,
     /,
     *,
-    opening: Opening = OPENING,
+    opening: DataOptions = OPENING,
     dtype: Stored = "stored",
     shard_bytes: str = "1G",
     spectra: Annotated[bool, Parameter(negative="--no-spectra")] = True,

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from floracle.cli.counts import Whole
-from floracle.cli.data_options import Opening, show_remarks
+from floracle.cli.data_options import DataOptions, show_remarks
 
 if TYPE_CHECKING:
-    from floracle.analysis.prediction.closed_form import Predicted
+    from floracle.analysis.prediction.closed_form import PredictedStages
     from floracle.analysis.prediction.profile import Profile
     from floracle.analysis.prediction.twin import Twin
 
-OPENING = Opening()
+OPENING = DataOptions()
 
 OWN = (0.01, 0.1, 0.9, 0.99)
 """Posterior weights of the pair's own point whose times are shown."""
@@ -29,7 +29,7 @@ def predict(
     points: float | None = None,
     dims: Whole | None = None,
     spectrum: Path | None = None,
-    opening: Opening = OPENING,
+    opening: DataOptions = OPENING,
     classes: str = "both",
     what_if: str | None = None,
     scales: str = SCALES,
@@ -89,8 +89,8 @@ def predict(
 
 
 def _of_data(
-    data: str, opening: Opening, classes: str, memory: str | None
-) -> dict[str, tuple[Predicted, Profile | None]]:
+    data: str, opening: DataOptions, classes: str, memory: str | None
+) -> dict[str, tuple[PredictedStages, Profile | None]]:
     """The bound and the profile of each class, the whole set last."""
     from floracle.analysis.prediction.closed_form import predict as predicted_for
     from floracle.analysis.prediction.profile import profile
@@ -122,7 +122,7 @@ def _of_data(
     }
 
 
-def _show(expected: dict[str, tuple[Predicted, Profile | None]]) -> None:
+def _show(expected: dict[str, tuple[PredictedStages, Profile | None]]) -> None:
     """Landmarks of the twins, and the formula's beside them."""
     from floracle.analysis.prediction.twin import twin
     from floracle.cli.console import show_table
@@ -145,7 +145,7 @@ def _show(expected: dict[str, tuple[Predicted, Profile | None]]) -> None:
 
 def _show_what_if(
     name: str,
-    bound: Predicted,
+    bound: PredictedStages,
     told: Profile,
     points: list[float] | None,
     scales: list[float],

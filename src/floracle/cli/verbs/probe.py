@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from floracle.cli.counts import Whole
-from floracle.cli.data_options import READING, PathName, Reading, show_remarks
+from floracle.cli.data_options import READING, PathName, SampleDataOptions, show_remarks
 from floracle.cli.field_options import called, command_of, conventions
 from floracle.cli.fields import NO_TEXT, ORACLE, Text, identities, path_settings
 from floracle.cli.output import Out, check_out, output_of
 from floracle.cli.parsing import plain
 
 from .probe_job import (
-    Job,
+    ProbeJob,
     answer,
     check,
     load_decoder,
@@ -43,7 +43,7 @@ def probe(
     stages: Path | None = None,
     shape: str | None = None,
     autoencoder: Path | None = None,
-    reading: Reading = READING,
+    reading: SampleDataOptions = READING,
     out: Out = None,
     memory: str | None = None,
     device: str = "cpu",
@@ -104,7 +104,7 @@ def probe(
         cpu or cuda:0.
     """
     typed = dict(locals())
-    from floracle.run.budget import chosen_device
+    from floracle.run.budget import choose_device
     from floracle.run.errors import InputError
 
     found = _fields(fields, names, data)
@@ -132,7 +132,7 @@ def probe(
         **opening.settings(),
         **text.settings(),
     }
-    job = Job(
+    job = ProbeJob(
         called=found,
         conventions=conventions(found, convention),
         settings=settings,
@@ -140,7 +140,7 @@ def probe(
         text=text,
         autoencoder=autoencoder,
         memory=memory,
-        device=str(chosen_device(device)),
+        device=str(choose_device(device)),
     )
     check(job)
     if data is not None:

@@ -13,16 +13,16 @@ from floracle.cli.fields import NO_TEXT, ORACLE, Text, field_of, path_settings
 from floracle.cli.parsing import plain
 
 if TYPE_CHECKING:
-    from floracle.analysis.trajectories.probe import Probe
+    from floracle.analysis.trajectories.probe import ProbeResult
     from floracle.core.fields import VelocityField
     from floracle.data.store import Store
     from floracle.models.autoencoders.frame import Autoencoder
-    from floracle.report.probe.figures import Probed
+    from floracle.report.probe.figures import ProbedFields
     from floracle.run.output_folder import OutputFolder
 
 
 @dataclass(frozen=True)
-class Job:
+class ProbeJob:
     """What is to be probed, and how."""
 
     called: dict[str, str]
@@ -63,12 +63,14 @@ class Job:
         }
 
 
-def answer(job: Job, output: OutputFolder, loaded: dict[str, VelocityField], command: str) -> None:
+def answer(
+    job: ProbeJob, output: OutputFolder, loaded: dict[str, VelocityField], command: str
+) -> None:
     """Probe the fields, draw them, and last write the result; where all is there, do nothing."""
     from floracle.report.probe.page import PAGE, write_probes
-    from floracle.run.results import Results, answered, provenance
+    from floracle.run.results import Results, provenance, stored_answer
 
-    done = answered(output.path, output.settings) is not None
+    done = stored_answer(output.path, output.settings) is not None
     if done and (output.path / PAGE).is_file():
         return
     probes = _probes(job, output, loaded)
@@ -85,17 +87,17 @@ def answer(job: Job, output: OutputFolder, loaded: dict[str, VelocityField], com
         output.save(Results("probes", output.settings, values, {}, provenance()))
 
 
-def check(job: Job) -> None:
+def check(job: ProbeJob) -> None:
     """Refuse what could not be probed, before data is read and results are compared."""
     from floracle.analysis.trajectories.probe import check_asked
     from floracle.cli.parsing import seeds_of, whole_numbers
     from floracle.models.networks.diffusers import is_diffusers
     from floracle.run.errors import InputError
-    from floracle.sampling.solvers import named
+    from floracle.sampling.solvers import solver_named
 
     settings = job.settings
     seeds_of(settings["seeds"])
-    named(settings["solver"])
+    solver_named(settings["solver"])
     check_asked(**_asked(settings))
     for name, form in (("labels", "3 or 0,1,2"), ("shape", "4,64,64")):
         if settings[name] is not None:
@@ -118,20 +120,22 @@ def _asked(settings: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _probes(job: Job, output: OutputFolder, loaded: dict[str, VelocityField]) -> dict[str, Probe]:
+def _probes(
+    job: ProbeJob, output: OutputFolder, loaded: dict[str, VelocityField]
+) -> dict[str, ProbeResult]:
     """Every field probed, by its name.
 
     Those that an interrupted run has finished are taken.
     """
     import torch
 
-    from floracle.analysis.trajectories.probe import Probe
+    from floracle.analysis.trajectories.probe import ProbeResult
     from floracle.analysis.trajectories.probe import probe as follow
     from floracle.cli.console import note
     from floracle.cli.fields import followed, warn_of_misreading
     from floracle.cli.parsing import seeds_of
     from floracle.core.paths import PATHS
-    from floracle.run.results import answered
+    from floracle.run.results import stored_answer
 
     settings, seeds, path = job.settings, seeds_of(job.settings["seeds"]), PATHS[job.path]
     shape, labels = sample_shape(job, loaded), _labels(job, loaded, len(seeds))
@@ -144,12 +148,12 @@ def _probes(job: Job, output: OutputFolder, loaded: dict[str, VelocityField]) ->
     for name, field in loaded.items():
         if job.called[name] != ORACLE:  # before anything is followed and written
             _try(field, shape, None if labels is None else labels[:1])
-    found: dict[str, Probe] = {}
+    found: dict[str, ProbeResult] = {}
     for name, field in loaded.items():
         own = job.own_settings(name)
-        before = answered(output.path / plain(name), own)
+        before = stored_answer(output.path / plain(name), own)
         if before is not None:
-            found[name] = Probe.of_results(before)
+            found[name] = ProbeResult.of_results(before)
             continue
         if job.store is not None:
             told, declared = _asks_with_text(job, name), job.conventions[name] is not None
@@ -195,7 +199,7 @@ def splits_of(
     return {"splits": {name: value for name, value in marks.items() if value is not None}}
 
 
-def load_decoder(job: Job, shape: list[int]) -> Autoencoder | None:
+def load_decoder(job: ProbeJob, shape: list[int]) -> Autoencoder | None:
     """What decodes samples of this shape for the pictures."""
     from floracle.models.autoencoders.load import load_autoencoder
     from floracle.run.errors import InputError
@@ -211,7 +215,7 @@ def load_decoder(job: Job, shape: list[int]) -> Autoencoder | None:
     return found
 
 
-def load_fields(job: Job) -> dict[str, VelocityField]:
+def load_fields(job: ProbeJob) -> dict[str, VelocityField]:
     """The fields by their names."""
     oracle = None
     if job.store is not None:
@@ -223,7 +227,7 @@ def load_fields(job: Job) -> dict[str, VelocityField]:
     return found
 
 
-def _asks_with_text(job: Job, name: str) -> bool:
+def _asks_with_text(job: ProbeJob, name: str) -> bool:
     """Whether a field is asked with the text that was given."""
     from floracle.models.networks.diffusers import is_diffusers
 
@@ -243,7 +247,7 @@ def _try(field: VelocityField, shape: list[int], labels: list[int] | None) -> No
         )
 
 
-def sample_shape(job: Job, loaded: dict[str, VelocityField]) -> list[int]:
+def sample_shape(job: ProbeJob, loaded: dict[str, VelocityField]) -> list[int]:
     """The shape of a sample: the data's, as asked, or as a network says."""
     from floracle.cli.parsing import whole_numbers
     from floracle.run.errors import InputError
@@ -262,7 +266,7 @@ def sample_shape(job: Job, loaded: dict[str, VelocityField]) -> list[int]:
     return list(told)
 
 
-def _labels(job: Job, loaded: dict[str, VelocityField], count: int) -> list[int] | None:
+def _labels(job: ProbeJob, loaded: dict[str, VelocityField], count: int) -> list[int] | None:
     """A label for each seed, or None; networks that need one get theirs in turn."""
     from floracle.cli.parsing import labels_for, whole_numbers
     from floracle.core.point_set import classes
@@ -283,9 +287,9 @@ def _labels(job: Job, loaded: dict[str, VelocityField], count: int) -> list[int]
     return [given[i % len(given)] for i in range(count)]
 
 
-def _pictured(job: Job, folder: Path, probes: dict[str, Probe]) -> list[Probed]:
+def _pictured(job: ProbeJob, folder: Path, probes: dict[str, ProbeResult]) -> list[ProbedFields]:
     """The probes with pictures of what they predict, each field's in a file of its own."""
-    from floracle.report.probe.figures import Probed
+    from floracle.report.probe.figures import ProbedFields
     from floracle.report.probe.page import pictures_of, sheet
     from floracle.run.files import write_bytes
 
@@ -294,24 +298,24 @@ def _pictured(job: Job, folder: Path, probes: dict[str, Probe]) -> list[Probed]:
     for (name, made), drawn in zip(probes.items(), pictures, strict=True):
         if drawn is not None:
             write_bytes(folder / plain(name) / "predictions.png", sheet(drawn))
-        found.append(Probed(name, made, job.called[name] == ORACLE, drawn))
+        found.append(ProbedFields(name, made, job.called[name] == ORACLE, drawn))
     return found
 
 
-def report(job: Job, folder: Path) -> None:
+def report(job: ProbeJob, folder: Path) -> None:
     """When the fields settle, on the terminal."""
-    from floracle.analysis.trajectories.probe import Probe
+    from floracle.analysis.trajectories.probe import ProbeResult
     from floracle.cli.columns import show
     from floracle.cli.console import say
     from floracle.report.names import visible
     from floracle.report.probe import words as probe_words
-    from floracle.report.probe.figures import Probed
+    from floracle.report.probe.figures import ProbedFields
     from floracle.report.probe.page import PAGE
     from floracle.run.results import load_results
 
     results = {name: load_results(folder / plain(name), part=plain(name)) for name in job.called}
     found = [
-        Probed(name, Probe.of_results(results[name]), where == ORACLE)
+        ProbedFields(name, ProbeResult.of_results(results[name]), where == ORACLE)
         for name, where in job.called.items()
     ]
     show(probe_words.summary(found, job.settings.get("splits")))

@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from floracle.cli.counts import Whole
-from floracle.cli.data_options import Opening
+from floracle.cli.data_options import DataOptions
 from floracle.cli.output import Out, check_out, output_of
 
 if TYPE_CHECKING:
     from floracle.recipes.recipe import Recipe
     from floracle.run.results import Results
 
-OPENING = Opening()
+OPENING = DataOptions()
 
 
 def reproduce(
     item: str | None = None,
     /,
     *data: str,
-    opening: Opening = OPENING,
+    opening: DataOptions = OPENING,
     out: Out = None,
     quick: bool = False,
     seed: Whole | None = None,
@@ -46,7 +46,7 @@ def reproduce(
         Where the random draws start.
     """
     from floracle.cli.console import say
-    from floracle.recipes.reproduce import drawn_in, recipe_for, reproduced_in
+    from floracle.recipes.reproduce import drawn_in, recipe_for, reproduce_in_folder
 
     if item is None:
         return _list()
@@ -56,7 +56,7 @@ def reproduce(
     plan = recipe.plan(settings)
     default = _folder(item, data, quick=quick)
     with output_of("reproduce", out, default, plan.settings, data=plan.data) as output:
-        found = reproduced_in(output, recipe, plan)
+        found = reproduce_in_folder(output, recipe, plan)
     _show(recipe, found)
     if settings == recipe.settings and recipe.expected:
         missed = recipe.missed(found)
@@ -76,7 +76,12 @@ def _list() -> None:
 
 
 def _settings(
-    recipe: Recipe[Any], data: tuple[str, ...], opening: Opening, *, quick: bool, seed: int | None
+    recipe: Recipe[Any],
+    data: tuple[str, ...],
+    opening: DataOptions,
+    *,
+    quick: bool,
+    seed: int | None,
 ) -> Any:
     """The recipe's settings with what was asked for; refused where it has no such thing."""
     from floracle.cli.parsing import checked_seed

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from floracle.cli.counts import Whole
-from floracle.cli.data_options import READING, PathName, Reading, oracle_of, show_remarks
+from floracle.cli.data_options import READING, PathName, SampleDataOptions, oracle_of, show_remarks
 from floracle.cli.fields import (
     NO_TEXT,
     ORACLE,
@@ -17,14 +17,14 @@ from floracle.cli.fields import (
     path_settings,
     warn_of_misreading,
 )
-from floracle.cli.guidance_options import GUIDING, Guiding
+from floracle.cli.guidance_options import GUIDING, GuidanceOptions
 from floracle.cli.output import Out, check_out, output_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from floracle.core.fields import VelocityField
-    from floracle.core.paths import Path as NoisePath
+    from floracle.core.paths import ProbabilityPath as NoisePath
     from floracle.oracle.gaussian_data import GaussianOracle
     from floracle.oracle.oracle import Oracle
     from floracle.sampling.solvers import Solver
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 AT_ONCE = 64
 
 
-class Stage(NamedTuple):
+class SampleStage(NamedTuple):
     """A field, the part of the grid that it is followed on, and what it is asked with."""
 
     field: VelocityField
@@ -52,11 +52,11 @@ def sample(
     solver: str = "euler",
     then: str | None = None,
     at: float | None = None,
-    guiding: Guiding = GUIDING,
+    guiding: GuidanceOptions = GUIDING,
     convention: str | None = None,
     path: PathName = "linear",
     text: Text = NO_TEXT,
-    reading: Reading = READING,
+    reading: SampleDataOptions = READING,
     out: Out = None,
     memory: str | None = None,
     device: str = "cpu",
@@ -109,11 +109,11 @@ def sample(
     from floracle.cli.parsing import folder_for, labels_for, plain, seeds_of
     from floracle.core.point_set import classes as labels_in
     from floracle.report.names import visible
-    from floracle.run.budget import chosen_device
-    from floracle.run.exchange import barrier, first_says
-    from floracle.run.processes import current, own_device, own_memory
-    from floracle.sampling.grid import cut, time_grid
-    from floracle.sampling.solvers import named
+    from floracle.run.budget import choose_device
+    from floracle.run.exchange import barrier, broadcast_from_first
+    from floracle.run.processes import current_group, own_device, own_memory
+    from floracle.sampling.grid import split_grid, time_grid
+    from floracle.sampling.solvers import solver_named
 
     from .sample_output import is_whole, nearest_rows, report, write
 
@@ -122,10 +122,10 @@ def sample(
     _check_text(text, names, labels)
     guiding.check(len(names), labelled=bool(labels or text))
     _check_interval(guiding, path)
-    chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), named(solver)
+    chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), solver_named(solver)
     verb = "-".join(["sample", *(plain(name) for name in names if name != ORACLE)])
-    group = current()
-    device = str(chosen_device(own_device(device, group)))
+    group = current_group()
+    device = str(choose_device(own_device(device, group)))
     if group.first:
         check_out(out, "sample", data)
     opening = reading.opening()
@@ -151,15 +151,15 @@ def sample(
     }
     default = folder_for(verb, data)
     with output_of("sample", out, default, settings, group=group, data=[store]) as output:
-        if not first_says(group, [group.first and is_whole(output)])[0]:
+        if not broadcast_from_first(group, [group.first and is_whole(output)])[0]:
             declared = convention is not None
             for network in networks.values():
                 warn_of_misreading(network, store, told=bool(text), declared=declared)
             moving = {name: followed(field, oracle.path) for name, field in networks.items()}
             fields = _guided(names, moving, guiding)
             asked = [_labels(name, given, text, len(chosen)) for name in names]
-            pieces = [times] if at is None else cut(times, at)
-            stages = [Stage(*parts) for parts in zip(fields, pieces, asked, strict=True)]
+            pieces = [times] if at is None else split_grid(times, at)
+            stages = [SampleStage(*parts) for parts in zip(fields, pieces, asked, strict=True)]
             cost = _cost(stages, method)
             guiding.check_acts(len(names), acts=cost["evaluations"] > cost["velocities"])
             samples = _followed(stages, store.shape, chosen, method, oracle.path)
@@ -189,7 +189,7 @@ def _check_fields(names: list[str], at: float | None, convention: str | None) ->
         )
 
 
-def _check_interval(guiding: Guiding, path: str) -> None:
+def _check_interval(guiding: GuidanceOptions, path: str) -> None:
     """Refuse an interval in a foreign clock where times are those of another path."""
     from floracle.run.errors import InputError
 
@@ -226,7 +226,7 @@ def _networks(
 
 
 def _guided(
-    names: list[str], networks: dict[str, VelocityField], guiding: Guiding
+    names: list[str], networks: dict[str, VelocityField], guiding: GuidanceOptions
 ) -> list[VelocityField]:
     """The fields that are followed, guided as asked."""
     reference = None if guiding.reference is None else networks[guiding.reference]
@@ -242,7 +242,7 @@ def _labels(name: str, given: list[int] | None, text: Text, count: int) -> list[
     return [0] * count if text and name != ORACLE else given
 
 
-def _cost(stages: list[Stage], solver: Solver) -> dict[str, int]:
+def _cost(stages: list[SampleStage], solver: Solver) -> dict[str, int]:
     """How many velocities a sample has followed, and what they take of networks and oracles."""
     from floracle.sampling.sample import evaluations
 
@@ -253,7 +253,7 @@ def _cost(stages: list[Stage], solver: Solver) -> dict[str, int]:
 
 
 def _followed(
-    stages: list[Stage],
+    stages: list[SampleStage],
     shape: tuple[int, ...],
     seeds: list[int],
     solver: Solver,
@@ -263,12 +263,12 @@ def _followed(
     import torch
 
     from floracle.core.seeds import noise
-    from floracle.run.progress import tracked
+    from floracle.run.progress import track
     from floracle.sampling.sample import sample as follow
 
     starts = range(0, len(seeds), AT_ONCE)
     parts = []
-    for start in tracked(starts, "samples", total=len(starts)):
+    for start in track(starts, "samples", total=len(starts)):
         some = slice(start, start + AT_ONCE)
         x = noise(seeds[some], shape)
         for field, grid, labels in stages:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from floracle.core.nearest import Neighbours
     from floracle.data.store import Store
     from floracle.run.output_folder import OutputFolder
-    from floracle.run.processes import Group
+    from floracle.run.processes import ProcessGroup
 
 FILE = "samples.npz"
 COLUMNS = 8
@@ -24,20 +24,20 @@ LANDED = 1e-3
 SHOWN = 20
 
 
-def nearest_rows(store: Store, found: Tensor, group: Group) -> Neighbours:
+def nearest_rows(store: Store, found: Tensor, group: ProcessGroup) -> Neighbours:
     """The training row that each sample is nearest to; each process looks in its share."""
     import torch
 
     from floracle.core.nearest import Neighbours, nearest
-    from floracle.oracle.distributed import Share
-    from floracle.run.exchange import merged_over
+    from floracle.oracle.distributed import ProcessShare
+    from floracle.run.exchange import merge_over_group
 
     if group.alone:
         return nearest(store, found)
-    mine = Share(store, group)
+    mine = ProcessShare(store, group)
     none = torch.zeros(len(found), 0)
     own = Neighbours(none.double(), none.long(), 1)
-    return merged_over(group, nearest(mine, found) if len(mine.atoms().rows) else own)
+    return merge_over_group(group, nearest(mine, found) if len(mine.atoms().rows) else own)
 
 
 def is_whole(output: OutputFolder) -> bool:
@@ -46,9 +46,9 @@ def is_whole(output: OutputFolder) -> bool:
 
     from floracle.run.errors import InputError
     from floracle.run.files import check_hash
-    from floracle.run.results import answered
+    from floracle.run.results import stored_answer
 
-    results = answered(output.path, output.settings)
+    results = stored_answer(output.path, output.settings)
     if results is None:
         return False
     try:
@@ -73,7 +73,7 @@ def write(
     import torch
 
     from floracle.run.files import hash_of, write_bytes
-    from floracle.run.images import display_for, enlarged, png, tiles
+    from floracle.run.images import display_for, enlarge, png, tiles
     from floracle.run.results import Results, provenance
 
     output.check()
@@ -100,7 +100,7 @@ def write(
     folder = output.path
     write_bytes(folder / FILE, file.getvalue())
     if display is not None:
-        shown = enlarged(display.pictures(found[:DRAWN]), 64)
+        shown = enlarge(display.pictures(found[:DRAWN]), 64)
         write_bytes(folder / "samples.png", png(tiles(shown, COLUMNS)))
     values, made = {**cost, "file": hash_of(folder / FILE)}, provenance(name=store.name)
     output.save(Results("samples", output.settings, values, {**arrays, "labels": given}, made))

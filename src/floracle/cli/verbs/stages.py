@@ -12,23 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from floracle.cli.counts import Whole
-from floracle.cli.data_options import Opening, PathName, oracle_of, show_remarks
+from floracle.cli.data_options import DataOptions, PathName, oracle_of, show_remarks
 from floracle.cli.output import Out, check_out, output_of
 
 if TYPE_CHECKING:
-    from floracle.analysis.memory_needs import Run
+    from floracle.analysis.memory_needs import StagesRun
     from floracle.analysis.stages.result import Stages
-    from floracle.analysis.stages.resumable import Kept
+    from floracle.analysis.stages.resumable import ResumableStages
     from floracle.data.store import Store
 
-OPENING = Opening()
+OPENING = DataOptions()
 
 
 def stages(
     data: str,
     /,
     *,
-    opening: Opening = OPENING,
+    opening: DataOptions = OPENING,
     out: Out = None,
     classes: str = "both",
     pairs: Whole = 512,
@@ -74,24 +74,24 @@ def stages(
     path
         The path from noise to data.
     """
-    from floracle.analysis.memory_needs import Run, check_memory, oracle_memory
+    from floracle.analysis.memory_needs import StagesRun, check_memory, oracle_memory
     from floracle.analysis.stages.measure import FEWEST
-    from floracle.analysis.stages.resumable import Kept
+    from floracle.analysis.stages.resumable import ResumableStages
     from floracle.cli.console import say
     from floracle.cli.parsing import checked_seed, classes_of, folder_for
     from floracle.core.point_set import classes as labels_in
     from floracle.report.names import visible
-    from floracle.run.budget import chosen_device
+    from floracle.run.budget import choose_device
     from floracle.run.errors import InputError
-    from floracle.run.processes import current, own_device, own_memory
+    from floracle.run.processes import current_group, own_device, own_memory
 
     checked_seed(seed)
     if pairs < 2 or times < FEWEST:
         raise InputError(
             f"at least 2 --pairs and {FEWEST} --times are needed, got {pairs} and {times}"
         )
-    group = current()
-    device = str(chosen_device(own_device(device, group)))
+    group = current_group()
+    device = str(choose_device(own_device(device, group)))
     if group.first:
         check_out(out, "stages", data)
     store = opening.store(data, own_memory(memory, group))
@@ -100,7 +100,7 @@ def stages(
     chosen = classes_of(classes, labels_in(store))
     _check_held_out(other, chosen)
     own = own_memory(memory, group)
-    planned = Run(store, tuple(chosen), pairs, times, held_out=other, deep=deep, memory=own)
+    planned = StagesRun(store, tuple(chosen), pairs, times, held_out=other, deep=deep, memory=own)
     check_memory(planned)
     if dry_run:
         _say_cost(planned)
@@ -134,20 +134,22 @@ def stages(
     oracle = oracle_of(store, path, memory=room, device=device, group=group)
     default = folder_for("stages", data)
     with output_of("stages", out, default, settings, group=group, data=[store, other]) as output:
-        _finish(Job(Kept(oracle, output, held_out=other), store, facts), deep=deep)
+        _finish(
+            StagesJob(ResumableStages(oracle, output, held_out=other), store, facts), deep=deep
+        )
     if group.first:
         _summarise(output.path)
     say(f"report: {visible(str(output.path / 'report.html'))}")
     return output.path
 
 
-def _say_cost(planned: Run) -> None:
+def _say_cost(planned: StagesRun) -> None:
     """What the run would take, on the terminal."""
-    from floracle.analysis.cost import cost
+    from floracle.analysis.cost import estimate_cost
     from floracle.cli.console import say
     from floracle.report.stages import words
 
-    found = cost(planned)
+    found = estimate_cost(planned)
     longest = sorted(found.phases.items(), key=lambda phase: -phase[1])[:3]
     facts = {
         "groups": f"{found.classes:,} of {len(planned.store):,} points",
@@ -162,27 +164,27 @@ def _say_cost(planned: Run) -> None:
 
 
 @dataclass(frozen=True)
-class Job:
+class StagesJob:
     """What is measured, and what is said of it."""
 
-    kept: Kept
+    kept: ResumableStages
     store: Store
     facts: dict[str, Any]
 
 
-def _finish(job: Job, *, deep: bool) -> None:
+def _finish(job: StagesJob, *, deep: bool) -> None:
     """Measure what is not there yet, and draw it; the first process writes."""
-    from floracle.run.exchange import first_says
-    from floracle.run.results import answered
+    from floracle.run.exchange import broadcast_from_first
+    from floracle.run.results import stored_answer
 
     output = job.kept.output
-    there = output.group.first and answered(output.path, output.settings) is not None
-    stages = None if first_says(output.group, [there])[0] else job.kept.stages()
+    there = output.group.first and stored_answer(output.path, output.settings) is not None
+    stages = None if broadcast_from_first(output.group, [there])[0] else job.kept.stages()
     if output.group.first:
         _write(job, stages, deep=deep)
 
 
-def _write(job: Job, stages: Stages | None, *, deep: bool) -> None:
+def _write(job: StagesJob, stages: Stages | None, *, deep: bool) -> None:
     """Save stages that are new, look deeper where that is asked, draw what has changed."""
     from floracle.oracle.oracle import Oracle
     from floracle.report.stages.examples import examples
@@ -204,10 +206,10 @@ def _write(job: Job, stages: Stages | None, *, deep: bool) -> None:
     output.clear_parts()
 
 
-def _look_deeper(kept: Kept) -> None:
+def _look_deeper(kept: ResumableStages) -> None:
     """Look deeper where that was not done yet."""
     from floracle.analysis.saved import stages_of_results
-    from floracle.analysis.trajectories.deep import look_deeper
+    from floracle.analysis.trajectories.deep import analyse_trajectories
     from floracle.oracle.oracle import Oracle
     from floracle.report.stages.write import DEEP
     from floracle.run.results import has_result, load_results
@@ -217,7 +219,7 @@ def _look_deeper(kept: Kept) -> None:
         return
     assert isinstance(kept.oracle, Oracle)
     stages = stages_of_results(load_results(output.path))
-    output.save(look_deeper(kept.oracle, stages, seed=kept.settings["seed"]), DEEP)
+    output.save(analyse_trajectories(kept.oracle, stages, seed=kept.settings["seed"]), DEEP)
 
 
 def _check_held_out(other: Store | None, chosen: list[int]) -> None:
@@ -237,7 +239,7 @@ def _held_out_words(other: Store | None) -> str | None:
     return f"{other.name}, {len(other):,} points" if other is not None else None
 
 
-def _command(data: str, opening: Opening, asked: dict[str, Any]) -> str:
+def _command(data: str, opening: DataOptions, asked: dict[str, Any]) -> str:
     """What to type to measure the same again."""
     words = ["floracle", "stages", data, *opening.words()]
     usual = {"--classes": "both", "--path": "linear"}

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from floracle.cli.counts import Whole
-from floracle.cli.data_options import Opening, show_remarks
+from floracle.cli.data_options import DataOptions, show_remarks
 from floracle.cli.output import Out, check_out, say_standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from floracle.run.processes import Group
-    from floracle.training.config import Settings
-    from floracle.training.train_metrics import Progress
+    from floracle.run.processes import ProcessGroup
+    from floracle.training.config import TrainingSettings
+    from floracle.training.train_metrics import TrainingProgress
 
-OPENING = Opening()
+OPENING = DataOptions()
 HOUR = 3600
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Learning:
+class TrainingOptions:
     """How the network learns; what is left out is as the recipe has it."""
 
     batch: Annotated[Whole | None, Parameter(help="Images in a step, over all processes.")] = None
@@ -74,15 +74,15 @@ class Learning:
     keep: Annotated[Whole | None, Parameter(help="Checkpoints that are kept.")] = None
 
 
-LEARNING = Learning()
+LEARNING = TrainingOptions()
 
 
 def train(
     data: str,
     /,
     *,
-    opening: Opening = OPENING,
-    learning: Learning = LEARNING,
+    opening: DataOptions = OPENING,
+    learning: TrainingOptions = LEARNING,
     model: str | None = None,
     patch: Whole | None = None,
     images: Whole | None = None,
@@ -134,27 +134,27 @@ def train(
     import sys
 
     from floracle.cli.parsing import folder_for
-    from floracle.run.budget import chosen_device
+    from floracle.run.budget import choose_device
     from floracle.run.output_folder import free_folder
-    from floracle.run.processes import current, own_device, own_memory
-    from floracle.training.build_model import large, network_for
+    from floracle.run.processes import current_group, own_device, own_memory
+    from floracle.training.build_model import build_model, large
     from floracle.training.checkpoint import VERB
-    from floracle.training.evaluation import Look
+    from floracle.training.evaluation import EvaluationPlan
     from floracle.training.loop import train as progress
     from floracle.training.run_directory import GROWS, settings_of
 
     named = {"model": model, "patch": patch, "images": images, "every": every}
     settings = _settings(recipe, learning, named)
-    group = current()
+    group = current_group()
     if group.first:
         check_out(out, VERB, data)
     own = own_memory(memory, group)
-    place = str(chosen_device(own_device(device, group)))
+    place = str(choose_device(own_device(device, group)))
     store = opening.store(data, own)
     show_remarks(store)
     other = None if held_out is None else opening.held_out(held_out, store, own)
-    network = network_for(settings, store)
-    warning = large(network, settings.images, chosen_device(place))
+    network = build_model(settings, store)
+    warning = large(network, settings.images, choose_device(place))
     if group.first and warning is not None:
         sys.stderr.write(f"note: {warning}\n")
     asked = settings_of(settings, store, network, other, network.null)
@@ -170,7 +170,7 @@ def train(
         settings,
         out=folder,
         held_out=other,
-        look=Look(pairs=pairs, samples=samples),
+        look=EvaluationPlan(pairs=pairs, samples=samples),
         device=place,
         memory=own,
     )
@@ -179,7 +179,7 @@ def train(
     return folder
 
 
-def _say_where(folder: Path, settings: Settings) -> None:
+def _say_where(folder: Path, settings: TrainingSettings) -> None:
     """Whether the run is complete, or from where it goes on."""
     from floracle.run.results import has_result
     from floracle.training.checkpoint import abouts
@@ -193,7 +193,7 @@ def _say_where(folder: Path, settings: Settings) -> None:
         say_standing(folder, f"going on from {stands:,} of {settings.images:,} images")
 
 
-def _settings(recipe: str, learning: Learning, named: dict[str, Any]) -> Settings:
+def _settings(recipe: str, learning: TrainingOptions, named: dict[str, Any]) -> TrainingSettings:
     """The recipe's settings, and what was asked for in their place."""
     from dataclasses import asdict, replace
 
@@ -203,7 +203,9 @@ def _settings(recipe: str, learning: Learning, named: dict[str, Any]) -> Setting
     return replace(PRESETS[recipe], **{k: v for k, v in asked.items() if v is not None})
 
 
-def _follow(run: Iterator[Progress], settings: Settings, group: Group) -> None:
+def _follow(
+    run: Iterator[TrainingProgress], settings: TrainingSettings, group: ProcessGroup
+) -> None:
     """Say where the run stands: in a line where a person watches, and after every checkpoint."""
     import sys
 
@@ -221,7 +223,7 @@ def _follow(run: Iterator[Progress], settings: Settings, group: Group) -> None:
             say(_words(at) + _looked(at))
 
 
-def _words(at: Progress) -> str:
+def _words(at: TrainingProgress) -> str:
     share = at.images / at.total
     return (
         f"{at.images:,} of {at.total:,} images ({share:.0%}), loss {at.loss:.4f},"
@@ -229,7 +231,7 @@ def _words(at: Progress) -> str:
     )
 
 
-def _looked(at: Progress) -> str:
+def _looked(at: TrainingProgress) -> str:
     """The oracle loss of both stages, where it was measured."""
     if at.evaluation is None:
         return ""
@@ -247,7 +249,7 @@ def _time(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{seconds / HOUR:.1f} h"
 
 
-def _summarise(folder: Path, group: Group) -> None:
+def _summarise(folder: Path, group: ProcessGroup) -> None:
     from floracle.cli.console import say
     from floracle.models.weights import NAME
     from floracle.report.training.page import write_run

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.data.channel_statistics import Spread
+from floracle.data.channel_statistics import ChannelStatistics
 from floracle.data.destination import (
     answered,
     check_place,
@@ -37,14 +37,22 @@ from floracle.data.packed.files import UNFINISHED, Sealed, sha256_of
 from floracle.data.rows.source_files import AGAIN, Changed, change_behind
 from floracle.data.store import Store, open_store
 from floracle.run.errors import InputError, suggestion
-from floracle.run.exchange import barrier, check_same, first_says, gathered
+from floracle.run.exchange import barrier, broadcast_from_first, check_same, gather
 from floracle.run.files import digest, write_bytes
-from floracle.run.images import quantised
-from floracle.run.processes import ALONE, Group, share
+from floracle.run.images import quantise
+from floracle.run.processes import ALONE, ProcessGroup, contiguous_share
 from floracle.version import VERSION
 
 from .manifest import ENCODED, Encoded, read_manifest, write_manifest
-from .shards import DTYPES, Autoencoder, Work, Written, finished_shard, shard_name, write_shard
+from .shards import (
+    DTYPES,
+    Autoencoder,
+    EncodedShard,
+    EncodingPlan,
+    finished_shard,
+    shard_name,
+    write_shard,
+)
 
 MOMENTS = ("mean", "sample")
 LEAST_STD = 1e-6
@@ -65,7 +73,7 @@ def encode(
     shard_images: int = 1000,
     memory: int | str | None = None,
     quiet: bool = False,
-    group: Group = ALONE,
+    group: ProcessGroup = ALONE,
 ) -> Encoded:
     """Encode pictures into the folder `out`; the same call again goes on, or answers at once.
 
@@ -91,7 +99,7 @@ def encode(
         return done
     _check_seed(seed, len(store))
     kind = DTYPES[dtype]
-    work = Work(store, autoencoder, shape, flips, moments, kind, seed, batch, shard_images)
+    work = EncodingPlan(store, autoencoder, shape, flips, moments, kind, seed, batch, shard_images)
     if group.first:
         check_room(folder, work.size)
     with writing(folder, ENCODED), unfinished(folder, ENCODED, settings, group):
@@ -105,7 +113,7 @@ def encode(
 def decoded(autoencoder: Autoencoder, store: Store, rows: Tensor) -> Tensor:
     """Rows of an encoded store as pictures: bytes [b, 3, H, W]."""
     latents = store.normalizer.invert(store.take(rows))
-    return quantised(autoencoder.decode(latents).float().cpu())
+    return quantise(autoencoder.decode(latents).float().cpu())
 
 
 def latent_shape(store: Store, autoencoder: Autoencoder) -> tuple[int, ...]:
@@ -155,29 +163,29 @@ def _hashed(settings: dict[str, Any]) -> str:
 
 
 def _answered(
-    folder: Path, settings: dict[str, Any], source: str | None, group: Group
+    folder: Path, settings: dict[str, Any], source: str | None, group: ProcessGroup
 ) -> Encoded | None:
     """The finished store, if there is one for these settings; the first process looks."""
     found = answered(folder, ENCODED, settings, source) if group.first else None
-    if not first_says(group, [found is not None])[0]:
+    if not broadcast_from_first(group, [found is not None])[0]:
         return None
     return found or read_manifest(folder)
 
 
 def _shards(
-    folder: Path, work: Work, settings: dict[str, Any], group: Group, *, quiet: bool
-) -> list[Written]:
+    folder: Path, work: EncodingPlan, settings: dict[str, Any], group: ProcessGroup, *, quiet: bool
+) -> list[EncodedShard]:
     """Every shard; those that are missing are divided among the processes and written."""
     numbers = range(len(work.shards))
-    found: list[Written | None] = [None] * len(numbers)
+    found: list[EncodedShard | None] = [None] * len(numbers)
     if group.first:
         found = [finished_shard(folder, work, number) for number in numbers]
     barrier(group)
-    there = first_says(group, [one is not None for one in found])
+    there = broadcast_from_first(group, [one is not None for one in found])
     missing = [number for number in numbers if not there[number]]
     change = None
     try:
-        for number in missing[share(len(missing), group)]:
+        for number in missing[contiguous_share(len(missing), group)]:
             found[number] = write_shard(folder, work, number, quiet=quiet)
         work.store.check_unchanged()
     except InputError as error:
@@ -191,12 +199,14 @@ def _shards(
     return [one or _of_another(folder, work, number) for number, one in enumerate(found)]
 
 
-def _refuse_change(folder: Path, work: Work, change: Changed | None, group: Group) -> None:
+def _refuse_change(
+    folder: Path, work: EncodingPlan, change: Changed | None, group: ProcessGroup
+) -> None:
     """End everywhere where the pictures have changed for one process, and remove all shards.
 
     They may be of two states of the pictures; without them the same command begins again.
     """
-    every = gathered([torch.tensor([change is not None])], group, what="changes of pictures")
+    every = gather([torch.tensor([change is not None])], group, what="changes of pictures")
     if not any(bool(changed) for (changed,) in every):
         return
     if group.first:
@@ -208,7 +218,7 @@ def _refuse_change(folder: Path, work: Work, change: Changed | None, group: Grou
     raise change or Changed(f"{work.store.name} changed for another process; {AGAIN}")
 
 
-def _of_another(folder: Path, work: Work, number: int) -> Written:
+def _of_another(folder: Path, work: EncodingPlan, number: int) -> EncodedShard:
     """A shard that another process has just written."""
     written = finished_shard(folder, work, number)
     if written is None:
@@ -221,14 +231,14 @@ def _of_another(folder: Path, work: Work, number: int) -> Written:
 
 def _finish(
     folder: Path,
-    work: Work,
+    work: EncodingPlan,
     settings: dict[str, Any],
-    written: Sequence[Written],
+    written: Sequence[EncodedShard],
     *,
     source: str | None,
 ) -> None:
     """Make a store of all shards, the manifest last."""
-    spread = reduce(Spread.merge, (one.spread for one in written))
+    spread = reduce(ChannelStatistics.merge, (one.spread for one in written))
     std = spread.std.clamp(min=LEAST_STD)
     stats = _write_stats(folder, spread.mean, std)
     encoded = Encoded(
@@ -258,5 +268,5 @@ def _write_stats(folder: Path, mean: Tensor, std: Tensor) -> Sealed:
     return Sealed(STATS, len(content.getvalue()), sha256_of(folder / STATS))
 
 
-def _fingerprint(written: Sequence[Written]) -> str:
+def _fingerprint(written: Sequence[EncodedShard]) -> str:
     return digest(*(one.shard.sha256 for one in written))

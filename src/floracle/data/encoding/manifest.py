@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from floracle.data.destination import Kind
+from floracle.data.destination import DestinationKind
 from floracle.data.packed.files import OURS, Sealed, misfits
 from floracle.run.errors import InputError
 from floracle.run.files import read_json, write_json
@@ -82,7 +82,7 @@ def _remember(folder: Path, encoded: Encoded, source: str | None) -> None:
     write_json(folder / SOURCE, {"source": source})
 
 
-ENCODED = Kind(
+ENCODED = DestinationKind(
     verb="encode",
     doing="encoding",
     done="encoded",

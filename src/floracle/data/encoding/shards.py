@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from floracle.core.seeds import generator
-from floracle.data.channel_statistics import Spread
+from floracle.data.channel_statistics import ChannelStatistics
 from floracle.data.packed.files import (
     UNFINISHED,
     Sealed,
@@ -32,7 +32,7 @@ from floracle.data.rows.file_rows import ahead
 from floracle.data.store import Store
 from floracle.run.errors import InputError
 from floracle.run.files import write_json
-from floracle.run.progress import tracked
+from floracle.run.progress import track
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -75,7 +75,7 @@ class Autoencoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Work:
+class EncodingPlan:
     """What is encoded, and how."""
 
     store: Store
@@ -102,18 +102,18 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Written:
+class EncodedShard:
     """A finished shard, and the spread of its latents by channel."""
 
     shard: Sealed
-    spread: Spread
+    spread: ChannelStatistics
 
 
 @dataclass
 class _Seen:
     """The spreads of the blocks that went by."""
 
-    spreads: list[Spread] = field(default_factory=list)
+    spreads: list[ChannelStatistics] = field(default_factory=list)
 
 
 def shard_name(number: int) -> str:
@@ -121,7 +121,7 @@ def shard_name(number: int) -> str:
     return f"latents_rank00_shard{number:03d}.safetensors"
 
 
-def write_shard(folder: Path, work: Work, number: int, *, quiet: bool) -> Written:
+def write_shard(folder: Path, work: EncodingPlan, number: int, *, quiet: bool) -> EncodedShard:
     """Encode and write one shard."""
     rows, seen = work.shards[number], _Seen()
     shape = (len(rows), *work.shape)
@@ -130,46 +130,52 @@ def write_shard(folder: Path, work: Work, number: int, *, quiet: bool) -> Writte
         tensors[name] = Streamed(work.dtype, shape, _blocks(work, number, half, seen, quiet=quiet))
     metadata = {"total_size": f"{len(rows)}", "dtype": f"{work.dtype}", "device": "cpu"}
     sealed = write_tensors(folder, shard_name(number), tensors, metadata)
-    written = Written(replace(sealed, rows=len(rows)), reduce(Spread.merge, seen.spreads))
+    written = EncodedShard(
+        replace(sealed, rows=len(rows)), reduce(ChannelStatistics.merge, seen.spreads)
+    )
     _keep(folder, number, written)
     return written
 
 
-def finished_shard(folder: Path, work: Work, number: int) -> Written | None:
+def finished_shard(folder: Path, work: EncodingPlan, number: int) -> EncodedShard | None:
     """A shard that an earlier run finished; None where it is missing or not whole."""
     try:
         found = json.loads((folder / _record(number)).read_text(encoding="utf-8"))
         shard = Sealed(**found["shard"])
         count, *values = found["spread"]
-        spread = Spread(count, *(torch.tensor(value, dtype=torch.float64) for value in values))
+        spread = ChannelStatistics(
+            count, *(torch.tensor(value, dtype=torch.float64) for value in values)
+        )
         seen = found["stamp"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     there = folder / shard.name
     if not there.is_file() or (stamp(there) != seen and flaw(folder, shard)):
         return None
-    return Written(shard, spread) if shard.rows == len(work.shards[number]) else None
+    return EncodedShard(shard, spread) if shard.rows == len(work.shards[number]) else None
 
 
-def _blocks(work: Work, number: int, half: int, seen: _Seen, *, quiet: bool) -> Iterator[Tensor]:
+def _blocks(
+    work: EncodingPlan, number: int, half: int, seen: _Seen, *, quiet: bool
+) -> Iterator[Tensor]:
     """The latents of a shard, or of its mirrors in the second half, as they are stored."""
     parts = work.shards[number].split(work.batch)
     read = zip(parts, ahead(map(partial(_images, work, half), parts)), strict=True)
     name = f"{'mirrors of ' if half else ''}shard {number + 1} of {len(work.shards)}"
     total = len(work.shards[number])
-    for part, images in tracked(read, name, total, of=lambda one: len(one[0]), quiet=quiet):
+    for part, images in track(read, name, total, of=lambda one: len(one[0]), quiet=quiet):
         block = _stored(work, _encoded(work, images, part, half), part)
-        seen.spreads.append(Spread.of_block(block))
+        seen.spreads.append(ChannelStatistics.of_block(block))
         yield block
 
 
-def _images(work: Work, half: int, rows: Tensor) -> Tensor:
+def _images(work: EncodingPlan, half: int, rows: Tensor) -> Tensor:
     """Pictures [b, 3, H, W] in [−1, 1], mirrored in the second half; grey ones in three equals."""
     images = work.store.normalizer.apply(work.store.take_stored(rows)[0]).expand(-1, 3, -1, -1)
     return (images.flip(-1) if half else images).contiguous()
 
 
-def _encoded(work: Work, images: Tensor, rows: Tensor, half: int) -> Tensor:
+def _encoded(work: EncodingPlan, images: Tensor, rows: Tensor, half: int) -> Tensor:
     """The mean of every picture, or one draw."""
     with torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
@@ -190,7 +196,7 @@ def draws(seed: int, rows: Tensor, half: int, shape: tuple[int, ...]) -> Tensor:
     return drawn
 
 
-def _stored(work: Work, latents: Tensor, rows: Tensor) -> Tensor:
+def _stored(work: EncodingPlan, latents: Tensor, rows: Tensor) -> Tensor:
     """Latents in the stored type, all of them finite."""
     expected = (len(rows), *work.shape)
     if tuple(latents.shape) != expected:
@@ -211,7 +217,7 @@ def _stored(work: Work, latents: Tensor, rows: Tensor) -> Tensor:
     return stored
 
 
-def _keep(folder: Path, number: int, written: Written) -> None:
+def _keep(folder: Path, number: int, written: EncodedShard) -> None:
     spread = written.spread
     values = (spread.mean, spread.squares, spread.low, spread.high)
     write_json(

@@ -25,7 +25,7 @@ from floracle.run.errors import InputError
 
 from .arrays import header, numeric, read_array
 from .containers import checked_members, open_archive
-from .content import Content, Foreign, Rows, as_points, readable, shared
+from .content import Foreign, LayoutContent, Rows, as_points, readable, shared
 from .labels import checked
 
 POINTS = ("images", "latents", "data", "x", "arr_0")
@@ -35,7 +35,7 @@ CHUNK = 2**20
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def open_npz(path: Path, budget: int) -> Content:
+def open_npz(path: Path, budget: int) -> LayoutContent:
     """An .npz archive."""
     with readable(path, "an .npz archive"), open_archive(path, budget) as archive:
         names = checked_members(archive, path, budget)
@@ -48,7 +48,7 @@ def open_npz(path: Path, budget: int) -> Content:
         return _chosen(path, "npz", shapes, load)
 
 
-def open_safetensors(path: Path) -> Content:
+def open_safetensors(path: Path) -> LayoutContent:
     """A .safetensors file."""
     file = read_header(path)
     with readable(path, "a .safetensors file"):
@@ -56,12 +56,12 @@ def open_safetensors(path: Path) -> Content:
         return _chosen(path, "safetensors", shapes, lambda key: file.rows(key)[0])
 
 
-def _chosen(path: Path, layout: str, shapes: Shapes, load: Callable[[str], Rows]) -> Content:
+def _chosen(path: Path, layout: str, shapes: Shapes, load: Callable[[str], Rows]) -> LayoutContent:
     points = _points_key(path, shapes)
     rows = as_points(load(points), str(path))
     key = _labels_key(path, {key: shapes[key] for key in shapes if key != points})
     labels = checked(_plain(load(key)), len(rows), f"{key!r} in {path}") if key else None
-    return Content(rows, layout, labels)
+    return LayoutContent(rows, layout, labels)
 
 
 def _points_key(path: Path, shapes: Shapes) -> str:

@@ -22,30 +22,30 @@ from floracle.data.rows.joined import held
 from floracle.data.rows.source_files import open_source, source_file
 from floracle.run.errors import InputError
 
-from .content import Content, Rows, as_points, check_there, readable, shared
+from .content import LayoutContent, Rows, as_points, check_there, readable, shared
 from .labels import beside, checked
 
 MOST_HEADER = 10_000
 
 
-def open_memory(array: Tensor | np.ndarray) -> Content:
+def open_memory(array: Tensor | np.ndarray) -> LayoutContent:
     """Points that are in memory already; they are not copied, so leave them as they are."""
     if isinstance(array, np.ma.MaskedArray):
         raise InputError("a masked array has holes; fill them first, for points need every value")
     if isinstance(array, np.ndarray):
         numeric(array.dtype, "the array")
-        return Content(as_points(shared(array), "the array"), "array")
+        return LayoutContent(as_points(shared(array), "the array"), "array")
     if array.layout is not strided or array.is_meta or array.is_quantized:
         raise InputError("the tensor is sparse, quantized or without values; make it dense first")
-    return Content(as_points(array.detach().cpu().resolve_neg(), "the tensor"), "tensor")
+    return LayoutContent(as_points(array.detach().cpu().resolve_neg(), "the tensor"), "tensor")
 
 
-def open_npy(path: Path, budget: int, *, labelled: bool = False) -> Content:
+def open_npy(path: Path, budget: int, *, labelled: bool = False) -> LayoutContent:
     """An .npy file; labels from its sibling NAME_labels.npy or labels.npy.
 
     Where it is `labelled` otherwise no sibling is looked at.
     """
-    content = Content(as_points(read_npy(path, budget), str(path)), "npy")
+    content = LayoutContent(as_points(read_npy(path, budget), str(path)), "npy")
     labels = None if labelled else beside(path)
     return replace(content, labels=read_labels(labels, len(content.rows))) if labels else content
 

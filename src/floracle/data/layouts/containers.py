@@ -37,7 +37,7 @@ UNSAID = 2**32 - 1
 OUTSIDE = re.compile(r"[\\/]|[A-Za-z]:|(.*[\\/])?\.\.([\\/]|$)|.*[\\\0]")
 
 
-class Box(Protocol):
+class Container(Protocol):
     """Files by name; names have forward slashes and are relative."""
 
     @property
@@ -56,7 +56,7 @@ class Box(Protocol):
 
 
 @dataclass(frozen=True)
-class Folder:
+class FolderContainer:
     """The files of a folder and all folders below."""
 
     path: Path
@@ -71,7 +71,7 @@ class Folder:
 
 
 @dataclass(frozen=True, eq=False)
-class Zipped:
+class ZipContainer:
     """The files of a .zip archive."""
 
     path: Path
@@ -89,7 +89,7 @@ class Zipped:
 class Member:
     """One file of a box."""
 
-    box: Box
+    box: Container
     name: str
 
     def __str__(self) -> str:
@@ -100,14 +100,14 @@ class Member:
         return self.box.read(self.name, most)
 
 
-def open_box(path: Path, budget: int) -> Box:
+def open_container(path: Path, budget: int) -> Container:
     """The files of a folder or of an archive."""
     if path.is_dir():
         files = (file.relative_to(path) for file in below(path))
-        return Folder(path, sorted(file.as_posix() for file in files))
+        return FolderContainer(path, sorted(file.as_posix() for file in files))
     with readable(path, "a .zip archive"):
         archive = open_archive(path, budget)
-        return Zipped(path, sorted(checked_members(archive, path, budget)), archive)
+        return ZipContainer(path, sorted(checked_members(archive, path, budget)), archive)
 
 
 def open_archive(path: Path, budget: int) -> zipfile.ZipFile:

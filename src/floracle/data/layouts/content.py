@@ -58,7 +58,7 @@ class Rows(Protocol):
 
 
 @dataclass(frozen=True)
-class Content:
+class LayoutContent:
     """What a layout found."""
 
     rows: Rows

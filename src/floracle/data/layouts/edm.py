@@ -28,11 +28,11 @@ from floracle.data.rows.joined import Filed, held
 from floracle.run.errors import InputError
 
 from .arrays import MOST_HEADER, parsed
-from .containers import Box, Member, open_box
-from .content import Content, readable, shared
+from .containers import Container, Member, open_container
+from .content import LayoutContent, readable, shared
 from .labels import checked
 from .pictures import is_picture_file, open_members
-from .read_options import Asked
+from .read_options import ReadOptions
 
 INDEX = "dataset.json"
 LEAST_INDEX = 2**20
@@ -56,10 +56,10 @@ def _first_moments(folder: Path) -> bool:
     return any(MOMENTS.fullmatch(f"{file.name}") for file in folder.glob("*/img-mean-std-*"))
 
 
-def open_edm(path: Path, asked: Asked) -> Content:
+def open_edm(path: Path, asked: ReadOptions) -> LayoutContent:
     """Moments where there are any, else pictures with their labels."""
     path = path / OWN if (path / OWN).is_dir() else path
-    box = open_box(path, asked.room)
+    box = open_container(path, asked.room)
     arrays = [name for name in box.names if name.endswith(".npy")]
     if arrays:
         return _moments(box, arrays, asked)
@@ -75,7 +75,7 @@ def open_edm(path: Path, asked: Asked) -> Content:
     return open_members(members, labels, classes, asked.budget)
 
 
-def _moments(box: Box, names: Sequence[str], asked: Asked) -> Content:
+def _moments(box: Container, names: Sequence[str], asked: ReadOptions) -> LayoutContent:
     if asked.layout not in ("repa", "edm2"):
         raise InputError(
             f"{box.path} holds moments as REPA and EDM2 both write them, but each feeds them"
@@ -84,7 +84,7 @@ def _moments(box: Box, names: Sequence[str], asked: Asked) -> Content:
     asked.mirrors(box.path, stored=False)
     rows = arrays_of(box, names, asked.room)
     labels, classes = _labels(box, names, asked.room)
-    return Content(
+    return LayoutContent(
         held(rows, asked.budget),
         asked.layout,
         labels,
@@ -94,7 +94,7 @@ def _moments(box: Box, names: Sequence[str], asked: Asked) -> Content:
     )
 
 
-def arrays_of(box: Box, names: Sequence[str], budget: int) -> Filed[str]:
+def arrays_of(box: Container, names: Sequence[str], budget: int) -> Filed[str]:
     """One .npy file a row, all of them of the shape and type of the first."""
     first = parsed(box.read(names[0], budget), f"{box.path}: {names[0]}")
     load = partial(_array, box, first.shape, first.dtype)
@@ -103,7 +103,7 @@ def arrays_of(box: Box, names: Sequence[str], budget: int) -> Filed[str]:
     return Filed(names, load, (len(names), *first.shape), shared(first[None]).dtype)
 
 
-def _array(box: Box, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
+def _array(box: Container, shape: tuple[int, ...], dtype: np.dtype, name: str) -> np.ndarray:
     most = int(np.prod(shape)) * dtype.itemsize + 2 * MOST_HEADER
     array = parsed(box.read(name, most), f"{box.path}: {name}")
     if (array.shape, array.dtype) != (shape, dtype):
@@ -125,7 +125,9 @@ def own_normalizer(layout: str, channels: int) -> Normalizer:
     return multiplied(scale, -(mean * scale))
 
 
-def _labels(box: Box, names: Sequence[str], budget: int) -> tuple[Tensor | None, tuple[str, ...]]:
+def _labels(
+    box: Container, names: Sequence[str], budget: int
+) -> tuple[Tensor | None, tuple[str, ...]]:
     """Labels from dataset.json; without it no labels, or those of class folders."""
     if INDEX not in box.names:
         return _labels_by_folder(box.path, names)

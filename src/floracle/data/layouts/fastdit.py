@@ -18,11 +18,11 @@ from floracle.data.rows.joined import Filed, held
 from floracle.run.errors import InputError
 
 from .arrays import parsed
-from .containers import Box, open_box
-from .content import Content
+from .containers import Container, open_container
+from .content import LayoutContent
 from .edm import arrays_of
 from .labels import checked
-from .read_options import Asked
+from .read_options import ReadOptions
 
 NUMBERED = re.compile(r"(\d{1,18})\.npy")
 MOST_LABEL = 2**14
@@ -43,7 +43,7 @@ def _names(folder: Path) -> list[str]:
     )
 
 
-def open_fastdit(folder: Path, asked: Asked) -> Content:
+def open_fastdit(folder: Path, asked: ReadOptions) -> LayoutContent:
     """All latents and their labels, by number."""
     asked.mirrors(folder, stored=False)
     names = [name for name in _names(folder) if (folder / f"{name}_labels").is_dir()]
@@ -53,13 +53,14 @@ def open_fastdit(folder: Path, asked: Asked) -> Content:
             f"{folder} should hold one pair NAME_features, NAME_labels; found {found}"
         )
     features, labels = (
-        open_box(folder / f"{names[0]}_{kind}", asked.room) for kind in ("features", "labels")
+        open_container(folder / f"{names[0]}_{kind}", asked.room)
+        for kind in ("features", "labels")
     )
     files = numbered(features)
     if numbered(labels) != files:
         unlike = min(set(numbered(labels)) ^ set(files))
         raise InputError(f"{folder} has {unlike} only once; features and labels belong together")
-    return Content(
+    return LayoutContent(
         held(_latents(features, files, asked.room), asked.budget),
         "fast-dit",
         checked([_label(labels, name) for name in files], len(files), f"labels in {folder}"),
@@ -68,7 +69,7 @@ def open_fastdit(folder: Path, asked: Asked) -> Content:
     )
 
 
-def numbered(box: Box) -> list[str]:
+def numbered(box: Container) -> list[str]:
     """The files of a box by number."""
     strange = [name for name in box.names if not NUMBERED.fullmatch(name)]
     if strange or not box.names:
@@ -76,7 +77,7 @@ def numbered(box: Box) -> list[str]:
     return sorted(box.names, key=lambda name: (int(name.removesuffix(".npy")), name))
 
 
-def _latents(box: Box, files: Sequence[str], budget: int) -> Filed[str]:
+def _latents(box: Container, files: Sequence[str], budget: int) -> Filed[str]:
     rows = arrays_of(box, files, budget)
     if len(rows.shape) < 3 or rows.shape[1] != 1:
         raise InputError(f"{box.path}: {files[0]} is {list(rows.shape[1:])}, not [1, C, H, W]")
@@ -87,7 +88,7 @@ def _alone(rows: Filed[str], name: str) -> np.ndarray:
     return rows.load(name)[0]
 
 
-def _label(box: Box, name: str) -> int:
+def _label(box: Container, name: str) -> int:
     label = parsed(box.read(name, MOST_LABEL), f"{box.path}: {name}")
     if label.size != 1 or label.dtype.kind not in "iu":
         raise InputError(f"{box.path}: {name} is {label.dtype} {list(label.shape)}, not one label")

@@ -21,7 +21,7 @@ from floracle.data.rows.source_files import open_source, source_file
 from floracle.run.errors import InputError
 
 from .archives import fill
-from .content import Content, Rows, as_points, readable, shared
+from .content import LayoutContent, Rows, as_points, readable, shared
 from .labels import checked
 
 IMAGES = re.compile(r".*images[-.]idx3-ubyte(\.gz)?")
@@ -35,14 +35,14 @@ def is_idx(path: Path) -> bool:
     return IMAGES.fullmatch(path.name) is not None
 
 
-def open_idx(path: Path, budget: int) -> Content:
+def open_idx(path: Path, budget: int) -> LayoutContent:
     """Pictures [1, H, W] and the labels found beside them."""
     images = read_idx(path, 3, budget)
     rows, beside = as_points(images, str(path)), _labels_beside(path)
     labels = None
     if beside:
         labels = checked(read_idx(beside, 1, budget)[:], len(rows), f"labels in {beside}")
-    return Content(rows, "idx", labels)
+    return LayoutContent(rows, "idx", labels)
 
 
 def training_images(folder: Path) -> Path | None:

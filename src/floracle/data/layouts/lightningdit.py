@@ -28,9 +28,9 @@ from floracle.run.errors import InputError
 from floracle.run.torch_archive import checked_records
 
 from .containers import checked_members
-from .content import Content, Rows, readable
+from .content import LayoutContent, Rows, readable
 from .labels import checked
-from .read_options import Asked
+from .read_options import ReadOptions
 
 SHARD = re.compile(r"latents_rank(\d+)_shard(\d+)\.safetensors")
 STATS = "latents_stats.pt"
@@ -44,7 +44,7 @@ def is_lightningdit(path: Path) -> bool:
     return SHARD.fullmatch(path.name) is not None
 
 
-def open_lightningdit(path: Path, asked: Asked) -> Content:
+def open_lightningdit(path: Path, asked: ReadOptions) -> LayoutContent:
     """All shards, by rank and number; mirrors follow as rows N ... 2N − 1 where they are asked."""
     folder = path if path.is_dir() else path.parent
     found = shards(path)
@@ -53,7 +53,7 @@ def open_lightningdit(path: Path, asked: Asked) -> Content:
         _check_alike(file, files[0])
     mirrored = "latents_flip" in files[0].entries
     flips = asked.mirrors(path, stored=mirrored)
-    return Content(
+    return LayoutContent(
         _rows(files, flips=flips),
         "lightningdit",
         torch.cat([_labels(file) for file in files]),

@@ -21,9 +21,9 @@ from floracle.data.rows.source_files import open_source
 from floracle.run.errors import InputError
 
 from .arrays import parsed
-from .containers import Box, checked_members, open_box
-from .content import Content, readable, shared
-from .read_options import Asked
+from .containers import Container, checked_members, open_container
+from .content import LayoutContent, readable, shared
+from .read_options import ReadOptions
 
 SCALE = 0.2325
 KEYS = ("moments", "moments_flip")
@@ -35,7 +35,7 @@ ROOM = 2**16
 class Cached:
     """Where one array of one sample lies."""
 
-    box: Box
+    box: Container
     key: str
     most: int
     """No file is larger than this."""
@@ -70,9 +70,9 @@ def _caches(folder: Path) -> Sequence[Path]:
     return sorted(folder.glob("*.npz"))
 
 
-def open_mar(folder: Path, asked: Asked) -> Content:
+def open_mar(folder: Path, asked: ReadOptions) -> LayoutContent:
     """All samples; mirrors follow as rows N ... 2N − 1 where they are points."""
-    box = open_box(folder, asked.room)
+    box = open_container(folder, asked.room)
     names = [name for name in box.names if name.endswith(".npz")]
     if not names or any(name.count("/") != 1 for name in names):
         raise InputError(f"{folder} should hold CLASS/NAME.npz, one folder for each class")
@@ -80,7 +80,7 @@ def open_mar(folder: Path, asked: Asked) -> Content:
     ranks = {each: rank for rank, each in enumerate(classes)}
     flips = asked.mirrors(folder, stored=_has_mirrors(box, names[0], asked.room))
     rows = [_filed(box, key, names, asked.room) for key in KEYS[: 1 + flips]]
-    return Content(
+    return LayoutContent(
         held(rows[0] if len(rows) == 1 else Joined(tuple(rows)), asked.budget),
         "mar",
         torch.tensor([ranks[name.split("/")[0]] for name in names]),
@@ -91,7 +91,7 @@ def open_mar(folder: Path, asked: Asked) -> Content:
     )
 
 
-def _has_mirrors(box: Box, name: str, budget: int) -> bool:
+def _has_mirrors(box: Container, name: str, budget: int) -> bool:
     where = f"{box.path}/{name}"
     with (
         readable(where, "an .npz archive"),
@@ -100,7 +100,7 @@ def _has_mirrors(box: Box, name: str, budget: int) -> bool:
         return f"{KEYS[1]}.npy" in checked_members(archive, Path(where), budget)
 
 
-def _filed(box: Box, key: str, names: Sequence[str], budget: int) -> Filed[str]:
+def _filed(box: Container, key: str, names: Sequence[str], budget: int) -> Filed[str]:
     first = Cached(box, key, budget).array(names[0])
     if not first.size or not first.ndim:
         raise InputError(f"{box.path}/{names[0]}: {key} is empty: its shape is {first.shape}")

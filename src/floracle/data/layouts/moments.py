@@ -15,8 +15,8 @@ from torch import Tensor
 from floracle.core.seeds import noise
 from floracle.run.errors import InputError
 
-from .content import Content, Key, Rows
-from .read_options import Asked
+from .content import Key, LayoutContent, Rows
+from .read_options import ReadOptions
 
 LOWEST, HIGHEST = -30.0, 20.0
 
@@ -105,7 +105,7 @@ def check_moments(rows: Rows, name: object) -> None:
 
 
 @dataclass(frozen=True)
-class Reading:
+class MomentReading:
     """Stored rows as points."""
 
     points: Rows
@@ -116,7 +116,7 @@ class Reading:
     """As stored, [N, *shape]; of Gaussians alone."""
 
 
-def reading(content: Content, asked: Asked, name: str) -> Reading:
+def read_moments(content: LayoutContent, asked: ReadOptions, name: str) -> MomentReading:
     """What moments become, which the user says; all else is read as it is."""
     if content.moments is None:
         if asked.moments is not None:
@@ -124,14 +124,14 @@ def reading(content: Content, asked: Asked, name: str) -> Reading:
                 f"{name} holds points, so moments={asked.moments!r} says nothing; if its channels"
                 " are [mean ‖ std], say layout='mean-std', or 'mean-logvar'"
             )
-        return Reading(content.rows, content.rows)
+        return MomentReading(content.rows, content.rows)
     meaning = asked.holds_gaussians(name)
     check_moments(content.rows, name)
     if meaning == "mean":
         means = Half(content.rows)
-        return Reading(means, means)
+        return MomentReading(means, means)
     gaussians = Gaussians(content.rows, content.moments == "logvar", name)
     if meaning == "sample":
         draws = Draws(gaussians)
-        return Reading(draws, draws)
-    return Reading(Half(gaussians), gaussians, Half(gaussians, second=True))
+        return MomentReading(draws, draws)
+    return MomentReading(Half(gaussians), gaussians, Half(gaussians, second=True))

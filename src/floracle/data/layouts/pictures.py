@@ -23,7 +23,7 @@ from floracle.data.rows.source_files import Changed, open_source
 from floracle.run.errors import InputError
 
 from .containers import Member
-from .content import Content, Key, Rows, readable
+from .content import Key, LayoutContent, Rows, readable
 from .folders import below, check_folder, is_hidden, leads_back
 
 MOST_FILE = 2**26
@@ -55,7 +55,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Found:
+class PictureFiles:
     """The pictures of a folder with their classes, and how many files were passed over."""
 
     files: tuple[Path, ...]
@@ -64,7 +64,7 @@ class Found:
     ignored: int
 
 
-def open_pictures(folder: Path, budget: int) -> Content:
+def open_pictures(folder: Path, budget: int) -> LayoutContent:
     """All pictures of a folder, in memory where they fit, else decoded block by block."""
     found = find(folder)
     labels = None if found.labels is None else torch.tensor(found.labels)
@@ -74,15 +74,15 @@ def open_pictures(folder: Path, budget: int) -> Content:
 
 def open_members(
     files: tuple[Path | Member, ...], labels: Tensor | None, classes: tuple[str, ...], budget: int
-) -> Content:
+) -> LayoutContent:
     """Pictures whose files and labels are known."""
     rows: Rows = Pictures(files, _common_shape(files, max(budget, LEAST)))
     if torch.Size(rows.shape).numel() <= budget:
         rows = rows[:]
-    return Content(rows, "pictures", labels, classes)
+    return LayoutContent(rows, "pictures", labels, classes)
 
 
-def find(folder: Path) -> Found:
+def find(folder: Path) -> PictureFiles:
     """The pictures of class folders, or of a flat one; hidden files do not count."""
     entries = sorted(Path(entry) for entry in os.scandir(folder) if not is_hidden(entry.name))
     folders = [entry for entry in entries if entry.is_dir()]
@@ -96,11 +96,11 @@ def find(folder: Path) -> Found:
     ignored = len(loose) - len(flat) + sum(map(len, nested)) - sum(map(len, per_class))
 
     if flat and not any(per_class):
-        return Found(tuple(flat), None, (), ignored)
+        return PictureFiles(tuple(flat), None, (), ignored)
     _check_classes(folder, loose, flat, dict(zip(folders, per_class, strict=True)))
     labels = tuple(rank for rank, files in enumerate(per_class) for _ in files)
     files = tuple(file for files in per_class for file in files)
-    return Found(files, labels, tuple(each.name for each in folders), ignored)
+    return PictureFiles(files, labels, tuple(each.name for each in folders), ignored)
 
 
 def _check_classes(

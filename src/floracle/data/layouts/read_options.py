@@ -17,7 +17,7 @@ MOMENTS = ("mean", "sample", "gaussian")
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReadOptions:
     """What `open_store` was asked for, as far as layouts are concerned."""
 
     budget: int

@@ -16,14 +16,14 @@ from floracle.run.errors import InputError
 from . import idx, labels
 from .archives import open_npz, open_safetensors
 from .arrays import open_memory, open_npy
-from .content import Content, check_there, readable
+from .content import LayoutContent, check_there, readable
 from .edm import is_edm, open_edm
 from .fastdit import is_fastdit, open_fastdit
 from .idx import is_idx, open_idx, training_images
 from .lightningdit import STATS, is_lightningdit, open_lightningdit
 from .mar import is_mar, open_mar
 from .pictures import open_pictures
-from .read_options import PLAIN_MOMENTS, Asked
+from .read_options import PLAIN_MOMENTS, ReadOptions
 from .synthetic import open_digits, open_gaussian
 
 KINDS = (
@@ -31,7 +31,7 @@ KINDS = (
     " of idx files or of the latents of LightningDiT, REPA, EDM2, MAR and fast-DiT, packed stores,"
     " digits, gaussian:POINTSxDIMS"
 )
-FOREIGN: dict[str, Callable[[Path, Asked], Content]] = {
+FOREIGN: dict[str, Callable[[Path, ReadOptions], LayoutContent]] = {
     "lightningdit": open_lightningdit,
     "repa": open_edm,
     "edm2": open_edm,
@@ -46,7 +46,7 @@ SIGNS = (
 )
 
 
-def find_content(where: Any, asked: Asked) -> tuple[str, Content]:
+def open_layout(where: Any, asked: ReadOptions) -> tuple[str, LayoutContent]:
     """A short name and what was found there."""
     if isinstance(where, (Tensor, np.ndarray)):
         kind = str(where.dtype).removeprefix("torch.")
@@ -72,7 +72,7 @@ def companions(where: Any) -> tuple[Path, ...]:
     return (*labels.label_files(path), *of_images, path.with_name(STATS))
 
 
-def _open_path(path: Path, asked: Asked) -> Content:
+def _open_path(path: Path, asked: ReadOptions) -> LayoutContent:
     if not path.is_dir():
         check_there(path)
     if asked.layout in FOREIGN:
@@ -85,14 +85,14 @@ def _open_path(path: Path, asked: Asked) -> Content:
     return _plain(str(path), _open_file(path, asked), asked)
 
 
-def _open_folder(folder: Path, asked: Asked) -> Content:
+def _open_folder(folder: Path, asked: ReadOptions) -> LayoutContent:
     images = training_images(folder)
     if images:
         return open_idx(images, asked.budget)
     return open_mar(folder, asked) if is_mar(folder) else open_pictures(folder, asked.budget)
 
 
-def _open_file(path: Path, asked: Asked) -> Content:
+def _open_file(path: Path, asked: ReadOptions) -> LayoutContent:
     budget = asked.budget
     if is_idx(path):
         return open_idx(path, budget)
@@ -106,7 +106,7 @@ def _open_file(path: Path, asked: Asked) -> Content:
     raise InputError(f"{path} is of no known kind; what is read: {KINDS}")
 
 
-def _plain(name: str, content: Content, asked: Asked) -> Content:
+def _plain(name: str, content: LayoutContent, asked: ReadOptions) -> LayoutContent:
     """An array, which holds moments if the user says so."""
     if asked.layout is None:
         return content
@@ -116,7 +116,7 @@ def _plain(name: str, content: Content, asked: Asked) -> Content:
     return replace(content, moments=PLAIN_MOMENTS[asked.layout])
 
 
-def _whole(path: Path, content: Content, asked: Asked) -> Content:
+def _whole(path: Path, content: LayoutContent, asked: ReadOptions) -> LayoutContent:
     """A folder, which says itself what it holds."""
     if asked.layout in PLAIN_MOMENTS:
         raise InputError(

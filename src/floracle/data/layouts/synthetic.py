@@ -11,23 +11,23 @@ from torch import Tensor
 from floracle.core.seeds import generator
 from floracle.run.errors import InputError
 
-from .content import Content
+from .content import LayoutContent
 
 GAUSSIAN = re.compile(r"gaussian:(\d{1,12})x(\d{1,9})(?::(\d{1,18}))?")
 SCATTER, OFFSET = 0x9E3779B1, 0x7F4A7C15
 Spectrum = float | Sequence[float] | Tensor
 
 
-def open_digits() -> Content:
+def open_digits() -> LayoutContent:
     """The 1797 digits [1, 8, 8] that come with scikit-learn, 0..16 mapped to [−1, 1]."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
     points = torch.from_numpy(images).float().reshape(-1, 1, 8, 8) / 8 - 1
-    return Content(points, "digits", torch.from_numpy(labels).long())
+    return LayoutContent(points, "digits", torch.from_numpy(labels).long())
 
 
-def open_gaussian(name: str, budget: int) -> Content:
+def open_gaussian(name: str, budget: int) -> LayoutContent:
     """The cloud that a name like gaussian:1000x8 or gaussian:1000x8:3 describes."""
     found = GAUSSIAN.fullmatch(name)
     if not found:
@@ -35,7 +35,7 @@ def open_gaussian(name: str, budget: int) -> Content:
     points, dims, seed = (int(part or 0) for part in found.groups())
     if 4 * points * dims > budget:
         raise InputError(f"{name} takes {points * dims >> 18} MiB; memory is {budget >> 20} MiB")
-    return Content(gaussian(points, dims, seed=seed), "gaussian")
+    return LayoutContent(gaussian(points, dims, seed=seed), "gaussian")
 
 
 def gaussian(points: int, dims: int, *, spectrum: Spectrum | None = None, seed: int = 0) -> Tensor:

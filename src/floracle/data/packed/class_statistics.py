@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from floracle.core.point_set import NO_LABEL, Prepared, Source
+from floracle.core.point_set import NO_LABEL, PointSet, Prepared
 from floracle.core.spectrum import PASS_BYTES, dimension, moments, spectrum
 from floracle.data.layouts.content import Rows
 from floracle.data.rows.tensorfile import TensorFile, read_header
@@ -30,7 +30,7 @@ NAMES = (
 """Arrays by class, one after the other; wide types first."""
 
 
-def prepare(source: Source, label: int, *, with_spectrum: bool) -> Prepared:
+def prepare(source: PointSet, label: int, *, with_spectrum: bool) -> Prepared:
     """Read a class for what may be known of it."""
     found = moments(source, label)
     centre = found.mean.float().double()
@@ -68,7 +68,7 @@ def arrays_of(labels: Sequence[int], found: Sequence[Prepared]) -> dict[str, Ten
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
+class ClassStatistics:
     """The classes of one file, and the whole set; read when they are asked for."""
 
     file: TensorFile
@@ -114,7 +114,7 @@ def known_labels(manifest: Manifest) -> list[int]:
     return labels if labels and len(manifest.spans) == 1 else [*labels, NO_LABEL]
 
 
-def read_known(path: Path, manifest: Manifest) -> Known:
+def read_class_statistics(path: Path, manifest: Manifest) -> ClassStatistics:
     """The file of a store, checked against its manifest."""
     file = read_header(path)
     count, dims = len(known_labels(manifest)), prod(manifest.shape)
@@ -122,7 +122,7 @@ def read_known(path: Path, manifest: Manifest) -> Known:
     fits = set(shapes) == set(NAMES) and all(shapes[name] == (count,) for name in NAMES[:5])
     if not fits or shapes["centres"] != (count, dims):
         raise InputError(f"{path} does not fit its manifest: it holds {shapes}; pack again")
-    known = Known(file)
+    known = ClassStatistics(file)
     labels, counts, eigenvalues = (array[:] for array in file.rows(*NAMES[:3]))
     sums = {"norms": int(counts.sum()), "spectra": int(eigenvalues.sum())}
     if labels.tolist() != known_labels(manifest) or any(

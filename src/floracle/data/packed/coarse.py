@@ -14,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from floracle.core.coarse_view import Coarse
+from floracle.core.coarse_view import CoarseView
 from floracle.data.rows.tensorfile import TensorFile, read_header
 from floracle.run.errors import InputError
 
@@ -24,7 +24,7 @@ NAMES = ("edges", "centre", "directions", "remainders", "coordinates")
 
 
 @dataclass(frozen=True, eq=False)
-class KnownCoarse:
+class StoredCoarseView:
     """The view of one file; read when it is asked for."""
 
     file: TensorFile
@@ -34,14 +34,14 @@ class KnownCoarse:
         """Those of the bands, the coordinates held first."""
         return tuple(self.file.rows("edges")[0][:].tolist())
 
-    def of(self, rows: Tensor) -> Coarse:
+    def of(self, rows: Tensor) -> CoarseView:
         """That of some rows."""
         centre, directions, coordinates, remainders = self.file.rows(
             "centre", "directions", "coordinates", "remainders"
         )
         everything = len(rows) == len(remainders)
         at = slice(None) if everything else rows
-        return Coarse(
+        return CoarseView(
             centre[:].double(),
             directions[:],
             self.edges,
@@ -50,7 +50,7 @@ class KnownCoarse:
         )
 
 
-def read_coarse(path: Path, manifest: Manifest) -> KnownCoarse:
+def read_coarse(path: Path, manifest: Manifest) -> StoredCoarseView:
     """The file of a store, checked against its manifest."""
     file, dims = read_header(path), prod(manifest.shape)
     shapes = {name: entry.shape for name, entry in file.entries.items()}
@@ -66,4 +66,4 @@ def read_coarse(path: Path, manifest: Manifest) -> KnownCoarse:
     }
     if shapes != expected or edges != sorted(set(edges)):
         raise InputError(f"{path} does not fit its manifest: it holds {shapes}; pack again")
-    return KnownCoarse(file)
+    return StoredCoarseView(file)

@@ -18,12 +18,12 @@ from floracle.core.point_set import NO_LABEL, prepared
 from floracle.data.rows.tensorfile import TensorFile, read_header
 from floracle.data.store import Store
 from floracle.run.files import write_bytes
-from floracle.run.progress import tracked
+from floracle.run.progress import track
 
 from .class_statistics import NAMES, arrays_of, known_labels, prepare
 from .files import Sealed, Streamed, sha256_of, whole, write_tensors
 from .manifest import CLASSES, COARSE, ROWS, STATS, Manifest
-from .plan import Plan
+from .plan import ShardPlan
 from .reader import UNFINISHED
 
 TOGETHER = 2**14
@@ -38,7 +38,7 @@ BLOCK = 2**22
 """Numbers of a float64 block of points that are looked at together."""
 
 
-def write_rows(folder: Path, plan: Plan, first: torch.Tensor) -> Sealed:
+def write_rows(folder: Path, plan: ShardPlan, first: torch.Tensor) -> Sealed:
     """Numbers that the rows had, duplicates, weights, and the normalizer."""
     normalizer, weights = plan.store.normalizer, plan.store.weights
     arrays = {"original": plan.order}
@@ -53,7 +53,7 @@ def write_rows(folder: Path, plan: Plan, first: torch.Tensor) -> Sealed:
     return write_tensors(folder, ROWS, {name: whole(each) for name, each in arrays.items()}, {})
 
 
-def write_stats(folder: Path, plan: Plan) -> Sealed | None:
+def write_stats(folder: Path, plan: ShardPlan) -> Sealed | None:
     """Mean and std as LightningDiT keeps them; a factor and a bias are no such thing."""
     if plan.store.normalizer.factors:
         return None
@@ -72,7 +72,7 @@ def write_classes(
 ) -> Sealed:
     """What is known of every class, and of the whole set."""
     parts = list(_parts(manifest))
-    for number, labels in enumerate(tracked(parts, "classes", len(parts), quiet=quiet)):
+    for number, labels in enumerate(track(parts, "classes", len(parts), quiet=quiet)):
         if not (folder / _record(number)).is_file():
             found = [prepare(store, label, with_spectrum=spectra) for label in labels]
             tensors = {name: whole(each) for name, each in arrays_of(labels, found).items()}
@@ -93,7 +93,7 @@ def write_coarse(folder: Path, store: Store, *, quiet: bool) -> Sealed | None:
     def coordinates() -> Iterator[torch.Tensor]:
         rows = max(1, BLOCK // dims)
         starts = range(0, len(store), rows)
-        for start in tracked(starts, "coarse view", len(starts), quiet=quiet):
+        for start in track(starts, "coarse view", len(starts), quiet=quiet):
             found = frame.of_block(store.points[start : start + rows].flatten(1), half=half)
             remainders[start : start + rows] = found.remainders
             yield found.coordinates

@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.data.rows.source_files import note, open_source
+from floracle.data.rows.source_files import open_source, record_file
 from floracle.run.errors import InputError
 from floracle.run.files import read_json, write_json, written_aside
-from floracle.run.progress import tracked
+from floracle.run.progress import track
 
 OURS = "floracle"
 """The folder inside a packed store that holds what is ours."""
@@ -139,7 +139,7 @@ def sha256_of(path: Path) -> str:
 
 def stamp(path: Path) -> Stamp:
     """How a file looks, as JSON has it."""
-    return list(note(path))
+    return list(record_file(path))
 
 
 def stamps_of(folder: Path, files: Iterable[Sealed]) -> dict[str, Stamp]:
@@ -152,7 +152,7 @@ def flaws(folder: Path, files: Sequence[Sealed], *, quiet: bool = False) -> list
     """What is wrong with the content of files, one sentence for each bad one."""
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda file: flaw(folder, file), files)
-        watched = tracked(found, "checking", len(files), quiet=quiet)
+        watched = track(found, "checking", len(files), quiet=quiet)
         return [words for words in watched if words]
 
 

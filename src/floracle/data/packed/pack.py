@@ -16,9 +16,9 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from torch import Tensor
 
-from floracle.data.atoms import Groups
+from floracle.data.atoms import ClassIndex
 from floracle.data.destination import (
-    Kind,
+    DestinationKind,
     answered,
     check_place,
     check_room,
@@ -34,9 +34,9 @@ from floracle.data.rows.source_files import withdrawn_if_changed
 from floracle.data.store import fingerprint_of, open_store, ready
 from floracle.run.budget import memory_budget
 from floracle.run.errors import InputError
-from floracle.run.progress import tracked
+from floracle.run.progress import track
 
-from .class_statistics import read_known
+from .class_statistics import read_class_statistics
 from .derived import spectra_bytes, write_classes, write_coarse, write_rows, write_stats
 from .files import RECORD, UNFINISHED, read_record, remember_source, stamps_of, write_record
 from .manifest import (
@@ -50,11 +50,11 @@ from .manifest import (
     shard_name,
     write_manifest,
 )
-from .plan import Plan, plan_for
+from .plan import ShardPlan, plan_shards
 from .reader import check_files, read_rows, stored_rows
-from .shards import Written, all_digests, check_range, conversion, finished_shard, write_shard
+from .shards import WrittenShard, all_digests, check_range, conversion, finished_shard, write_shard
 
-PACKED = Kind(
+PACKED = DestinationKind(
     verb="pack",
     doing="packing",
     done="packed",
@@ -68,7 +68,7 @@ PACKED = Kind(
 )
 
 
-class Opening(TypedDict, total=False):
+class PackedSource(TypedDict, total=False):
     """How the data is read; see `open_store`."""
 
     labels: Any
@@ -88,7 +88,7 @@ def pack(
     spectra: bool = True,
     memory: int | str | None = None,
     quiet: bool = False,
-    **opening: Unpack[Opening],
+    **opening: Unpack[PackedSource],
 ) -> Manifest:
     """Rewrite data into the folder `out`; the same call again goes on, or answers at once.
 
@@ -103,7 +103,7 @@ def pack(
     source = source_stamp(where, *companions(where), *given)
     if done := answered(folder, PACKED, settings, source):
         return done
-    plan = plan_for(open_store(where, memory=memory, **opening), dtype, settings["shard_bytes"])
+    plan = plan_shards(open_store(where, memory=memory, **opening), dtype, settings["shard_bytes"])
     settings["data"] = plan.store.fingerprint
     if done := answered(folder, PACKED, settings, source):
         return done
@@ -122,7 +122,7 @@ def _settings(
     dtype: str,
     shard_bytes: int,
     spectra: bool,
-    opening: Opening,
+    opening: PackedSource,
 ) -> dict[str, Any]:
     """What the outcome depends on, but for the data; labels and weights are part of that."""
     normalize = opening.get("normalize", "stored")
@@ -140,7 +140,7 @@ def _shard_size(asked: int | str) -> int:
         raise InputError(f"--shard-bytes {asked!r} is no size; write 512M or 1G") from mistake
 
 
-def _check_memory(plan: Plan, budget: int | None) -> None:
+def _check_memory(plan: ShardPlan, budget: int | None) -> None:
     """Refuse spectra that the budget does not allow."""
     needed = spectra_bytes(plan.store.shape, len(plan.store))
     if budget is not None and needed > budget:
@@ -151,10 +151,10 @@ def _check_memory(plan: Plan, budget: int | None) -> None:
 
 
 def _packed(
-    folder: Path, plan: Plan, settings: dict[str, Any], source: str | None, *, quiet: bool
+    folder: Path, plan: ShardPlan, settings: dict[str, Any], source: str | None, *, quiet: bool
 ) -> Manifest:
     """Write everything that is missing, the manifest last."""
-    numbers = tracked(range(len(plan.shards)), "packing", len(plan.shards), quiet=quiet)
+    numbers = track(range(len(plan.shards)), "packing", len(plan.shards), quiet=quiet)
     written = [
         finished_shard(folder, plan, number) or write_shard(folder, plan, number)
         for number in numbers
@@ -163,7 +163,7 @@ def _packed(
     store = ready(read_rows(folder, manifest), manifest.name, budget=0)
     spectra = bool(settings["spectra"])
     classes = write_classes(folder, store, manifest, spectra=spectra, quiet=quiet)
-    known = replace(store, known=read_known(folder / CLASSES, manifest))
+    known = replace(store, known=read_class_statistics(folder / CLASSES, manifest))
     others = (write_coarse(folder, known, quiet=quiet), write_stats(folder, plan))
     files = (*manifest.files, classes, *(file for file in others if file is not None))
     manifest = replace(manifest, files=files)
@@ -174,14 +174,14 @@ def _packed(
     return manifest
 
 
-def _files(folder: Path, plan: Plan) -> list[Path]:
+def _files(folder: Path, plan: ShardPlan) -> list[Path]:
     """All that packing writes, but for what says whose the folder is."""
     shards = [shard_name(number) for number in range(len(plan.shards))]
     names = (*shards, ROWS, CLASSES, COARSE, STATS, RECORD)
     return [*(folder / name for name in names), *(folder / UNFINISHED).glob("*.tensors")]
 
 
-def _draft(plan: Plan, written: Sequence[Written], settings: dict[str, Any]) -> Manifest:
+def _draft(plan: ShardPlan, written: Sequence[WrittenShard], settings: dict[str, Any]) -> Manifest:
     """What is known once all shards are written."""
     store = plan.store
     return Manifest(
@@ -205,7 +205,9 @@ def _draft(plan: Plan, written: Sequence[Written], settings: dict[str, Any]) -> 
     )
 
 
-def _with_atoms(folder: Path, plan: Plan, written: Sequence[Written], draft: Manifest) -> Manifest:
+def _with_atoms(
+    folder: Path, plan: ShardPlan, written: Sequence[WrittenShard], draft: Manifest
+) -> Manifest:
     """Find equal rows among those written, and with them the fingerprint."""
     store, digests = plan.store, all_digests(plan, written)
     rows = stored_rows(folder, draft)
@@ -213,7 +215,7 @@ def _with_atoms(folder: Path, plan: Plan, written: Sequence[Written], draft: Man
     sealed = write_rows(folder, plan, first)
     again = 1 + store.flips
     weights = None if store.weights is None else store.weights[plan.order].repeat(again)
-    groups = Groups(first, store.labels[plan.order].repeat(again), weights)
+    groups = ClassIndex(first, store.labels[plan.order].repeat(again), weights)
     fingerprint = fingerprint_of(
         rows, digests, groups, store.normalizer, channels=store.shape[0], flips=store.flips
     )

@@ -22,7 +22,7 @@ LABEL = 8
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """What is packed, in what order, into which shards."""
 
     store: Store
@@ -44,7 +44,7 @@ class Plan:
         return self.rows * row_bytes(self.store, self.dtype)
 
 
-def plan_for(store: Store, dtype: str, shard_bytes: int) -> Plan:
+def plan_shards(store: Store, dtype: str, shard_bytes: int) -> ShardPlan:
     """The order of rows and the cuts between shards, by the labels and sizes alone."""
     if store.stds is not None:
         raise InputError(
@@ -55,7 +55,9 @@ def plan_for(store: Store, dtype: str, shard_bytes: int) -> Plan:
     labels = store.labels[: len(store) // (1 + store.flips)]
     order = torch.where(labels < 0, torch.iinfo(torch.int64).max, labels).argsort(stable=True)
     spans = tuple(_spans(labels[order]))
-    return Plan(store, kind, order, spans, _cuts(spans, shard_bytes // row_bytes(store, kind)))
+    return ShardPlan(
+        store, kind, order, spans, _cuts(spans, shard_bytes // row_bytes(store, kind))
+    )
 
 
 def packed_type(stored: torch.dtype, asked: str) -> torch.dtype:

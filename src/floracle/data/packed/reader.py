@@ -21,17 +21,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from floracle.data.atoms import Groups
-from floracle.data.layouts.content import Content
-from floracle.data.layouts.read_options import Asked
+from floracle.data.atoms import ClassIndex
+from floracle.data.layouts.content import LayoutContent
+from floracle.data.layouts.read_options import ReadOptions
 from floracle.data.normalize import Normalizer
 from floracle.data.rows.file_rows import FileRows
-from floracle.data.rows.source_files import note
+from floracle.data.rows.source_files import record_file
 from floracle.data.rows.tensorfile import TensorFile, read_header
 from floracle.run.errors import InputError
 
-from .class_statistics import Known, read_known
-from .coarse import KnownCoarse, read_coarse
+from .class_statistics import ClassStatistics, read_class_statistics
+from .coarse import StoredCoarseView, read_coarse
 from .files import (
     NAMES,
     RECORD,
@@ -62,11 +62,11 @@ class Packed:
     stored: FileRows
     """Values as they are stored, mirrors after all others."""
     normalizer: Normalizer
-    groups: Groups
+    groups: ClassIndex
     original: Tensor
     """The row that each row had in the data that was packed, int64 [rows]; no mirrors."""
-    known: Known | None = None
-    coarse: KnownCoarse | None = None
+    known: ClassStatistics | None = None
+    coarse: StoredCoarseView | None = None
     remarks: tuple[str, ...] = ()
 
     @property
@@ -81,7 +81,7 @@ def is_packed(path: Path) -> bool:
     return path.is_dir() and any((path / sign).exists() for sign in SIGNS)
 
 
-def open_packed(folder: Path, asked: Asked) -> Content:
+def open_packed(folder: Path, asked: ReadOptions) -> LayoutContent:
     """A packed store as any other data; what it knows itself is in `packed`."""
     packed = read_packed(folder)
     manifest, count = packed.manifest, packed.manifest.rows
@@ -90,7 +90,7 @@ def open_packed(folder: Path, asked: Asked) -> Content:
     if not mirrored:
         pieces = rows.pieces[: len(manifest.shards)]
         rows = FileRows(pieces, (count, *manifest.shape), rows.stored)
-    return Content(
+    return LayoutContent(
         rows,
         "packed",
         groups.labels[:count],
@@ -106,12 +106,12 @@ def open_packed(folder: Path, asked: Asked) -> Content:
 def read_packed(folder: Path) -> Packed:
     """Check a packed store as far as is needed, and read all but its points."""
     if (folder / MANIFEST).is_file():
-        note(folder / MANIFEST)
+        record_file(folder / MANIFEST)
     manifest = read_manifest(folder)
     remarks = check_files(folder, manifest)
     packed = read_rows(folder, manifest)
     check_labels(packed)
-    known = read_known(folder / CLASSES, manifest)
+    known = read_class_statistics(folder / CLASSES, manifest)
     viewed = any(file.name == COARSE for file in manifest.files)
     coarse = read_coarse(folder / COARSE, manifest) if viewed else None
     return replace(packed, known=known, coarse=coarse, remarks=(*manifest.remarks, *remarks))
@@ -148,7 +148,7 @@ def read_rows(folder: Path, manifest: Manifest) -> Packed:
     factors = (arrays["scale"].squeeze(), arrays["bias"].squeeze()) if "scale" in arrays else None
     normalizer = Normalizer(arrays["mean"], arrays["std"], factors=factors)
     normalizer.of(manifest.shape[0])
-    groups = Groups(
+    groups = ClassIndex(
         first, labels.repeat(twice), None if weights is None else weights.repeat(twice)
     )
     if groups.duplicates != manifest.duplicates:

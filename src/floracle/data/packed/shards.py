@@ -27,12 +27,12 @@ from floracle.run.errors import InputError
 
 from .files import Sealed, Streamed, flaw, stamp, whole, write_tensors
 from .manifest import Conversion, shard_name
-from .plan import Plan, packed_type
+from .plan import ShardPlan, packed_type
 from .reader import UNFINISHED
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenShard:
     """A finished shard and what was found while it was written."""
 
     shard: Sealed
@@ -49,7 +49,7 @@ class _Seen(NamedTuple):
     errors: Tensor
 
 
-def write_shard(folder: Path, plan: Plan, number: int) -> Written:
+def write_shard(folder: Path, plan: ShardPlan, number: int) -> WrittenShard:
     """Write one shard and keep what was found."""
     first, end = plan.shards[number]
     rows, twice = end - first, 1 + plan.store.flips
@@ -61,12 +61,12 @@ def write_shard(folder: Path, plan: Plan, number: int) -> Written:
         tensors[name] = Streamed(plan.dtype, shape, _blocks(plan, number, half, found))
     metadata = {"total_size": f"{rows}", "dtype": f"{plan.dtype}", "device": "cpu"}
     sealed = write_tensors(folder, shard_name(number), tensors, metadata)
-    written = Written(replace(sealed, rows=rows), *found)
+    written = WrittenShard(replace(sealed, rows=rows), *found)
     _keep(folder, number, written)
     return written
 
 
-def finished_shard(folder: Path, plan: Plan, number: int) -> Written | None:
+def finished_shard(folder: Path, plan: ShardPlan, number: int) -> WrittenShard | None:
     """A shard that an earlier run finished; None where it is missing or not whole."""
     path = folder / _record(number)
     if not path.is_file():
@@ -79,11 +79,11 @@ def finished_shard(folder: Path, plan: Plan, number: int) -> Written | None:
     there = folder / shard.name
     if not there.is_file() or (stamp(there) != seen and flaw(folder, shard)):
         return None
-    written = Written(shard, digests.numpy(), errors)
+    written = WrittenShard(shard, digests.numpy(), errors)
     return written if _is_of(plan, number, written) else None
 
 
-def _is_of(plan: Plan, number: int, written: Written) -> bool:
+def _is_of(plan: ShardPlan, number: int, written: WrittenShard) -> bool:
     """Whether a shard has the rows of the data as it is now, as far as hashes of rows tell."""
     first, end = plan.shards[number]
     digests, store = plan.store.digests, plan.store
@@ -94,7 +94,7 @@ def _is_of(plan: Plan, number: int, written: Written) -> bool:
     return np.array_equal(written.digests, digests[rows.numpy()])
 
 
-def conversion(plan: Plan, written: Sequence[Written]) -> Conversion:
+def conversion(plan: ShardPlan, written: Sequence[WrittenShard]) -> Conversion:
     """The errors of all shards over the deviation of the points."""
     largest, squares = _joined(torch.stack([one.errors for one in written])).tolist()
     deviation = float(plan.store.channels.std.square().mean().sqrt()) or 1.0
@@ -102,13 +102,13 @@ def conversion(plan: Plan, written: Sequence[Written]) -> Conversion:
     return Conversion(largest / deviation, (squares / values) ** 0.5 / deviation)
 
 
-def all_digests(plan: Plan, written: Sequence[Written]) -> np.ndarray:
+def all_digests(plan: ShardPlan, written: Sequence[WrittenShard]) -> np.ndarray:
     """The hashes [N, 16] of all rows in their order, mirrors after the rest."""
     halves = [np.split(one.digests, 1 + plan.store.flips) for one in written]
     return np.concatenate([half for which in zip(*halves, strict=True) for half in which])
 
 
-def check_range(plan: Plan) -> None:
+def check_range(plan: ShardPlan) -> None:
     """Refuse a type that some value does not fit, before anything is written."""
     if plan.dtype in (plan.store.dtype, torch.float32) or not plan.dtype.is_floating_point:
         return
@@ -122,7 +122,7 @@ def check_range(plan: Plan) -> None:
         _check_finite(stored.to(plan.dtype), stored, rows)
 
 
-def _blocks(plan: Plan, number: int, half: int, found: _Seen) -> Iterator[Tensor]:
+def _blocks(plan: ShardPlan, number: int, half: int, found: _Seen) -> Iterator[Tensor]:
     """The rows of a shard, or their mirrors in its second half; what is seen goes to `found`."""
     first, end = plan.shards[number]
     parts = (plan.order[first:end] + half * plan.rows).split(_step(plan))
@@ -134,7 +134,7 @@ def _blocks(plan: Plan, number: int, half: int, found: _Seen) -> Iterator[Tensor
         yield packed
 
 
-def _block(plan: Plan, rows: Tensor) -> tuple[Tensor, _Seen]:
+def _block(plan: ShardPlan, rows: Tensor) -> tuple[Tensor, _Seen]:
     """A block of rows as it is stored, and what was found in it."""
     stored, digests = plan.store.take_stored(rows)
     packed = stored.to(plan.dtype)
@@ -147,7 +147,7 @@ def _block(plan: Plan, rows: Tensor) -> tuple[Tensor, _Seen]:
     return packed, _Seen(digests, errors)
 
 
-def _errors(packed: Tensor, stored: Tensor, plan: Plan) -> Tensor:
+def _errors(packed: Tensor, stored: Tensor, plan: ShardPlan) -> Tensor:
     """The largest error of a point, and the sum of all squared errors."""
     _, std = plan.store.normalizer.of(packed.shape[1])
     errors = (packed.double() - stored.double()).reshape(*packed.shape[:2], -1)
@@ -171,7 +171,7 @@ def _joined(errors: Tensor) -> Tensor:
     return torch.stack([errors[:, 0].max(), errors[:, 1].sum()])
 
 
-def _keep(folder: Path, number: int, written: Written) -> None:
+def _keep(folder: Path, number: int, written: WrittenShard) -> None:
     arrays = {"errors": written.errors, "digests": torch.from_numpy(written.digests)}
     metadata = {
         "shard": json.dumps(asdict(written.shard)),
@@ -185,6 +185,6 @@ def _record(number: int) -> str:
     return f"{UNFINISHED}/shard-{number:05d}.tensors"
 
 
-def _step(plan: Plan) -> int:
+def _step(plan: ShardPlan) -> int:
     """Rows of a block, by the size of a point alone: what is found must not depend on memory."""
     return max(1, VALUES // prod(plan.store.shape))

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 
 from floracle.data.data_warnings import Channels, channels
-from floracle.data.integrity_check import Scan, first_equal, scan
+from floracle.data.integrity_check import Scan, check_rows, first_equal
 from floracle.data.layouts.lightningdit import read_stats
 from floracle.data.store import fingerprint_of
 from floracle.run.errors import InputError
 
-from .class_statistics import read_known
+from .class_statistics import read_class_statistics
 from .files import flaws, read_record, stamps_of, write_record
 from .manifest import CHANNELS, CLASSES, MANIFEST, STATS, Manifest, read_manifest
 from .reader import Packed, check_labels, is_packed, read_rows, report
@@ -38,7 +38,7 @@ def verify(where: str | Path, *, quiet: bool = False) -> Manifest:
     report([*flaws(folder, manifest.sealed, quiet=quiet), *_strangers(folder, manifest)])
     packed = read_rows(folder, manifest)
     check_labels(packed)
-    read_known(folder / CLASSES, manifest)
+    read_class_statistics(folder / CLASSES, manifest)
     wrong = list(_untrue(packed))
     if wrong:
         path = folder / MANIFEST
@@ -58,7 +58,7 @@ def _strangers(folder: Path, manifest: Manifest) -> Iterator[str]:
 def _untrue(packed: Packed) -> Iterator[str]:
     """What the manifest says that the points do not."""
     manifest, groups = packed.manifest, packed.groups
-    found = scan(packed.stored, str(packed.folder))
+    found = check_rows(packed.stored, str(packed.folder))
     if not torch.equal(first_equal(packed.stored, found.digests), groups.first):
         yield "duplicates"
     if _fingerprint(packed, found) != manifest.fingerprint:

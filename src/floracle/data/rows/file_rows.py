@@ -52,7 +52,7 @@ class Piece:
     rows: int
 
 
-class Run(NamedTuple):
+class ReadRun(NamedTuple):
     """Consecutive rows first … of a piece."""
 
     piece: int
@@ -98,7 +98,7 @@ class FileRows:
         self._announce(self._between(stop, min(2 * stop - start, len(self))))
         return self._read(runs)
 
-    def _announce(self, runs: list[Run]) -> None:
+    def _announce(self, runs: list[ReadRun]) -> None:
         """Have the system fetch what a reader in order asks for next, while this is worked on."""
         width = prod(self.shape[1:]) * self.stored.itemsize
         for run in runs:
@@ -115,16 +115,16 @@ class FileRows:
     def _ends(self) -> np.ndarray:
         return np.array(list(accumulate(piece.rows for piece in self.pieces)))
 
-    def _between(self, start: int, stop: int) -> list[Run]:
+    def _between(self, start: int, stop: int) -> list[ReadRun]:
         """The rows start … stop − 1 as runs."""
         number, runs = int(np.searchsorted(self._ends, start, side="right")), []
         while start < stop:
             end, rows = int(self._ends[number]), self.pieces[number].rows
-            runs.append(Run(number, start - end + rows, min(stop, end) - start))
+            runs.append(ReadRun(number, start - end + rows, min(stop, end) - start))
             start, number = end, number + 1
         return runs
 
-    def _runs(self, rows: np.ndarray) -> list[Run]:
+    def _runs(self, rows: np.ndarray) -> list[ReadRun]:
         """Row numbers as runs of consecutive ones, each within a piece."""
         if not len(rows):
             return []
@@ -136,13 +136,13 @@ class FileRows:
         found = zip(
             number[starts].tolist(), first.tolist(), (stops - starts).tolist(), strict=True
         )
-        return [Run(*each) for each in found]
+        return [ReadRun(*each) for each in found]
 
     def _keep(self, number: int) -> None:
         if number not in self._held:
-            self._held[number] = self._read([Run(number, 0, self.pieces[number].rows)])
+            self._held[number] = self._read([ReadRun(number, 0, self.pieces[number].rows)])
 
-    def _read(self, runs: list[Run]) -> Tensor:
+    def _read(self, runs: list[ReadRun]) -> Tensor:
         found = self._blocks.room((sum(run.length for run in runs), *self.shape[1:]), self.dtype)
         size, done = max(1, STEP // max(1, prod(self.shape[1:]))), 0
         raw = None
@@ -164,18 +164,18 @@ class FileRows:
                     normalized_(part, self.normalizer)
         return found
 
-    def _together(self, runs: list[Run], size: int) -> Iterator[list[Run]]:
+    def _together(self, runs: list[ReadRun], size: int) -> Iterator[list[ReadRun]]:
         """Runs in pieces that are converted together: of `size` rows at most; held ones alone."""
         some, room = [], size
         for piece, first, length in runs:
             if piece in self._held:
                 if some:
                     yield some
-                yield [Run(piece, first, length)]
+                yield [ReadRun(piece, first, length)]
                 some, room = [], size
                 continue
             while length:
-                some.append(Run(piece, first, min(length, room)))
+                some.append(ReadRun(piece, first, min(length, room)))
                 first, length = first + some[-1].length, length - some[-1].length
                 room -= some[-1].length
                 if not room:
@@ -185,7 +185,7 @@ class FileRows:
             yield some
 
     def _fill(
-        self, out: Tensor, runs: list[Run], files: dict[int, BufferedReader], opened: ExitStack
+        self, out: Tensor, runs: list[ReadRun], files: dict[int, BufferedReader], opened: ExitStack
     ) -> None:
         """Rows as stored; their files stay open for the runs that follow."""
         width, room, done = prod(self.shape[1:]) * self.stored.itemsize, as_bytes(out), 0

@@ -31,7 +31,7 @@ class Changed(InputError):
     """The data is no longer what it was when it was opened."""
 
 
-class Look(NamedTuple):
+class FileState(NamedTuple):
     """What changes with a file, all but surely."""
 
     size: int
@@ -41,18 +41,18 @@ class Look(NamedTuple):
     """On the disk: a file that takes the place of another has its own."""
 
 
-def look_of(status: os.stat_result) -> Look:
+def look_of(status: os.stat_result) -> FileState:
     """How a file looks."""
-    return Look(status.st_size, status.st_mtime_ns, status.st_ino)
+    return FileState(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-_noted: ContextVar[dict[str, Look] | None] = ContextVar("noted", default=None)
+_noted: ContextVar[dict[str, FileState] | None] = ContextVar("noted", default=None)
 
 
 @contextmanager
-def noted_files() -> Iterator[Mapping[str, Look]]:
+def noted_files() -> Iterator[Mapping[str, FileState]]:
     """All files that are opened meanwhile, with how they looked when that was first done."""
-    looks: dict[str, Look] = {}
+    looks: dict[str, FileState] = {}
     token = _noted.set(looks)
     try:
         yield looks
@@ -78,14 +78,14 @@ def open_source(path: Path) -> BufferedReader:
     return file
 
 
-def note(path: Path) -> Look:
+def record_file(path: Path) -> FileState:
     """How a file looks that is read by other means, as `open_source` would note it."""
     look = look_of(path.stat())
     _note(path, look)
     return look
 
 
-def _note(path: Path, look: Look) -> None:
+def _note(path: Path, look: FileState) -> None:
     noted = _noted.get()
     if noted is not None and noted.setdefault(str(path), look) != look:
         raise changed_file(path)
@@ -109,7 +109,7 @@ class SourceFile:
     """A file, and how it looked when it was opened first."""
 
     path: Path
-    look: Look
+    look: FileState
 
     def reopen(self) -> BufferedReader:
         """Open it again, unless it has changed; for `read_at`, which reads past the buffer."""
@@ -143,7 +143,7 @@ class SourceFiles:
     looks: bytes = b""
 
     @classmethod
-    def of(cls, looks: Mapping[str, Look]) -> SourceFiles:
+    def of(cls, looks: Mapping[str, FileState]) -> SourceFiles:
         """Those that `noted_files` has noted."""
         return cls(tuple(looks), b"".join(LOOK_FORMAT.pack(*look) for look in looks.values()))
 

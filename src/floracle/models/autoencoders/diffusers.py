@@ -19,22 +19,22 @@ from floracle.models.networks.diffusers_library import library
 from floracle.run.errors import InputError
 from floracle.run.files import read_json
 
-from .frame import Autoencoder, Moments, hash_of
+from .frame import Autoencoder, LatentMoments, hash_of
 
 CONFIG, PIPELINE = "config.json", "model_index.json"
 KINDS = ("AutoencoderKL", "AutoencoderTiny")
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class GaussianCoder:
     """An AutoencoderKL."""
 
     network: Any
 
-    def moments(self, images: Tensor) -> Moments:
+    def moments(self, images: Tensor) -> LatentMoments:
         """Mean and deviation of z."""
         found = self.network.encode(images).latent_dist
-        return Moments(found.mean, found.std)
+        return LatentMoments(found.mean, found.std)
 
     def images(self, z: Tensor) -> Tensor:
         """Pictures of z."""
@@ -47,9 +47,9 @@ class Tiny:
 
     network: Any
 
-    def moments(self, images: Tensor) -> Moments:
+    def moments(self, images: Tensor) -> LatentMoments:
         """The one z of each picture."""
-        return Moments(self.network.encode(images).latents, None)
+        return LatentMoments(self.network.encode(images).latents, None)
 
     def images(self, z: Tensor) -> Tensor:
         """Pictures of z."""
@@ -71,7 +71,7 @@ def load_diffusers(folder: Path, device: torch.device, dtype: torch.dtype | None
     network = whole_network(known, inner, dtype or torch.float32)
     network = network.to(device).eval().requires_grad_(False)
     tiny = kind == KINDS[1]
-    coder = Tiny(network) if tiny else Gaussian(network)
+    coder = Tiny(network) if tiny else GaussianCoder(network)
     settings = network.config
     return Autoencoder(
         coder,

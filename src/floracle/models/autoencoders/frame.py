@@ -20,10 +20,10 @@ from floracle.run.errors import InputError
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LOWEST, HIGHEST = -30.0, 20.0
 """Where log variances are clamped (Rombach et al. 2022)."""
-Network = TypeVar("Network", bound=nn.Module)
+AutoencoderNetwork = TypeVar("AutoencoderNetwork", bound=nn.Module)
 
 
-class Moments(NamedTuple):
+class LatentMoments(NamedTuple):
     """What a picture is encoded as, [b, C, h, w] each."""
 
     mean: Tensor
@@ -34,7 +34,7 @@ class Moments(NamedTuple):
 class Coder(Protocol):
     """A network between pictures in [−1, 1] and z, before scale and shift."""
 
-    def moments(self, images: Tensor) -> Moments:
+    def moments(self, images: Tensor) -> LatentMoments:
         """Mean and deviation of z [b, C, h, w] for pictures [b, 3, H, W]."""
         ...
 
@@ -77,7 +77,7 @@ class Autoencoder:
         }
 
     @torch.no_grad()
-    def encode(self, images: Tensor) -> Moments:
+    def encode(self, images: Tensor) -> LatentMoments:
         """Latents, mean and deviation, of pictures [b, 3, H, W] in [−1, 1]; in their type."""
         factor = self.downsampling
         if images.ndim != 4 or images.shape[1] != 3 or any(n % factor for n in images.shape[2:]):
@@ -87,7 +87,7 @@ class Autoencoder:
             )
         mean, std = self.network.moments(images.to(self.device, self.dtype))
         mean = (mean.to(images) - self.shift) * self.scale
-        return Moments(mean, None if std is None else std.to(images) * self.scale)
+        return LatentMoments(mean, None if std is None else std.to(images) * self.scale)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -101,13 +101,15 @@ class Autoencoder:
         return self.network.images(z.to(self.device, self.dtype)).to(latents)
 
 
-def gaussian(parameters: Tensor) -> Moments:
+def gaussian(parameters: Tensor) -> LatentMoments:
     """Mean and deviation from [mean ‖ log variance] [b, 2C, h, w]."""
     mean, logarithm = parameters.chunk(2, dim=1)
-    return Moments(mean, (logarithm.clamp(LOWEST, HIGHEST) / 2).exp())
+    return LatentMoments(mean, (logarithm.clamp(LOWEST, HIGHEST) / 2).exp())
 
 
-def filled(network: Network, tensors: Mapping[str, Tensor], where: object) -> Network:
+def filled(
+    network: AutoencoderNetwork, tensors: Mapping[str, Tensor], where: object
+) -> AutoencoderNetwork:
     """A network made on the meta device, with these tensors; nothing is shared with the file."""
     wanted = network.state_dict()
     _refuse(where, "lacks", [name for name in wanted if name not in tensors], "fetch it again")

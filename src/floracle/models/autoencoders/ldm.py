@@ -18,7 +18,7 @@ from floracle.models.checkpoints import open_checkpoint
 from floracle.run.errors import InputError
 
 from .frame import Autoencoder, filled, hash_of
-from .ldm_layers import GROUPS, Ldm, Plan
+from .ldm_layers import GROUPS, AutoencoderPlan, Ldm
 
 PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 ESSENTIAL = ("encoder.conv_in.weight", "encoder.conv_out.weight", "post_quant_conv.weight")
@@ -27,7 +27,7 @@ LEVEL = re.compile(r"encoder\.down\.(\d+)\.")
 FIRST_BLOCKS = re.compile(r"encoder\.down\.0\.block\.\d+\.conv1\.weight")
 
 
-def planned(tensors: Mapping[str, Tensor], where: object) -> Plan:
+def planned(tensors: Mapping[str, Tensor], where: object) -> AutoencoderPlan:
     """The shapes that tensors tell."""
     lost = [name for name in ESSENTIAL if name not in tensors]
     if lost:
@@ -41,7 +41,7 @@ def planned(tensors: Mapping[str, Tensor], where: object) -> Plan:
         raise InputError(
             f"{where} has {odd[0]} channels somewhere, no multiple of {GROUPS}: not LDM's"
         )
-    return Plan(
+    return AutoencoderPlan(
         widths,
         sum(bool(FIRST_BLOCKS.fullmatch(name)) for name in tensors),
         tuple(f"encoder.down.{level}.attn.0.q.weight" in tensors for level in levels),

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .frame import Moments, gaussian
+from .frame import LatentMoments, gaussian
 
 GROUPS, EPSILON = 32, 1e-6
 
 
 @dataclass(frozen=True)
-class Plan:
+class AutoencoderPlan:
     """The shapes of an autoencoder."""
 
     widths: tuple[int, ...]
@@ -52,7 +52,7 @@ class Residual(nn.Module):
         return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
 
 
-class Attention(nn.Module):
+class SpatialAttention(nn.Module):
     """One head over all places, around a shortcut."""
 
     def __init__(self, width: int) -> None:
@@ -82,7 +82,7 @@ class Resize(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0) if self.up else F.pad(x, (0, 1, 0, 1)))
 
 
-class Level(nn.Module):
+class ResolutionLevel(nn.Module):
     """Residual blocks of one size, with attention after each or none, then a change of size."""
 
     def __init__(
@@ -91,7 +91,7 @@ class Level(nn.Module):
         super().__init__()
         entries = [channels, *[width] * (blocks - 1)]
         self.block = nn.ModuleList(Residual(entry, width) for entry in entries)
-        self.attn = nn.ModuleList(Attention(width) for _ in entries if attended)
+        self.attn = nn.ModuleList(SpatialAttention(width) for _ in entries if attended)
         if resize is not None:
             self.add_module(resize, Resize(width, up=resize == "upsample"))
 
@@ -110,7 +110,7 @@ class Middle(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.block_1, self.attn_1 = Residual(width, width), Attention(width)
+        self.block_1, self.attn_1 = Residual(width, width), SpatialAttention(width)
         self.block_2 = Residual(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,12 +121,12 @@ class Middle(nn.Module):
 class Encoder(nn.Module):
     """Pictures to the parameters of z, before `quant_conv`."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: AutoencoderPlan) -> None:
         super().__init__()
         widths = plan.widths
         self.conv_in = _conv(3, widths[0])
         self.down = nn.ModuleList(
-            Level(
+            ResolutionLevel(
                 widths[max(level - 1, 0)],
                 width,
                 plan.blocks,
@@ -149,12 +149,12 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Pictures of z, after `post_quant_conv`; levels are numbered from full size on."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: AutoencoderPlan) -> None:
         super().__init__()
         widths = plan.widths
         self.conv_in, self.mid = _conv(plan.inner, widths[-1]), Middle(widths[-1])
         self.up = nn.ModuleList(
-            Level(
+            ResolutionLevel(
                 widths[min(level + 1, len(widths) - 1)],
                 width,
                 plan.blocks + 1,
@@ -176,13 +176,13 @@ class Decoder(nn.Module):
 class Ldm(nn.Module):
     """Both halves and the pointwise layers between them."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: AutoencoderPlan) -> None:
         super().__init__()
         self.encoder, self.decoder = Encoder(plan), Decoder(plan)
         self.quant_conv = nn.Conv2d(2 * plan.inner, 2 * plan.channels, 1)
         self.post_quant_conv = nn.Conv2d(plan.channels, plan.inner, 1)
 
-    def moments(self, images: Tensor) -> Moments:
+    def moments(self, images: Tensor) -> LatentMoments:
         """Mean and deviation of z."""
         return gaussian(self.quant_conv(self.encoder(images)))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from floracle.models.networks.diffusers import is_diffusers
-from floracle.run.budget import chosen_device
+from floracle.run.budget import choose_device
 from floracle.run.errors import InputError
 
 from .diffusers import load_diffusers
@@ -37,7 +37,7 @@ def load_autoencoder(
     scale 1; a checkpoint of Stable Diffusion's does not say its .18215: give it as `scale`.
     Nothing is downloaded, and no pickled code is run. What was assumed is in its `assumed`.
     """
-    found = _found(Path(where).expanduser(), chosen_device(device), dtype)
+    found = _found(Path(where).expanduser(), choose_device(device), dtype)
     if scale is None and shift is None:
         return found
     asked = replace(

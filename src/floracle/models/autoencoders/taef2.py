@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from floracle.models.checkpoints import read_safetensors
 from floracle.run.errors import InputError
 
-from .frame import Autoencoder, Moments, filled, hash_of
+from .frame import Autoencoder, LatentMoments, filled, hash_of
 
 FILES = ("taef2_encoder.safetensors", "taef2_decoder.safetensors")
 WIDTH, CHANNELS, DOWNSAMPLING = 64, 32, 8
@@ -55,9 +55,9 @@ class Taef2(nn.Module):
         self.encoder = nn.Sequential(*_encoder())
         self.decoder = nn.Sequential(*_decoder())
 
-    def moments(self, images: Tensor) -> Moments:
+    def moments(self, images: Tensor) -> LatentMoments:
         """The one z [b, 32, H/8, W/8] of each picture in [−1, 1]."""
-        return Moments(self.encoder((images + 1) / 2), None)
+        return LatentMoments(self.encoder((images + 1) / 2), None)
 
     def images(self, z: Tensor) -> Tensor:
         """Pictures, about in [−1, 1], of z."""

@@ -25,14 +25,14 @@ from floracle.core.point_set import NO_LABEL
 from floracle.models.identity_facts import APART
 from floracle.run.errors import InputError, suggestion
 
-Network = Callable[..., Tensor]
+NetworkCallable = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class WithoutNull:
     """A network that has no null label: samples without one are put to it without labels."""
 
-    network: Network
+    network: NetworkCallable
     name: str = field(metadata=APART)
 
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -62,7 +62,7 @@ class WithoutNull:
         return self.network(x, time)
 
 
-def takes_two(network: Network) -> bool:
+def takes_two(network: NetworkCallable) -> bool:
     """Whether it can be called as network(x, time)."""
     called = network.forward if isinstance(network, nn.Module) else network
     try:
@@ -79,7 +79,7 @@ def is_factory(where: str) -> bool:
     return re.fullmatch(r"(.+\.py|[\w.]+):[A-Za-z_]\w*", where) is not None
 
 
-def made_by(where: str) -> Network:
+def made_by(where: str) -> NetworkCallable:
     """What the function made; a torch module without gradients."""
     place, _, name = where.rpartition(":")
     module = module_at(place)
@@ -92,7 +92,9 @@ def made_by(where: str) -> Network:
             f"{where}() returned a {type(made).__name__}; it has to return a network that is"
             f" called as network(x, time, labels)"
         )
-    return cast(Network, made.requires_grad_(False) if isinstance(made, nn.Module) else made)
+    return cast(
+        NetworkCallable, made.requires_grad_(False) if isinstance(made, nn.Module) else made
+    )
 
 
 def module_at(place: str) -> ModuleType:

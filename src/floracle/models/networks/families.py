@@ -34,7 +34,7 @@ PIXELS = 16
 
 
 @dataclass(frozen=True)
-class Found:
+class RecognisedCheckpoint:
     """A network of the family, before it is built."""
 
     name: str
@@ -44,7 +44,9 @@ class Found:
     assumed: list[str]
 
 
-def recognized(checkpoint: Checkpoint, convention: Convention | None, heads: int | None) -> Found:
+def recognized(
+    checkpoint: Checkpoint, convention: Convention | None, heads: int | None
+) -> RecognisedCheckpoint:
     """Whose checkpoint it is, and all that follows; `convention` overrides what its kind has."""
     where = checkpoint.path
     if "model" in checkpoint.config:
@@ -72,7 +74,7 @@ def title(family: str, plan: Architecture) -> str:
     return f"{family}-{size}/{plan.patch}"
 
 
-def _lightningdit(checkpoint: Checkpoint) -> Found:
+def _lightningdit(checkpoint: Checkpoint) -> RecognisedCheckpoint:
     """By the sections of its YAML file."""
     config, where = checkpoint.config, checkpoint.path
     model, data = _section(config, "model"), _section(config, "data")
@@ -95,7 +97,7 @@ def _lightningdit(checkpoint: Checkpoint) -> Found:
         f"latents {'normalized' if data.get('latent_norm', False) else 'not normalized'}, times"
         f" {data.get('latent_multiplier', 0.18215):g}"
     )
-    return Found(
+    return RecognisedCheckpoint(
         title("LightningDiT", plan),
         plan,
         transport(*asked, where=where),
@@ -104,17 +106,19 @@ def _lightningdit(checkpoint: Checkpoint) -> Found:
     )
 
 
-def _sit(checkpoint: Checkpoint) -> Found:
+def _sit(checkpoint: Checkpoint) -> RecognisedCheckpoint:
     """By SiT's command line."""
     where, arguments = checkpoint.path, checkpoint.arguments
     parts = measured(checkpoint.tensors, where)
     plan = of_sit(arguments, parts, where)
     check_agreement(plan, parts, where)
     convention = sit_convention(arguments, where)
-    return Found(title("SiT", plan), plan, convention, checkpoint.tensors, ["its own arguments"])
+    return RecognisedCheckpoint(
+        title("SiT", plan), plan, convention, checkpoint.tensors, ["its own arguments"]
+    )
 
 
-def _repa(checkpoint: Checkpoint, heads: int | None) -> Found:
+def _repa(checkpoint: Checkpoint, heads: int | None) -> RecognisedCheckpoint:
     """By REPA's command line, or its tensors where that is not there."""
     where, arguments = checkpoint.path, checkpoint.arguments
     tensors = without_projectors(checkpoint.tensors)
@@ -126,12 +130,12 @@ def _repa(checkpoint: Checkpoint, heads: int | None) -> Found:
         plan, assumed = planned(parts, heads, where)
     assumed.append("projectors left out")
     convention = repa_convention(arguments, where)
-    return Found(title("REPA", plan), plan, convention, tensors, assumed)
+    return RecognisedCheckpoint(title("REPA", plan), plan, convention, tensors, assumed)
 
 
 def _from_tensors(
     checkpoint: Checkpoint, convention: Convention | None, heads: int | None
-) -> Found:
+) -> RecognisedCheckpoint:
     """By the tensors alone."""
     where, tensors = checkpoint.path, checkpoint.tensors
     parts = measured(tensors, where)
@@ -147,7 +151,7 @@ def _from_tensors(
         assumed.append("no rotary positions, since it has no feat_rope tensors")
     if family == "SiT" and convention is None:
         assumed.append("SiT's flow (DiT's own weights, which look the same, are no flow)")
-    return Found(title(family, plan), plan, CONVENTIONS["sit"], tensors, assumed)
+    return RecognisedCheckpoint(title(family, plan), plan, CONVENTIONS["sit"], tensors, assumed)
 
 
 def _remarks(checkpoint: Checkpoint, plan: Architecture) -> list[str]:

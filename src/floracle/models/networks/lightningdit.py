@@ -114,7 +114,7 @@ def architecture(size: str, **parts: Any) -> Architecture:
     return replace(SIZES[size], **parts)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention, then two layers, each normed, modulated and gated."""
 
     def __init__(self, plan: Architecture) -> None:
@@ -174,7 +174,7 @@ class LightningDiT(nn.Module):
         self.t_embedder = TimeEmbedding(plan.width)
         self.y_embedder = LabelEmbedding(plan.rows, plan.width)
         self.pos_embed = nn.Parameter(positions(tokens, plan.width), requires_grad=False)
-        self.blocks = nn.ModuleList(Block(plan) for _ in range(plan.depth))
+        self.blocks = nn.ModuleList(TransformerBlock(plan) for _ in range(plan.depth))
         self.final_layer = FinalLayer(plan)
         cos, sin = rotary(tokens, plan.width // plan.heads) if plan.rope else (None, None)
         self.register_buffer("cos", cos, persistent=False)

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.core.paths import LINEAR, Coefficients, Path, convert
-from floracle.core.point_set import NO_LABEL, Source, classes, mass
+from floracle.core.paths import LINEAR, Coefficients, ProbabilityPath, convert
+from floracle.core.point_set import NO_LABEL, PointSet, classes, mass
 from floracle.core.spectrum import PASS_BYTES, dimension, moments
 from floracle.run.budget import memory_budget
 from floracle.run.errors import InputError
@@ -69,7 +69,7 @@ class GaussianField:
 
     gaussian: Gaussian
     shape: tuple[int, ...]
-    path: Path
+    path: ProbabilityPath
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -86,7 +86,7 @@ class ClassGaussians:
     log_shares: Tensor
     """Log of the classes' shares of the mass, float64 [C], in the order of the Gaussians."""
     shape: tuple[int, ...]
-    path: Path
+    path: ProbabilityPath
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -124,7 +124,7 @@ class ClassGaussians:
         return {label: shares for label, shares in columns if shares.any()}
 
 
-def gaussian_field(source: Source, *, path: Path = LINEAR) -> GaussianField:
+def gaussian_field(source: PointSet, *, path: ProbabilityPath = LINEAR) -> GaussianField:
     """The oracle of one Gaussian with the data's weighted mean and covariance.
 
     It costs the inner products of the smaller side of the data, n × n or D × D, and holds D × that
@@ -133,7 +133,7 @@ def gaussian_field(source: Source, *, path: Path = LINEAR) -> GaussianField:
     return GaussianField(fitted(source), tuple(source.shape), path)
 
 
-def class_gaussians(source: Source, *, path: Path = LINEAR) -> ClassGaussians:
+def class_gaussians(source: PointSet, *, path: ProbabilityPath = LINEAR) -> ClassGaussians:
     """The oracle of a Gaussian for each class; label −1 is their mixture by the classes' mass.
 
     Every row needs a label.
@@ -146,7 +146,7 @@ def class_gaussians(source: Source, *, path: Path = LINEAR) -> ClassGaussians:
     return ClassGaussians(gaussians, shares.log(), tuple(source.shape), path)
 
 
-def fitted(source: Source, label: int = NO_LABEL) -> Gaussian:
+def fitted(source: PointSet, label: int = NO_LABEL) -> Gaussian:
     """The Gaussian with the weighted mean and covariance of a class; of the whole set for −1."""
     dims, count = dimension(source), len(source.atoms(label).rows)
     small = min(dims, count)
@@ -188,7 +188,7 @@ def _leading(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values[kept], vectors[:, kept]
 
 
-def _centred(source: Source, label: int, mean: Tensor) -> Iterator[Tensor]:
+def _centred(source: PointSet, label: int, mean: Tensor) -> Iterator[Tensor]:
     """Atoms less their mean times the root of their weight, float64, block by block."""
     rows = max(64, PASS_BYTES // (8 * len(mean)), len(mean) // 4)
     for block in source.blocks(label, rows=rows):
@@ -204,7 +204,7 @@ def flat(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.cpu().double().flatten(1)
 
 
-def towards(mean: Tensor, x: Tensor, t: Tensor, path: Path) -> Tensor:
+def towards(mean: Tensor, x: Tensor, t: Tensor, path: ProbabilityPath) -> Tensor:
     """The velocity [b, *shape] at (x, t) of a field whose posterior mean is `mean` [b, D]."""
     known = {"source": "data", "target": "velocity", "path": path}
     found = convert(mean.reshape(x.shape), x.cpu().double(), t.cpu(), **known)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from floracle.core.fold import fold
-from floracle.core.paths import LINEAR, Coefficients, Path
-from floracle.core.point_set import NO_LABEL, Block, Source, classes
+from floracle.core.paths import LINEAR, Coefficients, ProbabilityPath
+from floracle.core.point_set import NO_LABEL, Block, PointSet, classes
 from floracle.run.errors import InputError
 
 from .gaussian import flat, towards
@@ -28,7 +28,7 @@ VOTES_BYTES = 2**21
 
 
 @dataclass(frozen=True)
-class Votes:
+class PatchWeights:
     """Sums over some atoms of e^{l − peak} times what is named, for every pixel; float64."""
 
     peak: Tensor
@@ -39,16 +39,16 @@ class Votes:
     """Of the atoms' own pixels, [b, C, H, W]."""
 
     @classmethod
-    def empty(cls, x: Tensor) -> Votes:
+    def empty(cls, x: Tensor) -> PatchWeights:
         """Of no atoms, for queries x [b, C, H, W]."""
         none = torch.zeros_like(x[:, 0])
         return cls(none - torch.inf, none, torch.zeros_like(x))
 
-    def merge(self, other: Votes) -> Votes:
+    def merge(self, other: PatchWeights) -> PatchWeights:
         """Of both sets of atoms; the other is not empty."""
         peak = torch.maximum(self.peak, other.peak)
         ours, theirs = (self.peak - peak).exp(), (other.peak - peak).exp()
-        return Votes(
+        return PatchWeights(
             peak,
             self.mass * ours + other.mass * theirs,
             self.points * ours[:, None] + other.points * theirs[:, None],
@@ -59,9 +59,9 @@ class Votes:
 class LocalOracle:
     """The patch-local oracle of pictures [C, H, W]; made by `local_oracle`."""
 
-    data: Source
+    data: PointSet
     patch: int
-    path: Path
+    path: ProbabilityPath
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -80,14 +80,14 @@ class LocalOracle:
     def _mean(self, x: Tensor, c: Coefficients, label: int) -> Tensor:
         """x̂ [b, C, H, W] of one class."""
 
-        def votes(block: Block) -> Votes:
+        def votes(block: Block) -> PatchWeights:
             return self._votes(block, x, c)
 
         rows = max(1, VOTES_BYTES // (8 * x.numel()))
-        found = fold(self.data.blocks(label, rows=rows), votes, Votes.empty(x))
+        found = fold(self.data.blocks(label, rows=rows), votes, PatchWeights.empty(x))
         return found.points / found.mass[:, None]
 
-    def _votes(self, block: Block, x: Tensor, c: Coefficients) -> Votes:
+    def _votes(self, block: Block, x: Tensor, c: Coefficients) -> PatchWeights:
         points = block.points.double().reshape(-1, *self.data.shape)
         apart = x[:, None] - c.alpha.reshape(-1, 1, 1, 1, 1) * points
         rows, columns = (reach(size, self.patch) for size in self.data.shape[1:])
@@ -96,14 +96,14 @@ class LocalOracle:
         logits += block.weights.log()[:, None, None]
         peak = logits.amax(1)
         weights = (logits - peak[:, None]).exp_()
-        return Votes(peak, weights.sum(1), torch.einsum("bnhw,nchw->bchw", weights, points))
+        return PatchWeights(peak, weights.sum(1), torch.einsum("bnhw,nchw->bchw", weights, points))
 
     def _check(self, label: int) -> None:
         if label != NO_LABEL and label not in classes(self.data):
             raise InputError(f"there is no class {label}; labels are {classes(self.data)}")
 
 
-def local_oracle(source: Source, *, patch: int, path: Path = LINEAR) -> LocalOracle:
+def local_oracle(source: PointSet, *, patch: int, path: ProbabilityPath = LINEAR) -> LocalOracle:
     """The patch-local oracle of pictures, with square windows of `patch` × `patch` pixels.
 
     A window is centred on its pixel and clipped at the border, so `patch` is odd. With 1 every

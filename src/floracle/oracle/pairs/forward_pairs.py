@@ -23,12 +23,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.paths import Path
+from floracle.core.paths import ProbabilityPath
 from floracle.core.point_set import NO_LABEL
-from floracle.oracle.class_points import NARROW, Members
+from floracle.oracle.class_points import NARROW, ClassPoints
 from floracle.oracle.distributed import together
 
-from .pair_posteriors import FOLLOWED, Course, Rows, course
+from .pair_posteriors import FOLLOWED, PairPosteriors, ProductRows, pair_posteriors
 
 BLOCK = 2**22
 """Products of pairs and atoms that are held at a time."""
@@ -48,7 +48,7 @@ there on float32 would leave more than a thousandth of a nat in a logit that mat
 
 
 @dataclass(frozen=True)
-class Pairs:
+class PairCurves:
     """Curves of p pairs at T times; float64 [p, T] unless stated."""
 
     times: Tensor
@@ -75,16 +75,16 @@ class Pairs:
     """Where atoms are Gaussians: the part of tr Cov(data | x_t) that lies inside them, which tells
     nothing about which atom it is; `variance` is the rest."""
 
-    def joined(self, other: Pairs) -> Pairs:
+    def joined(self, other: PairCurves) -> PairCurves:
         """The curves of both sets of pairs."""
         shared = {"times", "amplification"}
         names = [name for name in self.__dataclass_fields__ if name not in shared]
         names = [name for name in names if getattr(self, name) is not None]
         both = {name: torch.cat([getattr(self, name), getattr(other, name)]) for name in names}
-        return Pairs(times=self.times, amplification=self.amplification, **both)
+        return PairCurves(times=self.times, amplification=self.amplification, **both)
 
 
-def pair_bytes(members: Members, times: int) -> int:
+def pair_bytes(members: ClassPoints, times: int) -> int:
     """Bytes that a pair takes while it is followed through so many times."""
     kinds, _ = _classes(members)
     return bytes_of_pair(members.dims, times, kinds)
@@ -99,15 +99,15 @@ def bytes_of_pair(dims: int, times: int, kinds: int) -> int:
 
 
 def pair_curves(
-    members: Members,
-    path: Path,
+    members: ClassPoints,
+    path: ProbabilityPath,
     rows: Tensor,
     noise: Tensor,
     times: Tensor,
     *,
     mirrored: bool,
     size: int,
-) -> Pairs:
+) -> PairCurves:
     """The curves of pairs (rows [p], noise [p, *shape]) at times [T], `size` of them at a time.
 
     Mirrored pairs are averages of a pair and the same data with the opposite noise. Where several
@@ -117,26 +117,35 @@ def pair_curves(
     parts = []
     for start in range(0, len(rows), size):
         these = slice(start, start + size)
-        pairs = replace(Known.of(members, rows[these], noise[these]), kinds=kinds, classes=classes)
-        parts.append(followed(pairs, products(pairs), path, times, mirrored=mirrored))
-    return reduce(Pairs.joined, parts)
+        pairs = replace(
+            PairPoints.of(members, rows[these], noise[these]), kinds=kinds, classes=classes
+        )
+        parts.append(
+            curves_from_products(pairs, inner_products(pairs), path, times, mirrored=mirrored)
+        )
+    return reduce(PairCurves.joined, parts)
 
 
-def followed(
-    pairs: Known, blocks: Iterable[Products], path: Path, times: Tensor, *, mirrored: bool
-) -> Pairs:
+def curves_from_products(
+    pairs: PairPoints,
+    blocks: Iterable[InnerProducts],
+    path: ProbabilityPath,
+    times: Tensor,
+    *,
+    mirrored: bool,
+) -> PairCurves:
     """The curves of pairs at times [T] from their products with all atoms of the class."""
     members, c = pairs.members, path.coefficients(times)
     ratio, order = (c.alpha / c.sigma).sort()
     kinds, signs = pairs.kinds, 1 + mirrored
     seen = (_block(pairs, *block) for block in blocks)
-    courses = (course(*block, ratio, mirrored=mirrored, classes=kinds) for block in seen)
+    courses = (pair_posteriors(*block, ratio, mirrored=mirrored, classes=kinds) for block in seen)
     nothing = (len(pairs.own) * signs, len(times), kinds, pairs.own.device)
-    first = next(courses, None) or Course.empty(*nothing)
-    found = together(members, reduce(Course.merge, courses, first))
+    first = next(courses, None) or PairPosteriors.empty(*nothing)
+    found = together(members, reduce(PairPosteriors.merge, courses, first))
     curves = _curves(found).unflatten(1, (signs, -1)).mean(1)[:, :, order.argsort()].cpu()
     rival = found.rival[: len(pairs.own)].cpu()
-    return Pairs(
+    return PairCurves(
         times.double(),
         c.amplification,
         *curves[:6],
@@ -145,7 +154,7 @@ def followed(
     )
 
 
-class Products(NamedTuple):
+class InnerProducts(NamedTuple):
     """Inner products of known pairs with a block of atoms of their class."""
 
     start: int
@@ -154,7 +163,7 @@ class Products(NamedTuple):
     """Of own points and noise with the working points, [2p, n]."""
 
 
-def products(pairs: Known) -> Iterator[Products]:
+def inner_products(pairs: PairPoints) -> Iterator[InnerProducts]:
     """All that is to be read of a class, a block of atoms at a time.
 
     Streamed points are multiplied a few at a time, while they are still in cache.
@@ -165,16 +174,16 @@ def products(pairs: Known) -> Iterator[Products]:
     start, done = 0, 0
     for slab in members.slabs(step, wide=members.precision == torch.float64):
         if done + len(slab.points) > size:
-            yield Products(start, torch.cat(parts, 1))
+            yield InnerProducts(start, torch.cat(parts, 1))
             parts, done = [], 0
         start = start if parts else slab.start
         parts.append(pairs.both @ slab.points.T.to(pairs.both))
         done += len(slab.points)
     if parts:
-        yield Products(start, torch.cat(parts, 1))
+        yield InnerProducts(start, torch.cat(parts, 1))
 
 
-def _curves(found: Course) -> Tensor:
+def _curves(found: PairPosteriors) -> Tensor:
     """Variance, lean, top, own, entropy, concentration, entropy of the class: [7, p, T]."""
     mass = found.mass
     own = (-found.peak).exp() / mass
@@ -187,7 +196,7 @@ def _curves(found: Course) -> Tensor:
     return torch.stack(curves)
 
 
-def _classes(members: Members) -> tuple[int, Tensor | None]:
+def _classes(members: ClassPoints) -> tuple[int, Tensor | None]:
     """How many classes there are, and that of every atom, counted from 0, int64 [n].
 
     None but for the whole set of labelled data. A point that several classes share counts as of
@@ -199,7 +208,7 @@ def _classes(members: Members) -> tuple[int, Tensor | None]:
     return (len(known), index.to(members.rows.device)) if len(known) > 1 else (0, None)
 
 
-def positions(members: Members, rows: Tensor) -> Tensor:
+def positions(members: ClassPoints, rows: Tensor) -> Tensor:
     """Where rows stand among the atoms of a class; a merged duplicate stands at its first copy."""
     rows = rows.to(members.rows.device)
     found = torch.searchsorted(members.rows, rows).clamp(max=len(members) - 1)
@@ -210,10 +219,10 @@ def positions(members: Members, rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Known:
+class PairPoints:
     """Pairs whose own atom and noise are known, ready for a class."""
 
-    members: Members
+    members: ClassPoints
     own: Tensor
     """Where the own atom stands, int64 [p]."""
     original: Tensor
@@ -232,7 +241,7 @@ class Known:
     """The class of every atom of the set, int64 [n], counted from 0."""
 
     @classmethod
-    def of(cls, members: Members, rows: Tensor, noise: Tensor) -> Known:
+    def of(cls, members: ClassPoints, rows: Tensor, noise: Tensor) -> PairPoints:
         """Pairs of rows [p] and noise [p, *shape]; classes are not told apart."""
         own = positions(members, rows)
         noise = noise.flatten(1).to(members.centre.device)
@@ -254,14 +263,14 @@ class Known:
 class _Block(NamedTuple):
     """What the logits of known pairs over a block of atoms are made of."""
 
-    rows: Rows
+    rows: ProductRows
     nearest: Tensor
     """The smallest d_j of an atom that is not the own one, [p]; infinite where there is none."""
     rival: Tensor
     """Where that atom stands, int64 [p]; −1 where there is none."""
 
 
-def _block(pairs: Known, start: int, products: Tensor) -> _Block:
+def _block(pairs: PairPoints, start: int, products: Tensor) -> _Block:
     """From the products [2p, n] of own points and noise with the working points of atoms."""
     members, these = pairs.members, slice(start, start + products.shape[1])
     along, pull = products.double().add_(pairs.shift[:, None]).chunk(2)
@@ -276,7 +285,7 @@ def _block(pairs: Known, start: int, products: Tensor) -> _Block:
     if not (weights == weights[0]).all():
         terms.append(weights[these] - weights[pairs.own][:, None])
     terms.append(norms - of_own)
-    rows = Rows(
+    rows = ProductRows(
         torch.stack([term.to(members.precision) for term in terms]),
         None if pairs.classes is None else pairs.classes[these],
     )
@@ -286,7 +295,7 @@ def _block(pairs: Known, start: int, products: Tensor) -> _Block:
 
 
 def _measure_close(
-    pairs: Known, these: slice, own: tuple[Tensor, Tensor], half: Tensor, pull: Tensor
+    pairs: PairPoints, these: slice, own: tuple[Tensor, Tensor], half: Tensor, pull: Tensor
 ) -> None:
     """Write exact values into `half` and `pull` where atoms are too close for float32.
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.core.paths import Path
-from floracle.oracle.class_points import Members
-from floracle.oracle.posterior import weights_of
+from floracle.core.paths import ProbabilityPath
+from floracle.oracle.class_points import ClassPoints
+from floracle.oracle.posterior import exp_or_zero
 
 UNHEARD = 1e-9
 """Weights below this are left out of the mean."""
@@ -29,7 +29,7 @@ copies of its point and noise there are."""
 
 
 @dataclass(frozen=True)
-class Strangers:
+class HeldOutPairs:
     """Curves of p pairs at T times; float64 [p, T]."""
 
     gap: Tensor
@@ -40,21 +40,29 @@ class Strangers:
     """−Σ γ log γ in nats."""
 
 
-def stranger_bytes(members: Members) -> int:
+def held_out_pair_bytes(members: ClassPoints) -> int:
     """Bytes that a pair takes while it is followed."""
     return BYTES_OF_ATOM * len(members) + COPIES * 8 * members.dims
 
 
-def stranger_curves(
-    members: Members, path: Path, points: Tensor, noise: Tensor, times: Tensor, *, size: int
-) -> Strangers:
+def held_out_pair_curves(
+    members: ClassPoints,
+    path: ProbabilityPath,
+    points: Tensor,
+    noise: Tensor,
+    times: Tensor,
+    *,
+    size: int,
+) -> HeldOutPairs:
     """The curves of points [p, *shape] with noise [p, *shape] at times [T], `size` at a time."""
     pieces = zip(points.split(size), noise.split(size), strict=True)
     curves = [_curves(members, path, *piece, times) for piece in pieces]
-    return Strangers(*torch.cat(curves, 1))
+    return HeldOutPairs(*torch.cat(curves, 1))
 
 
-def _curves(members: Members, path: Path, points: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+def _curves(
+    members: ClassPoints, path: ProbabilityPath, points: Tensor, noise: Tensor, times: Tensor
+) -> Tensor:
     """Gap, top and entropy of all pairs, float64 [3, p, T]."""
     device = members.centre.device
     centred = points.flatten(1).to(device, torch.float64) - members.centre
@@ -65,7 +73,7 @@ def _curves(members: Members, path: Path, points: Tensor, noise: Tensor, times: 
     curves = []
     for r, a in zip((c.alpha / c.sigma).tolist(), amplification, strict=True):
         logits = r * pull + r * r * along + members.log_weights
-        weights = weights_of(logits.sub_(logits.amax(1, keepdim=True)))
+        weights = exp_or_zero(logits.sub_(logits.amax(1, keepdim=True)))
         weights /= weights.sum(1, keepdim=True)
         entropy = -torch.special.xlogy(weights, weights).sum(1)
         missed = (_mean(members, weights) - working).square_().sum(1, dtype=torch.float64)
@@ -73,11 +81,11 @@ def _curves(members: Members, path: Path, points: Tensor, noise: Tensor, times: 
     return torch.stack(curves, 2).cpu()
 
 
-def _block_rows(members: Members) -> int:
+def _block_rows(members: ClassPoints) -> int:
     return max(1, min(ROWS, ROW_BYTES // (8 * members.dims)))
 
 
-def _rows(members: Members, centred: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def _rows(members: ClassPoints, centred: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """⟨x_h, x_j⟩ − ½‖x_j‖² and ⟨ε, x_j⟩ about the centre, float64 [p, n] each."""
     both = torch.cat([centred, noise])
     products = torch.cat(
@@ -88,7 +96,7 @@ def _rows(members: Members, centred: Tensor, noise: Tensor) -> tuple[Tensor, Ten
     return along - members.norms / 2, pull
 
 
-def _mean(members: Members, weights: Tensor) -> Tensor:
+def _mean(members: ClassPoints, weights: Tensor) -> Tensor:
     """Σ γ_j x_j of working points, float32 [p, D], over the atoms that have a weight."""
     mean = torch.zeros(len(weights), members.dims, device=weights.device)
     for slab in members.slabs(_block_rows(members)):

@@ -16,7 +16,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from floracle.oracle.posterior import NEGLIGIBLE, weights_of
+from floracle.oracle.posterior import NEGLIGIBLE, exp_or_zero
 
 FOLLOWED = ("peak", "mass", "half", "lean", "logits", "squares")
 CACHED = 2**18
@@ -36,7 +36,7 @@ HIGHEST = 700.0
 
 
 @dataclass(frozen=True)
-class Course:
+class PairPosteriors:
     """Sums over some atoms of e^{l − peak} times what is named; float64 [p, T], peaks too.
 
     Logits l are relative to the own atom of each pair. Summaries of disjoint sets of atoms merge.
@@ -60,7 +60,7 @@ class Course:
     """Of e^l by class, [p, T, C]."""
 
     @classmethod
-    def empty(cls, pairs: int, times: int, classes: int, device: torch.device) -> Course:
+    def empty(cls, pairs: int, times: int, classes: int, device: torch.device) -> PairPosteriors:
         """Over no atoms at all."""
         zeros = torch.zeros(pairs, times, dtype=torch.float64, device=device)
         sums = {name: zeros for name in FOLLOWED[1:]}
@@ -72,13 +72,13 @@ class Course:
             classes=zeros.new_zeros(pairs, times, classes) if classes else None,
         )
 
-    def merge(self, other: Course) -> Course:
+    def merge(self, other: PairPosteriors) -> PairPosteriors:
         """The sums over both sets of atoms."""
         peak = torch.maximum(self.peak, other.peak)
         ours, theirs = self._raised(peak), other._raised(peak)
         sums = {name: ours[name] + theirs[name] for name in FOLLOWED[1:]}
         closer = other.nearest < self.nearest
-        return Course(
+        return PairPosteriors(
             peak,
             **sums,
             nearest=torch.where(closer, other.nearest, self.nearest),
@@ -96,7 +96,7 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ProductRows:
     """What the logits of p pairs over n atoms are made of."""
 
     terms: Tensor
@@ -115,11 +115,11 @@ class Rows:
         """Of every pair and atom, log w_j / w_o [p, n]; None where all weigh the same."""
         return self.terms[2] if len(self.terms) > 3 else None
 
-    def of(self, pairs: slice) -> Rows:
+    def of(self, pairs: slice) -> ProductRows:
         """Some of the pairs."""
         return replace(self, terms=self.terms[:, pairs])
 
-    def mirrored(self) -> Rows:
+    def mirrored(self) -> ProductRows:
         """The pairs, then the same pairs with the opposite noise."""
         twice = torch.cat([self.terms, self.terms], 1)
         twice[0, self.terms.shape[1] :].neg_()
@@ -132,9 +132,15 @@ class Rows:
         return torch.stack([*known, torch.zeros_like(one)], 1)
 
 
-def course(
-    rows: Rows, nearest: Tensor, rival: Tensor, ratio: Tensor, *, mirrored: bool, classes: int
-) -> Course:
+def pair_posteriors(
+    rows: ProductRows,
+    nearest: Tensor,
+    rival: Tensor,
+    ratio: Tensor,
+    *,
+    mirrored: bool,
+    classes: int,
+) -> PairPosteriors:
     """Follow pairs through increasing α/σ [T]; mirrored, there are 2p of them.
 
     `nearest` is the smallest d_j [p] of another atom and `rival` where it stands, `classes` their
@@ -152,15 +158,15 @@ def course(
         of_classes = torch.cat(found, 1).flatten(0, 1)
     nearest, rival = (one.repeat(1 + mirrored) for one in (nearest, rival))
     sums = dict(zip(FOLLOWED, curves, strict=True))
-    return Course(**sums, nearest=nearest, rival=rival, classes=of_classes)
+    return PairPosteriors(**sums, nearest=nearest, rival=rival, classes=of_classes)
 
 
-def _together(rows: Rows) -> int:
+def _together(rows: ProductRows) -> int:
     """How many weights are followed at a time."""
     return LAUNCHED if rows.terms.is_cuda else CACHED
 
 
-def _followed(rows: Rows, ratio: Tensor, classes: int) -> tuple[Tensor, Tensor | None]:
+def _followed(rows: ProductRows, ratio: Tensor, classes: int) -> tuple[Tensor, Tensor | None]:
     """The sums [6, p, T] of a piece, and those of classes [p, T, C]."""
     ratio, pairs, times = ratio.to(rows.terms.device), rows.terms.shape[1], len(ratio)
     found = ratio.new_zeros(times, pairs, classes) if classes else None
@@ -173,7 +179,7 @@ def _followed(rows: Rows, ratio: Tensor, classes: int) -> tuple[Tensor, Tensor |
         alive = _alive(rows, logits[-1])
         peak = logits.amax(2)
         relative = logits.sub_(peak[:, :, None])
-        weights = weights_of(relative, out=relative)
+        weights = exp_or_zero(relative, out=relative)
         parts.append((peak, *_sums(rows, weights)))
         if found is not None:
             found[these] = _by_class(rows, weights, peak, classes)
@@ -186,7 +192,7 @@ def _followed(rows: Rows, ratio: Tensor, classes: int) -> tuple[Tensor, Tensor |
     return curves, None if found is None else found.transpose(0, 1)
 
 
-def _logits(rows: Rows, factors: Tensor, room: Tensor) -> Tensor:
+def _logits(rows: ProductRows, factors: Tensor, room: Tensor) -> Tensor:
     """[T, p, n], written into the same room every time."""
     terms = rows.terms[:-1]
     shape = (len(factors), *terms.shape[1:])
@@ -194,7 +200,7 @@ def _logits(rows: Rows, factors: Tensor, room: Tensor) -> Tensor:
     return torch.mm(factors[:, :-1].to(terms), terms.flatten(1), out=found).view(shape)
 
 
-def _alive(rows: Rows, logits: Tensor) -> Tensor | None:
+def _alive(rows: ProductRows, logits: Tensor) -> Tensor | None:
     """Which atoms [p, n] may still matter at later times; None where too many to choose."""
     if rows.log_weights is not None:  # what weights hold down may yet rise
         logits = logits - rows.log_weights.clamp(max=0)
@@ -202,7 +208,7 @@ def _alive(rows: Rows, logits: Tensor) -> Tensor | None:
     return None if int(alive.count_nonzero()) * CROWDED > alive.numel() else alive
 
 
-def _packed(rows: Rows, alive: Tensor) -> Rows:
+def _packed(rows: ProductRows, alive: Tensor) -> ProductRows:
     """The atoms that are alive, side by side; where a pair has fewer, lost ones fill its row."""
     counts = alive.sum(1)
     pairs, wide = len(counts), int(counts.max())
@@ -218,11 +224,11 @@ def _packed(rows: Rows, alive: Tensor) -> Rows:
     filled = torch.arange(wide, device=alive.device) < counts[:, None]
     terms[1].masked_fill_(~filled, LOST)
     if rows.classes is None:
-        return Rows(terms, None)
-    return Rows(terms, packed(rows.classes.expand(alive.shape).reshape(1, -1))[0])
+        return ProductRows(terms, None)
+    return ProductRows(terms, packed(rows.classes.expand(alive.shape).reshape(1, -1))[0])
 
 
-def _sums(rows: Rows, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _sums(rows: ProductRows, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of weights [T, p, n] their sums and roots of squares [T, p], and of terms [p, T, k]."""
     terms = torch.bmm(weights.transpose(0, 1), rows.terms.permute(1, 2, 0))
     return weights.sum(2), torch.linalg.vector_norm(weights, dim=2), terms
@@ -237,7 +243,7 @@ def _named(parts: Sequence[tuple[Tensor, ...]], factors: Tensor) -> Tensor:
     return torch.stack([peak, mass, every[..., 1], every[..., -1], logits, root.square()])
 
 
-def _by_class(rows: Rows, weights: Tensor, peak: Tensor, classes: int) -> Tensor:
+def _by_class(rows: ProductRows, weights: Tensor, peak: Tensor, classes: int) -> Tensor:
     """The mass of every class [T, p, C], against the own atom; float64."""
     assert rows.classes is not None
     first = int(rows.classes.min())

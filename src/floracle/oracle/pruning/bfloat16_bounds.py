@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from floracle.oracle.class_points import Members
+from floracle.oracle.class_points import ClassPoints
 
 from .levels import OVERFLOW, ROWS, SINGLE, View, gamma, lowered
 
@@ -38,7 +38,7 @@ def quick() -> bool:
 
 
 @dataclass(frozen=True)
-class Whole:
+class Bfloat16Bounds:
     """All coordinates of every atom, to a few digits; made by `whole_of`."""
 
     points: Tensor
@@ -101,7 +101,9 @@ class Whole:
         return torch.stack([-view.half, torch.ones_like(view.half)], 1)
 
 
-def whole_of(members: Members, centre: Tensor, further: Tensor, middle: float, some: Tensor):  # noqa: ANN201
+def bfloat16_bounds(
+    members: ClassPoints, centre: Tensor, further: Tensor, middle: float, some: Tensor
+) -> Bfloat16Bounds:
     """The working points of a class about `centre`; `some` are positions of a few atoms."""
     assert members.points is not None
     shift, rounded, longest, parts = members.offset - centre, 0.0, 0.0, []
@@ -115,4 +117,6 @@ def whole_of(members: Members, centre: Tensor, further: Tensor, middle: float, s
     sample = torch.cat([points[some].float(), further[some]], 1)
     rounded = (rounded + 2 * SINGLE * members.largest) * MARGIN  # working points are rounded too
     largest = further.abs().amax(0).double()
-    return Whole(points, further, sample, longest * MARGIN + rounded, rounded, largest, middle)
+    return Bfloat16Bounds(
+        points, further, sample, longest * MARGIN + rounded, rounded, largest, middle
+    )

@@ -104,7 +104,7 @@ class Held(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Level:
+class BoundLevel:
     """What a certain number of coordinates tells about every atom; made by `level_of`."""
 
     width: int
@@ -172,7 +172,7 @@ class Level:
         return torch.cat([scaled, -view.half[:, None], torch.ones_like(view.half)[:, None]], 1)
 
 
-def level_of(held: Held, width: int, sample: Tensor) -> Level:
+def bound_level(held: Held, width: int, sample: Tensor) -> BoundLevel:
     """A level of the first `width` coordinates; `sample` are positions of a few atoms."""
     coordinates, full = held.coordinates, held.coordinates.shape[1]
     lengths = _lengths(coordinates)
@@ -184,7 +184,7 @@ def level_of(held: Held, width: int, sample: Tensor) -> Level:
     further = torch.cat([piece.float() for piece in further], 1)
     first = coordinates[:, :width]
     parts = (first, further) if width == full else (torch.cat([first.float(), further], 1),)
-    return Level(
+    return BoundLevel(
         width,
         edges + held.edges[1:],
         parts,

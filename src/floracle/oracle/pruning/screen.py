@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.core.coarse_view import Coarse, defect, product_rounding
-from floracle.oracle.class_points import Members
+from floracle.core.coarse_view import CoarseView, orthogonality_defect, product_rounding
+from floracle.oracle.class_points import ClassPoints
 from floracle.oracle.scan import Queries
 
-from .bfloat16_bounds import Whole, whole_of
-from .levels import DOUBLE, SINGLE, Held, Level, View, gamma, level_of
+from .bfloat16_bounds import Bfloat16Bounds, bfloat16_bounds
+from .levels import DOUBLE, SINGLE, BoundLevel, Held, View, bound_level, gamma
 
 WIDTHS = (32, 128, 512, 2048)
 """Coordinates that levels look at, of those that are held."""
@@ -40,7 +40,7 @@ MARGIN = 1 + 1e-9
 class Screen:
     """A class made ready for pruning; made by `screen_of`."""
 
-    members: Members
+    members: ClassPoints
     centre: Tensor
     """What the coarse view subtracts, float64 [D]."""
     directions: Tensor
@@ -51,15 +51,15 @@ class Screen:
     """‖x_i − centre‖², float64 [n]."""
     radius: float
     """At least the largest ‖x_i − centre‖."""
-    levels: tuple[Level, ...]
+    levels: tuple[BoundLevel, ...]
     """Of more and more coordinates."""
     nearness: Tensor
     """First coordinates, their squared length and log weights, float32 [n, k + 2]."""
-    whole: Whole | None
+    whole: Bfloat16Bounds | None
     """All coordinates to a few digits, where that helps."""
 
     @property
-    def starts(self) -> tuple[Level | Whole, ...]:
+    def starts(self) -> tuple[BoundLevel | Bfloat16Bounds, ...]:
         """All that may be looked at first of every atom; queries then pass the later levels."""
         return self.levels if self.whole is None else (*self.levels, self.whole)
 
@@ -129,7 +129,7 @@ def in_blocks(values: Tensor) -> Tensor:
     return values.unflatten(0, (-1, BLOCK))
 
 
-def screen_of(members: Members, coarse: Coarse, *, whole: bool = False) -> Screen:
+def screen_of(members: ClassPoints, coarse: CoarseView, *, whole: bool = False) -> Screen:
     """Make a class ready for pruning; `coarse` has its atoms in the order of `members`.
 
     With `whole` all coordinates of a class in memory are held once more, in bfloat16.
@@ -139,18 +139,18 @@ def screen_of(members: Members, coarse: Coarse, *, whole: bool = False) -> Scree
     device = members.centre.device
     centre, directions = coarse.centre.to(device), coarse.directions.to(device)
     norms, wide = _norms(members, centre), directions.double()
-    radius, skew = float(norms.max().sqrt()) * MARGIN, defect(wide)
+    radius, skew = float(norms.max().sqrt()) * MARGIN, orthogonality_defect(wide)
     held = _held(members, coarse, norms, (skew + product_rounding(wide)) * radius)
     widths = [w for w in WIDTHS if w < coarse.edges[0]] + [coarse.edges[0]]
     some = torch.randperm(len(members), generator=torch.Generator().manual_seed(0))[:SAMPLE]
     some = some.sort().values.to(device)
-    levels = tuple(level_of(held, width, some) for width in widths)
+    levels = tuple(bound_level(held, width, some) for width in widths)
     first = held.coordinates[:, : widths[0]].float()
     nearness = [first, first.square().sum(1, keepdim=True), held.log_weights[:, None]]
     near, everything = torch.cat(nearness, 1), None
     if whole and members.points is not None:
         further = torch.stack([held.norms, held.log_weights], 1)
-        everything = whole_of(members, centre, further, held.middle, some)
+        everything = bfloat16_bounds(members, centre, further, held.middle, some)
     return Screen(members, centre, directions, skew, norms, radius, levels, near, everything)
 
 
@@ -163,7 +163,7 @@ def room_for(count: int, kept: int) -> int:
     return count * (6 * kept + 8 * (WIDTHS[0] + 12))
 
 
-def _held(members: Members, coarse: Coarse, norms: Tensor, off: float) -> Held:
+def _held(members: ClassPoints, coarse: CoarseView, norms: Tensor, off: float) -> Held:
     device, middle = members.centre.device, float(norms.mean())
     return Held(
         coarse.coordinates.to(device),
@@ -176,7 +176,7 @@ def _held(members: Members, coarse: Coarse, norms: Tensor, off: float) -> Held:
     )
 
 
-def _norms(members: Members, centre: Tensor) -> Tensor:
+def _norms(members: ClassPoints, centre: Tensor) -> Tensor:
     if torch.equal(centre, members.centre):
         return members.norms
     original = members if members.exact else members.unshifted()

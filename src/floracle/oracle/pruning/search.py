@@ -20,14 +20,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.oracle.class_points import Members
-from floracle.oracle.posterior import Sums
+from floracle.oracle.class_points import ClassPoints
+from floracle.oracle.posterior import PosteriorSums
 from floracle.oracle.scan import Queries
 
-from .bfloat16_bounds import Whole
-from .levels import Level, View
+from .bfloat16_bounds import Bfloat16Bounds
+from .levels import BoundLevel, View
 from .screen import BLOCK, Screen, blocked, in_blocks
-from .survivors import Found, UndecidedPairs, best_of, exact, single, working
+from .survivors import ExactSurvivors, UndecidedPairs, best_of, exact, single, working
 
 SMALLEST = 512
 """Atoms below which a scan is as quick."""
@@ -82,14 +82,14 @@ COSTS = WIDE_PRODUCTS if torch.backends.cpu.get_cpu_capability() == "AVX512" els
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PruningResult:
     """The posterior at those of b queries where pruning was worthwhile; [p] unless stated."""
 
     places: Tensor
     """Which queries these are, int64."""
     left: Tensor
     """The others, for the dense scan; int64 [b − p]."""
-    sums: Sums
+    sums: PosteriorSums
     mean: Tensor
     """float64 [p, D]."""
     missing: Tensor
@@ -101,7 +101,7 @@ class Pruned:
 
 
 @dataclass(frozen=True)
-class _Hunt:
+class _Search:
     """Queries on their way through the levels; [b]."""
 
     screen: Screen
@@ -118,15 +118,15 @@ class _Hunt:
         """Logits that may be left out are below this."""
         return self.floor - self.margin
 
-    def of(self, chosen: Tensor) -> _Hunt:
+    def of(self, chosen: Tensor) -> _Search:
         """Some of the queries, in their order."""
         if len(chosen) == len(self.floor):
             return self
         rest = (self.floor[chosen], self.margin[chosen], self.touched[chosen])
-        return _Hunt(self.screen, self.asked.of(chosen), self.view.of(chosen), *rest)
+        return _Search(self.screen, self.asked.of(chosen), self.view.of(chosen), *rest)
 
 
-def possible(members: Members, queries: int) -> bool:
+def possible(members: ClassPoints, queries: int) -> bool:
     """Whether leaving atoms out could pay at all for so many queries of a class."""
     if len(members) < SMALLEST:
         return False
@@ -134,14 +134,14 @@ def possible(members: Members, queries: int) -> bool:
     return not on_gpu or queries * len(members) * members.dims >= LAUNCHES
 
 
-def prune(screen: Screen, asked: Queries, *, tolerance: float, keep: int) -> Pruned:
+def prune(screen: Screen, asked: Queries, *, tolerance: float, keep: int) -> PruningResult:
     """The posterior at queries, with a velocity error proven to be within `tolerance`.
 
     Queries for which pruning is not worthwhile, or the bound cannot be shown, are `left`. `keep`
     leaders are reported; where fewer were looked at, others of no weight fill up.
     """
     count, places = len(screen.members), torch.arange(len(asked.x), device=asked.x.device)
-    found: list[tuple[Tensor, Found, Tensor]] = []
+    found: list[tuple[Tensor, ExactSurvivors, Tensor]] = []
     if count >= SMALLEST and tolerance > 0 and _promising(screen, asked, tolerance):
         for some in places.split(max(TOGETHER, BOUNDS // count)):
             hunt = _begun(screen, asked.of(some), tolerance)
@@ -159,7 +159,9 @@ def _promising(screen: Screen, asked: Queries, tolerance: float) -> bool:
     return bool((planned(_begun(screen, asked.of(some), tolerance)) >= 0).any())
 
 
-def _settled(hunt: _Hunt, tolerance: float, keep: int) -> Iterator[tuple[Tensor, Found, Tensor]]:
+def _settled(
+    hunt: _Search, tolerance: float, keep: int
+) -> Iterator[tuple[Tensor, ExactSurvivors, Tensor]]:
     """Groups of queries with a proof: their places, what was found, atoms touched."""
     start = planned(hunt)
     for level in start[start >= 0].unique().tolist():
@@ -177,7 +179,7 @@ def _settled(hunt: _Hunt, tolerance: float, keep: int) -> Iterator[tuple[Tensor,
             hunt = replace(hunt, margin=margin)
 
 
-def _begun(screen: Screen, asked: Queries, tolerance: float) -> _Hunt:
+def _begun(screen: Screen, asked: Queries, tolerance: float) -> _Search:
     """Queries with a lower bound of their peaks, from guessed leaders, and their margins."""
     view = screen.view(asked)
     candidates = screen.candidates(view)
@@ -188,7 +190,7 @@ def _begun(screen: Screen, asked: Queries, tolerance: float) -> _Hunt:
     best, leaders = best_of(pairs, logits, queries)
     worth = 4 * asked.amplification.abs() * screen.radius / _speed(screen, asked, leaders)
     margin = (len(screen.members) * worth / tolerance).clamp(min=1).log()
-    return _Hunt(screen, asked, view, best - error, margin, torch.full_like(leaders, each))
+    return _Search(screen, asked, view, best - error, margin, torch.full_like(leaders, each))
 
 
 def _speed(screen: Screen, asked: Queries, leaders: Tensor) -> Tensor:
@@ -199,7 +201,7 @@ def _speed(screen: Screen, asked: Queries, leaders: Tensor) -> Tensor:
     return torch.linalg.vector_norm(velocity, dim=1).double().clamp(min=1e-300)
 
 
-def planned(hunt: _Hunt) -> Tensor:
+def planned(hunt: _Search) -> Tensor:
     """Which of the screen's starts each query takes, −1 where a scan is cheaper; int64 [b]."""
     levels, members = hunt.screen.levels, hunt.screen.members
     slower = max(1.0, ALONE / len(hunt.floor))
@@ -241,7 +243,7 @@ def _common(costs: Tensor, scan: float, alone: float) -> tuple[int, Tensor]:
     return level, worth & (taken < PARTLY * scan / WORTHWHILE * (len(worth) + alone))
 
 
-def _scan(members: Members) -> float:
+def _scan(members: ClassPoints) -> float:
     """What an atom costs a query in a scan."""
     return COSTS.scan * members.dims * (STREAMED if members.points is None else 1)
 
@@ -250,12 +252,12 @@ def _pair(columns: int) -> float:
     return COSTS.pair + COSTS.column * columns
 
 
-def _looked_at(members: Members) -> float:
+def _looked_at(members: ClassPoints) -> float:
     """What it costs to look at an atom in full."""
     return _pair(members.dims) + (COSTS.fetched if members.points is None else 0)
 
 
-def _share(hunt: _Hunt, level: Level | Whole) -> Tensor:
+def _share(hunt: _Search, level: BoundLevel | Bfloat16Bounds) -> Tensor:
     """The estimated share of atoms that survive a level, [b]; 1 where it cannot be used."""
     coefficients = level.coefficients(hunt.view)
     thresholds = level.thresholds(hunt.view, hunt.cut)
@@ -264,7 +266,7 @@ def _share(hunt: _Hunt, level: Level | Whole) -> Tensor:
     return torch.where(usable, above + 0.5 / len(level.sample), torch.inf)
 
 
-def _through(hunt: _Hunt, first: int, keep: int) -> tuple[Tensor, Found, Tensor]:
+def _through(hunt: _Search, first: int, keep: int) -> tuple[Tensor, ExactSurvivors, Tensor]:
     """Queries through the levels from the `first` on: those not given up, and what was found."""
     pairs = _survivors(hunt, hunt.screen.starts[first])
     kept = torch.ones_like(hunt.touched, dtype=torch.bool)
@@ -289,7 +291,7 @@ def _through(hunt: _Hunt, first: int, keep: int) -> tuple[Tensor, Found, Tensor]
     return chosen, found, touched[chosen]
 
 
-def _survivors(hunt: _Hunt, level: Level | Whole) -> UndecidedPairs:
+def _survivors(hunt: _Search, level: BoundLevel | Bfloat16Bounds) -> UndecidedPairs:
     """Pairs that a level, applied to all atoms, cannot rule out."""
     count, thresholds = len(hunt.screen.members), level.thresholds(hunt.view, hunt.cut)
     coefficients = level.coefficients(hunt.view)
@@ -304,7 +306,7 @@ def _survivors(hunt: _Hunt, level: Level | Whole) -> UndecidedPairs:
     return UndecidedPairs(hit[place, 0] * BLOCK + within, hit[place, 1])
 
 
-def _affordable(hunt: _Hunt, pairs: UndecidedPairs, kept: Tensor, cost: float) -> UndecidedPairs:
+def _affordable(hunt: _Search, pairs: UndecidedPairs, kept: Tensor, cost: float) -> UndecidedPairs:
     """Pairs of queries that do not have so many that a scan is cheaper; others are given up."""
     members, counts = hunt.screen.members, pairs.counts(len(kept))
     alone = max(1.0, ALONE / len(kept))
@@ -316,12 +318,14 @@ def _affordable(hunt: _Hunt, pairs: UndecidedPairs, kept: Tensor, cost: float) -
     return pairs if kept.all() else pairs.of(kept[pairs.asked])
 
 
-def _of(found: Found, chosen: Tensor) -> Found:
-    sums = Sums(*(getattr(found.sums, f.name)[chosen] for f in fields(Sums)))
-    return Found(sums, *(getattr(found, f.name)[chosen] for f in fields(Found)[1:]))
+def _of(found: ExactSurvivors, chosen: Tensor) -> ExactSurvivors:
+    sums = PosteriorSums(*(getattr(found.sums, f.name)[chosen] for f in fields(PosteriorSums)))
+    return ExactSurvivors(
+        sums, *(getattr(found, f.name)[chosen] for f in fields(ExactSurvivors)[1:])
+    )
 
 
-def _joined(screen: Screen, parts: list, places: Tensor, keep: int) -> Pruned:
+def _joined(screen: Screen, parts: list, places: Tensor, keep: int) -> PruningResult:
     parts = parts or [_nothing(screen, places, keep)]
     where = torch.cat([part[0] for part in parts])
     order = where.argsort()
@@ -330,13 +334,13 @@ def _joined(screen: Screen, parts: list, places: Tensor, keep: int) -> Pruned:
         return torch.cat(values)[order]
 
     found = [part[1] for part in parts]
-    sums = [joined([getattr(one.sums, f.name) for one in found]) for f in fields(Sums)]
+    sums = [joined([getattr(one.sums, f.name) for one in found]) for f in fields(PosteriorSums)]
     left = torch.ones_like(places, dtype=torch.bool)
     left[where] = False
-    return Pruned(
+    return PruningResult(
         where[order],
         left.nonzero()[:, 0],
-        Sums(*sums),
+        PosteriorSums(*sums),
         joined([one.mean for one in found]),
         joined([one.missing for one in found]),
         joined([one.error for one in found]),
@@ -344,9 +348,9 @@ def _joined(screen: Screen, parts: list, places: Tensor, keep: int) -> Pruned:
     )
 
 
-def _nothing(screen: Screen, places: Tensor, keep: int) -> tuple[Tensor, Found, Tensor]:
+def _nothing(screen: Screen, places: Tensor, keep: int) -> tuple[Tensor, ExactSurvivors, Tensor]:
     """Found nowhere."""
     none = screen.norms[:0]
     wide, top = none.new_empty(0, screen.members.dims), none.new_empty(0, keep)
-    sums = Sums(none, none, wide, none, none, none, top, top.long())
-    return places[:0], Found(sums, wide, none, none, none), places[:0]
+    sums = PosteriorSums(none, none, wide, none, none, none, top, top.long())
+    return places[:0], ExactSurvivors(sums, wide, none, none, none), places[:0]

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.oracle.class_points import Members
-from floracle.oracle.posterior import Sums
+from floracle.oracle.class_points import ClassPoints
+from floracle.oracle.posterior import PosteriorSums
 from floracle.oracle.scan import Queries
 
 from .levels import DOUBLE, SINGLE, TOGETHER, View, gamma
@@ -55,10 +55,10 @@ class UndecidedPairs:
 
 
 @dataclass(frozen=True)
-class Found:
+class ExactSurvivors:
     """The posterior over survivors, and how far the velocity may be off; float64, [b]."""
 
-    sums: Sums
+    sums: PosteriorSums
     mean: Tensor
     """[b, D]."""
     missing: Tensor
@@ -87,7 +87,7 @@ def single(screen: Screen, view: View, pairs: UndecidedPairs) -> tuple[Tensor, T
     return logits - view.half[q] * screen.norms[atoms], error
 
 
-def working(members: Members, atoms: Tensor) -> Tensor:
+def working(members: ClassPoints, atoms: Tensor) -> Tensor:
     """Working points float32 [p, D]."""
     if members.points is not None:
         return members.points.index_select(0, atoms)
@@ -114,7 +114,7 @@ def exact(
     leaders: Tensor,
     cut: Tensor,
     keep: int,
-) -> Found:
+) -> ExactSurvivors:
     """The posterior over pairs, when the logits of all other atoms are below `cut` [b]."""
     about = _About.of_leaders(screen, asked, leaders)
     against = about.relative(pairs)
@@ -134,7 +134,7 @@ def exact(
     size = torch.linalg.vector_norm(asked.velocity(mean), dim=1)
     if not screen.shares_centre:
         logits = _logits_about_mean(about)
-    return Found(
+    return ExactSurvivors(
         _sums(about, pairs, weighed, mean, logits + best, keep),
         mean,
         missing,
@@ -188,7 +188,7 @@ class _Against:
 class _About:
     """Queries seen from their leaders."""
 
-    members: Members
+    members: ClassPoints
     asked: Queries
     leaders: Tensor
     """Positions, int64 [b]."""
@@ -288,7 +288,7 @@ def _velocity_errors(
 
 def _sums(
     about: _About, pairs: UndecidedPairs, weighed: _Weighed, mean: Tensor, peak: Tensor, keep: int
-) -> Sums:
+) -> PosteriorSums:
     members, q, w = about.members, pairs.asked, weighed.weights
     nothing = torch.zeros_like(peak)
 
@@ -297,7 +297,7 @@ def _sums(
 
     top, logits = leading(pairs, weighed.logits, len(peak), min(keep, len(members)))
     points = mean if members.exact else mean - members.offset
-    return Sums(
+    return PosteriorSums(
         peak,
         weighed.mass,
         points * weighed.mass[:, None],

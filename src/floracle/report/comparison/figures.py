@@ -69,7 +69,7 @@ def agreement(stages: Stages) -> Drawing:
 
 def compared(stages: Stages) -> Drawing:
     """The landmarks of all classes, ordered by their collapse."""
-    groups = sorted(measured(stages), key=_collapse_of)
+    groups = sorted(measured_landmarks(stages), key=_collapse_of)
     named = len(groups) <= NAMED + 1
     high = 0.9 + 0.235 * len(groups) if named else 4.4
     figure, ax = axes(high=max(high, 2.2))
@@ -167,14 +167,14 @@ def landmark_columns(stages: Stages, groups: list[ClassStages]) -> dict[str, lis
     return columns
 
 
-def measured(stages: Stages) -> list[ClassStages]:
+def measured_landmarks(stages: Stages) -> list[ClassStages]:
     """Classes by label and the whole set, without the pooled average."""
     return [group for group in stages.groups if group.label >= -1]
 
 
 def predictable(stages: Stages) -> list[ClassStages]:
     """Those of them that have more than a single point: of that nothing is predicted."""
-    return [group for group in measured(stages) if not group.single_point]
+    return [group for group in measured_landmarks(stages) if not group.single_point]
 
 
 def short(name: str, most: int = 22) -> str:

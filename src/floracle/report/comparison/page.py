@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from floracle.analysis.advice import advise
-from floracle.analysis.compare import Space, factors
+from floracle.analysis.compare import DataSpace, compare_spaces
 from floracle.analysis.curves import Landmark
 from floracle.analysis.saved import load
 from floracle.analysis.stages.result import POOLED, Stages
@@ -39,7 +39,7 @@ from floracle.report.plots import (
 from floracle.report.stages import words
 from floracle.report.stages.examples import Examples
 from floracle.report.stages.page import inlined, rendered
-from floracle.report.stages.tables import Row, Table
+from floracle.report.stages.tables import ReportRow, Table
 from floracle.report.stages.write import examples_in
 from floracle.run.errors import InputError
 from floracle.run.files import write_bytes, write_json, write_text
@@ -51,18 +51,18 @@ ALIKE = 0.05
 """Factors nearer to 1 than this are not worth a sentence."""
 
 
-def space(folder: Path, name: str) -> Space:
+def space(folder: Path, name: str) -> DataSpace:
     """A measured data set from the folder of its stages."""
     stages = load(folder)
     if not isinstance(stages, Stages):
         raise InputError(f"{folder} holds {stages.kind}, not stages; only stages can be compared")
     found: Examples | None = examples_in(folder, stages)
     if found is None:
-        return Space(name, stages, None, stages.typical.label)
-    return Space(name, stages, found.spectrum, found.typical)
+        return DataSpace(name, stages, None, stages.typical.label)
+    return DataSpace(name, stages, found.spectrum, found.typical)
 
 
-def write_comparison(spaces: Sequence[Space], folder: Path, *, command: str = "") -> Path:
+def write_comparison(spaces: Sequence[DataSpace], folder: Path, *, command: str = "") -> Path:
     """Draw the comparison into a folder; returns the page."""
     if not 2 <= len(spaces) <= len(COLOURS):
         raise InputError(f"2 to {len(COLOURS)} data sets can be compared, got {len(spaces)}")
@@ -89,11 +89,11 @@ def write_comparison(spaces: Sequence[Space], folder: Path, *, command: str = ""
     return folder / PAGE
 
 
-def comparison_values(spaces: Sequence[Space]) -> list[dict[str, Any]]:
+def comparison_values(spaces: Sequence[DataSpace]) -> list[dict[str, Any]]:
     """The numbers of the page, for JSON."""
     rows = []
     for one in spaces:
-        apart = factors(spaces[0], one)
+        apart = compare_spaces(spaces[0], one)
         marks = {name: getattr(one.main, name) for name in ("centre", "collapse", "end")}
         rows.append(
             {
@@ -118,7 +118,7 @@ def comparison_values(spaces: Sequence[Space]) -> list[dict[str, Any]]:
     return rows
 
 
-def headline(spaces: Sequence[Space]) -> str:
+def headline(spaces: Sequence[DataSpace]) -> str:
     """Where navigation ends in each, in one line."""
     ends = [one.main.end.value for one in spaces]
     told = [
@@ -128,7 +128,7 @@ def headline(spaces: Sequence[Space]) -> str:
     return f"Navigation ends in {', in '.join(told)}."
 
 
-def differences(spaces: Sequence[Space]) -> list[str]:
+def differences(spaces: Sequence[DataSpace]) -> list[str]:
     """Why the others part from the first, a sentence each, and how Gaussian they are."""
     told = [_difference(spaces[0], other) for other in spaces[1:]]
     off = [
@@ -146,8 +146,8 @@ def differences(spaces: Sequence[Space]) -> list[str]:
     ]
 
 
-def _difference(first: Space, other: Space) -> str:
-    apart = factors(first, other)
+def _difference(first: DataSpace, other: DataSpace) -> str:
+    apart = compare_spaces(first, other)
     for one in (first, other):
         if one.main.single_point:
             return f"{one.name} has a single distinct point: there all is decided at t = 0."
@@ -180,20 +180,20 @@ def _difference(first: Space, other: Space) -> str:
     return f"{other.name} should collapse {why}, but it was measured {sides[1]}."
 
 
-def _told_apart(one: Space) -> str:
+def _told_apart(one: DataSpace) -> str:
     """How many points there are to tell apart, in a class where classes are measured."""
     group = one.stages.group(one.typical)
     count = words.count(math.exp(group.knowable))
     return f"{count} in a class" if group.label >= 0 else count
 
 
-def landmark_table(spaces: Sequence[Space]) -> Table:
+def landmark_table(spaces: Sequence[DataSpace]) -> Table:
     """Measured and predicted landmarks."""
     rows = []
     for one in spaces:
         main = one.main
         rows.append(
-            Row(
+            ReportRow(
                 (
                     one.name,
                     f"{main.points:,}{_in_classes(one)}",
@@ -214,20 +214,20 @@ def landmark_table(spaces: Sequence[Space]) -> Table:
     return Table(head, rows, over=over)
 
 
-def _in_classes(one: Space) -> str:
+def _in_classes(one: DataSpace) -> str:
     """In how many classes the points of the headline are."""
     count = sum(group.label >= 0 for group in one.stages.groups)
     return f" in {count} classes" if one.main.label == POOLED else ""
 
 
-def build_table(spaces: Sequence[Space]) -> Table:
+def build_table(spaces: Sequence[DataSpace]) -> Table:
     """What the spaces are like: dimensions, variance, effective directions, nats a dimension."""
     head = (
         *("", "dimensions", "variance of a coordinate", "effective directions"),
         *("H(w)", "nats a dimension", "collapse at unit variance"),
     )
     rows = [
-        Row(
+        ReportRow(
             (
                 one.name,
                 f"{one.stages.dims:,}",
@@ -243,14 +243,14 @@ def build_table(spaces: Sequence[Space]) -> Table:
     return Table(head, rows)
 
 
-def why_table(spaces: Sequence[Space]) -> Table | None:
+def why_table(spaces: Sequence[DataSpace]) -> Table | None:
     """The factors by which the predicted collapse moves."""
     rows = []
     for other in spaces[1:]:
-        apart = factors(spaces[0], other)
+        apart = compare_spaces(spaces[0], other)
         if apart is not None:
             cells = (*apart, apart.whole)
-            rows.append(Row((other.name, *(f"× {value:.3f}" for value in cells))))
+            rows.append(ReportRow((other.name, *(f"× {value:.3f}" for value in cells))))
     head = ("", "scale", "dimensions and spectrum", "points", "together")
     return (
         Table(head, rows, f"α/σ at the predicted collapse, from {spaces[0].name}")
@@ -259,15 +259,15 @@ def why_table(spaces: Sequence[Space]) -> Table | None:
     )
 
 
-def advice_table(spaces: Sequence[Space]) -> Table:
+def advice_table(spaces: Sequence[DataSpace]) -> Table:
     """Where to start a search in each."""
     told = [{one.name: one.value for one in advise(each.stages)} for each in spaces]
     names = list(dict.fromkeys(name for each in told for name in each))
-    rows = [Row((name, *(each.get(name, "–") for each in told))) for name in names]
+    rows = [ReportRow((name, *(each.get(name, "–") for each in told))) for name in names]
     return Table(("", *(one.name for one in spaces)), rows)
 
 
-def comparison_drawings(spaces: Sequence[Space]) -> dict[str, Drawing]:
+def comparison_drawings(spaces: Sequence[DataSpace]) -> dict[str, Drawing]:
     """All figures of a comparison by name."""
     with mpl.rc_context(STYLE):
         found = [
@@ -282,7 +282,7 @@ def comparison_drawings(spaces: Sequence[Space]) -> dict[str, Drawing]:
 
 
 def by_time(
-    spaces: Sequence[Space], curve: str, ylabel: str, *, name: str, per_dim: bool = False
+    spaces: Sequence[DataSpace], curve: str, ylabel: str, *, name: str, per_dim: bool = False
 ) -> Drawing:
     """One curve of every space by time."""
     figure, ax = axes()
@@ -311,7 +311,7 @@ def by_time(
     return Drawing(name, f"{ylabel} by time of {names}", figure, columns)
 
 
-def spectra_drawing(spaces: Sequence[Space]) -> Drawing:
+def spectra_drawing(spaces: Sequence[DataSpace]) -> Drawing:
     """The covariance eigenvalues of a typical class, in units of the mean variance."""
     figure, ax = axes()
     columns: dict[str, Any] = {"space": [], "rank": [], "eigenvalue": []}
@@ -341,7 +341,7 @@ def spectra_drawing(spaces: Sequence[Space]) -> Drawing:
     return Drawing("spectra", "Covariance eigenvalues by rank", figure, columns)
 
 
-def _shared_axis(ax: Axes, spaces: Sequence[Space]) -> None:
+def _shared_axis(ax: Axes, spaces: Sequence[DataSpace]) -> None:
     """A time axis around the middle of all collapses, on navigation's ground."""
     places = [_place(one) for one in spaces if _place(one) > 0]
     middle = float(np.exp(np.mean(np.log(places)))) if places else 0.5
@@ -352,12 +352,12 @@ def _shared_axis(ax: Axes, spaces: Sequence[Space]) -> None:
             ax.axvline(one.main.end.value, color=COLOURS[i], lw=0.9, ls=(0, (4, 2)), zorder=1)
 
 
-def _place(one: Space) -> float:
+def _place(one: DataSpace) -> float:
     return one.main.collapse.value or one.main.predicted_collapse
 
 
 def _named(
-    ax: Axes, one: Space, mean: Any, level: float, colour: str, *, first: bool, falls: bool
+    ax: Axes, one: DataSpace, mean: Any, level: float, colour: str, *, first: bool, falls: bool
 ) -> None:
     """The name of a space where its curve passes a level: last if it falls, first if it rises.
 

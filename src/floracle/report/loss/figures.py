@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from floracle.analysis.curves import Curve
-from floracle.analysis.loss.results import UNKNOWN, Losses, apart, interval
+from floracle.analysis.loss.results import UNKNOWN, LossComparison, interval, loss_difference
 from floracle.report.label_placement import name_curves
 from floracle.report.names import inscription, visible
 from floracle.report.plots import (
@@ -42,7 +42,7 @@ WIDEST = 2.5
 Points = NDArray[np.float64]
 
 
-def loss_drawings(found: Losses) -> dict[str, Drawing]:
+def loss_drawings(found: LossComparison) -> dict[str, Drawing]:
     """All figures of losses, by name."""
     found = visibly(found)
     first = next(iter(found.path.values()))
@@ -55,7 +55,7 @@ def loss_drawings(found: Losses) -> dict[str, Drawing]:
     return {drawing.name: drawing for drawing in drawings}
 
 
-def visibly(found: Losses) -> Losses:
+def visibly(found: LossComparison) -> LossComparison:
     """Losses by names that can be shown."""
     path, own = (
         {visible(name): loss for name, loss in losses.items()}
@@ -64,7 +64,7 @@ def visibly(found: Losses) -> Losses:
     return replace(found, path=path, own=own)
 
 
-def by_time(found: Losses) -> Drawing:
+def by_time(found: LossComparison) -> Drawing:
     """The oracle loss of every field on the path, and dashed on its own trajectories."""
     figure, ax = axes()
     _time_axis(ax)
@@ -115,7 +115,7 @@ class Beside:
         return np.stack([self.low, self.mean, self.high])
 
 
-def unseen(found: Losses) -> Drawing:
+def unseen(found: LossComparison) -> Drawing:
     """How much more unseen data costs than training data at the same noise, in percent."""
     curves = {}
     for (name, loss), colour in zip(found.path.items(), COLOURS, strict=False):
@@ -129,7 +129,7 @@ def unseen(found: Losses) -> Drawing:
     return Drawing("unseen", alt, figure, _percent_columns(times, curves))
 
 
-def between(found: Losses) -> Drawing:
+def between(found: LossComparison) -> Drawing:
     """By how much the losses of the others differ from those of the first field, in percent."""
     first, *others = found.path
     curves = {}
@@ -143,9 +143,12 @@ def between(found: Losses) -> Drawing:
     return Drawing("between", alt, figure, _percent_columns(times, curves))
 
 
-def _differing(found: Losses, name: str, loss: str, drawn: tuple[str, Any]) -> Beside:
+def _differing(found: LossComparison, name: str, loss: str, drawn: tuple[str, Any]) -> Beside:
     first = next(iter(found.path.values()))
-    differs, base = apart(found.path[name], first, loss), numbers(first.whole()[loss].mean)
+    differs, base = (
+        loss_difference(found.path[name], first, loss),
+        numbers(first.whole()[loss].mean),
+    )
     parts = (differs.curve.mean, differs.low, differs.high)
     sure = [verdict != UNKNOWN for verdict in differs.verdicts()]
     mean, low, high = (100 * numbers(part) / base for part in parts)
@@ -153,7 +156,7 @@ def _differing(found: Losses, name: str, loss: str, drawn: tuple[str, Any]) -> B
 
 
 def _around_nothing(
-    found: Losses, curves: Mapping[str, Beside], label: str
+    found: LossComparison, curves: Mapping[str, Beside], label: str
 ) -> tuple[Figure, Points]:
     """Curves and their intervals about a line at 0; hollow points where nothing is sure."""
     figure, ax = axes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from floracle.analysis.loss.results import Losses
+from floracle.analysis.loss.results import LossComparison
 from floracle.report.names import any_letters, facts_of, visible
 from floracle.report.plots import Drawing
 from floracle.report.stages.page import inlined, rendered
@@ -19,7 +19,11 @@ PAGE = "loss.html"
 
 
 def write_losses(
-    found: Losses, folder: Path, *, facts: Mapping[str, str] | None = None, command: str = ""
+    found: LossComparison,
+    folder: Path,
+    *,
+    facts: Mapping[str, str] | None = None,
+    command: str = "",
 ) -> Path:
     """Draw losses into a folder; returns the page."""
     with any_letters():
@@ -38,7 +42,11 @@ def write_figures(drawings: Mapping[str, Drawing], folder: Path) -> None:
 
 
 def page(
-    found: Losses, drawings: dict[str, Drawing], *, facts: Mapping[str, str], command: str = ""
+    found: LossComparison,
+    drawings: dict[str, Drawing],
+    *,
+    facts: Mapping[str, str],
+    command: str = "",
 ) -> str:
     """The whole page as HTML."""
     found = visibly(found)

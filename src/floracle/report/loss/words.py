@@ -8,10 +8,18 @@ import torch
 from torch import Tensor
 
 from floracle.analysis.curves import ENOUGH, Curve
-from floracle.analysis.loss.results import LESS, MORE, UNKNOWN, Losses, OracleLoss, apart, interval
+from floracle.analysis.loss.results import (
+    LESS,
+    MORE,
+    UNKNOWN,
+    LossComparison,
+    OracleLoss,
+    interval,
+    loss_difference,
+)
 from floracle.report.names import percent, visible
 from floracle.report.stages import words
-from floracle.report.stages.tables import Row, Table
+from floracle.report.stages.tables import ReportRow, Table
 
 SAME = 1e-4
 """Losses that differ by less, relative to themselves, may differ by rounding."""
@@ -21,7 +29,7 @@ PARTS = 8
 """Times in the table by class at most."""
 
 
-def headline(found: Losses) -> str:
+def headline(found: LossComparison) -> str:
     """Up to when each field follows the oracle, in one line."""
     told = [f"{visible(name)} {_followed(loss)}" for name, loss in found.path.items()]
     return f"{'; '.join(told)}."
@@ -42,7 +50,7 @@ def _followed(loss: OracleLoss) -> str:
     return f"leaves the oracle between t = {low:.3g} and {high:.3g}"
 
 
-def story(found: Losses) -> list[str]:
+def story(found: LossComparison) -> list[str]:
     """What can be said of every field, and of what they differ by."""
     told = []
     for name, loss in found.path.items():
@@ -107,7 +115,7 @@ def _drift(path: OracleLoss, own: OracleLoss) -> str:
     )
 
 
-def differences(found: Losses) -> list[str]:
+def differences(found: LossComparison) -> list[str]:
     """Where the others differ from the first field, a sentence for each and for unseen data."""
     first, *others = found.path
     told, base = [], visible(first)
@@ -115,11 +123,11 @@ def differences(found: Losses) -> list[str]:
     for name in others:
         times, shown = found.path[first].times, visible(name)
         if not exact:  # what is not the oracle is farther from it than the oracle is
-            verdicts = apart(found.path[name], found.path[first]).verdicts()
+            verdicts = loss_difference(found.path[name], found.path[first]).verdicts()
             ways = {LESS: "closer to the oracle", MORE: "farther from the oracle"}
             told.append(_compared(f"{shown} is", f"than {base}", ways, verdicts, times))
         if "held_out" in found.path[first].groups[0].by_pair:
-            verdicts = apart(found.path[name], found.path[first], "held_out").verdicts()
+            verdicts = loss_difference(found.path[name], found.path[first], "held_out").verdicts()
             ways = {LESS: "better", MORE: "worse"}
             subject = f"On unseen data {shown} is"
             told.append(_compared(subject, f"than {base}", ways, verdicts, times))
@@ -162,7 +170,7 @@ def at(times: Tensor, where: Tensor) -> str:
     return f"at t = {', '.join(told)}"
 
 
-def loss_table(found: Losses, name: str) -> Table:
+def loss_table(found: LossComparison, name: str) -> Table:
     """The losses of a field by time, over classes by their share."""
     loss = found.path[name]
     whole, unseen = loss.whole(), "difference" in loss.groups[0].curves
@@ -179,7 +187,7 @@ def loss_table(found: Losses, name: str) -> Table:
     if loss.settings.get("yardsticks"):
         columns["closest to"] = closest(loss)
     rows = [
-        Row((f"{t:.3g}", *(column[k] for column in columns.values())))
+        ReportRow((f"{t:.3g}", *(column[k] for column in columns.values())))
         for k, t in enumerate(loss.times.tolist())
     ]
     return Table(("t", *columns), rows)
@@ -212,7 +220,9 @@ def class_table(loss: OracleLoss) -> Table | None:
     chosen = list(range(0, len(loss.times), step))
     head = ("class", *(f"t = {float(loss.times[k]):.3g}" for k in chosen))
     rows = [
-        Row((str(group.label), *(f"{float(group.curves['oracle'].mean[k]):.3g}" for k in chosen)))
+        ReportRow(
+            (str(group.label), *(f"{float(group.curves['oracle'].mean[k]):.3g}" for k in chosen))
+        )
         for group in loss.groups
     ]
     curves = [group.curves["oracle"] for group in loss.groups]
@@ -220,5 +230,5 @@ def class_table(loss: OracleLoss) -> Table | None:
     known = (spread > 2 * torch.stack([curve.error for curve in curves])).all(0)
     ratio = spread.amax(0) / spread.amin(0)
     shown = [f"{float(ratio[k]):.2g}" if known[k] else "–" for k in chosen]
-    last = Row(("most / least", *shown), main=True)
+    last = ReportRow(("most / least", *shown), main=True)
     return Table(head, [*rows, last])

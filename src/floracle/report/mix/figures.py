@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from floracle.analysis.curves import Curve
-from floracle.analysis.mixing.field_switching import Switched
-from floracle.analysis.mixing.forward_backward import Resumed
+from floracle.analysis.mixing.field_switching import SwitchResult
+from floracle.analysis.mixing.forward_backward import ForwardBackwardResult
 from floracle.analysis.trajectories.frequency_bands import HALF
 from floracle.report.label_placement import name_curves
 from floracle.report.loss.figures import COLOURS, DASHED, DOTTED
@@ -30,7 +30,9 @@ Points = NDArray[np.float64]
 
 
 def mix_drawings(
-    switch: Switched | None, resume: Resumed | None, pictures: Mapping[str, Tensor]
+    switch: SwitchResult | None,
+    resume: ForwardBackwardResult | None,
+    pictures: Mapping[str, Tensor],
 ) -> dict[str, Drawing]:
     """All figures of what was measured, by name; pictures are bytes [n, columns, C, H, W]."""
     found = []
@@ -52,7 +54,7 @@ def mix_drawings(
     return {drawing.name: drawing for drawing in found}
 
 
-def switching(switch: Switched, resume: Resumed | None = None) -> Drawing:
+def switching(switch: SwitchResult, resume: ForwardBackwardResult | None = None) -> Drawing:
     """How far samples end from the nearest training point and from the oracle's own end."""
     curves = {
         "to the nearest training point": (switch.distance(), BLUE, "-"),
@@ -64,7 +66,7 @@ def switching(switch: Switched, resume: Resumed | None = None) -> Drawing:
     return Drawing("switch", alt, figure, drawn)
 
 
-def settling(resume: Resumed) -> Drawing:
+def settling(resume: ForwardBackwardResult) -> Drawing:
     """What is kept of unseen data by band, and how much the noise still decides."""
     curves, halves = {}, []
     for band, (name, colour) in enumerate(zip(resume.bands, COLOURS, strict=False)):
@@ -84,7 +86,7 @@ def settling(resume: Resumed) -> Drawing:
     )
 
 
-def finishing(resume: Resumed) -> Drawing:
+def finishing(resume: ForwardBackwardResult) -> Drawing:
     """How far samples that go on from unseen data end from training data."""
     curves = {"to the nearest training point": (resume.distance(), BLUE, "-")}
     level = float(resume.own.mean()) / resume.dims**0.5
@@ -93,7 +95,7 @@ def finishing(resume: Resumed) -> Drawing:
     return Drawing("resume-nearest", alt, figure, drawn)
 
 
-def copies(found: Switched | Resumed, name: str) -> Drawing:
+def copies(found: SwitchResult | ForwardBackwardResult, name: str) -> Drawing:
     """The share of copies by τ, with its exact interval."""
     figure, ax = axes(high=2.6)
     _tau_axis(ax)

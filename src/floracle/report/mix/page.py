@@ -8,17 +8,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from floracle.analysis.mixing.field_switching import Switched
-from floracle.analysis.mixing.forward_backward import Resumed
-from floracle.analysis.mixing.landing_test import Landing
+from floracle.analysis.mixing.field_switching import SwitchResult
+from floracle.analysis.mixing.forward_backward import ForwardBackwardResult
+from floracle.analysis.mixing.landing_test import LandingResult
 from floracle.report.loss.page import versions, write_figures
 from floracle.report.loss.words import with_error
 from floracle.report.names import facts_of, percent, visible
 from floracle.report.stages import words
 from floracle.report.stages.page import data_uri, inlined, rendered
-from floracle.report.stages.tables import Row, Table
+from floracle.report.stages.tables import ReportRow, Table
 from floracle.run.files import write_bytes, write_text
-from floracle.run.images import Display, reduced
+from floracle.run.images import Display, reduce_image
 from floracle.version import VERSION
 
 from .figures import mix_drawings
@@ -32,17 +32,17 @@ LARGEST = 96
 
 
 @dataclass(frozen=True)
-class Mixed:
+class MixResults:
     """What was measured of a field, by mixing it with the oracle or with unseen data."""
 
     name: str
-    switch: Switched | None = None
-    landings: Mapping[float, Landing] = field(default_factory=dict)
+    switch: SwitchResult | None = None
+    landings: Mapping[float, LandingResult] = field(default_factory=dict)
     """By τ."""
-    resume: Resumed | None = None
+    resume: ForwardBackwardResult | None = None
 
     @property
-    def parts(self) -> dict[str, Switched | Landing | Resumed]:
+    def parts(self) -> dict[str, SwitchResult | LandingResult | ForwardBackwardResult]:
         """Everything that was measured, by what it is called."""
         landings = {f"the oracle from τ = {tau:g} on": one for tau, one in self.landings.items()}
         found = {"the oracle until τ": self.switch, **landings}
@@ -51,7 +51,7 @@ class Mixed:
 
 
 def write_mixed(
-    found: Mixed,
+    found: MixResults,
     folder: Path,
     *,
     display: Display | None = None,
@@ -91,28 +91,28 @@ def write_mixed(
     return folder / PAGE
 
 
-def _pictures(found: Mixed, display: Display | None) -> dict[str, Tensor]:
+def _pictures(found: MixResults, display: Display | None) -> dict[str, Tensor]:
     """The kept ends as bytes [n, columns, C, H, W]; none where they are no pictures."""
     if display is None:
         return {}
     shown = {}
     for name, part in (("switch", found.switch), ("resume", found.resume)):
         if part is not None and len(part.ends):
-            pictures = reduced(display.pictures(part.ends.flatten(0, 1)), LARGEST)
+            pictures = reduce_image(display.pictures(part.ends.flatten(0, 1)), LARGEST)
             shown[name] = pictures.unflatten(0, part.ends.shape[:2])
     return shown
 
 
-def _known(found: Mixed) -> Mapping[str, object]:
+def _known(found: MixResults) -> Mapping[str, object]:
     return next(iter(found.parts.values())).provenance
 
 
-def _settings(found: Mixed) -> dict[str, str]:
+def _settings(found: MixResults) -> dict[str, str]:
     """What each part was asked with."""
     return {name: _asked(part) for name, part in found.parts.items()}
 
 
-def _asked(part: Switched | Landing | Resumed) -> str:
+def _asked(part: SwitchResult | LandingResult | ForwardBackwardResult) -> str:
     told = []
     for name in OWN:
         value = part.settings.get(name)
@@ -125,7 +125,7 @@ def _asked(part: Switched | Landing | Resumed) -> str:
     return ", ".join(told)
 
 
-def headline(found: Mixed) -> str:
+def headline(found: MixResults) -> str:
     """What matters most, in one line."""
     if found.resume is not None:
         marks = [found.resume.half(band).value for band in range(len(found.resume.bands))]
@@ -142,13 +142,13 @@ def headline(found: Mixed) -> str:
     return f"{visible(found.name)} {', '.join(told)}."
 
 
-def _plain_bands(resume: Resumed) -> list[str]:
+def _plain_bands(resume: ForwardBackwardResult) -> list[str]:
     if len(resume.bands) == 2:
         return [f"the layout ({resume.bands[0]})", f"the detail ({resume.bands[1]})"]
     return list(resume.bands)
 
 
-def story(found: Mixed) -> list[str]:
+def story(found: MixResults) -> list[str]:
     """What can be said of each part, a sentence or two."""
     told, name = [], visible(found.name)
     if found.switch is not None:
@@ -160,7 +160,7 @@ def story(found: Mixed) -> list[str]:
     return told
 
 
-def _copying(switch: Switched, name: str) -> str:
+def _copying(switch: SwitchResult, name: str) -> str:
     """From which τ on the field copies what the oracle has chosen."""
     share, low, high = switch.copied()
     inner = (switch.taus > 0) & (switch.taus < 1)
@@ -180,7 +180,7 @@ def _copying(switch: Switched, name: str) -> str:
     )
 
 
-def _resumed(resume: Resumed, name: str) -> list[str]:
+def _resumed(resume: ForwardBackwardResult, name: str) -> list[str]:
     halves = [f"{band} from τ = {resume.half(k)}" for k, band in enumerate(_plain_bands(resume))]
     own, share = float(resume.own.mean()) / resume.dims**0.5, resume.copied()
     before = resume.taus < 1
@@ -200,7 +200,7 @@ def _resumed(resume: Resumed, name: str) -> list[str]:
     ]
 
 
-def switch_table(switch: Switched | None) -> Table | None:
+def switch_table(switch: SwitchResult | None) -> Table | None:
     """Distances and copies by τ."""
     if switch is None:
         return None
@@ -213,7 +213,7 @@ def switch_table(switch: Switched | None) -> Table | None:
     return _by_tau(switch.taus, columns)
 
 
-def resume_table(resume: Resumed | None) -> Table | None:
+def resume_table(resume: ForwardBackwardResult | None) -> Table | None:
     """Bands, distances and copies by τ."""
     if resume is None:
         return None
@@ -226,7 +226,7 @@ def resume_table(resume: Resumed | None) -> Table | None:
     return _by_tau(resume.taus, columns)
 
 
-def landing_table(landings: Mapping[float, Landing]) -> Table | None:
+def landing_table(landings: Mapping[float, LandingResult]) -> Table | None:
     """The verdict of every landing test."""
     rows = []
     for tau, one in landings.items():
@@ -235,7 +235,7 @@ def landing_table(landings: Mapping[float, Landing]) -> Table | None:
             "∞" if value is None else words.count(value) for value in (found.effective, found.high)
         )
         rows.append(
-            Row(
+            ReportRow(
                 (
                     f"{tau:g}",
                     one.verdict,
@@ -253,7 +253,7 @@ def landing_table(landings: Mapping[float, Landing]) -> Table | None:
 
 def _by_tau(taus: Tensor, columns: Mapping[str, list[str]]) -> Table:
     rows = [
-        Row((f"{tau:.3g}", *(column[k] for column in columns.values())))
+        ReportRow((f"{tau:.3g}", *(column[k] for column in columns.values())))
         for k, tau in enumerate(taus.tolist())
     ]
     return Table(("τ", *columns), rows)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from floracle.analysis.curves import Curve
-from floracle.analysis.trajectories.probe import Probe
+from floracle.analysis.trajectories.probe import ProbeResult
 from floracle.report.label_placement import name_curves
 from floracle.report.names import inscription, visible
 from floracle.report.plots import (
@@ -53,17 +53,17 @@ CALM = 0.9
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbedFields:
     """A probe with its name, and pictures of its predictions where samples can be shown."""
 
     name: str
-    probe: Probe
+    probe: ProbeResult
     oracle: bool = False
     pictures: Tensor | None = None
     """Bytes [k, K, C, H, W] at the times the probe has shown."""
 
 
-def probe_drawings(fields: Sequence[Probed]) -> dict[str, Drawing]:
+def probe_drawings(fields: Sequence[ProbedFields]) -> dict[str, Drawing]:
     """All figures of fields that were probed alike, by name."""
     with mpl.rc_context(STYLE):
         found = [_drawn(fields, name) for name in CURVES if name in fields[0].probe.columns]
@@ -72,7 +72,7 @@ def probe_drawings(fields: Sequence[Probed]) -> dict[str, Drawing]:
     return {drawing.name: drawing for drawing in found}
 
 
-def _drawn(fields: Sequence[Probed], name: str) -> Drawing:
+def _drawn(fields: Sequence[ProbedFields], name: str) -> Drawing:
     """One curve of every field by time."""
     figure, ax = axes()
     ax.set_xlim(0, 1)
@@ -100,7 +100,7 @@ def _drawn(fields: Sequence[Probed], name: str) -> Drawing:
     return Drawing(name, f"{CURVES[name]}, by time, of {names}", figure, columns)
 
 
-def _limits(ax: Axes, fields: Sequence[Probed], name: str) -> None:
+def _limits(ax: Axes, fields: Sequence[ProbedFields], name: str) -> None:
     """The upright axis: shares from 0 to 1, turning in logarithms, the others as far as needed."""
     means = [numbers(each.probe.curve(name).mean) for each in fields]
     if name in ("remaining", "layout"):
@@ -137,7 +137,7 @@ def _line(ax: Axes, times: Tensor, curve: Curve, colour: str) -> NDArray[np.floa
     return np.stack([fine, line], 1)[inside]
 
 
-def _mark(ax: Axes, probe: Probe, name: str, colour: str) -> NDArray[np.float64]:
+def _mark(ax: Axes, probe: ProbeResult, name: str, colour: str) -> NDArray[np.float64]:
     """The transition, where it is reached, as a dot on the threshold with two errors."""
     found = probe.transition(name)
     if found.value is None:
@@ -151,7 +151,7 @@ def _mark(ax: Axes, probe: Probe, name: str, colour: str) -> NDArray[np.float64]
     return np.stack([found.value + reach, np.full(20, probe.threshold)], 1)
 
 
-def strips(fields: Sequence[Probed], seeds: int = 3) -> Drawing:
+def strips(fields: Sequence[ProbedFields], seeds: int = 3) -> Drawing:
     """Predictions of all fields from the same seeds as pictures, times across."""
     shown = fields[0].probe.shown.tolist()
     count = min(seeds, *(len(_pictures(each)) for each in fields))
@@ -176,13 +176,13 @@ def strips(fields: Sequence[Probed], seeds: int = 3) -> Drawing:
     return Drawing("predictions", alt, figure, {"t": shown})
 
 
-def colours(fields: Sequence[Probed]) -> list[str]:
+def colours(fields: Sequence[ProbedFields]) -> list[str]:
     """A colour for each field."""
     others = iter(COLOURS)
     return [INK if each.oracle else next(others) for each in fields]
 
 
-def _pictures(each: Probed) -> Tensor:
+def _pictures(each: ProbedFields) -> Tensor:
     assert each.pictures is not None
     return each.pictures
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from floracle.analysis.trajectories.frequency_bands import LAYOUT
-from floracle.analysis.trajectories.probe import Probe
+from floracle.analysis.trajectories.probe import ProbeResult
 from floracle.core.point_set import NO_LABEL
 from floracle.data.store import Store
 from floracle.models.autoencoders.frame import Autoencoder
@@ -25,16 +25,16 @@ from floracle.run.images import (
     PERCENTILES,
     Display,
     display_for,
-    enlarged,
+    enlarge,
     png,
-    quantised,
-    reduced,
+    quantise,
+    reduce_image,
     tiles,
 )
 from floracle.version import VERSION
 
 from . import words as said
-from .figures import Probed, probe_drawings
+from .figures import ProbedFields, probe_drawings
 
 PAGE = "probe.html"
 PICTURED = 8
@@ -48,7 +48,7 @@ DECODED = 4
 
 
 def write_probes(
-    fields: Sequence[Probed],
+    fields: Sequence[ProbedFields],
     folder: Path,
     *,
     facts: Mapping[str, str] | None = None,
@@ -69,7 +69,7 @@ def write_probes(
 
 
 def page(
-    fields: Sequence[Probed],
+    fields: Sequence[ProbedFields],
     drawings: Mapping[str, Drawing],
     *,
     facts: Mapping[str, str],
@@ -112,7 +112,9 @@ def page(
 
 
 def pictures_of(
-    probes: Sequence[Probe], store: Store | None = None, autoencoder: Autoencoder | None = None
+    probes: Sequence[ProbeResult],
+    store: Store | None = None,
+    autoencoder: Autoencoder | None = None,
 ) -> list[Tensor | None]:
     """Predictions as bytes [k, K, C, H, W], all probes alike; None where they are no pictures.
 
@@ -134,7 +136,7 @@ def pictures_of(
     found = []
     for probe in probes:
         some = probe.predictions[:PICTURED]
-        parts = [reduced(shown(part), LARGEST) for part in some.flatten(0, 1).split(DECODED)]
+        parts = [reduce_image(shown(part), LARGEST) for part in some.flatten(0, 1).split(DECODED)]
         pictures = torch.cat(parts)
         found.append(pictures.reshape(*some.shape[:2], *pictures.shape[1:]))
     return found
@@ -142,7 +144,7 @@ def pictures_of(
 
 def sheet(pictures: Tensor) -> bytes:
     """Predictions as one PNG: rows are seeds, columns times, the sample in the last."""
-    return png(tiles(enlarged(pictures.flatten(0, 1), LEAST), pictures.shape[1]))
+    return png(tiles(enlarge(pictures.flatten(0, 1), LEAST), pictures.shape[1]))
 
 
 def _display(shape: tuple[int, ...], store: Store | None, ends: Tensor) -> Display | None:
@@ -156,7 +158,7 @@ def _display(shape: tuple[int, ...], store: Store | None, ends: Tensor) -> Displ
 
 def _decoded(points: Tensor, store: Store | None, autoencoder: Autoencoder) -> Tensor:
     latents = points if store is None else store.normalizer.invert(points)
-    return quantised(autoencoder.decode(latents))
+    return quantise(autoencoder.decode(latents))
 
 
 def _unbroken(table: Table) -> Table:
@@ -169,7 +171,7 @@ def _unbroken(table: Table) -> Table:
     return replace(table, rows=rows)
 
 
-def _examples(fields: Sequence[Probed]) -> list[dict[str, Any]]:
+def _examples(fields: Sequence[ProbedFields]) -> list[dict[str, Any]]:
     """A strip for each field, seed by seed."""
     shown = [(each, each.pictures) for each in fields if each.pictures is not None]
     if len(shown) < len(fields):
@@ -187,16 +189,16 @@ def _examples(fields: Sequence[Probed]) -> list[dict[str, Any]]:
     ]
 
 
-def _title(probe: Probe, i: int) -> str:
+def _title(probe: ProbeResult, i: int) -> str:
     label = int(probe.labels[i])
     return f"Seed {int(probe.seeds[i])}" + (f", label {label}" if label != NO_LABEL else "")
 
 
 def _uri(picture: Tensor) -> str:
-    return data_uri(png(enlarged(picture[None], 32)[0]))
+    return data_uri(png(enlarge(picture[None], 32)[0]))
 
 
-def _note(fields: Sequence[Probed]) -> str:
+def _note(fields: Sequence[ProbedFields]) -> str:
     pictures, shape = fields[0].pictures, fields[0].probe.predictions.shape[2:]
     if pictures is None or len(shape) != 3 or shape[0] in (1, 3) or shape[1] < pictures.shape[3]:
         return ""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isnan
 
-from floracle.analysis.trajectories.probe import Probe
-from floracle.analysis.trajectories.settling import Lag, lag, start_apart, transition_of
+from floracle.analysis.trajectories.probe import ProbeResult
+from floracle.analysis.trajectories.settling import Lag, lag, settling_of, start_apart
 from floracle.core.point_set import NO_LABEL
 from floracle.report.names import percent, visible
 from floracle.report.stages import words
-from floracle.report.stages.tables import Row, Table
+from floracle.report.stages.tables import ReportRow, Table
 
-from .figures import Probed
+from .figures import ProbedFields
 
 THRESHOLDS = (0.5, 0.25, 0.1, 0.05)
 """Shares at which transitions are listed, so that one sees what the threshold decides."""
@@ -20,12 +20,12 @@ LISTED = 16
 """Labels and fields in a table at most."""
 
 
-def oracle_among(fields: Sequence[Probed]) -> Probed | None:
+def oracle_among(fields: Sequence[ProbedFields]) -> ProbedFields | None:
     """The oracle, if it was probed too."""
     return next((each for each in fields if each.oracle), None)
 
 
-def headline(fields: Sequence[Probed]) -> str:
+def headline(fields: Sequence[ProbedFields]) -> str:
     """When the fields settle, in one line."""
     oracle, others = oracle_among(fields), [each for each in fields if not each.oracle]
     if oracle is not None and len(others) == 1:
@@ -34,7 +34,7 @@ def headline(fields: Sequence[Probed]) -> str:
     return f"T{told[1:]}." if fields[0].oracle else f"{told}."
 
 
-def _settles(each: Probed) -> str:
+def _settles(each: ProbedFields) -> str:
     name = "the oracle" if each.oracle else visible(each.name)
     found = each.probe.transition()
     if found.value is None:
@@ -50,7 +50,7 @@ def _beside(found: Lag) -> str:
     return f", {abs(found.value):.3f} {found.verdict} than the oracle"
 
 
-def story(fields: Sequence[Probed]) -> list[str]:
+def story(fields: Sequence[ProbedFields]) -> list[str]:
     """What was measured, a sentence or two for each part."""
     first = fields[0].probe
     linear = first.settings.get("path", "linear") == "linear"
@@ -67,7 +67,7 @@ def story(fields: Sequence[Probed]) -> list[str]:
     return told
 
 
-def _beginning(oracle: Probe, others: Sequence[Probed]) -> list[str]:
+def _beginning(oracle: ProbeResult, others: Sequence[ProbedFields]) -> list[str]:
     """How far from the mean of the data the others begin, in a sentence if there is one."""
     apart = {visible(each.name): start_apart(each.probe, oracle).value for each in others}
     if not apart:
@@ -87,13 +87,13 @@ def _level(threshold: float) -> str:
     return f"{100 * threshold:.4g}\u00a0%"
 
 
-def reference(found: Probe) -> str:
+def reference(found: ProbeResult) -> str:
     """What predictions are compared with."""
     at_end = found.until == float(found.grid[-2])
     return "the sample itself" if at_end else f"x̂({found.until:.3g})"
 
 
-def summary(fields: Sequence[Probed], splits: Mapping[str, float] | None = None) -> Table:
+def summary(fields: Sequence[ProbedFields], splits: Mapping[str, float] | None = None) -> Table:
     """A row for each field: when it settles, its lag, how it moves, what it cost.
 
     `splits` are times at which the target parts, by name.
@@ -115,7 +115,7 @@ def summary(fields: Sequence[Probed], splits: Mapping[str, float] | None = None)
             f"{peak:.3f} at {peak_at:.3g}",
             f"{found.detour().value:.3f}",
         ]
-        rows.append(Row((visible(each.name), *cells, *moved, str(found.evaluations))))
+        rows.append(ReportRow((visible(each.name), *cells, *moved, str(found.evaluations))))
     head = ["", "settles", *(["its layout"] if layout else [])]
     if oracle is not None:
         head += ["lag behind the oracle", *(["of layout"] if layout else [])]
@@ -124,7 +124,7 @@ def summary(fields: Sequence[Probed], splits: Mapping[str, float] | None = None)
     return Table((*head, "peak ‖v‖/√D", "path / chord", "evaluations"), rows)
 
 
-def by_label(fields: Sequence[Probed]) -> Table | None:
+def by_label(fields: Sequence[ProbedFields]) -> Table | None:
     """Transitions and lags of each label, where there are several with several samples."""
     labels = [label for label in fields[0].probe.classes if label != NO_LABEL]
     if len(labels) < 2 or len(fields[0].probe.labels) < 2 * len(labels):
@@ -136,7 +136,7 @@ def by_label(fields: Sequence[Probed]) -> Table | None:
             cells.append(str(each.probe.transition(label=label)))
             if oracle is not None and not each.oracle:
                 cells.append(str(lag(each.probe, oracle.probe, label=label)))
-        rows.append(Row(cells))
+        rows.append(ReportRow(cells))
     head, several = ["label", "samples"], len(fields) > 2
     for each in fields:
         name = visible(each.name)
@@ -145,31 +145,31 @@ def by_label(fields: Sequence[Probed]) -> Table | None:
     return Table(head, rows)
 
 
-def by_threshold(fields: Sequence[Probed]) -> Table:
+def by_threshold(fields: Sequence[ProbedFields]) -> Table:
     """When the fields settle by other thresholds, and the lags."""
     levels = sorted({*THRESHOLDS, fields[0].probe.threshold}, reverse=True)
     oracle, rows = oracle_among(fields), []
     for each in fields:
-        times = (transition_of(each.probe.transitions(threshold=level)) for level in levels)
-        rows.append(Row((visible(each.name), *map(str, times))))
+        times = (settling_of(each.probe.transitions(threshold=level)) for level in levels)
+        rows.append(ReportRow((visible(each.name), *map(str, times))))
         if oracle is not None and not each.oracle:
             lags = (lag(each.probe, oracle.probe, threshold=level) for level in levels)
-            rows.append(Row((f"{visible(each.name)}, lag", *map(str, lags))))
+            rows.append(ReportRow((f"{visible(each.name)}, lag", *map(str, lags))))
     return Table(("threshold", *(f"{level:.4g}" for level in levels)), rows)
 
 
-def grid_words(each: Probed) -> str:
+def grid_words(each: ProbedFields) -> str:
     """The times at which a field is really asked."""
     return ", ".join(f"{t:.4g}" for t in each.probe.grid.tolist())
 
 
-def grid_in_short(each: Probed) -> str:
+def grid_in_short(each: ProbedFields) -> str:
     """The first and the last times at which a field is asked, and how many steps there are."""
     *_, late, end = grid = each.probe.grid.tolist()
     return f"{grid[0]:.4g}, {grid[1]:.4g} … {late:.4g}, {end:.4g} in {len(grid) - 1} steps"
 
 
-def steps_words(each: Probed) -> str:
+def steps_words(each: ProbedFields) -> str:
     """How fine the grid is where the transition lies."""
     grid, found = each.probe.grid, each.probe.transition().value
     steps = grid.diff()
@@ -179,5 +179,5 @@ def steps_words(each: Probed) -> str:
     return f"a step of {float(steps[min(here, len(steps) - 1)]):.3g} there"
 
 
-def _lag(each: Probed, oracle: Probed, name: str) -> str:
+def _lag(each: ProbedFields, oracle: ProbedFields, name: str) -> str:
     return str(lag(each.probe, oracle.probe, name))

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from floracle.analysis.curves import Curve, Landmark
-from floracle.analysis.loss.baselines import Distances
+from floracle.analysis.loss.baselines import BaselineDistances
 from floracle.analysis.stages.result import ClassStages, Stages
-from floracle.analysis.trajectories.deep import Deep
-from floracle.analysis.trajectories.frequency_bands import HALF, Settled
-from floracle.analysis.trajectories.oracle import Followed
+from floracle.analysis.trajectories.deep import DeepAnalysis
+from floracle.analysis.trajectories.frequency_bands import HALF, SettledBands
+from floracle.analysis.trajectories.oracle import OracleTrajectories
 from floracle.report.label_placement import name_curves
 from floracle.report.plots import (
     BLUE,
@@ -42,7 +42,7 @@ LEAST = 1e-5
 """Relative distances below this are not told apart."""
 
 
-def yardsticks(distances: Distances, group: ClassStages) -> Drawing:
+def yardsticks(distances: BaselineDistances, group: ClassStages) -> Drawing:
     """How far each field is from the oracle, as a share of the oracle's own size."""
     with mpl.rc_context(STYLE):
         figure, ax = _by_time(group)
@@ -68,7 +68,7 @@ def yardsticks(distances: Distances, group: ClassStages) -> Drawing:
     )
 
 
-def speed(followed: Followed, group: ClassStages) -> Drawing:
+def speed(followed: OracleTrajectories, group: ClassStages) -> Drawing:
     """How fast oracle trajectories move."""
     with mpl.rc_context(STYLE):
         figure, ax = _by_time(group)
@@ -88,7 +88,7 @@ def speed(followed: Followed, group: ClassStages) -> Drawing:
     )
 
 
-def settling(settled: Settled, group: ClassStages) -> Drawing:
+def settling(settled: SettledBands, group: ClassStages) -> Drawing:
     """How much of each band of frequencies the prediction explains."""
     with mpl.rc_context(STYLE):
         figure, ax = _by_time(group)
@@ -110,7 +110,7 @@ def settling(settled: Settled, group: ClassStages) -> Drawing:
     )
 
 
-def deep_drawings(stages: Stages, deep: Deep) -> dict[str, Drawing]:
+def deep_drawings(stages: Stages, deep: DeepAnalysis) -> dict[str, Drawing]:
     """All figures of a deeper look, by name."""
     group = stages.group(deep.label)
     found = [speed(deep.followed, group)]

@@ -17,14 +17,14 @@ from floracle.analysis.curves import Landmark
 from floracle.analysis.prediction.profile import Profile, profile
 from floracle.analysis.stages.measure import AnyOracle
 from floracle.analysis.stages.result import ClassStages, Stages
-from floracle.core.paths import Path as NoisePath
+from floracle.core.paths import ProbabilityPath as NoisePath
 from floracle.core.point_set import NO_LABEL
 from floracle.core.seeds import generator, noise
 from floracle.core.spectrum import spectrum
 from floracle.data.store import Store
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
-from floracle.run.images import Display, display_for, reduced
+from floracle.run.images import Display, display_for, reduce_image
 from floracle.run.results import Results
 
 COUNT = 4
@@ -283,4 +283,4 @@ def _with_pictures(
 
 
 def _pictures(display: Display, points: Tensor) -> Tensor:
-    return reduced(display.pictures(points), LARGEST)
+    return reduce_image(display.pictures(points), LARGEST)

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from floracle.analysis.curves import Curve
 from floracle.analysis.stages.result import ClassStages, Stages
-from floracle.report.comparison.figures import agreement, compared, measured, predictable, voting
+from floracle.report.comparison.figures import (
+    agreement,
+    compared,
+    measured_landmarks,
+    predictable,
+    voting,
+)
 from floracle.report.plots import (
     BLUE,
     FINE,
@@ -49,7 +55,7 @@ def drawings(stages: Stages, examples: Examples | None) -> dict[str, Drawing]:
     """All figures that the stages and examples give rise to, by name."""
     with mpl.rc_context(STYLE):
         found = [weights(stages), gap(stages), entropy(stages), votes(stages), law(stages)]
-        if len(measured(stages)) > 1:
+        if len(measured_landmarks(stages)) > 1:
             predicted = [agreement(stages)] if predictable(stages) else []
             found += [*predicted, compared(stages)]
         if examples is not None and examples.noisy is None:

@@ -13,10 +13,10 @@ from markupsafe import Markup
 from torch import Tensor
 
 from floracle.analysis.stages.result import POOLED, ClassStages, Stages
-from floracle.analysis.trajectories.deep import Deep
-from floracle.report.comparison.figures import NAMED, measured
+from floracle.analysis.trajectories.deep import DeepAnalysis
+from floracle.report.comparison.figures import NAMED, measured_landmarks
 from floracle.report.plots import Drawing
-from floracle.run.images import enlarged, png
+from floracle.run.images import enlarge, png
 
 from . import words
 from .examples import Examples
@@ -30,7 +30,7 @@ def page(
     stages: Stages,
     drawings: dict[str, Drawing],
     examples: Examples | None,
-    deep: Deep | None = None,
+    deep: DeepAnalysis | None = None,
     *,
     seconds: float | None = None,
 ) -> str:
@@ -114,7 +114,9 @@ def _scope(stages: Stages) -> str:
 
 def _law(stages: Stages) -> dict[str, Any]:
     main = stages.main
-    broken = [stages.name(group.label) for group in measured(stages) if not group.law_holds]
+    broken = [
+        stages.name(group.label) for group in measured_landmarks(stages) if not group.law_holds
+    ]
     return {
         "holds": main.law_holds,
         "words": words.law(main),
@@ -162,7 +164,7 @@ def _moment(examples: Examples, i: int, k: int) -> dict[str, Any]:
                 "own": row == int(examples.rows[i]),
                 "weight": words.percent(weight),
                 "width": f"{100 * weight:.1f}",
-                "picture": data_uri(png(enlarged(face[None], TILE)[0])),
+                "picture": data_uri(png(enlarge(face[None], TILE)[0])),
             }
             for row, weight, face in voters
         ],
@@ -176,7 +178,7 @@ def _strip_times(times: list[float]) -> list[str]:
 
 
 def _strip(pictures: Tensor) -> list[str]:
-    return [data_uri(png(picture)) for picture in enlarged(pictures, TILE)]
+    return [data_uri(png(picture)) for picture in enlarge(pictures, TILE)]
 
 
 def data_uri(content: bytes, kind: str = "png") -> str:
@@ -210,7 +212,7 @@ def _facts(stages: Stages, seconds: float | None) -> dict[str, Any]:
     known, settings = stages.provenance, stages.settings
     name = str(known.get("name", "data"))
     shape = _shape(known.get("shape") or [stages.dims])
-    points = known.get("points") or sum(group.points for group in measured(stages)[:1])
+    points = known.get("points") or sum(group.points for group in measured_landmarks(stages)[:1])
     merged = known.get("duplicates")
     rows = {
         "data": f"{name} ({known.get('layout', 'array')})",

@@ -16,7 +16,7 @@ from floracle.analysis.prediction.what_if import what_if as measured_what_if
 from floracle.analysis.stages.result import POOLED, ClassStages, Stages
 from floracle.analysis.tool_arguments import arguments
 from floracle.core.paths import PATHS
-from floracle.report.comparison.figures import NAMED, measured, predictable
+from floracle.report.comparison.figures import NAMED, measured_landmarks, predictable
 
 from . import words
 from .examples import Examples
@@ -28,7 +28,7 @@ SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
-class Row:
+class ReportRow:
     """A row of a table; main ones are emphasised."""
 
     cells: Sequence[str]
@@ -42,7 +42,7 @@ class Table:
     """A table of words, ready to be written."""
 
     head: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[ReportRow]
     caption: str = ""
     wordy: frozenset[int] = field(default_factory=frozenset)
     """Columns that hold sentences."""
@@ -56,7 +56,7 @@ def agreement(stages: Stages) -> dict[str, Any]:
     table = Table(
         ("", *("predicted", "measured", "off by") * 2),
         [
-            Row(
+            ReportRow(
                 (
                     stages.name(group.label),
                     words.predicted(group, "centre"),
@@ -105,12 +105,14 @@ def _agreement_words(groups: list[ClassStages]) -> str:
 
 def classes(stages: Stages) -> dict[str, Any]:
     """The landmarks of all classes; beyond a few they are summed up and folded away."""
-    groups = [group for group in measured(stages) if group.label >= 0] or measured(stages)
+    groups = [
+        group for group in measured_landmarks(stages) if group.label >= 0
+    ] or measured_landmarks(stages)
     table = Table(
         ("", "points", "H(w) in nats", "centre", "collapse", "95 % interval", "end",
          "95 % interval", "area"),
         [
-            Row(
+            ReportRow(
                 (
                     stages.name(group.label),
                     f"{group.points:,}",
@@ -178,7 +180,7 @@ def _spread_table(columns: dict[str, list[float]], write: Callable[[float], str]
     """The spread of values over classes."""
     shares = {"least": 0, "lower quarter": 0.25, "median": 0.5, "upper quarter": 0.75, "most": 1}
     rows = [
-        Row((name, *(write(float(np.quantile(v, q))) for q in shares.values())))
+        ReportRow((name, *(write(float(np.quantile(v, q))) for q in shares.values())))
         for name, v in columns.items()
         if v
     ]
@@ -207,7 +209,7 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
     sizes = (f"{scale:g} × D = {scale * stages.dims:,.0f}" for scale in SCALES)
     head = ("N", *sizes, *(["D, from what was measured"] if measured else []))
     rows = [
-        Row(
+        ReportRow(
             (
                 f"{n:,.0f}",
                 *(
@@ -256,5 +258,5 @@ def pasted(stages: Stages) -> list[dict[str, str]]:
 def advice(stages: Stages) -> Table | None:
     """Where to start a search on a model of this data."""
     found = advise(stages)
-    rows = [Row((one.name, one.value, one.reason)) for one in found]
+    rows = [ReportRow((one.name, one.value, one.reason)) for one in found]
     return Table(("", "start from", "because"), rows, wordy=frozenset({1, 2})) if rows else None

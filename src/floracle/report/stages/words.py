@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from floracle.analysis.curves import CARRYING, Landmark
-from floracle.analysis.loss.baselines import Distances
+from floracle.analysis.loss.baselines import BaselineDistances
 from floracle.analysis.stages.result import END, JUDGED, POOLED, TOLERATED, ClassStages, Stages
-from floracle.analysis.trajectories.deep import Deep
+from floracle.analysis.trajectories.deep import DeepAnalysis
 from floracle.core.point_set import NO_LABEL
 
 MEANINGS = {
@@ -217,7 +217,7 @@ BROKEN = (
 )
 
 
-def deep(found: Deep) -> list[str]:
+def deep(found: DeepAnalysis) -> list[str]:
     """What the deeper look shows, a sentence each."""
     run = found.followed
     told = [
@@ -234,7 +234,7 @@ def deep(found: Deep) -> list[str]:
     return told
 
 
-def _nearest(distances: Distances) -> str:
+def _nearest(distances: BaselineDistances) -> str:
     """Which simple field is closest to the oracle, and when."""
     if all(curve.mean.max() < ROUNDING for curve in distances.relative.values()):
         last = time(float(distances.times[-1]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from floracle.analysis.saved import load
 from floracle.analysis.stages.result import Stages
 from floracle.analysis.stages.resumable import seconds_taken
-from floracle.analysis.trajectories.deep import Deep, deep_of
+from floracle.analysis.trajectories.deep import DeepAnalysis, deep_of
 from floracle.run.errors import InputError
 from floracle.run.files import digest, read_regular, write_bytes, write_text
 from floracle.run.results import RESULT, Results, differences, has_result, load_results
@@ -63,7 +63,7 @@ def examples_in(folder: Path, stages: Stages) -> Examples | None:
     return None if found is None else examples_of(found)
 
 
-def _deep_in(folder: Path, stages: Stages) -> Deep | None:
+def _deep_in(folder: Path, stages: Stages) -> DeepAnalysis | None:
     found = _beside(folder, DEEP, stages)
     return None if found is None else deep_of(found)
 

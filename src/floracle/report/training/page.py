@@ -20,7 +20,7 @@ from floracle.report.loss.page import write_figures
 from floracle.report.names import any_letters, facts_of, percent, quoted, visible
 from floracle.report.stages import words
 from floracle.report.stages.page import data_uri, inlined, rendered
-from floracle.report.stages.tables import Row, Table
+from floracle.report.stages.tables import ReportRow, Table
 from floracle.run.errors import InputError
 from floracle.run.files import write_text
 from floracle.run.folder_checks import check_ours
@@ -52,7 +52,7 @@ SHOWN = (
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """What a run has written down so far."""
 
     folder: Path
@@ -97,7 +97,7 @@ def is_run(folder: Path) -> bool:
     return False
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> TrainingRun:
     """The run in a folder, as far as it has come."""
     settings = check_ours(folder, VERB)
     if settings is None:
@@ -109,7 +109,7 @@ def read_run(folder: Path) -> Run:
     ]
     if not lines:
         raise InputError(f"{folder} has no line of progress yet; wait for some batches")
-    return Run(folder, settings, lines, looks)
+    return TrainingRun(folder, settings, lines, looks)
 
 
 def write_run(folder: Path) -> Path:
@@ -134,7 +134,7 @@ def write_run(folder: Path) -> Path:
     return folder / PAGE
 
 
-def headline(run: Run) -> str:
+def headline(run: TrainingRun) -> str:
     """Where it stands, and how far from the oracle."""
     if not run.looks:
         return f"{run.images:,} of {run.total:,} images, loss {run.lines[-1]['loss']:.3g}."
@@ -146,12 +146,12 @@ def headline(run: Run) -> str:
     )
 
 
-def run_split(run: Run) -> str:
+def run_split(run: TrainingRun) -> str:
     """Where the stages part, in words."""
     return words.time(split_of(run.lines))
 
 
-def story(run: Run) -> list[str]:
+def story(run: TrainingRun) -> list[str]:
     """What can be said."""
     told, seconds = [], sum(line.get("seconds", 0.0) for line in run.lines)
     if run.images < run.total:
@@ -195,7 +195,7 @@ def _unseen(look: Mapping[str, Any]) -> str:
     )
 
 
-def losses_table(run: Run) -> Table | None:
+def losses_table(run: TrainingRun) -> Table | None:
     """Losses of both stages by images seen; None where nothing was looked at."""
     if not run.looks:
         return None
@@ -206,12 +206,12 @@ def losses_table(run: Run) -> Table | None:
         cells = [f"{look['images']:,}"]
         for name in there:
             cells += [f"{look[name][stage]:.3g}" if name in look else "–" for stage in STAGES]
-        rows.append(Row(cells, main=look is run.looks[-1]))
+        rows.append(ReportRow(cells, main=look is run.looks[-1]))
     head = ("images", *("navigation", "refinement") * len(there))
     return Table(head, rows, over=[("", 1), *((names[name], 2) for name in there)])
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: TrainingRun) -> dict[str, str]:
     known: dict[str, Any] = {"network": _network(run.settings.get("network"))}
     known |= {name.replace("_", " "): run.settings.get(name) for name in SHOWN}
     switch = run.switch
