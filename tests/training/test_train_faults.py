@@ -65,7 +65,7 @@ def dying(moment):
     Path.write_bytes = watched(Path.write_bytes, half_the_bytes)
     for module in (checkpoint, weights):
         module.save_file = watched(module.save_file, half_tensors)
-    watch.Log.add = watched(watch.Log.add, half_line)
+    watch.MetricsLog.add = watched(watch.MetricsLog.add, half_line)
     for name in ("replace", "unlink", "mkdir", "chmod"):
         setattr(Path, name, watched(getattr(Path, name)))
     return done
