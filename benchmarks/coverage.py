@@ -33,17 +33,20 @@ def counted(name: str, oracle: floracle.Oracle) -> dict:
     times = plan_stages(oracle, labels=[label]).times
     truth = {
         name: torch.stack([group.curves[name].mean for group in most]).mean(0)
-        for name in ("information", "own", "top", "gap", "entropy")
+        for name in ("information", "self_weight", "max_weight", "gap", "entropy")
     }
-    levels = {"centre": ("information", most[0].knowable / 2), "collapse": ("own", 0.5)}
-    levels["end"] = ("top", END)
+    levels = {
+        "centre": ("information", most[0].max_information / 2),
+        "collapse": ("self_weight", 0.5),
+    }
+    levels["end"] = ("max_weight", END)
     along = most[0].predicted_information
     right = {
         name: float(crossing(times, truth[curve][None], level, along=along)[0])
         for name, (curve, level) in levels.items()
     }
     before = times <= right["collapse"]
-    area = most[0].knowable - float(truth["entropy"][-1])
+    area = most[0].max_information - float(truth["entropy"][-1])
     found = {}
     for pairs, groups in drawn.items():
         row = {}

@@ -61,7 +61,7 @@ def row(stages: floracle.Stages, group) -> dict:
     return {
         "class": stages.name(group.label),
         "points": group.points,
-        "knowable": round(group.knowable, 4),
+        "knowable": round(group.max_information, 4),
         "area": [round(group.area.value, 4), round(group.area.error, 4)],
         "predicted": [round(group.predicted_centre, 4), round(group.predicted_collapse, 4)],
         **{

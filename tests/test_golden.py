@@ -77,7 +77,7 @@ def predict() -> dict:
     bound = floracle.predict(1281, dims=4096)
     return {
         "twin": (twin.centre, twin.collapse, twin.end),
-        "own": twin.own,
+        "own": twin.self_weight,
         "bound": (bound.centre, bound.collapse),
     }
 

@@ -173,12 +173,12 @@ def test_a_single_point_pulls_straight(points_source):
     agree(floracle.Oracle(points_source(point))(x, t), (point - x) / (1 - t[:, None]))
 
 
-def test_own_weight_is_the_expected_concentration(oracle, data):
+def test_own_weight_is_the_expected_participation(oracle, data):
     """E γ_own = E Σ γ²: the own sample is itself a draw from the posterior."""
     rows, _, noise = pairs(data, 4000, seed=6)
     times = torch.linspace(0.1, 0.8, 8, dtype=torch.float64)
     found = oracle.pairs(rows, noise, times)
-    apart = found.own - found.concentration
+    apart = found.self_weight - found.participation
     assert (apart.mean(0).abs() <= 4 * apart.std(0) / len(rows) ** 0.5).all()
 
 
@@ -202,9 +202,9 @@ def test_information_law(data, path):
     """½ ∫ tr Cov(data | x_t) d(r²) = H(w) on every path, whatever the data (I-MMSE)."""
     measured = floracle.stages(floracle.Oracle(data, path=path), pairs=1024)
     for group in measured.groups:
-        assert abs(group.area.value - group.knowable) <= 4 * group.area.error
-        assert group.area.error <= 0.02 * group.knowable
-    assert_close(measured.group(-1).knowable, math.log(POINTS))
+        assert abs(group.area.value - group.max_information) <= 4 * group.area.error
+        assert group.area.error <= 0.02 * group.max_information
+    assert_close(measured.group(-1).max_information, math.log(POINTS))
 
 
 @pytest.mark.slow

@@ -70,7 +70,14 @@ def test_pairs_of_classes_in_turn_are_those_of_each(data, threads, monkeypatch):
         alone = oracle.pairs(
             drawn.rows, noise(seeds, (DIMS,)), TIMES, label=drawn.label, mirrored=True
         )
-        for name in ("variance", "lean", "top", "own", "entropy", "concentration"):
+        for name in (
+            "variance",
+            "control_variate",
+            "max_weight",
+            "self_weight",
+            "entropy",
+            "participation",
+        ):
             own = getattr(alone, name)
             assert_close(getattr(pairs, name), own, atol=2e-5 * float(own.abs().max()), rtol=1e-4)
         assert torch.equal(pairs.rivals, alone.rivals)

@@ -25,7 +25,7 @@ from floracle.core.point_set import WeightedRows
 def test_the_error_is_below_two_percent_at_the_default_pairs(where):
     stages = floracle.stages(floracle.Oracle(floracle.open_store(where)))
     for group in stages.groups:
-        assert group.area.error <= 0.02 * group.knowable
+        assert group.area.error <= 0.02 * group.max_information
         assert group.law_holds
 
 
@@ -100,8 +100,8 @@ def test_duplicates_lower_what_there_is_to_know(points_source):
     doubled = torch.cat([points, points[:1], points[:1]])
     group = floracle.stages(floracle.Oracle(floracle.open_store(doubled))).main
     weights = torch.tensor([3 / 22, *[1 / 22] * 19], dtype=torch.float64)
-    assert group.knowable == pytest.approx(float(-(weights * weights.log()).sum()))
-    assert abs(group.area.value - group.knowable) <= 4 * group.area.error
+    assert group.max_information == pytest.approx(float(-(weights * weights.log()).sum()))
+    assert abs(group.area.value - group.max_information) <= 4 * group.area.error
 
 
 def test_near_duplicates_keep_navigation_from_ending():
@@ -110,7 +110,7 @@ def test_near_duplicates_keep_navigation_from_ending():
     twins = points + 1e-6 * torch.randn(40, 32, generator=torch.Generator().manual_seed(7))
     group = floracle.stages(floracle.Oracle(floracle.open_store(torch.cat([points, twins])))).main
     assert group.end.value is None
-    assert group.unknown == pytest.approx(math.log(2), abs=0.02)
+    assert group.remaining_information == pytest.approx(math.log(2), abs=0.02)
     assert all(abs(row - rival) == 40 for row, rival in group.rivals)
     assert group.law_holds
 

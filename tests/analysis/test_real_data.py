@@ -42,9 +42,9 @@ def test_cifar_classes_part_where_they_are_known_to(cifar):
         assert group.predicted_centre == pytest.approx(predicted_centre, abs=6e-4)
         assert group.collapse.value == pytest.approx(collapse, abs=0.005)
         assert group.centre.value == pytest.approx(centre, abs=0.003)
-        assert group.knowable == pytest.approx(math.log(5000))
-        assert abs(group.area.value - group.knowable) <= 4 * group.area.error
-        assert group.area.error <= 0.02 * group.knowable
+        assert group.max_information == pytest.approx(math.log(5000))
+        assert abs(group.area.value - group.max_information) <= 4 * group.area.error
+        assert group.area.error <= 0.02 * group.max_information
 
 
 @pytest.mark.slow
@@ -66,7 +66,10 @@ def test_predictions_hold_on_idx_files(shared, name):
     store = floracle.open_store(shared / "data" / name)
     stages = floracle.stages(floracle.Oracle(store), pairs=256, classes=[0, 1, 2])
     for group in stages.groups:
-        assert abs(group.area.value - group.knowable + group.unknown) <= 4 * group.area.error
+        assert (
+            abs(group.area.value - group.max_information + group.remaining_information)
+            <= 4 * group.area.error
+        )
         assert group.predicted_centre == pytest.approx(group.centre.value, rel=0.15)
         # the Gaussian bound: information cannot outrun it, so the centre cannot come earlier
         assert group.centre.high is not None

@@ -32,8 +32,14 @@ def normal(count, *shape, seed=0):
 def assert_settled(group):
     """γ_own = 1 and H = 0 at all times, exactly."""
     assert group.single_point
-    assert group.knowable == group.unknown == 0
-    levels = {"top": 1.0, "own": 1.0, "concentration": 1.0, "entropy": 0.0, "information": 0.0}
+    assert group.max_information == group.remaining_information == 0
+    levels = {
+        "max_weight": 1.0,
+        "self_weight": 1.0,
+        "participation": 1.0,
+        "entropy": 0.0,
+        "information": 0.0,
+    }
     for name, level in levels.items():
         assert (group.curves[name].mean == level).all(), name
         assert (group.curves[name].error == 0).all(), name
@@ -104,7 +110,7 @@ def test_a_class_of_one_point_counts_with_its_share(measured):
         assert_close(curve.mean, shares @ means)
     assert measured.main.label == POOLED
     assert measured.main.points == 41
-    assert measured.main.knowable == pytest.approx(40 / 41 * math.log(20))
+    assert measured.main.max_information == pytest.approx(40 / 41 * math.log(20))
     assert measured.main.collapse.value < measured.group(0).collapse.value + 0.02
 
 
@@ -130,7 +136,7 @@ def test_what_has_stages_is_the_headline_before_what_has_none(mixed):
     for label in (POOLED, 0, 1, 2):
         assert_settled(found.group(label))
     assert found.main.label == found.typical.label == -1
-    assert found.main.knowable == pytest.approx(math.log(3))
+    assert found.main.max_information == pytest.approx(math.log(3))
     both = floracle.stages(floracle.Oracle(mixed), pairs=8, classes=[2, -1])
     assert both.main.label == both.typical.label == -1
 
@@ -146,7 +152,7 @@ def test_a_number_of_points_that_is_one_in_float64_is_one(points_source):
     """e^H(w) of two points, one of which weighs 1e−20 of the other, rounds to 1."""
     source = points_source(normal(2, 8), weights=torch.tensor([1.0, 1e-20]).double())
     found = floracle.stages(floracle.Oracle(source), pairs=8)
-    assert found.main.knowable == 0
+    assert found.main.max_information == 0
     assert found.main.area == (0.0, 0.0)
     assert found.main.collapse == found.main.end == AT_NOISE
 
@@ -208,7 +214,7 @@ def test_advice_where_nearly_all_mass_is_in_classes_of_one_point():
     labels = torch.tensor([0] * 995 + [1] * 5)
     oracle = floracle.Oracle(floracle.open_store(points, labels=labels))
     found = floracle.stages(oracle, pairs=16, times=12)
-    assert found.main.end.value == 0 < found.main.knowable
+    assert found.main.end.value == 0 < found.main.max_information
     assert advise(found)[0].name == "none needed"
     assert arguments(found) == ()
 

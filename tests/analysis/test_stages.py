@@ -39,9 +39,12 @@ def test_every_class_the_whole_and_the_pool_are_measured(stages):
     assert stages.main.label == POOLED
     for group in stages.groups:
         assert group.law_holds
-        assert abs(group.area.value - group.knowable + group.unknown) <= 4.5 * group.area.error
-    assert stages.group(1).knowable == pytest.approx(math.log(60))
-    assert stages.group(-1).knowable == pytest.approx(math.log(200))
+        assert (
+            abs(group.area.value - group.max_information + group.remaining_information)
+            <= 4.5 * group.area.error
+        )
+    assert stages.group(1).max_information == pytest.approx(math.log(60))
+    assert stages.group(-1).max_information == pytest.approx(math.log(200))
     with pytest.raises(KeyError):
         stages.group(9)
 
@@ -55,9 +58,9 @@ def test_predicted_information_bounds_what_is_measured(stages):
 def test_curves_begin_and_end_where_they_must(stages):
     for group in stages.groups:
         curves = {name: curve.mean for name, curve in group.curves.items()}
-        assert curves["entropy"][0] == pytest.approx(group.knowable, abs=1e-4)
+        assert curves["entropy"][0] == pytest.approx(group.max_information, abs=1e-4)
         assert curves["information"][0] == pytest.approx(0, abs=1e-4)
-        assert curves["top"][-1] == pytest.approx(1, abs=1e-6)
+        assert curves["max_weight"][-1] == pytest.approx(1, abs=1e-6)
         assert group.centre.value < group.collapse.value < group.end.value
         for mark in (group.centre, group.collapse, group.end):
             assert mark.low <= mark.value + 1e-9
@@ -74,7 +77,7 @@ def test_the_pool_is_the_average_of_the_classes(stages):
         assert_close(curve.mean, shares @ means)
         assert_close(curve.error, (shares.square() @ errors.square()).sqrt())
     logs = torch.tensor([40, 60, 100]).double().log()
-    assert stages.main.knowable == pytest.approx(float(shares @ logs))
+    assert stages.main.max_information == pytest.approx(float(shares @ logs))
 
 
 def test_stages_survive_saving(stages, tmp_path):
@@ -104,7 +107,10 @@ def test_the_law_holds_on_any_path_and_scale(points_source, path, scale):
     """Also where all of the information lies very near the noise, or very near the data."""
     oracle = floracle.Oracle(points_source(normal(60, 64) * scale + 5 * scale), path=path)
     group = floracle.stages(oracle, pairs=128).main
-    assert abs(group.area.value - group.knowable + group.unknown) <= 4.5 * group.area.error
+    assert (
+        abs(group.area.value - group.max_information + group.remaining_information)
+        <= 4.5 * group.area.error
+    )
 
 
 def test_weights_count(points_source):
@@ -113,8 +119,8 @@ def test_weights_count(points_source):
     shares = weights / weights.sum()
     oracle = floracle.Oracle(points_source(normal(80, 64), weights=weights))
     group = floracle.stages(oracle, pairs=256).main
-    assert group.knowable == pytest.approx(float(-(shares * shares.log()).sum()))
-    assert abs(group.area.value - group.knowable) <= 4.5 * group.area.error
+    assert group.max_information == pytest.approx(float(-(shares * shares.log()).sum()))
+    assert abs(group.area.value - group.max_information) <= 4.5 * group.area.error
 
 
 def test_same_seed_same_numbers_and_another_seed_others(classes):
@@ -189,7 +195,7 @@ def test_landmarks_follow_the_scale_of_the_data(points_source, unit, name, scale
     predicted = in_ratio(found.main.predicted_collapse, path, scale)
     assert predicted == pytest.approx(in_ratio(unit.predicted_collapse, linear, 1), rel=1e-3)
     assert found.main.area.value == pytest.approx(unit.area.value, rel=2e-3)
-    assert found.main.unknown < 1e-6
+    assert found.main.remaining_information < 1e-6
     assert (found.times.diff() > 0).all()
 
 
@@ -216,7 +222,7 @@ def test_a_scale_beyond_float64_is_a_mistake_with_a_way_out(points_source, scale
     [(Estimate(2.0, 0.0), math.inf), (Estimate(0.5, 0.0), -math.inf), (Estimate(1.0, 0.0), 0.0)],
 )
 def test_without_an_error_the_law_is_off_by_all_or_nothing(stages, area, deviation):
-    group = replace(stages.main, area=area, knowable=1.0, unknown=0.0)
+    group = replace(stages.main, area=area, max_information=1.0, remaining_information=0.0)
     assert group.law_deviation == deviation
 
 

@@ -30,7 +30,7 @@ def test_one_point_is_reached_straight(points_source):
     assert found.curves["curvature"].mean.max() < 1e-6
     assert found.curves["change"].mean.max() == 0
     assert_close(found.curves["speed"].mean, away.mean().expand(20))
-    assert (found.curves["top"].mean == 1).all()
+    assert (found.curves["max_weight"].mean == 1).all()
     assert found.misses.max() < 1e-6
 
 
@@ -53,7 +53,7 @@ def test_trajectories_end_on_training_samples(points_source):
     assert_close(found.ends.float(), points[found.rows], atol=1e-2, rtol=0)
     assert len(found.rows.unique()) > 10
     assert found.straightness.value > 1
-    assert found.curves["top"].mean[-1] > 0.999
+    assert found.curves["max_weight"].mean[-1] > 0.999
 
 
 def test_two_points_are_told_apart_by_the_side_of_the_noise(points_source):
@@ -88,7 +88,7 @@ def test_every_number_is_that_of_the_formula(points_source):
     moves = (m[1:] - m[:-1]).norm(dim=2) / (m[-1] - m[0]).norm(dim=1)
     expected = {
         "speed": v.square().mean(2).sqrt().mean(1),
-        "top": torch.stack(tops),
+        "max_weight": torch.stack(tops),
         "log_density": torch.stack(logs),
         "curvature": (cosines.clamp(max=1).acos() / lengths * 10**0.5).mean(1),
         "change": moves.mean(1),

@@ -99,7 +99,7 @@ def test_any_scale_of_the_data_gives_the_same_twin(scale):
     points = torch.randn(150, 12, generator=generator(6))
     one = floracle.twin(floracle.profile(floracle.open_store(points)))
     other = floracle.twin(floracle.profile(floracle.open_store(points * scale)))
-    for curve, level in (("information", 2.0), ("own", 0.5), ("top", 0.99)):
+    for curve, level in (("information", 2.0), ("self_weight", 0.5), ("max_weight", 0.99)):
         ratio = other.ratio_of(curve, level) * scale
         assert ratio == pytest.approx(one.ratio_of(curve, level), rel=1e-3)
 
@@ -138,8 +138,10 @@ def test_two_points_are_told_as_they_are_measured():
 def test_weights_of_noise_are_there_from_the_start():
     """Every point has 1/N at t = 0: a level below is reached there."""
     found = floracle.twin(floracle.Profile.of_spectrum(torch.ones(8), 50))
-    assert found.time_of("own", 0.01) == 0 == found.time_of("top", 0.02)
-    assert 0 < found.time_of("own", 0.03) < found.time_of("own", 0.1) < found.collapse
+    assert found.time_of("self_weight", 0.01) == 0 == found.time_of("max_weight", 0.02)
+    assert (
+        0 < found.time_of("self_weight", 0.03) < found.time_of("self_weight", 0.1) < found.collapse
+    )
 
 
 @pytest.mark.slow
@@ -155,7 +157,7 @@ def test_near_duplicates_are_no_nan():
     points[100:] = points[:100]
     points[100:, 0] += 1e-6
     found = floracle.twin(floracle.profile(floracle.open_store(points)))
-    assert found.top.isfinite().all()
+    assert found.max_weight.isfinite().all()
     assert found.end is None or found.end > 1 - 1e-4  # twins share their weight
 
 
@@ -182,7 +184,9 @@ def test_more_points_than_can_be_drawn_go_on_from_those_that_can():
 def test_curves_are_read_at_times_and_on_other_paths():
     known = floracle.Profile.of_spectrum(torch.ones(30), 100)
     linear = floracle.twin(known)
-    assert float(linear.at("own", torch.tensor([linear.collapse]))[0]) == pytest.approx(0.5)
+    assert float(linear.at("self_weight", torch.tensor([linear.collapse]))[0]) == pytest.approx(
+        0.5
+    )
     cosine = floracle.twin(known, path=floracle.COSINE)
     c = floracle.COSINE.coefficients(torch.tensor([cosine.end]).double())
     assert float(c.alpha / c.sigma) == pytest.approx(linear.end / (1 - linear.end), rel=1e-6)

@@ -91,7 +91,7 @@ def test_compare_measures_and_says_why(tmp_path, capsys):
     found = json.loads((tmp_path / "page" / "comparison.json").read_text())
     assert found[1]["factors"]["shape"] < 0.7
     assert found[1]["collapse"]["value"] < found[0]["collapse"]["value"]
-    for name in ("weights", "own", "information", "gap", "spectra"):
+    for name in ("weights", "self_weight", "information", "gap", "spectra"):
         for kind in ("png", "svg", "csv"):
             assert (tmp_path / "page" / "figures" / f"{name}.{kind}").stat().st_size > 100
     again = [str(tmp_path / "page" / name) for name in ("small", "large")]

@@ -125,7 +125,7 @@ def test_overlapping_gaussians_never_settle(clouds):
     means = 0.1 * torch.randn(50, 4)
     stages = floracle.stages(GaussianOracle(clouds(means, torch.ones(50, 4))), pairs=64)
     assert stages.main.end.value is None
-    assert stages.main.unknown > 2
+    assert stages.main.remaining_information > 2
     assert stages.main.law_holds
 
 

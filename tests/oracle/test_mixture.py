@@ -130,10 +130,10 @@ def test_the_class_is_known_before_the_sample(digits):
     """E H(class | x_t) against a count by hand of the posterior's weights, and its landmark."""
     stages = floracle.stages(digits, classes=[-1], pairs=64)
     whole = stages.group(-1)
-    assert whole.separation.value < whole.centre.value
+    assert whole.speciation.value < whole.centre.value
     counts = torch.bincount(digits.data.labels).double()
     known = torch.special.entr(counts / counts.sum()).sum()
-    assert abs(whole.classes_knowable - known) < 1e-12
+    assert abs(whole.max_class_information - known) < 1e-12
     assert (whole.curves["class_information"].mean.diff() > -1e-6).all()
 
     rows, noise = torch.arange(0, 60), torch.randn(60, 1, 8, 8)

@@ -68,12 +68,12 @@ def truth_of(data, label, path, rows, noise, times):
         lengths = (points - centre).square().sum(1)
         half = torch.stack([(points - points[o]).square().sum(1) / 2 for o in own])
         now = {
-            "top": gamma.amax(1),
-            "own": gamma[torch.arange(len(rows)), own],
+            "max_weight": gamma.amax(1),
+            "self_weight": gamma[torch.arange(len(rows)), own],
             "entropy": -torch.special.xlogy(gamma, gamma).sum(1),
-            "concentration": gamma.square().sum(1),
+            "participation": gamma.square().sum(1),
             "variance": (gamma * half).sum(1),
-            "lean": gamma @ lengths / 2 - lengths[own] / 2,
+            "control_variate": gamma @ lengths / 2 - lengths[own] / 2,
         }
         for name, values in now.items():
             curves.setdefault(name, []).append(values)
@@ -81,7 +81,7 @@ def truth_of(data, label, path, rows, noise, times):
 
 
 def agree(found, truth, *, atol=5e-4):
-    for name in ("top", "own", "entropy", "concentration"):
+    for name in ("max_weight", "self_weight", "entropy", "participation"):
         assert_close(
             getattr(found, name),
             truth[name],
@@ -90,7 +90,7 @@ def agree(found, truth, *, atol=5e-4):
             msg=lambda text, name=name: f"{name}: {text}",
         )
     size = truth["variance"].amax()
-    for name in ("variance", "lean"):
+    for name in ("variance", "control_variate"):
         assert_close(
             getattr(found, name),
             truth[name],
@@ -128,7 +128,7 @@ def test_mirrored_pairs_average_both_signs(points_source, path):
     assert_close(found.amplification, c.d_alpha - c.alpha * c.d_sigma / c.sigma)
 
 
-CURVES = ("variance", "lean", "top", "own", "entropy", "concentration")
+CURVES = ("variance", "control_variate", "max_weight", "self_weight", "entropy", "participation")
 
 
 def alike(found, expected):
@@ -192,7 +192,7 @@ def test_a_single_atom_has_no_rival(points_source):
     data = points_source(torch.randn(1, 8))
     found = Oracle(data).pairs(torch.zeros(3, dtype=torch.int64), torch.randn(3, 8), TIMES)
     assert found.rivals.tolist() == [-1, -1, -1]
-    assert (found.own == 1).all()
+    assert (found.self_weight == 1).all()
     assert not found.entropy.any()
     assert not found.variance.any()
 
@@ -220,8 +220,8 @@ def test_identities_hold_on_average(points_source, layout):
     rows, noise = drawn_pairs(data, -1, count=3000, seed=3)
     times = TIMES[1:8]
     found = Oracle(data).pairs(rows, noise, times)
-    within(found.own - found.concentration)
-    within(found.lean)
+    within(found.self_weight - found.participation)
+    within(found.control_variate)
     missed = []
     for time in times:
         t = time.repeat(len(rows))
@@ -246,7 +246,7 @@ def test_strangers_agree_with_the_reference(points_source):
             gamma = truth.posterior
             gap = (truth.velocity - (held.double() - noise.double())).square().sum(1)
             assert_close(found.gap[:, k], gap, rtol=1e-3, atol=1e-3)
-            assert_close(found.top[:, k], gamma.amax(1), rtol=0, atol=1e-4)
+            assert_close(found.max_weight[:, k], gamma.amax(1), rtol=0, atol=1e-4)
             entropy = -torch.special.xlogy(gamma, gamma).sum(1)
             assert_close(found.entropy[:, k], entropy, rtol=0, atol=1e-4)
 
@@ -257,4 +257,4 @@ def test_weights_are_heard_by_a_pair_alone(points_source):
     rows, noise = drawn_pairs(data, -1)
     both = Oracle(data).pairs(rows[:2], noise[:2], TIMES)
     alone = Oracle(data).pairs(rows[:1], noise[:1], TIMES)
-    assert_close(alone.top[0], both.top[0], atol=1e-5, rtol=0)
+    assert_close(alone.max_weight[0], both.max_weight[0], atol=1e-5, rtol=0)

@@ -57,7 +57,7 @@ def test_posterior_agrees_with_the_reference(data, label, path):
     assert_close(found.top_weights.sum(1), torch.ones(len(T)).double(), atol=1e-6, rtol=0)
     assert (found.top_weights.diff(dim=1) <= 1e-6).all()
     assert_close(found.entropy, -torch.special.xlogy(gamma, gamma).sum(1), atol=1e-4, rtol=0)
-    assert_close(found.concentration, gamma.square().sum(1), atol=2e-5, rtol=0)
+    assert_close(found.participation, gamma.square().sum(1), atol=2e-5, rtol=0)
     assert_close(found.log_mass, truth.log_mass, atol=1e-4, rtol=1e-9)
     assert_close(found.mean, truth.mean, atol=1e-4, rtol=0)
     assert not found.missing.any()
@@ -79,7 +79,7 @@ def test_merged_duplicates_vote_once_with_both_weights(points_source):
     )
     assert found.top_rows.tolist() == [[0, 1]]
     assert_close(found.top_weights, torch.tensor([[0.75, 0.25]]).double())
-    assert_close(found.concentration, torch.tensor([0.625]).double())
+    assert_close(found.participation, torch.tensor([0.625]).double())
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_posterior_ignores_block_size(oracle, data, monkeypatch, rows, summed):
     monkeypatch.setattr(dense, "SUMMED", summed)
     for memory in (None, 1):
         found = Oracle(data, memory=memory).posterior(x, T)
-        for name in ("mean", "log_mass", "top_weights", "entropy", "concentration"):
+        for name in ("mean", "log_mass", "top_weights", "entropy", "participation"):
             assert_close(
                 getattr(found, name), getattr(expected, name), atol=2e-5, rtol=1e-6, msg=name
             )

@@ -120,7 +120,7 @@ def test_the_papers_discrepancy_near_data_is_rounding():
 
 
 def test_top_1_rises_to_one_at_the_end(digits):
-    top, t = digits.arrays["0/top"], digits.arrays["0/times"]
+    top, t = digits.arrays["0/max_weight"], digits.arrays["0/times"]
     row = cells(digits)["digits"]
     assert (top.diff() >= -1e-9).all()
     along = digits.arrays["0/predicted_information"]
@@ -157,8 +157,8 @@ def test_more_points_collapse_later(clouds):
         few, many = (found[figure_3.name_of(dims, points)] for points in FIGURE_3.points)
         assert few["high"] < many["low"]
         name = figure_3.name_of(dims, FIGURE_3.points[0])
-        t, top = (clouds.arrays[f"{name}/{key}"] for key in ("t", "top"))
-        later = clouds.arrays[f"{figure_3.name_of(dims, FIGURE_3.points[1])}/top"]
+        t, top = (clouds.arrays[f"{name}/{key}"] for key in ("t", "max_weight"))
+        later = clouds.arrays[f"{figure_3.name_of(dims, FIGURE_3.points[1])}/max_weight"]
         theirs = clouds.arrays[f"{figure_3.name_of(dims, FIGURE_3.points[1])}/t"]
         inside = (t > 0) & (top < 0.99)
         assert (np.interp(t[inside], theirs, later) < top[inside].numpy()).all()
@@ -177,7 +177,8 @@ def test_the_collapse_lies_just_before_its_prediction(clouds):
 def test_the_closed_form_is_a_lower_bound_and_the_deviation_is_what_is_told(clouds):
     for name, row in cells(clouds).items():
         own, error, closed = (
-            clouds.arrays[f"{name}/{key}"] for key in ("own", "own_error", "closed")
+            clouds.arrays[f"{name}/{key}"]
+            for key in ("self_weight", "self_weight_error", "closed")
         )
         assert (own - closed >= -4 * error - 1e-4).all()
         assert row["worst deviation"] == float((own - closed).max())
@@ -198,7 +199,9 @@ def test_own_weight_against_a_float64_reference():
             x = t * data[rows] + (1 - t) * sign * drawn
             apart = torch.cdist(x, t * data).square() / (2 * (1 - t) ** 2)
             own += (-apart).softmax(1)[torch.arange(40), rows].mean() / 2
-        assert float(found.arrays["D=16 N=50/own"][k]) == pytest.approx(float(own), abs=1e-5)
+        assert float(found.arrays["D=16 N=50/self_weight"][k]) == pytest.approx(
+            float(own), abs=1e-5
+        )
 
 
 def test_clouds_share_no_seed_with_their_noise():

@@ -78,8 +78,8 @@ def test_the_numbers_of_a_figure_are_those_of_its_curve(folder):
     with (folder / "figures" / "weights.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["t"]) for row in rows] == found.times.tolist()
-    assert [float(row["top"]) for row in rows] == found.curves["top"].mean.tolist()
-    assert [float(row["own_error"]) for row in rows] == found.curves["own"].error.tolist()
+    assert [float(row["max_weight"]) for row in rows] == found.curves["max_weight"].mean.tolist()
+    assert [float(row["own_error"]) for row in rows] == found.curves["self_weight"].error.tolist()
     with (folder / "figures" / "information-law.csv").open() as file:
         rows = list(csv.DictReader(file))
     bound = found.main.predicted_information.tolist()
@@ -113,7 +113,7 @@ def test_landmarks_predictions_and_the_law_are_on_the_page(pictures):
 
 def test_a_broken_law_is_an_alarm(pictures):
     found, shown = pictures
-    broken = replace(found.main, area=Estimate(0.9 * found.main.knowable, 1e-3))
+    broken = replace(found.main, area=Estimate(0.9 * found.main.max_information, 1e-3))
     content = html_of(replace(found, groups=(broken, *found.groups[1:])), shown)
     assert 'role="alert"' in content
     assert "The information law is broken" in content
@@ -134,11 +134,11 @@ def of_law(found, **changes):
 
 def test_the_law_says_both_sides_and_how_far_apart_they_may_be(pictures):
     found, _ = pictures
-    told = of_law(found, knowable=3.0, unknown=0.0, area=Estimate(2.9, 0.1))
+    told = of_law(found, max_information=3.0, remaining_information=0.0, area=Estimate(2.9, 0.1))
     assert told.startswith("The information law holds: the measured area is 2.900 ± 0.100 nats")
     assert "against H(w) = 3.000" in told
     assert "(1.0 standard errors apart, up to 4 are allowed)" in told
-    told = of_law(found, knowable=3.0, unknown=0.0, area=Estimate(2.0, 0.1))
+    told = of_law(found, max_information=3.0, remaining_information=0.0, area=Estimate(2.0, 0.1))
     assert "broken" in told
     assert "10.0 standard errors apart; up to 0.415 nats are allowed" in told
 
@@ -146,17 +146,22 @@ def test_the_law_says_both_sides_and_how_far_apart_they_may_be(pictures):
 def test_an_error_beyond_five_percent_checks_nothing(pictures):
     """An error that grows with a fault would satisfy the check by itself."""
     found, _ = pictures
-    told = of_law(found, knowable=8.7, unknown=0.0, area=Estimate(2648924050.7, 2648924042.0))
+    told = of_law(
+        found,
+        max_information=8.7,
+        remaining_information=0.0,
+        area=Estimate(2648924050.7, 2648924042.0),
+    )
     assert "not checked: the error is 3.04e+10 % of H(w)" in told
     assert "holds" not in told
-    told = of_law(found, knowable=3.0, unknown=0.0, area=Estimate(3.2, 0.16))
+    told = of_law(found, max_information=3.0, remaining_information=0.0, area=Estimate(3.2, 0.16))
     assert "not checked: the error is 5.33 % of H(w)" in told
 
 
 def test_few_pairs_have_to_be_farther_off(pictures):
     """Of four pairs a mean lies five of its errors off more often than one in a hundred times."""
     found, _ = pictures
-    numbers = {"knowable": 3.0, "unknown": 0.0, "area": Estimate(2.8, 0.03)}
+    numbers = {"max_information": 3.0, "remaining_information": 0.0, "area": Estimate(2.8, 0.03)}
     assert "broken" in of_law(found, **numbers, pairs=512)
     assert "holds" in of_law(found, **numbers, pairs=4)
 
@@ -165,7 +170,9 @@ def test_few_pairs_have_to_be_farther_off(pictures):
 def test_the_law_never_holds_beside_an_absurd_number_of_errors(pictures, error):
     """Where the error is next to nothing it is the half percent of H(w) that is kept to."""
     found, _ = pictures
-    told = of_law(found, knowable=3.0, unknown=0.0, area=Estimate(2.99, error))
+    told = of_law(
+        found, max_information=3.0, remaining_information=0.0, area=Estimate(2.99, error)
+    )
     assert "holds within 4 standard errors and 0.5 % of H(w)" in told
     assert "0.010 nats apart; up to 0.015 nats are allowed" in told
     assert f"2.990 ± {error:.1e}" in told or (error == 0 and "2.990 ± 0.000" in told)
@@ -175,7 +182,7 @@ def test_the_law_has_nothing_to_check_where_nothing_is_known(pictures):
     """All but a thousandth of H(w) stays unknown: an area of 0 would hold as well."""
     found, _ = pictures
     area = Estimate(0.003, 1e-9)
-    told = of_law(found, knowable=5.0, unknown=4.995, area=area)
+    told = of_law(found, max_information=5.0, remaining_information=4.995, area=area)
     assert "nothing to check" in told
     assert "holds" not in told
 
@@ -227,7 +234,7 @@ def test_a_single_point_is_drawn_and_no_law_is_claimed(single):
 
 def test_curves_of_a_single_point_are_as_they_must_be(single):
     columns = {name: drawing.columns for name, drawing in drawings(*single).items()}
-    assert set(columns["weights"]["top"]) == set(columns["weights"]["own"]) == {1.0}
+    assert set(columns["weights"]["max_weight"]) == set(columns["weights"]["self_weight"]) == {1.0}
     assert set(columns["votes"]["effective"]) == {1.0}
     assert set(columns["gap"]["gap"]) == set(columns["entropy"]["entropy"]) == {0.0}
 

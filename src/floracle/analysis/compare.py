@@ -67,14 +67,14 @@ class DataSpace:
     @property
     def density(self) -> float:
         """Nats to be learnt in each dimension before the collapse, H(w) / D."""
-        return self.main.knowable / self.stages.dims
+        return self.main.max_information / self.stages.dims
 
     def predicted(
         self, *, variance: float | None = None, knowable: float | None = None
     ) -> PredictedStages:
         """The stages to expect, with another mean variance of a coordinate or another H(w)."""
         assert self.spectrum is not None
-        size = self.stages.group(self.typical).knowable if knowable is None else knowable
+        size = self.stages.group(self.typical).max_information if knowable is None else knowable
         scale = 1.0 if variance is None else variance / (self.variance or 1.0)
         path = PATHS[self.stages.settings.get("path", "linear")]
         return predict(math.exp(size), spectrum=self.spectrum * scale, path=path)
@@ -93,7 +93,7 @@ def compare_spaces(first: DataSpace, other: DataSpace) -> Factors | None:
         return None
     if not (first.spectrum.any() and other.spectrum.any()):
         return None
-    ours = first.stages.group(first.typical).knowable
+    ours = first.stages.group(first.typical).max_information
     variance = first.variance
     steps = (
         first.predicted(),

@@ -31,17 +31,17 @@ Measured = (
     | ProbeResult
 )
 
-LANDMARKS = ("centre", "collapse", "end", "separation")
+LANDMARKS = ("centre", "collapse", "end", "speciation")
 NUMBERS = (
     "label",
     "points",
     "pairs",
     "share",
-    "knowable",
+    "max_information",
     "predicted_centre",
     "predicted_collapse",
-    "unknown",
-    "classes_knowable",
+    "remaining_information",
+    "max_class_information",
 )
 
 

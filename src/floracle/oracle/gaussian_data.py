@@ -149,13 +149,13 @@ class GaussianOracle:
             times=times.double(),
             amplification=c.amplification,
             variance=variance,
-            lean=torch.zeros_like(variance),
-            top=top,
-            own=weight,
+            control_variate=torch.zeros_like(variance),
+            max_weight=top,
+            self_weight=weight,
             entropy=entropy,
-            concentration=concentration,
+            participation=concentration,
             rivals=torch.full_like(own, -1),
-            within=within,
+            within_variance=within,
         )
 
     @property
@@ -197,7 +197,7 @@ class GaussianOracle:
             top_weights=(sums.top_logits - sums.peak[:, None]).exp() / sums.mass[:, None],
             top_rows=rows[sums.top],
             entropy=(sums.mass.log() - sums.logits / sums.mass).clamp(min=0),
-            concentration=(sums.squares / sums.mass**2).clamp(max=1),
+            participation=(sums.squares / sums.mass**2).clamp(max=1),
             missing=torch.zeros_like(sums.mass),
             error=torch.zeros_like(sums.mass),
             touched=torch.full(sums.mass.shape, len(rows)),

@@ -356,7 +356,7 @@ class Oracle:
             top_weights=(leading.exp() / sums.mass[:, None]).clamp(max=1).cpu(),
             top_rows=members.rows[sums.top[:, :top]].cpu(),
             entropy=(sums.mass.log() - sums.logits / sums.mass).clamp(min=0).cpu(),
-            concentration=(sums.squares / sums.mass**2).clamp(max=1).cpu(),
+            participation=(sums.squares / sums.mass**2).clamp(max=1).cpu(),
             missing=nothing if proof is None else proof.missing.cpu(),
             error=nothing if proof is None else proof.error.cpu(),
             touched=every if proof is None else proof.touched.cpu(),

@@ -91,7 +91,7 @@ class Posterior:
     """Their row numbers in the data, int64 [b, k]."""
     entropy: Tensor
     """−Σ γ log γ in nats, [b]."""
-    concentration: Tensor
+    participation: Tensor
     """Σ γ², [b]; its inverse is the effective number of votes."""
     missing: Tensor
     """A proven upper bound on the mass not looked at, [b]; 0 where all atoms were read."""
@@ -115,7 +115,7 @@ class Posterior:
                 values = [value[:, :columns] for value in values]
             return torch.cat(values)[order]
 
-        fields = ("mean", "log_mass", "top_weights", "top_rows", "entropy", "concentration")
+        fields = ("mean", "log_mass", "top_weights", "top_rows", "entropy", "participation")
         return Posterior(
             **{name: column(name) for name in (*fields, "missing", "error", "touched")},
         )

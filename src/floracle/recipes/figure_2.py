@@ -152,7 +152,7 @@ def _row(values: dict[str, Any], arrays: dict[str, Tensor], i: int) -> TableRow:
     """The numbers of a data set."""
     group = group_of(values["group"], arrays, f"{i}/")
     t, gap = numbers(arrays[f"{i}/times"]), numbers(group.curves["gap"].mean) / values["dims"]
-    top = numbers(group.curves["top"].mean)
+    top = numbers(group.curves["max_weight"].mean)
     collapse = group.collapse.value
     return {
         "": values["name"],

@@ -72,7 +72,7 @@ def draw_gap(results: Results) -> list[Drawing]:
 
 def draw_top(results: Results) -> list[Drawing]:
     """Figure 2b."""
-    lines = _lines(results, "top")
+    lines = _lines(results, "max_weight")
     ax, figure = _ground(lines, low=False)
     levels = _levels(len(lines)) if len(lines) > 1 else [0.25]
     for line, level in zip(lines, levels, strict=True):
@@ -81,7 +81,7 @@ def draw_top(results: Results) -> list[Drawing]:
     ax.set_ylim(0, 1.02)
     ax.set_ylabel("mean top-1 weight")
     words = "Mean largest posterior weight by time"
-    return [Drawing("figure-2b", words, figure, _columns(lines, "top"))]
+    return [Drawing("figure-2b", words, figure, _columns(lines, "max_weight"))]
 
 
 def _lines(results: Results, name: str, *, per_dimension: bool = False) -> list[Line]:

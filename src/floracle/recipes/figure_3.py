@@ -99,11 +99,11 @@ def _measured(settings: Figure3Settings, dims: int, points: int, _: Parts) -> Re
     predicted = predict(points, dims=dims)
     times = times_for([predicted], settings.times)
     found = _pairs(settings, dims, points, times)
-    own, top = Curve.of(found.own), Curve.of(found.top)
+    own, top = Curve.of(found.self_weight), Curve.of(found.max_weight)
     closed = predicted.own(times)
     deviation = own.mean - closed
     worst = int(deviation.abs().argmax())
-    mark = landmark(times, own.mean, bootstrap_means(found.own, settings.seed), 0.5)
+    mark = landmark(times, own.mean, bootstrap_means(found.self_weight, settings.seed), 0.5)
     levels = [float(crossing(times, top.mean[None], level)[0]) for level in (0.25, 0.75)]
     values = {
         "collapse": mark.value,
@@ -118,10 +118,10 @@ def _measured(settings: Figure3Settings, dims: int, points: int, _: Parts) -> Re
     }
     arrays = {
         "t": times,
-        "own": own.mean,
-        "own_error": own.error,
-        "top": top.mean,
-        "top_error": top.error,
+        "self_weight": own.mean,
+        "self_weight_error": own.error,
+        "max_weight": top.mean,
+        "max_weight_error": top.error,
         "closed": closed,
     }
     return Results("part", {}, values, arrays)

@@ -33,8 +33,8 @@ Cell = tuple[int, int]
 NAME_WIDTH = 0.09
 """What the name of a dimension is wide, as a span of t."""
 ROWS = (
-    ("top", "mean top-1 weight"),
-    ("own", "mean own weight"),
+    ("max_weight", "mean top-1 weight"),
+    ("self_weight", "mean own weight"),
     ("deviation", "own weight less\nclosed form"),
 )
 
@@ -85,7 +85,7 @@ def _panel(ax: Axes, results: Results, cells: list[Cell], kind: str, colours: li
     for cell, colour in zip(cells, colours, strict=True):
         t = _array(results, cell, "t")
         curve = _curve(results, cell, kind)
-        if kind != "own":
+        if kind != "self_weight":
             band(ax, t, curve, colour)
         else:
             _measured(ax, t, curve, colour)
@@ -100,8 +100,8 @@ def _measured(ax: Axes, t: NDArray[np.float64], curve: Curve, colour: str) -> No
 
 def _curve(results: Results, cell: Cell, kind: str) -> Curve:
     if kind == "deviation":
-        found = results.arrays[_key(cell, "own")] - results.arrays[_key(cell, "closed")]
-        return Curve(found, results.arrays[_key(cell, "own_error")])
+        found = results.arrays[_key(cell, "self_weight")] - results.arrays[_key(cell, "closed")]
+        return Curve(found, results.arrays[_key(cell, "self_weight_error")])
     return Curve(results.arrays[_key(cell, kind)], results.arrays[_key(cell, f"{kind}_error")])
 
 
@@ -206,7 +206,7 @@ def _say(ax: Axes, words: str, place: tuple[float, float] = (0.97, 0.06)) -> Non
 def _columns(results: Results) -> dict[str, list[Any]]:
     """All sizes below each other."""
     columns: dict[str, list[Any]] = {"dims": [], "points": []}
-    names = ("t", "top", "top_error", "own", "own_error", "closed")
+    names = ("t", "max_weight", "max_weight_error", "self_weight", "self_weight_error", "closed")
     columns |= {name: [] for name in names}
     for dims in results.settings["dims"]:
         for points in results.settings["points"]:

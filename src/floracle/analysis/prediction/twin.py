@@ -73,9 +73,9 @@ class Twin:
     """r, float64 [T]."""
     information: Tensor
     """Nats known of which point it is, float64 [T]."""
-    own: Tensor
+    self_weight: Tensor
     """The posterior weight of the pair's own point [T]."""
-    top: Tensor
+    max_weight: Tensor
     """The largest posterior weight [T]: Fig. 2b and 3 of the paper."""
     path: ProbabilityPath = LINEAR
 
@@ -87,12 +87,12 @@ class Twin:
     @cached_property
     def collapse(self) -> float | None:
         """The time at which the pair's own point has half of the weight."""
-        return self.time_of("own", 0.5)
+        return self.time_of("self_weight", 0.5)
 
     @cached_property
     def end(self) -> float | None:
         """The time at which the largest weight is .99."""
-        return self.time_of("top", END)
+        return self.time_of("max_weight", END)
 
     def time_of(self, curve: str, level: float) -> float | None:
         """The time at which `information`, `own` or `top` first reaches a level."""

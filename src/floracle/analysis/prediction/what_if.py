@@ -57,7 +57,7 @@ def what_if(
             " what tells other numbers of points apart"
         )
     path = PATHS[stages.settings.get("path", "linear")]
-    counts = [max(2.0, math.exp(group.knowable)), *points]
+    counts = [max(2.0, math.exp(group.max_information)), *points]
     here, *there = (twin(profile, count, path=path, pairs=pairs) for count in counts)
     marks: dict[str, Landmark] = {name: getattr(group, name) for name in MARKS}
     return tuple(

@@ -21,7 +21,7 @@ MOST, LEAST, NUMBERS = 64, 16, 2**22
 towards 16 where points have so many dimensions that they would hold more than these numbers."""
 DRAWN = 8
 """Bytes that a pair takes for every dimension while it is drawn: its point and its noise."""
-CURVES = ("gap", "top", "entropy")
+CURVES = ("gap", "max_weight", "entropy")
 
 
 def held_out_curves(

@@ -177,14 +177,14 @@ def _group(
     knowable, predicted, times = plan.sizes[drawn.label], known.predicted, plan.times
     bound = predicted.information(times)
     variance = apply_control(found, bound, knowable)
-    within = 0.0 if found.within is None else found.within
+    within = 0.0 if found.within_variance is None else found.within_variance
     values = {
         "gap": found.amplification.square() * (variance + within),
-        "top": found.top,
-        "own": found.own,
+        "max_weight": found.max_weight,
+        "self_weight": found.self_weight,
         "entropy": found.entropy,
         "information": knowable - found.entropy,
-        "concentration": found.concentration,
+        "participation": found.participation,
     }
     if found.class_entropy is not None:
         values["class_information"] = classes - found.class_entropy
@@ -199,15 +199,15 @@ def _group(
         points=drawn.atoms,
         pairs=plan.pairs,
         share=share,
-        knowable=knowable,
+        max_information=knowable,
         curves=curves,
         predicted_centre=known.centre,
         predicted_collapse=known.collapse,
         predicted_information=bound,
         area=area,
-        unknown=unknown,
+        remaining_information=unknown,
         rivals=_rivals(found, drawn.rows),
-        classes_knowable=classes,
+        max_class_information=classes,
         resamples=resamples,
         **landmarks(
             times,
@@ -229,7 +229,7 @@ def apply_control(found: PairCurves, bound: Tensor, knowable: float) -> Tensor:
     """
     early = bound <= knowable / 2
     variance = found.variance.clone()
-    variance[:, early] = control_variate(variance[:, early], found.lean[:, early])
+    variance[:, early] = control_variate(variance[:, early], found.control_variate[:, early])
     return variance
 
 
@@ -310,7 +310,7 @@ def _within(oracle: AnyOracle, labels: Sequence[int]) -> dict[int, float]:
 
 
 def _rivals(pairs: PairCurves, rows: Tensor, most: int = 20) -> tuple[tuple[int, int], ...]:
-    lost = (pairs.top[:, -1] < END).nonzero()[:, 0].tolist()
+    lost = (pairs.max_weight[:, -1] < END).nonzero()[:, 0].tolist()
     found = {(int(rows[i]), int(pairs.rivals[i])) for i in lost}
     return tuple(sorted(found))[:most]
 

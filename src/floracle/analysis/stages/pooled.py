@@ -12,7 +12,7 @@ from floracle.analysis.prediction.closed_form import PredictedStages
 
 from .result import POOLED, ClassStages, landmarks
 
-RESAMPLED = ("information", "own", "top")
+RESAMPLED = ("information", "self_weight", "max_weight")
 """Curves whose crossings are landmarks."""
 
 
@@ -59,10 +59,10 @@ def pool_classes(
     }
     total = sum(group.share for group in groups)
     resamples = {name: values / total for name, values in pool.sums.items()}
-    knowable = average([group.knowable for group in groups])
+    knowable = average([group.max_information for group in groups])
     error = float((shares.square() @ _column([g.area.error for g in groups]).square()).sqrt())
     area = Estimate(average([group.area.value for group in groups]), error)
-    unknown = average([group.unknown for group in groups])
+    unknown = average([group.remaining_information for group in groups])
     bound = shares @ torch.stack([group.predicted_information for group in groups])
     centre, collapse = _times_of(predicted, shares, [knowable / 2, knowable])
     return ClassStages(
@@ -70,14 +70,14 @@ def pool_classes(
         points=sum(group.points for group in groups),
         pairs=sum(group.pairs for group in groups),
         share=1.0,
-        knowable=knowable,
+        max_information=knowable,
         curves=curves,
         predicted_centre=centre,
         predicted_collapse=collapse,
         predicted_information=bound,
         area=area,
-        unknown=unknown,
-        classes_knowable=0.0,
+        remaining_information=unknown,
+        max_class_information=0.0,
         rivals=tuple(pair for group in groups for pair in group.rivals)[:20],
         resamples=resamples,
         **landmarks(

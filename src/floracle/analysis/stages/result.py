@@ -40,7 +40,7 @@ class ClassStages:
     pairs: int
     share: float
     """Its share of the whole set's mass."""
-    knowable: float
+    max_information: float
     """H(w), nats: what there is to know about which sample it is; 0 of a single point."""
     curves: dict[str, Curve]
     centre: Landmark
@@ -52,11 +52,11 @@ class ClassStages:
     """I_G [T]: an upper bound on the information."""
     area: Estimate
     """The integral of the information law, nats; to be compared with `knowable` − `unknown`."""
-    unknown: float
+    remaining_information: float
     """The entropy that is left at the last time, nats."""
-    separation: Landmark = NOWHERE
+    speciation: Landmark = NOWHERE
     """Where half of what there is to know about the class is known; of the whole set alone."""
-    classes_knowable: float = 0.0
+    max_class_information: float = 0.0
     """H(class), nats; 0 where classes were not asked about."""
     rivals: tuple[tuple[int, int], ...] = ()
     """Rows of pairs that one sample does not win, each with its nearest rival."""
@@ -69,12 +69,12 @@ class ClassStages:
         Then γ_own = 1 at all times: the collapse and the end are at t = 0, and there is no centre,
         for there is nothing to know.
         """
-        return self.knowable == 0
+        return self.max_information == 0
 
     @property
     def law_allowance(self) -> float:
         """By how many nats the measured area may be off."""
-        return self.law_errors * self.area.error + TOLERATED * self.knowable
+        return self.law_errors * self.area.error + TOLERATED * self.max_information
 
     @property
     def law_errors(self) -> float:
@@ -89,12 +89,12 @@ class ClassStages:
     @property
     def law_checked(self) -> bool:
         """Whether the error is small enough for that to mean anything."""
-        return self.area.error <= JUDGED * self.knowable
+        return self.area.error <= JUDGED * self.max_information
 
     @property
     def law_difference(self) -> float:
         """By how many nats the measured area is off."""
-        return self.area.value - self.knowable + self.unknown
+        return self.area.value - self.max_information + self.remaining_information
 
     @property
     def law_deviation(self) -> float:
@@ -215,11 +215,11 @@ def landmarks(
     """
     levels = {
         "centre": ("information", knowable / 2),
-        "collapse": ("own", 0.5),
-        "end": ("top", END),
+        "collapse": ("self_weight", 0.5),
+        "end": ("max_weight", END),
     }
     if classes > 0:
-        levels["separation"] = ("class_information", classes / 2)
+        levels["speciation"] = ("class_information", classes / 2)
     found = several_landmarks(
         times,
         torch.stack([curves[of].mean for of, _ in levels.values()]),

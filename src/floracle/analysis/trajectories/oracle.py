@@ -110,7 +110,7 @@ def _measured(oracle: Oracle, moments: list[_Moment], end: Tensor) -> OracleTraj
     straightness = torch.where(energy > 0, energy / straight, 1.0)  # what stands still is straight
     columns = {
         "speed": speeds,
-        "top": torch.stack([moment.votes.top_weights[:, 0] for moment in moments], 1),
+        "max_weight": torch.stack([moment.votes.top_weights[:, 0] for moment in moments], 1),
         "log_density": torch.stack([_log_density(oracle, moment) for moment in moments], 1) / dims,
         "curvature": torch.stack([_curvature(a, b) for a, b in pairwise(moments)], 1),
         "change": _changes(moments),

@@ -136,7 +136,12 @@ def _show(expected: dict[str, tuple[PredictedStages, Profile | None]]) -> None:
             times = [mark] * (3 + len(OWN))
         else:
             of = twin(told, max(2.0, bound.points))
-            times = [of.centre, of.collapse, of.end, *(of.time_of("own", own) for own in OWN)]
+            times = [
+                of.centre,
+                of.collapse,
+                of.end,
+                *(of.time_of("self_weight", own) for own in OWN),
+            ]
         formula = (_time(bound.centre), _time(bound.collapse))
         rows.append((name, f"{bound.points:,.0f}", *map(_time, times), *formula))
     head = (*head, "formula: centre", "collapse")

@@ -57,21 +57,21 @@ class PairCurves:
     """A = α' − α σ'/σ, [T]: the gap E‖u* − (data − noise)‖² is A² times the variance."""
     variance: Tensor
     """Σ γ_j d_j: an unbiased estimate of tr Cov(data | x_t), never negative."""
-    lean: Tensor
+    control_variate: Tensor
     """Σ γ_j ½ (‖x_j‖² − ‖x_o‖²) about the class mean: zero on average, so a control variate."""
-    top: Tensor
+    max_weight: Tensor
     """The largest weight."""
-    own: Tensor
+    self_weight: Tensor
     """The weight of the pair's own atom."""
     entropy: Tensor
     """−Σ γ log γ in nats."""
-    concentration: Tensor
+    participation: Tensor
     """Σ γ²."""
     rivals: Tensor
     """The nearest other atom of each pair: its row number, int64 [p]; −1 where there is none."""
     class_entropy: Tensor | None = None
     """The entropy in nats of which class it is; for the whole set of labelled data."""
-    within: Tensor | None = None
+    within_variance: Tensor | None = None
     """Where atoms are Gaussians: the part of tr Cov(data | x_t) that lies inside them, which tells
     nothing about which atom it is; `variance` is the rest."""
 

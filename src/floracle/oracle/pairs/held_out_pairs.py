@@ -34,7 +34,7 @@ class HeldOutPairs:
 
     gap: Tensor
     """‖u* − (data − noise)‖²: the oracle's own error on a point outside its set."""
-    top: Tensor
+    max_weight: Tensor
     """The largest weight."""
     entropy: Tensor
     """−Σ γ log γ in nats."""
@@ -63,7 +63,7 @@ def held_out_pair_curves(
 def _curves(
     members: ClassPoints, path: ProbabilityPath, points: Tensor, noise: Tensor, times: Tensor
 ) -> Tensor:
-    """Gap, top and entropy of all pairs, float64 [3, p, T]."""
+    """Gap, largest weight and entropy of all pairs, float64 [3, p, T]."""
     device = members.centre.device
     centred = points.flatten(1).to(device, torch.float64) - members.centre
     working = (centred + members.centre - members.offset).float()

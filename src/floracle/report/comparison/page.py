@@ -18,6 +18,7 @@ from floracle.analysis.compare import DataSpace, compare_spaces
 from floracle.analysis.curves import Landmark
 from floracle.analysis.saved import load
 from floracle.analysis.stages.result import POOLED, Stages
+from floracle.report.html import inlined, rendered
 from floracle.report.plots import (
     BLUE,
     INK,
@@ -38,7 +39,6 @@ from floracle.report.plots import (
 )
 from floracle.report.stages import words
 from floracle.report.stages.examples import Examples
-from floracle.report.stages.page import inlined, rendered
 from floracle.report.stages.tables import ReportRow, Table
 from floracle.report.stages.write import examples_in
 from floracle.run.errors import InputError
@@ -73,7 +73,7 @@ def write_comparison(spaces: Sequence[DataSpace], folder: Path, *, command: str 
         write_text(folder / "figures" / f"{name}.csv", drawing.csv())
     write_json(folder / "comparison.json", comparison_values(spaces))
     content = rendered(
-        "compare.html.j2",
+        "comparison/page.html.j2",
         names=[one.name for one in spaces],
         headline=headline(spaces),
         sentences=[*differences(spaces)],
@@ -101,7 +101,7 @@ def comparison_values(spaces: Sequence[DataSpace]) -> list[dict[str, Any]]:
                 "data": one.stages.settings.get("data"),
                 "points": one.main.points,
                 "dims": one.stages.dims,
-                "knowable": one.main.knowable,
+                "max_information": one.main.max_information,
                 "density": one.density,
                 "variance": one.variance,
                 "effective_dims": one.effective_dims,
@@ -183,7 +183,7 @@ def _difference(first: DataSpace, other: DataSpace) -> str:
 def _told_apart(one: DataSpace) -> str:
     """How many points there are to tell apart, in a class where classes are measured."""
     group = one.stages.group(one.typical)
-    count = words.count(math.exp(group.knowable))
+    count = words.count(math.exp(group.max_information))
     return f"{count} in a class" if group.label >= 0 else count
 
 
@@ -233,7 +233,7 @@ def build_table(spaces: Sequence[DataSpace]) -> Table:
                 f"{one.stages.dims:,}",
                 _number(one.variance),
                 _number(one.effective_dims),
-                f"{one.main.knowable:.2f}",
+                f"{one.main.max_information:.2f}",
                 f"{one.density:.2g}",
                 words.time(one.unit_collapse()) if one.effective_dims is not None else "–",
             )
@@ -271,8 +271,8 @@ def comparison_drawings(spaces: Sequence[DataSpace]) -> dict[str, Drawing]:
     """All figures of a comparison by name."""
     with mpl.rc_context(STYLE):
         found = [
-            by_time(spaces, "top", "mean largest weight", name="weights"),
-            by_time(spaces, "own", "mean own weight", name="own"),
+            by_time(spaces, "max_weight", "mean largest weight", name="weights"),
+            by_time(spaces, "self_weight", "mean own weight", name="self_weight"),
             by_time(spaces, "information", "nats a dimension", name="information", per_dim=True),
             by_time(spaces, "gap", "gap per dimension", name="gap", per_dim=True),
         ]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from floracle.analysis.loss.results import LossComparison
+from floracle.report.html import inlined, rendered
 from floracle.report.names import any_letters, facts_of, visible
 from floracle.report.plots import Drawing
-from floracle.report.stages.page import inlined, rendered
 from floracle.run.files import write_bytes, write_text
 from floracle.version import VERSION
 
@@ -53,7 +53,7 @@ def page(
     first = next(iter(found.path.values()))
     classes = len(first.groups)
     return rendered(
-        "loss.html.j2",
+        "loss/page.html.j2",
         names=list(found.path),
         data=visible(facts.get("data", "a training set")),
         scope=f"{first.pairs} pairs" + (f" of each of {classes} classes" if classes > 1 else ""),

@@ -11,11 +11,11 @@ from torch import Tensor
 from floracle.analysis.mixing.field_switching import SwitchResult
 from floracle.analysis.mixing.forward_backward import ForwardBackwardResult
 from floracle.analysis.mixing.landing_test import LandingResult
+from floracle.report.html import data_uri, inlined, rendered
 from floracle.report.loss.page import versions, write_figures
 from floracle.report.loss.words import with_error
 from floracle.report.names import facts_of, percent, visible
 from floracle.report.stages import words
-from floracle.report.stages.page import data_uri, inlined, rendered
 from floracle.report.stages.tables import ReportRow, Table
 from floracle.run.files import write_bytes, write_text
 from floracle.run.images import Display, reduce_image
@@ -73,7 +73,7 @@ def write_mixed(
         shown[name] = {"picture": uri, "alt": drawing.alt}
     known, parts = facts or {}, found.parts.values()
     content = rendered(
-        "mix.html.j2",
+        "mix/page.html.j2",
         name=visible(found.name),
         data=visible(known.get("data", "a training set")),
         headline=headline(found),

@@ -16,9 +16,9 @@ from floracle.analysis.trajectories.probe import ProbeResult
 from floracle.core.point_set import NO_LABEL
 from floracle.data.store import Store
 from floracle.models.autoencoders.frame import Autoencoder
+from floracle.report.html import data_uri, inlined, rendered
 from floracle.report.names import any_letters, facts_of, visible
 from floracle.report.plots import Drawing
-from floracle.report.stages.page import data_uri, inlined, rendered
 from floracle.report.stages.tables import Table
 from floracle.run.files import write_bytes, write_text
 from floracle.run.images import (
@@ -82,7 +82,7 @@ def page(
     known = first.provenance
     versions = f"floracle {VERSION}, torch {known.get('torch')}, Python {known.get('python')}"
     return rendered(
-        "probe.html.j2",
+        "probe/page.html.j2",
         names=[visible(each.name) for each in fields],
         scope=f"{len(first.seeds)} samples of shape {shape}",
         headline=said.headline(fields),

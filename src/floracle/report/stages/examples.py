@@ -188,7 +188,7 @@ def _seen(oracle: AnyOracle, pairs: _Pairs, display: Display | None) -> dict[str
         noisy, t, voting = pairs.at(some, oracle.path)
         votes = oracle.posterior(noisy, t, voting, top=VOTERS)
         part = {"voters": votes.top_rows, "weights": votes.top_weights}
-        part["effective"] = 1 / votes.concentration
+        part["effective"] = 1 / votes.participation
         if display is not None:
             part |= {"noisy": _pictures(display, noisy), "means": _pictures(display, votes.mean)}
         parts.append(part)

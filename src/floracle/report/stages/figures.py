@@ -66,13 +66,13 @@ def drawings(stages: Stages, examples: Examples | None) -> dict[str, Drawing]:
 def weights(stages: Stages) -> Drawing:
     """The largest weight and the own weight by time."""
     figure, ax, main = _by_time(stages)
-    top, own = main.curves["top"], main.curves["own"]
+    top, own = main.curves["max_weight"], main.curves["self_weight"]
     along = main.predicted_information
     band(ax, stages.times, top, BLUE, along=along)
     band(ax, stages.times, own, ORANGE, along=along)
     label_at(ax, main, (stages.times, top.mean), 0.62, "largest weight", colour=BLUE, side="right")
     label_at(ax, main, (stages.times, own.mean), 0.3, "own weight", colour=ORANGE, side="left")
-    if (held_out := main.curves.get("held_out_top")) is not None:
+    if (held_out := main.curves.get("held_out_max_weight")) is not None:
         band(ax, stages.times, held_out, VIOLET)
         _held_out_name(ax, stages, held_out.mean, 0.6, "largest weight,\nheld-out data")
     ax.set_ylim(0, 1.02)
@@ -81,7 +81,7 @@ def weights(stages: Stages) -> Drawing:
         "weights",
         "Mean largest weight and mean weight of the pair's own sample by time",
         figure,
-        _columns(stages, main, "top", "own", "held_out_top"),
+        _columns(stages, main, "max_weight", "self_weight", "held_out_max_weight"),
     )
 
 
@@ -132,7 +132,7 @@ def entropy(stages: Stages) -> Drawing:
         _name_half(ax, main)
     held_out = main.curves.get("held_out_entropy")
     words = "entropy H(t)" if held_out is None else "training data"
-    level = 0.75 * main.knowable
+    level = 0.75 * main.max_information
     label_at(
         ax,
         main,
@@ -144,8 +144,8 @@ def entropy(stages: Stages) -> Drawing:
     )
     if held_out is not None:
         band(ax, stages.times, held_out, VIOLET)
-        _held_out_name(ax, stages, held_out.mean, 0.25 * main.knowable, "held-out data")
-    ax.set_ylim(0, 1.04 * height(main.knowable))
+        _held_out_name(ax, stages, held_out.mean, 0.25 * main.max_information, "held-out data")
+    ax.set_ylim(0, 1.04 * height(main.max_information))
     ax.set_ylabel("nats")
     return Drawing(
         "entropy",
@@ -158,7 +158,7 @@ def entropy(stages: Stages) -> Drawing:
 def votes(stages: Stages) -> Drawing:
     """The effective number of samples that vote."""
     figure, ax, main = _by_time(stages)
-    curve = main.curves["concentration"]
+    curve = main.curves["participation"]
     mean, error = numbers(curve.mean), np.nan_to_num(numbers(curve.error), posinf=0)
     x = numbers(stages.times)
     logs = [np.log(mean + 2 * error), np.log((mean - 2 * error).clip(0.3 * mean)), np.log(mean)]
@@ -178,8 +178,8 @@ def votes(stages: Stages) -> Drawing:
         {
             "t": x.tolist(),
             "effective": (1 / mean).tolist(),
-            "concentration": mean.tolist(),
-            "concentration_error": numbers(curve.error).tolist(),
+            "participation": mean.tolist(),
+            "participation_error": numbers(curve.error).tolist(),
         },
     )
 
@@ -188,26 +188,32 @@ def law(stages: Stages) -> Drawing:
     """The information by time between its two bounds, and the area that checks it."""
     figure, ax, main = _by_time(stages)
     x = numbers(stages.times)
-    bound, roof = numbers(main.predicted_information), 1.22 * height(main.knowable)
+    bound, roof = numbers(main.predicted_information), 1.22 * height(main.max_information)
     fine, line = smooth(x, bound, along=bound)
     ax.plot(fine, np.where(line > 1.1 * roof, np.nan, line), color=QUIET, lw=1.2, ls=(0, (5, 2)))
     label_at(
-        ax, main, (x, bound), 0.86 * main.knowable, "Gaussian\nbound", colour=QUIET, side="right"
+        ax,
+        main,
+        (x, bound),
+        0.86 * main.max_information,
+        "Gaussian\nbound",
+        colour=QUIET,
+        side="right",
     )
     band(ax, x, main.curves["information"], BLUE, along=bound)
     label_at(
         ax,
         main,
         (x, main.curves["information"].mean),
-        0.6 * main.knowable,
+        0.6 * main.max_information,
         "information I(t)",
         colour=BLUE,
         side="left",
     )
-    ax.axhline(main.knowable, color=INK, lw=0.9)
+    ax.axhline(main.max_information, color=INK, lw=0.9)
     ax.annotate(
-        f"H(w) = {nats(main.knowable)}",
-        (0, main.knowable),
+        f"H(w) = {nats(main.max_information)}",
+        (0, main.max_information),
         (5, 4),
         textcoords="offset points",
         va="bottom",
@@ -222,7 +228,7 @@ def law(stages: Stages) -> Drawing:
     columns |= {"gaussian_bound": bound.tolist()}
     return Drawing(
         "information-law",
-        f"Information by time up to H(w) = {nats(main.knowable)} nats;"
+        f"Information by time up to H(w) = {nats(main.max_information)} nats;"
         f" the measured area is {nats(main.area.value)}",
         figure,
         columns,
@@ -247,10 +253,10 @@ def _mark_area(ax: Axes, area: float, error: float) -> None:
 
 
 def _name_half(ax: Axes, main: ClassStages) -> None:
-    ax.axhline(main.knowable / 2, color=QUIET, lw=0.8, ls=(0, (1, 2)))
+    ax.axhline(main.max_information / 2, color=QUIET, lw=0.8, ls=(0, (1, 2)))
     ax.annotate(
         "½ H(w)",
-        (1, main.knowable / 2),
+        (1, main.max_information / 2),
         (-2, 3),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",

@@ -1,20 +1,17 @@
-"""The report as one page that needs nothing else: no network, no scripts, no fonts of its own."""
+"""The report of a data set as one page."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import PurePath
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
 from torch import Tensor
 
 from floracle.analysis.stages.result import POOLED, ClassStages, Stages
 from floracle.analysis.trajectories.deep import DeepAnalysis
 from floracle.report.comparison.figures import NAMED, measured_landmarks
+from floracle.report.html import data_uri, inlined, rendered
 from floracle.report.plots import Drawing
 from floracle.run.images import enlarge, png
 
@@ -37,7 +34,7 @@ def page(
     """The whole report as HTML."""
     shown = examples if examples is not None and examples.noisy is not None else None
     return rendered(
-        "page.html.j2",
+        "stages/page.html.j2",
         headline=words.headline(stages),
         story=words.story(stages),
         cards=_cards(stages.main),
@@ -57,26 +54,6 @@ def page(
         remarks=list(stages.provenance.get("remarks") or []),
         facts=_facts(stages, seconds),
     )
-
-
-def rendered(template: str, **values: Any) -> str:
-    """A page from its template; a name that is missing is an error, and all values are escaped."""
-
-    def text(name: str) -> str:
-        return resources.files(__package__ or "").joinpath(name).read_text(encoding="utf-8")
-
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.FunctionLoader(text)
-    )
-    return environment.get_template(template).render(**values)
-
-
-def inlined(drawings: dict[str, Drawing]) -> dict[str, dict[str, str]]:
-    """Drawings as markup, described in words."""
-    return {
-        name: {"svg": Markup(drawing.inline()), "alt": drawing.alt}
-        for name, drawing in drawings.items()
-    }
 
 
 def _cards(main: ClassStages) -> list[dict[str, Any]]:
@@ -121,7 +98,7 @@ def _law(stages: Stages) -> dict[str, Any]:
         "holds": main.law_holds,
         "words": words.law(main),
         "broken": words.BROKEN,
-        "less": " less what stays unknown" if main.unknown > 5e-4 else "",
+        "less": " less what stays unknown" if main.remaining_information > 5e-4 else "",
         "failing": ", ".join(broken[:12]) + (" and others" if len(broken) > 12 else ""),
     }
 
@@ -179,11 +156,6 @@ def _strip_times(times: list[float]) -> list[str]:
 
 def _strip(pictures: Tensor) -> list[str]:
     return [data_uri(png(picture)) for picture in enlarge(pictures, TILE)]
-
-
-def data_uri(content: bytes, kind: str = "png") -> str:
-    """A picture's file as an address that a page can hold."""
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _pictures_note(stages: Stages) -> str:

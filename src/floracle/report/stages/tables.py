@@ -116,7 +116,7 @@ def classes(stages: Stages) -> dict[str, Any]:
                 (
                     stages.name(group.label),
                     f"{group.points:,}",
-                    words.nats(group.knowable),
+                    words.nats(group.max_information),
                     words.landmark(group, "centre"),
                     words.time(group.collapse.value),
                     words.interval(group.collapse),
@@ -194,7 +194,7 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
     group = stages.group(examples.typical)
     if group.single_point:
         return None
-    count = float(np.exp(group.knowable))
+    count = float(np.exp(group.max_information))
     path = PATHS[stages.settings.get("path", "linear")]
     predicted = predict(count, spectrum=examples.spectrum, path=path)
     points = [max(2.0, factor * count) for factor in POINTS]
@@ -236,7 +236,7 @@ def _from_measured(
         return {}
     known = {"label": group.label, "pairs": quick_pairs(max(points))}
     moved = measured_what_if(stages, examples.profile, points, **known)
-    here = float(np.exp(group.knowable))
+    here = float(np.exp(group.max_information))
     return {
         one.points: (
             " · ".join(

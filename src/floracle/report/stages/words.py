@@ -83,13 +83,13 @@ def story(stages: Stages) -> list[str]:
     main = stages.main
     if main.single_point:
         return [_single_point(main)]
-    start = float(1 / main.curves["concentration"].mean[0])
+    start = float(1 / main.curves["participation"].mean[0])
     told = []
     if main.centre.value is not None:
         told.append(
             f"Until t = {time(main.centre.value)} many samples vote. The noise starts with"
             f" {count(start)} effective votes{_each(main)}, and half of the"
-            f" {main.knowable:.2f} nats that tell the samples apart are known by then."
+            f" {main.max_information:.2f} nats that tell the samples apart are known by then."
         )
     if main.collapse.value is not None:
         told.append(
@@ -142,7 +142,7 @@ def _ending(main: ClassStages) -> str:
             f" only finishes a training sample, and anything new comes from how a model departs"
             f" from it."
         )
-    top = float(main.curves["top"].mean[-1])
+    top = float(main.curves["max_weight"].mean[-1])
     return (
         f"The end of navigation is not reached: even at the last time"
         f" the largest weight is {top:.3f} on average, below {END}. {rivals(main)}"
@@ -173,10 +173,14 @@ def law(main: ClassStages) -> str:
             "The information law has nothing to check: with a single distinct point H(w) = 0, and"
             " the area is 0 whatever the weights are."
         )
-    unknown = f", less {nats(main.unknown)} that stay unknown," if main.unknown > 5e-4 else ""
+    unknown = (
+        f", less {nats(main.remaining_information)} that stay unknown,"
+        if main.remaining_information > 5e-4
+        else ""
+    )
     numbers = (
         f"the measured area is {nats(main.area.value)} ± {nats(main.area.error)} nats, against"
-        f" H(w) = {nats(main.knowable)}{unknown} from the number of samples alone"
+        f" H(w) = {nats(main.max_information)}{unknown} from the number of samples alone"
     )
     if not (math.isfinite(main.area.value) and math.isfinite(main.area.error)):
         return f"The information law cannot be judged from so few pairs: {numbers}."
@@ -186,12 +190,12 @@ def law(main: ClassStages) -> str:
     if not main.law_holds:
         return f"The information law is broken: {numbers}. {apart}"
     if not main.law_checked:
-        share = f"{100 * main.area.error / main.knowable:.3g} %"
+        share = f"{100 * main.area.error / main.max_information:.3g} %"
         return (
             f"The information law is not checked: the error is {share} of H(w), and above"
             f" {100 * JUDGED:g} % it says nothing; give more --pairs. Here {numbers}."
         )
-    if main.knowable - main.unknown <= TOLERATED * main.knowable:
+    if main.max_information - main.remaining_information <= TOLERATED * main.max_information:
         return (
             f"The information law has nothing to check: {numbers}. What is known at the last time"
             f" is no more than the {100 * TOLERATED:g} % of H(w) by which it may be off."
@@ -248,10 +252,10 @@ def _nearest(distances: BaselineDistances) -> str:
 
 def separation(stages: Stages) -> str:
     """When the class is known, if that was measured."""
-    whole = [group for group in stages.groups if group.separation.value is not None]
+    whole = [group for group in stages.groups if group.speciation.value is not None]
     if not whole:
         return ""
-    mark, known = whole[0].separation, whole[0].classes_knowable
+    mark, known = whole[0].speciation, whole[0].max_class_information
     return (
         f"The class is known before the sample: half of its {known:.2f} nats by"
         f" t = {time(mark.value)} (95 % interval {interval(mark)})."

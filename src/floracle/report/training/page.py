@@ -16,10 +16,10 @@ from PIL import Image
 
 from floracle.models.networks.families import title
 from floracle.models.networks.lightningdit import Architecture
+from floracle.report.html import data_uri, inlined, rendered
 from floracle.report.loss.page import write_figures
 from floracle.report.names import any_letters, facts_of, percent, quoted, visible
 from floracle.report.stages import words
-from floracle.report.stages.page import data_uri, inlined, rendered
 from floracle.report.stages.tables import ReportRow, Table
 from floracle.run.errors import InputError
 from floracle.run.files import write_text
@@ -119,7 +119,7 @@ def write_run(folder: Path) -> Path:
         drawings = run_drawings(run.lines, run.looks)
         write_figures(drawings, folder)
         content = rendered(
-            "run.html.j2",
+            "training/page.html.j2",
             name=visible(folder.resolve().name),
             headline=headline(run),
             story=story(run),
