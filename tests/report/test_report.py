@@ -11,6 +11,7 @@ from floracle.analysis.stages.measure import stages
 from floracle.analysis.trajectories.deep import analyse_trajectories
 from floracle.data.store import open_store
 from floracle.oracle.oracle import Oracle
+from floracle.report.formatting import format_nats, format_time
 from floracle.report.stages import words
 from floracle.report.stages.deep_figures import deep_drawings
 from floracle.report.stages.examples import examples
@@ -79,7 +80,9 @@ def test_the_numbers_of_a_figure_are_those_of_its_curve(folder):
         rows = list(csv.DictReader(file))
     assert [float(row["t"]) for row in rows] == found.times.tolist()
     assert [float(row["max_weight"]) for row in rows] == found.curves["max_weight"].mean.tolist()
-    assert [float(row["own_error"]) for row in rows] == found.curves["self_weight"].error.tolist()
+    assert [float(row["self_weight_error"]) for row in rows] == found.curves[
+        "self_weight"
+    ].error.tolist()
     with (folder / "figures" / "information-law.csv").open() as file:
         rows = list(csv.DictReader(file))
     bound = found.main.predicted_information.tolist()
@@ -200,12 +203,12 @@ def test_the_law_has_nothing_to_check_where_nothing_is_known(pictures):
     ],
 )
 def test_a_time_that_is_not_an_end_is_not_written_as_one(value, written):
-    assert words.time(value) == written
+    assert format_time(value) == written
 
 
 @pytest.mark.parametrize(("value", "written"), [(0, "0.000"), (1e-9, "1.0e-09"), (2.5, "2.500")])
 def test_nats_that_are_not_zero_are_not_written_as_zero(value, written):
-    assert words.nats(value) == written
+    assert format_nats(value) == written
 
 
 def spoken(content):
@@ -284,8 +287,8 @@ def test_a_page_of_any_scale_writes_times_that_mean_something(scale):
     points = torch.randn(40, 12, generator=torch.Generator().manual_seed(6))
     found, shown = measured(points * scale)
     text = spoken(html_of(found, shown))
-    assert f"Navigation ends at t = {words.time(found.main.end.value)}:" in text
-    assert "e-0" in words.time(found.main.end.value)
+    assert f"Navigation ends at t = {format_time(found.main.end.value)}:" in text
+    assert "e-0" in format_time(found.main.end.value)
     pasted = text[text.index("LightningDiT sample:") :]
     assert "timestep_shift: 0.0000" not in pasted
     assert not re.search(r"cfg_interval_start: [01]\.0000 ", pasted)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from .console import show_table, transliterate
 
 if TYPE_CHECKING:
-    from floracle.report.stages.tables import Table
+    from floracle.report.tables import Table
 
 BESIDE = 3
 """What every column takes beside its cells, and at most the whole table beside its columns."""

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 
 from floracle.analysis.interpolation import MeasuredTimes
 from floracle.analysis.stages.result import ClassStages
-
-from .stages import words
+from floracle.report.formatting import format_time
 
 INK = "#1c2128"
 QUIET = "#667080"
@@ -236,7 +235,7 @@ def shade_stages(ax: Axes, group: ClassStages) -> None:
         if mark.value is not None
     ]
     places = [_place(ax, value) for _, value in reached]
-    names = [f"{name} {words.time(value)}" for name, value in reached]
+    names = [f"{name} {format_time(value)}" for name, value in reached]
     long = any(len(name) > LONG for name in names)
     for i, (_, value) in enumerate(reached):
         ax.axvline(value, color=QUIET, lw=0.9, ls=(0, (4, 2)), zorder=1)

@@ -125,17 +125,17 @@ def _plain(name: str) -> str:
 
 def _summarise(spaces, say, show_table) -> None:  # noqa: ANN001
     from floracle.report.comparison.page import differences, headline
-    from floracle.report.stages import words
+    from floracle.report.formatting import format_landmark, format_prediction, format_time
 
     rows = [
         (
             one.name,
             f"{one.main.points:,}",
             f"{one.stages.dims:,}",
-            words.landmark(one.main, "centre"),
-            words.time(one.main.collapse.value),
-            words.predicted(one.main, "collapse"),
-            words.time(one.main.end.value),
+            format_landmark(one.main, "centre"),
+            format_time(one.main.collapse.value),
+            format_prediction(one.main, "collapse"),
+            format_time(one.main.end.value),
             f"{one.density:.2g}",
         )
         for one in spaces

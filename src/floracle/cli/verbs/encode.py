@@ -105,8 +105,8 @@ def encode(
 
 def _show(found: Encoded, autoencoder: str, out: Path, processes: int) -> None:
     from floracle.cli.console import as_typed, say
+    from floracle.report.formatting import format_bytes
     from floracle.report.names import quoted
-    from floracle.report.stages import words
 
     again = ", and as many of their mirrors" if found.settings["flips"] else ""
     facts = {
@@ -114,7 +114,7 @@ def _show(found: Encoded, autoencoder: str, out: Path, processes: int) -> None:
         "autoencoder": autoencoder,
         "mean by channel": f"{min(found.mean):.3f} … {max(found.mean):.3f}",
         "std by channel": f"{min(found.std):.3f} … {max(found.std):.3f}",
-        "stored": words.size(sum(file.size for file in found.files)),
+        "stored": format_bytes(sum(file.size for file in found.files)),
         "fingerprint": found.fingerprint,
     }
     for label, fact in facts.items():

@@ -75,10 +75,10 @@ def inspect(
 def _verified(data: str) -> str:
     """Check a packed store; what was checked."""
     from floracle.data.packed.verify import verify
-    from floracle.report.stages import words
+    from floracle.report.formatting import format_bytes
 
     manifest = verify(data)
-    return f"{len(manifest.sealed)} files, {words.size(manifest.size)}: all are as packed"
+    return f"{len(manifest.sealed)} files, {format_bytes(manifest.size)}: all are as packed"
 
 
 CHOICES: tuple[tuple[str, str, str], ...] = (
@@ -139,21 +139,21 @@ def _flags(data: str, opening: DataOptions) -> str:
 
 def _show(found: Inspection, data: str, used: DataOptions, open_questions: Sequence[str]) -> None:
     from floracle.cli.console import as_typed, say, show_table
-    from floracle.report.stages import words
+    from floracle.report.formatting import format_bytes, format_duration
 
     near = found.neighbourhood
     seconds = found.cost.seconds
-    taking = "seconds" if seconds < 5 else f"about {words.duration(seconds)}"
+    taking = "seconds" if seconds < 5 else f"about {format_duration(seconds)}"
     facts = {
         "layout": found.layout,
         "points": f"{found.points:,} of shape {' × '.join(map(str, found.shape))}",
-        "stored": f"{found.dtype}, {words.size(found.size)}",
+        "stored": f"{found.dtype}, {format_bytes(found.size)}",
         "classes": _classes(found),
         "points are": found.moments + (", mirrors among them" if found.flips else ""),
         "exact duplicates": f"{found.duplicates:,}" if found.duplicates else "none",
         "near-duplicates": _near(near),
         "NaN or infinite": "none",
-        "a stages run": f"{taking} on this machine, {words.size(found.cost.memory)} at the peak",
+        "a stages run": f"{taking} on this machine, {format_bytes(found.cost.memory)} at the peak",
         "fingerprint": found.fingerprint,
     }
     for name, fact in facts.items():

@@ -74,8 +74,8 @@ def pack(
 
 def _show(manifest: Manifest, out: Path) -> None:
     from floracle.cli.console import say
+    from floracle.report.formatting import format_bytes
     from floracle.report.names import quoted
-    from floracle.report.stages import words
 
     kind = str(manifest.dtype).removeprefix("torch.")
     labels = [span.label for span in manifest.spans if span.label >= 0]
@@ -84,7 +84,7 @@ def _show(manifest: Manifest, out: Path) -> None:
         + (", mirrors among them" if manifest.flips else ""),
         "classes": f"{len(labels):,}" if labels else "none",
         "exact duplicates": f"{manifest.duplicates:,}" if manifest.duplicates else "none",
-        "stored": f"{kind}, {words.size(manifest.size)} in {len(manifest.shards)} shard(s)",
+        "stored": f"{kind}, {format_bytes(manifest.size)} in {len(manifest.shards)} shard(s)",
         "error": _error(manifest),
         "fingerprint": manifest.fingerprint,
     }

@@ -147,17 +147,17 @@ def _say_cost(planned: StagesRun) -> None:
     """What the run would take, on the terminal."""
     from floracle.analysis.cost import estimate_cost
     from floracle.cli.console import say
-    from floracle.report.stages import words
+    from floracle.report.formatting import format_bytes, format_duration
 
     found = estimate_cost(planned)
     longest = sorted(found.phases.items(), key=lambda phase: -phase[1])[:3]
     facts = {
         "groups": f"{found.classes:,} of {len(planned.store):,} points",
-        "reads": words.size(found.read) if found.read else "nothing more; the points are held",
+        "reads": format_bytes(found.read) if found.read else "nothing more; the points are held",
         "operations": f"{found.operations:.2g}",
-        "memory": f"{words.size(found.memory)} at the peak",
-        "time": f"about {words.duration(found.seconds)} on this machine, opening the data aside",
-        "mostly": ", ".join(f"{name} {words.duration(seconds)}" for name, seconds in longest),
+        "memory": f"{format_bytes(found.memory)} at the peak",
+        "time": f"about {format_duration(found.seconds)} on this machine, opening the data aside",
+        "mostly": ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in longest),
     }
     for name, fact in facts.items():
         say(f"{name:<12}{fact}")
@@ -257,6 +257,12 @@ def _summarise(folder: Path) -> None:
     """The landmarks on the terminal."""
     from floracle.analysis.saved import stages_of_results
     from floracle.cli.console import say, show_table
+    from floracle.report.formatting import (
+        format_interval,
+        format_landmark,
+        format_prediction,
+        format_time,
+    )
     from floracle.report.stages import words
     from floracle.run.results import load_results
 
@@ -267,12 +273,12 @@ def _summarise(folder: Path) -> None:
         (
             found.name(group.label),
             f"{group.points:,}",
-            words.landmark(group, "centre"),
-            words.predicted(group, "centre"),
-            words.time(group.collapse.value),
-            words.predicted(group, "collapse"),
-            words.time(group.end.value),
-            words.interval(group.end),
+            format_landmark(group, "centre"),
+            format_prediction(group, "centre"),
+            format_time(group.collapse.value),
+            format_prediction(group, "collapse"),
+            format_time(group.end.value),
+            format_interval(group.end),
         )
         for group in shown
     ]

@@ -18,6 +18,14 @@ from floracle.analysis.compare import DataSpace, compare_spaces
 from floracle.analysis.curves import Landmark
 from floracle.analysis.saved import load
 from floracle.analysis.stages.result import POOLED, Stages
+from floracle.report.formatting import (
+    format_count,
+    format_deviation,
+    format_interval,
+    format_landmark,
+    format_prediction,
+    format_time,
+)
 from floracle.report.html import inlined, rendered
 from floracle.report.plots import (
     BLUE,
@@ -37,10 +45,9 @@ from floracle.report.plots import (
     smooth,
     time_axis,
 )
-from floracle.report.stages import words
 from floracle.report.stages.examples import Examples
-from floracle.report.stages.tables import ReportRow, Table
 from floracle.report.stages.write import examples_in
+from floracle.report.tables import ReportRow, Table
 from floracle.run.errors import InputError
 from floracle.run.files import write_bytes, write_json, write_text
 from floracle.version import VERSION
@@ -122,7 +129,7 @@ def headline(spaces: Sequence[DataSpace]) -> str:
     """Where navigation ends in each, in one line."""
     ends = [one.main.end.value for one in spaces]
     told = [
-        f"{one.name} at t = {words.time(end)}" if end is not None else f"{one.name} nowhere"
+        f"{one.name} at t = {format_time(end)}" if end is not None else f"{one.name} nowhere"
         for one, end in zip(spaces, ends, strict=True)
     ]
     return f"Navigation ends in {', in '.join(told)}."
@@ -132,7 +139,7 @@ def differences(spaces: Sequence[DataSpace]) -> list[str]:
     """Why the others part from the first, a sentence each, and how Gaussian they are."""
     told = [_difference(spaces[0], other) for other in spaces[1:]]
     off = [
-        f"{one.name} {words.deviation(one.main.predicted_collapse, one.main.collapse)}"
+        f"{one.name} {format_deviation(one.main.predicted_collapse, one.main.collapse)}"
         for one in spaces
         if one.main.collapse.value is not None and not one.main.single_point
     ]
@@ -183,7 +190,7 @@ def _difference(first: DataSpace, other: DataSpace) -> str:
 def _told_apart(one: DataSpace) -> str:
     """How many points there are to tell apart, in a class where classes are measured."""
     group = one.stages.group(one.typical)
-    count = words.count(math.exp(group.max_information))
+    count = format_count(math.exp(group.max_information))
     return f"{count} in a class" if group.label >= 0 else count
 
 
@@ -197,14 +204,14 @@ def landmark_table(spaces: Sequence[DataSpace]) -> Table:
                 (
                     one.name,
                     f"{main.points:,}{_in_classes(one)}",
-                    words.landmark(main, "centre"),
-                    words.interval(main.centre),
-                    words.predicted(main, "centre"),
-                    words.time(main.collapse.value),
-                    words.interval(main.collapse),
-                    words.predicted(main, "collapse"),
-                    words.time(main.end.value),
-                    words.interval(main.end),
+                    format_landmark(main, "centre"),
+                    format_interval(main.centre),
+                    format_prediction(main, "centre"),
+                    format_time(main.collapse.value),
+                    format_interval(main.collapse),
+                    format_prediction(main, "collapse"),
+                    format_time(main.end.value),
+                    format_interval(main.end),
                 )
             )
         )
@@ -235,7 +242,7 @@ def build_table(spaces: Sequence[DataSpace]) -> Table:
                 _number(one.effective_dims),
                 f"{one.main.max_information:.2f}",
                 f"{one.density:.2g}",
-                words.time(one.unit_collapse()) if one.effective_dims is not None else "–",
+                format_time(one.unit_collapse()) if one.effective_dims is not None else "–",
             )
         )
         for one in spaces

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from floracle.analysis.curves import ENOUGH, Curve
+from floracle.analysis.curves import ENOUGH
 from floracle.analysis.loss.results import (
     LESS,
     MORE,
@@ -17,9 +17,9 @@ from floracle.analysis.loss.results import (
     interval,
     loss_difference,
 )
-from floracle.report.names import percent, visible
-from floracle.report.stages import words
-from floracle.report.stages.tables import ReportRow, Table
+from floracle.report.formatting import format_count, format_means, format_percent
+from floracle.report.names import visible
+from floracle.report.tables import ReportRow, Table
 
 SAME = 1e-4
 """Losses that differ by less, relative to themselves, may differ by rounding."""
@@ -95,7 +95,7 @@ def _memory(loss: OracleLoss) -> str:
 
 def _at_most(share: float) -> str:
     """A bound in percent that is not rounded to nothing."""
-    return percent(max(share, 0.001), 1 if share < 0.01 else 0)
+    return format_percent(max(share, 0.001), 1 if share < 0.01 else 0)
 
 
 def _drift(path: OracleLoss, own: OracleLoss) -> str:
@@ -110,7 +110,7 @@ def _drift(path: OracleLoss, own: OracleLoss) -> str:
     if float(factor[k]) < 1.5:
         return "On its own trajectories it is no farther from the oracle than on the path."
     return (
-        f"On its own trajectories the oracle loss is up to {words.count(float(factor[k]))} times"
+        f"On its own trajectories the oracle loss is up to {format_count(float(factor[k]))} times"
         f" that on the path, at t = {float(own.times[k]):.3g}."
     )
 
@@ -175,15 +175,15 @@ def loss_table(found: LossComparison, name: str) -> Table:
     loss = found.path[name]
     whole, unseen = loss.whole(), "difference" in loss.groups[0].curves
     columns = {
-        "oracle loss": with_error(whole["oracle"]),
-        "cond. − gap": with_error(whole["less_gap"]),
-        "gap": with_error(whole["gap"]),
+        "oracle loss": format_means(whole["oracle"]),
+        "cond. − gap": format_means(whole["less_gap"]),
+        "gap": format_means(whole["gap"]),
     }
     if name in found.own:
-        columns["own states"] = with_error(found.own[name].whole()["oracle"])
+        columns["own states"] = format_means(found.own[name].whole()["oracle"])
     if unseen:
         columns["unseen"] = [f"{float(v):.3g}" for v in whole["held_out"].mean]
-        columns["unseen − training"] = with_error(whole["difference"])
+        columns["unseen − training"] = format_means(whole["difference"])
     if loss.settings.get("yardsticks"):
         columns["closest to"] = closest(loss)
     rows = [
@@ -191,14 +191,6 @@ def loss_table(found: LossComparison, name: str) -> Table:
         for k, t in enumerate(loss.times.tolist())
     ]
     return Table(("t", *columns), rows)
-
-
-def with_error(curve: Curve) -> list[str]:
-    """Means and standard errors in digits that count."""
-    return [
-        "0" if abs(mean) < NOTHING else f"{mean:.3g} ± {error:.1g}".replace("-", "−")
-        for mean, error in zip(curve.mean.tolist(), curve.error.tolist(), strict=True)
-    ]
 
 
 def closest(loss: OracleLoss) -> list[str]:

@@ -11,12 +11,11 @@ from torch import Tensor
 from floracle.analysis.mixing.field_switching import SwitchResult
 from floracle.analysis.mixing.forward_backward import ForwardBackwardResult
 from floracle.analysis.mixing.landing_test import LandingResult
+from floracle.report.formatting import format_count, format_means, format_percent
 from floracle.report.html import data_uri, inlined, rendered
 from floracle.report.loss.page import versions, write_figures
-from floracle.report.loss.words import with_error
-from floracle.report.names import facts_of, percent, visible
-from floracle.report.stages import words
-from floracle.report.stages.tables import ReportRow, Table
+from floracle.report.names import facts_of, visible
+from floracle.report.tables import ReportRow, Table
 from floracle.run.files import write_bytes, write_text
 from floracle.run.images import Display, reduce_image
 from floracle.version import VERSION
@@ -24,7 +23,7 @@ from floracle.version import VERSION
 from .figures import mix_drawings
 
 PAGE = "mix.html"
-COVERED = percent(0.95)
+COVERED = format_percent(0.95)
 OWN = ("seeds", "labels", "rows", "noises", "edges", "seed")
 """What parts are asked with that is their own."""
 LARGEST = 96
@@ -175,8 +174,8 @@ def _copying(switch: SwitchResult, name: str) -> str:
     last = int(inner.nonzero()[-1])
     return (
         f"Even from τ = {float(switch.taus[last]):.3g} on {name} does not mostly copy what the"
-        f" oracle has chosen: {percent(float(share[last]))} of the ends are copies"
-        f" ({COVERED}: {100 * float(low[last]):.0f} to {percent(float(high[last]))})."
+        f" oracle has chosen: {format_percent(float(share[last]))} of the ends are copies"
+        f" ({COVERED}: {100 * float(low[last]):.0f} to {format_percent(float(high[last]))})."
     )
 
 
@@ -185,7 +184,7 @@ def _resumed(resume: ForwardBackwardResult, name: str) -> list[str]:
     own, share = float(resume.own.mean()) / resume.dims**0.5, resume.copied()
     before = resume.taus < 1
     worst = int(share[0][before].argmax())
-    most, bound = (percent(float(part[worst])) for part in (share[0], share[2]))
+    most, bound = (format_percent(float(part[worst])) for part in (share[0], share[2]))
     copies = (
         f"{most} of the ends at τ = {float(resume.taus[worst]):.3g} are copies, more than at any"
         f" other ({COVERED}: up to {bound})."
@@ -205,8 +204,8 @@ def switch_table(switch: SwitchResult | None) -> Table | None:
     if switch is None:
         return None
     columns = {
-        "to the nearest": with_error(switch.distance()),
-        "to the oracle's end": with_error(switch.from_own()),
+        "to the nearest": format_means(switch.distance()),
+        "to the oracle's end": format_means(switch.from_own()),
         "on its row": _percents((switch.rows == switch.own[:, None]).double().mean(0)),
         "copies": _shares(switch.copied()),
     }
@@ -219,9 +218,9 @@ def resume_table(resume: ForwardBackwardResult | None) -> Table | None:
         return None
     columns = {}
     for band, name in enumerate(resume.bands):
-        columns[f"apart, {name}"] = with_error(resume.apart(band))
-        columns[f"spread, {name}"] = with_error(resume.spread(band))
-    columns["to the nearest"] = with_error(resume.distance())
+        columns[f"apart, {name}"] = format_means(resume.apart(band))
+        columns[f"spread, {name}"] = format_means(resume.spread(band))
+    columns["to the nearest"] = format_means(resume.distance())
     columns["copies"] = _shares(resume.copied())
     return _by_tau(resume.taus, columns)
 
@@ -232,7 +231,8 @@ def landing_table(landings: Mapping[float, LandingResult]) -> Table | None:
     for tau, one in landings.items():
         found = one.diversity
         effective, high = (
-            "∞" if value is None else words.count(value) for value in (found.effective, found.high)
+            "∞" if value is None else format_count(value)
+            for value in (found.effective, found.high)
         )
         rows.append(
             ReportRow(
@@ -242,8 +242,8 @@ def landing_table(landings: Mapping[float, LandingResult]) -> Table | None:
                     f"{one.fit.chi2 / one.fit.freedom:.2f}",
                     f"{one.fit.chance:.3f}",
                     effective,
-                    f"{words.count(found.low)} – {high}",
-                    words.count(found.knowable),
+                    f"{format_count(found.low)} – {high}",
+                    format_count(found.knowable),
                 )
             )
         )
@@ -260,11 +260,11 @@ def _by_tau(taus: Tensor, columns: Mapping[str, list[str]]) -> Table:
 
 
 def _percents(shares: Tensor) -> list[str]:
-    return [percent(share) for share in shares.tolist()]
+    return [format_percent(share) for share in shares.tolist()]
 
 
 def _shares(found: tuple[Tensor, Tensor, Tensor]) -> list[str]:
     return [
-        f"{percent(share)} ({100 * low:.0f} – {100 * high:.0f})"
+        f"{format_percent(share)} ({100 * low:.0f} – {100 * high:.0f})"
         for share, low, high in zip(*(part.tolist() for part in found), strict=True)
     ]

@@ -19,7 +19,7 @@ from floracle.models.autoencoders.frame import Autoencoder
 from floracle.report.html import data_uri, inlined, rendered
 from floracle.report.names import any_letters, facts_of, visible
 from floracle.report.plots import Drawing
-from floracle.report.stages.tables import Table
+from floracle.report.tables import Table
 from floracle.run.files import write_bytes, write_text
 from floracle.run.images import (
     PERCENTILES,

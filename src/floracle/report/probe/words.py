@@ -8,9 +8,9 @@ from math import isnan
 from floracle.analysis.trajectories.probe import ProbeResult
 from floracle.analysis.trajectories.settling import Lag, lag, settling_of, start_apart
 from floracle.core.point_set import NO_LABEL
-from floracle.report.names import percent, visible
-from floracle.report.stages import words
-from floracle.report.stages.tables import ReportRow, Table
+from floracle.report.formatting import format_percent, format_time
+from floracle.report.names import visible
+from floracle.report.tables import ReportRow, Table
 
 from .figures import ProbedFields
 
@@ -39,7 +39,7 @@ def _settles(each: ProbedFields) -> str:
     found = each.probe.transition()
     if found.value is None:
         return f"{name} does not settle before t = {each.probe.until:.3g} in every sample"
-    return f"{name} settles at t = {words.time(found.value)}"
+    return f"{name} settles at t = {format_time(found.value)}"
 
 
 def _beside(found: Lag) -> str:
@@ -78,7 +78,7 @@ def _beginning(oracle: ProbeResult, others: Sequence[ProbedFields]) -> list[str]
             f"{begins}, which is the only sample there is: there is no way to go, and nothing to"
             " compare with it."
         ]
-    told = ", ".join(f"{name} is {percent(share, 1)} away" for name, share in apart.items())
+    told = ", ".join(f"{name} is {format_percent(share, 1)} away" for name, share in apart.items())
     return [f"{begins}; {told}, as a share of the way from that mean to a sample."]
 
 
@@ -111,7 +111,7 @@ def summary(fields: Sequence[ProbedFields], splits: Mapping[str, float] | None =
         cells += [str(lag(found, time)) for time in parts.values()]
         peak_at, peak = found.peak()
         moved = [
-            percent(found.later().value, 1),
+            format_percent(found.later().value, 1),
             f"{peak:.3f} at {peak_at:.3g}",
             f"{found.detour().value:.3f}",
         ]

@@ -16,6 +16,7 @@ from floracle.analysis.stages.result import ClassStages, Stages
 from floracle.analysis.trajectories.deep import DeepAnalysis
 from floracle.analysis.trajectories.frequency_bands import HALF, SettledBands
 from floracle.analysis.trajectories.oracle import OracleTrajectories
+from floracle.report.formatting import format_time
 from floracle.report.label_placement import name_curves
 from floracle.report.plots import (
     BLUE,
@@ -34,8 +35,6 @@ from floracle.report.plots import (
     smooth,
     time_axis,
 )
-
-from .words import time
 
 COLOURS = (BLUE, ORANGE, TEAL, VIOLET, INK, QUIET)
 LEAST = 1e-5
@@ -185,7 +184,7 @@ def _name_halves(ax: Axes, names: Iterable[str], halves: Sequence[Landmark]) -> 
     for i, (t, name, colour) in enumerate(ranked):  # earliest lowest: so no leaders cross
         ax.plot([t], [HALF], "o", ms=5.5, mfc=colour, mec=PAPER, mew=0.8, zorder=4)
         ax.annotate(
-            f"{name}, half at {time(t)}",
+            f"{name}, half at {format_time(t)}",
             (t, HALF),
             (first, lowest + 0.085 * i),
             textcoords="axes fraction",

@@ -21,6 +21,7 @@ from floracle.report.comparison.figures import (
     predictable,
     voting,
 )
+from floracle.report.formatting import format_nats
 from floracle.report.plots import (
     BLUE,
     FINE,
@@ -44,7 +45,6 @@ from floracle.report.plots import (
 )
 
 from .examples import Examples
-from .words import nats
 
 CALM = 0.99
 """Values later than this, and than the collapse, do not set the scale of the gap: the velocity
@@ -212,7 +212,7 @@ def law(stages: Stages) -> Drawing:
     )
     ax.axhline(main.max_information, color=INK, lw=0.9)
     ax.annotate(
-        f"H(w) = {nats(main.max_information)}",
+        f"H(w) = {format_nats(main.max_information)}",
         (0, main.max_information),
         (5, 4),
         textcoords="offset points",
@@ -228,8 +228,8 @@ def law(stages: Stages) -> Drawing:
     columns |= {"gaussian_bound": bound.tolist()}
     return Drawing(
         "information-law",
-        f"Information by time up to H(w) = {nats(main.max_information)} nats;"
-        f" the measured area is {nats(main.area.value)}",
+        f"Information by time up to H(w) = {format_nats(main.max_information)} nats;"
+        f" the measured area is {format_nats(main.area.value)}",
         figure,
         columns,
     )
@@ -242,7 +242,7 @@ def _mark_area(ax: Axes, area: float, error: float) -> None:
         clip_on=False, zorder=5,
     )  # fmt: skip
     ax.annotate(
-        f"measured area\n{nats(area)} ± {nats(error)}",
+        f"measured area\n{format_nats(area)} ± {format_nats(error)}",
         (1, area),
         (-9, -4),
         textcoords="offset points",

@@ -11,6 +11,15 @@ from torch import Tensor
 from floracle.analysis.stages.result import POOLED, ClassStages, Stages
 from floracle.analysis.trajectories.deep import DeepAnalysis
 from floracle.report.comparison.figures import NAMED, measured_landmarks
+from floracle.report.formatting import (
+    format_count,
+    format_deviation,
+    format_duration,
+    format_interval,
+    format_landmark,
+    format_time,
+    format_weight,
+)
 from floracle.report.html import data_uri, inlined, rendered
 from floracle.report.plots import Drawing
 from floracle.run.images import enlarge, png
@@ -63,14 +72,14 @@ def _cards(main: ClassStages) -> list[dict[str, Any]]:
     for name, title in names.items():
         mark = getattr(main, name)
         value = None if main.single_point else predicted.get(name)
-        off = words.deviation(value, mark) if value is not None else ""
+        off = format_deviation(value, mark) if value is not None else ""
         cards.append(
             {
                 "name": title,
                 "reached": mark.value is not None,
-                "value": words.landmark(main, name),
-                "interval": words.interval(mark),
-                "predicted": "" if value is None else words.time(value),
+                "value": format_landmark(main, name),
+                "interval": format_interval(mark),
+                "predicted": "" if value is None else format_time(value),
                 "deviation": off if off != "–" else "",
                 "meaning": words.MEANINGS[name][:1].upper() + words.MEANINGS[name][1:] + ".",
             }
@@ -133,13 +142,13 @@ def _moment(examples: Examples, i: int, k: int) -> dict[str, Any]:
     effective = float(examples.effective[i, place])
     return {
         "name": examples.moments[k],
-        "time": words.time(float(examples.times[place])),
-        "effective": "one vote" if effective < 1.05 else f"{words.count(effective)} votes",
+        "time": format_time(float(examples.times[place])),
+        "effective": "one vote" if effective < 1.05 else f"{format_count(effective)} votes",
         "voters": [
             {
                 "row": row,
                 "own": row == int(examples.rows[i]),
-                "weight": words.percent(weight),
+                "weight": format_weight(weight),
                 "width": f"{100 * weight:.1f}",
                 "picture": data_uri(png(enlarge(face[None], TILE)[0])),
             }
@@ -203,7 +212,7 @@ def _facts(stages: Stages, seconds: float | None) -> dict[str, Any]:
         "seed": settings["seed"],
         "versions": f"floracle {known.get('floracle')}, torch {known.get('torch')},"
         f" Python {known.get('python')}, {known.get('machine')}",
-        "time taken": words.duration(seconds) if seconds is not None else "",
+        "time taken": format_duration(seconds) if seconds is not None else "",
     }
     return {
         "name": PurePath(name).name if "/" in name else name,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,15 @@ from floracle.analysis.stages.result import POOLED, ClassStages, Stages
 from floracle.analysis.tool_arguments import arguments
 from floracle.core.paths import PATHS
 from floracle.report.comparison.figures import NAMED, measured_landmarks, predictable
+from floracle.report.formatting import (
+    format_deviation,
+    format_interval,
+    format_landmark,
+    format_nats,
+    format_prediction,
+    format_time,
+)
+from floracle.report.tables import ReportRow, Table
 
 from . import words
 from .examples import Examples
@@ -25,29 +33,6 @@ POINTS = (0.1, 0.25, 1.0, 4.0, 10.0, 100.0)
 """Numbers of points asked about, in multiples of the number there is."""
 SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Numbers of dimensions asked about, in multiples of the number there is."""
-
-
-@dataclass(frozen=True)
-class ReportRow:
-    """A row of a table; main ones are emphasised."""
-
-    cells: Sequence[str]
-    main: bool = False
-    strong: int | None = None
-    """A single cell that is emphasised."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of words, ready to be written."""
-
-    head: Sequence[str]
-    rows: Sequence[ReportRow]
-    caption: str = ""
-    wordy: frozenset[int] = field(default_factory=frozenset)
-    """Columns that hold sentences."""
-    over: Sequence[tuple[str, int]] = ()
-    """Names over several columns, each with their number."""
 
 
 def agreement(stages: Stages) -> dict[str, Any]:
@@ -59,12 +44,12 @@ def agreement(stages: Stages) -> dict[str, Any]:
             ReportRow(
                 (
                     stages.name(group.label),
-                    words.predicted(group, "centre"),
-                    words.landmark(group, "centre"),
-                    words.deviation(group.predicted_centre, group.centre),
-                    words.predicted(group, "collapse"),
-                    words.time(group.collapse.value),
-                    words.deviation(group.predicted_collapse, group.collapse),
+                    format_prediction(group, "centre"),
+                    format_landmark(group, "centre"),
+                    format_deviation(group.predicted_centre, group.centre),
+                    format_prediction(group, "collapse"),
+                    format_time(group.collapse.value),
+                    format_deviation(group.predicted_collapse, group.collapse),
                 ),
                 main=group.label == POOLED,
             )
@@ -116,12 +101,12 @@ def classes(stages: Stages) -> dict[str, Any]:
                 (
                     stages.name(group.label),
                     f"{group.points:,}",
-                    words.nats(group.max_information),
-                    words.landmark(group, "centre"),
-                    words.time(group.collapse.value),
-                    words.interval(group.collapse),
-                    words.time(group.end.value),
-                    words.interval(group.end),
+                    format_nats(group.max_information),
+                    format_landmark(group, "centre"),
+                    format_time(group.collapse.value),
+                    format_interval(group.collapse),
+                    format_time(group.end.value),
+                    format_interval(group.end),
                     _area(group),
                 ),
                 main=group.label == POOLED,
@@ -137,14 +122,14 @@ def classes(stages: Stages) -> dict[str, Any]:
         "words": _class_words(stages, groups),
         "folded": len(groups) > NAMED + 1,
         "table": table,
-        "summary": _spread_table(reached, words.time),
+        "summary": _spread_table(reached, format_time),
     }
 
 
 def _area(group: ClassStages) -> str:
     if group.single_point:
         return "nothing to check"
-    area = f"{words.nats(group.area.value)} ± {words.nats(group.area.error)}"
+    area = f"{format_nats(group.area.value)} ± {format_nats(group.area.error)}"
     if not group.law_holds:
         return f"{area} ⚠"
     return area if group.law_checked else f"{area} (checks nothing)"
@@ -160,8 +145,8 @@ def _class_words(stages: Stages, groups: list[ClassStages]) -> str:
     last = max(known, key=lambda group: group.collapse.value or 0)
     told = (
         f"The collapse comes first in class {stages.name(first.label)}"
-        f" (t = {words.time(first.collapse.value)}) and last in class {stages.name(last.label)}"
-        f" (t = {words.time(last.collapse.value)})."
+        f" (t = {format_time(first.collapse.value)}) and last in class {stages.name(last.label)}"
+        f" (t = {format_time(last.collapse.value)})."
     )
     never = [group for group in groups if group.end.value is None]
     if never:
@@ -202,7 +187,7 @@ def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
     decimals = 3 if predicted.collapse >= 0.1 else 4
 
     def shown(value: float) -> str:
-        return f"{value:.{decimals}f}" if 5e-4 <= value < 0.9995 else words.time(value)
+        return f"{value:.{decimals}f}" if 5e-4 <= value < 0.9995 else format_time(value)
 
     cells = {(one["points"], one["scale"]): one for one in found}
     measured = _from_measured(stages, group, examples, points)
@@ -240,7 +225,7 @@ def _from_measured(
     return {
         one.points: (
             " · ".join(
-                words.time(getattr(group, name).value if one.points == here else moved_to)
+                format_time(getattr(group, name).value if one.points == here else moved_to)
                 for name, moved_to in zip(MARKS, one[1:], strict=True)
             ),
         )

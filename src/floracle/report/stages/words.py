@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 
-from floracle.analysis.curves import CARRYING, Landmark
 from floracle.analysis.loss.baselines import BaselineDistances
 from floracle.analysis.stages.result import END, JUDGED, POOLED, TOLERATED, ClassStages, Stages
 from floracle.analysis.trajectories.deep import DeepAnalysis
 from floracle.core.point_set import NO_LABEL
+from floracle.report.formatting import (
+    format_count,
+    format_interval,
+    format_nats,
+    format_time,
+    format_weight,
+)
 
 MEANINGS = {
     "centre": "half of what there is to know is known: H = ½ H(w)",
@@ -25,49 +31,6 @@ MANY = 100.0
 """Standard errors from which on their number says less than nats: the error is next to 0."""
 
 
-def time(value: float | None) -> str:
-    """A time with three digits that count; early ones need more decimals, and so do late ones."""
-    if value is None:
-        return "not reached"
-    if 0 < value < 5e-4:
-        return f"{value:.2e}"
-    if 0 < 1 - value < 5e-5:
-        return f"1 − {1 - value:.2e}"
-    return f"{value:.4f}" if 0 < value < 0.1 or 0.9995 <= value < 1 else f"{value:.3f}"
-
-
-def landmark(group: ClassStages, name: str) -> str:
-    """When a group reaches a landmark; a single point has no centre: there is nothing to know."""
-    mark: Landmark = getattr(group, name)
-    return "nothing to know" if mark.value is None and group.single_point else time(mark.value)
-
-
-def predicted(group: ClassStages, name: str) -> str:
-    """When a group is predicted to reach a landmark; nothing is predicted of a single point."""
-    return "–" if group.single_point else time(getattr(group, f"predicted_{name}"))
-
-
-def nats(value: float) -> str:
-    """An amount of information: three decimals, or two digits where these would all be 0."""
-    return f"{value:.3f}" if value == 0 or abs(value) >= 5e-4 else f"{value:.1e}"
-
-
-def interval(mark: Landmark) -> str:
-    """The 95 % interval of a landmark."""
-    if mark.value is None:
-        return "–"
-    if mark.low is None or mark.high is None:
-        return f"takes {CARRYING} pairs"
-    return f"{time(mark.low)} – {time(mark.high)}"
-
-
-def deviation(predicted: float, mark: Landmark) -> str:
-    """By how many percent a prediction lies off the measurement."""
-    if mark.value is None or not mark.value:
-        return "–"
-    return f"{100 * (predicted / mark.value - 1):+.1f} %".replace("-", "−")
-
-
 def headline(stages: Stages) -> str:
     """The answer in one line."""
     main = stages.main
@@ -75,7 +38,10 @@ def headline(stages: Stages) -> str:
         return "There is nothing to navigate: one sample has every vote from t = 0."
     if main.end.value is None:
         return "Navigation does not end: some samples share their votes to the last."
-    return f"Navigation ends at t = {time(main.end.value)}: from there one sample has every vote."
+    return (
+        f"Navigation ends at t = {format_time(main.end.value)}: from there one sample has every"
+        " vote."
+    )
 
 
 def story(stages: Stages) -> list[str]:
@@ -87,14 +53,14 @@ def story(stages: Stages) -> list[str]:
     told = []
     if main.centre.value is not None:
         told.append(
-            f"Until t = {time(main.centre.value)} many samples vote. The noise starts with"
-            f" {count(start)} effective votes{_each(main)}, and half of the"
+            f"Until t = {format_time(main.centre.value)} many samples vote. The noise starts with"
+            f" {format_count(start)} effective votes{_each(main)}, and half of the"
             f" {main.max_information:.2f} nats that tell the samples apart are known by then."
         )
     if main.collapse.value is not None:
         told.append(
-            f"By t = {time(main.collapse.value)} the training sample a noisy one was made from"
-            f" holds half of the weight."
+            f"By t = {format_time(main.collapse.value)} the training sample a noisy one was made"
+            " from holds half of the weight."
         )
     told.append(_ending(main))
     return [*told, *filter(None, [separation(stages), single_points(stages)])]
@@ -122,7 +88,7 @@ def single_points(stages: Stages) -> str:
         return ""
     names = ", ".join(stages.name(group.label) for group in groups[:NAMED])
     names += f" and {len(groups) - NAMED} more" if len(groups) > NAMED else ""
-    share = percent(sum(group.share for group in groups))
+    share = format_weight(sum(group.share for group in groups))
     counts = " In the averages they count with that share." if stages.main.label == POOLED else ""
     return (
         f"A single distinct point each, and so nothing to navigate, is in {_classes(len(groups))},"
@@ -137,7 +103,7 @@ def _classes(number: int) -> str:
 def _ending(main: ClassStages) -> str:
     if main.end.value is not None:
         return (
-            f"From t = {time(main.end.value)} on, one sample holds all the weight"
+            f"From t = {format_time(main.end.value)} on, one sample holds all the weight"
             f" ({END:.0%} of it on average). What comes after is refinement: there the exact field"
             f" only finishes a training sample, and anything new comes from how a model departs"
             f" from it."
@@ -174,19 +140,19 @@ def law(main: ClassStages) -> str:
             " the area is 0 whatever the weights are."
         )
     unknown = (
-        f", less {nats(main.remaining_information)} that stay unknown,"
+        f", less {format_nats(main.remaining_information)} that stay unknown,"
         if main.remaining_information > 5e-4
         else ""
     )
     numbers = (
-        f"the measured area is {nats(main.area.value)} ± {nats(main.area.error)} nats, against"
-        f" H(w) = {nats(main.max_information)}{unknown} from the number of samples alone"
+        f"the measured area is {format_nats(main.area.value)} ± {format_nats(main.area.error)} nats,"
+        f" against H(w) = {format_nats(main.max_information)}{unknown} from the number of samples alone"
     )
     if not (math.isfinite(main.area.value) and math.isfinite(main.area.error)):
         return f"The information law cannot be judged from so few pairs: {numbers}."
     allowed, errors = main.law_allowance, main.law_errors
     bounds = f"{errors:.3g} standard errors and {100 * TOLERATED:g} % of H(w)"
-    apart = f"They are {_apart(main)}; up to {nats(allowed)} nats are allowed, {bounds}."
+    apart = f"They are {_apart(main)}; up to {format_nats(allowed)} nats are allowed, {bounds}."
     if not main.law_holds:
         return f"The information law is broken: {numbers}. {apart}"
     if not main.law_checked:
@@ -210,7 +176,7 @@ def law(main: ClassStages) -> str:
 def _apart(main: ClassStages) -> str:
     """How far both sides of the law are apart, in standard errors, or in nats beyond `MANY`."""
     off = abs(main.law_deviation)
-    many = f"{nats(abs(main.law_difference))} nats apart"
+    many = f"{format_nats(abs(main.law_difference))} nats apart"
     return f"{off:.1f} standard errors apart" if off < MANY else many
 
 
@@ -233,7 +199,7 @@ def deep(found: DeepAnalysis) -> list[str]:
         told.append(_nearest(found.distances))
     if found.settled is not None:
         halves = zip(found.settled.bands.names, found.settled.half, strict=True)
-        spans = [f"{name} at {time(mark.value)}" for name, mark in halves]
+        spans = [f"{name} at {format_time(mark.value)}" for name, mark in halves]
         told.append(f"Half of each band of frequencies is explained: {', '.join(spans)}.")
     return told
 
@@ -241,12 +207,12 @@ def deep(found: DeepAnalysis) -> list[str]:
 def _nearest(distances: BaselineDistances) -> str:
     """Which simple field is closest to the oracle, and when."""
     if all(curve.mean.max() < ROUNDING for curve in distances.relative.values()):
-        last = time(float(distances.times[-1]))
+        last = format_time(float(distances.times[-1]))
         names = ", ".join(distances.relative)
         return f"Up to t = {last} the oracle cannot be told from these simple fields: {names}."
     near = distances.nearest()
     changes = [i for i in range(len(near)) if i == 0 or near[i] != near[i - 1]]
-    spans = [f"{near[i]} from t = {time(float(distances.times[i]))}" for i in changes]
+    spans = [f"{near[i]} from t = {format_time(float(distances.times[i]))}" for i in changes]
     return f"Closest to the oracle of these simple fields: {', '.join(spans[:6])}."
 
 
@@ -258,35 +224,5 @@ def separation(stages: Stages) -> str:
     mark, known = whole[0].speciation, whole[0].max_class_information
     return (
         f"The class is known before the sample: half of its {known:.2f} nats by"
-        f" t = {time(mark.value)} (95 % interval {interval(mark)})."
+        f" t = {format_time(mark.value)} (95 % interval {format_interval(mark)})."
     )
-
-
-def count(value: float) -> str:
-    """A number of things."""
-    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
-
-
-def percent(weight: float) -> str:
-    """A weight as a percentage."""
-    if weight >= 0.9995:
-        return "100 %"
-    if weight >= 0.1:
-        return f"{100 * weight:.0f} %"
-    return f"{100 * weight:.1f} %" if weight >= 0.001 else "≈ 0"
-
-
-def size(value: float) -> str:
-    """A number of bytes."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
-def duration(seconds: float) -> str:
-    """A time span."""
-    if seconds < 90:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"

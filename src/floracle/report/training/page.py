@@ -16,11 +16,11 @@ from PIL import Image
 
 from floracle.models.networks.families import title
 from floracle.models.networks.lightningdit import Architecture
+from floracle.report.formatting import format_duration, format_percent, format_time
 from floracle.report.html import data_uri, inlined, rendered
 from floracle.report.loss.page import write_figures
-from floracle.report.names import any_letters, facts_of, percent, quoted, visible
-from floracle.report.stages import words
-from floracle.report.stages.tables import ReportRow, Table
+from floracle.report.names import any_letters, facts_of, quoted, visible
+from floracle.report.tables import ReportRow, Table
 from floracle.run.errors import InputError
 from floracle.run.files import write_text
 from floracle.run.folder_checks import check_ours
@@ -148,7 +148,7 @@ def headline(run: TrainingRun) -> str:
 
 def run_split(run: TrainingRun) -> str:
     """Where the stages part, in words."""
-    return words.time(split_of(run.lines))
+    return format_time(split_of(run.lines))
 
 
 def story(run: TrainingRun) -> list[str]:
@@ -157,7 +157,7 @@ def story(run: TrainingRun) -> list[str]:
     if run.images < run.total:
         told.append(f"So far {run.images:,} of {run.total:,} images are seen.")
     told.append(
-        f"{words.duration(seconds)} of training, {run.images / max(seconds, 1e-9):,.0f} images a"
+        f"{format_duration(seconds)} of training, {run.images / max(seconds, 1e-9):,.0f} images a"
         f" second."
     )
     if len(run.looks) > 1:
@@ -170,7 +170,9 @@ def story(run: TrainingRun) -> list[str]:
 def _progress(looks: Sequence[Mapping[str, Any]]) -> str:
     last, half = looks[-1], halfway(looks)
     fell = [1 - last["oracle"][stage] / half["oracle"][stage] for stage in STAGES]
-    ways = [f"{'fell' if share >= 0 else 'rose'} by {percent(abs(share))}" for share in fell]
+    ways = [
+        f"{'fell' if share >= 0 else 'rose'} by {format_percent(abs(share))}" for share in fell
+    ]
     same = (fell[0] >= 0) == (fell[1] >= 0)
     return (
         f"From {half['images']:,} images on the oracle loss {ways[0]} in navigation and"
@@ -190,8 +192,8 @@ def _unseen(look: Mapping[str, Any]) -> str:
     if ratio < 3:  # of the largest of many
         return "Whether unseen data costs more than training data one cannot say."
     return (
-        f"At t = {words.time(t)} unseen data costs {mean:.2g} ± {error:.1g} more: if both sets are"
-        f" alike, the network knows its training data."
+        f"At t = {format_time(t)} unseen data costs {mean:.2g} ± {error:.1g} more: if both sets"
+        f" are alike, the network knows its training data."
     )
 
 
