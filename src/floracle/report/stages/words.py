@@ -145,8 +145,9 @@ def law(main: ClassStages) -> str:
         else ""
     )
     numbers = (
-        f"the measured area is {format_nats(main.area.value)} ± {format_nats(main.area.error)} nats,"
-        f" against H(w) = {format_nats(main.max_information)}{unknown} from the number of samples alone"
+        f"the measured area is {format_nats(main.area.value)} ± {format_nats(main.area.error)}"
+        f" nats, against H(w) = {format_nats(main.max_information)}{unknown} from the number of"
+        " samples alone"
     )
     if not (math.isfinite(main.area.value) and math.isfinite(main.area.error)):
         return f"The information law cannot be judged from so few pairs: {numbers}."
