@@ -22,6 +22,7 @@ LONG = {
     "reproduce.md": "takes a minute; tests/recipes run the same with quick settings",
 }
 """Pages whose code is not run here as it stands, and what runs it."""
+PACKAGES = "(core|run|data|oracle|models|sampling|analysis|training|report|recipes|cli)/"
 PIPELINES = ("stable-diffusion-3", "sd3/transformer")
 """Networks of the size of a pipeline; tests/models run the same calls with tiny ones."""
 
@@ -116,15 +117,30 @@ def test_tables_are_those_of_committed_results(place, name, lines, monkeypatch):
     assert lines == made
 
 
-def test_the_map_of_equations_leads_somewhere():
-    """Files and names of docs/mathematics.md are there."""
-    text = (ROOT / "docs" / "mathematics.md").read_text().partition("## 14.")[2]
-    found = re.findall(r"`([\w/]+\.py) (\w+)`", text)
-    assert len(found) > 36
-    for place, name in found:
-        where = ROOT / ("tests" if "test_" in place else "src/floracle") / place
+@pytest.mark.parametrize(
+    ("page", "least"),
+    [("mathematics.md", 37), ("architecture.md", 17)],
+    ids=["equations", "house"],
+)
+def test_maps_lead_somewhere(page, least):
+    """Files and names of the map of equations, and of the architecture, are there."""
+    text = (ROOT / "docs" / page).read_text()
+    text = text.partition("## 14.")[2] or text
+    named = re.findall(r"`([\w/]+\.py) (\w+)`", text)
+    assert len(named) >= least
+    for file, name in named:
+        folder = ROOT / ("tests" if "test_" in file else "src/floracle")
         defined = rf"^(def|class) {name}\b"
-        assert re.search(defined, where.read_text(), re.MULTILINE), f"{place} {name}"
+        assert re.search(defined, (folder / file).read_text(), re.MULTILINE), f"{file} {name}"
+
+
+def test_files_that_the_architecture_names_are_there():
+    """Paths below src/floracle, rooms among them."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    paths = re.findall(rf"\b{PACKAGES}[\w/.]*", text)
+    assert len(paths) > 30
+    for path in paths:
+        assert (ROOT / "src" / "floracle" / path).exists(), path
 
 
 def test_there_are_tables_commands_and_outputs_to_check():
