@@ -210,8 +210,8 @@ def table(data, count, *, times=TIMES, only=None, seed=0, group=None):
     atoms, rows = data.atoms(), []
     points, log_weights = data.take(atoms.rows).flatten(1).float(), atoms.weights.log()
     oracles = [floracle.Oracle(data, tolerance=tolerance) for tolerance in ASKED]
-    oracles[1]._kept.update({-1: oracles[0].members()})  # one copy of the points is enough
-    oracles[1]._screens.update({-1: oracles[0]._screen(oracles[0].members())})
+    oracles[1]._kept.update({-1: oracles[0].class_points()})  # one copy of the points is enough
+    oracles[1]._screens.update({-1: oracles[0]._screen(oracles[0].class_points())})
     drawn = torch.Generator().manual_seed(seed)
     state = torch.randn(count, points.shape[1], generator=drawn).double()
     for time_, after in zip(times, (*times[1:], 1.0), strict=True):

@@ -39,7 +39,7 @@ def main() -> None:
     }
     for name, points in sets.items():
         oracle = floracle.Oracle(floracle.open_store(points))
-        members = oracle.members()
+        members = oracle.class_points()
         for kind, data in regimes(points):
             rows = []
             for time in TIMES:

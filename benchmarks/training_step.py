@@ -83,12 +83,12 @@ def rivals_of(
     took["the switch, seconds"] = round(time.perf_counter() - start, 2)
     start = time.perf_counter()
     for label in classes(data) or [-1]:
-        resident.members(label)
+        resident.class_points(label)
     took["all classes made ready, seconds"] = round(time.perf_counter() - start, 2)
     took["classes resident"] = sum(m.points is not None for m in resident._kept.values())
     cold = floracle.Oracle(data, device=device, memory=COLD)
     for label in classes(data) or [-1]:  # norms and centres are known either way
-        cold.members(label)
+        cold.class_points(label)
     order, rivals = DataOrder.of(len(data), settings.seed), {}
     for name, oracle in {"conditional": None, "oracle": resident, "oracle, cold": cold}.items():
         asked = replace(settings, target="oracle" if oracle else "conditional")

@@ -158,7 +158,7 @@ def test_what_is_held_is_what_classes_take(labelled):
     """Whatever was let go of in between; counted on, not added up anew for every class."""
     oracle = floracle.Oracle(labelled, memory=2 * 20 * 24 * 4)
     for label in (0, 1, 2, 0, 0, 1):
-        oracle.members(label)
+        oracle.class_points(label)
         sizes = [members.points.nbytes for members in oracle._kept.values()]
         assert oracle._held() == sum(sizes) <= 2 * 20 * 24 * 4
 

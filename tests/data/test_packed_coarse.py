@@ -76,7 +76,7 @@ def test_what_is_not_read_does_no_harm(packed, monkeypatch, kind):
     read.clear()
     truth = evaluated(points, store.atoms().weights.log(), x, t)
     columns = examined(oracle, points, truth, x, t)
-    assert oracle.members().points is None
+    assert oracle.class_points().points is None
     assert not verdict(columns, torch.full_like(t, 1e-5))["broken"]
     assert columns["pruned"].double().mean() > 0.6
     if columns["pruned"].all():

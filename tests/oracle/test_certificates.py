@@ -127,7 +127,7 @@ def test_weights_of_any_size(points_source, lowest):
 def test_points_of_any_size(points_source, size):
     """Where float32 holds no products of them, everything is handed back."""
     points = certificates.decaying(600, 80).double() * size
-    members = Oracle(points_source(points)).members()
+    members = Oracle(points_source(points)).class_points()
     screen = screen_of(members, coarse_view(members.source))
     t = torch.tensor(WIDE[1:], dtype=torch.float64).repeat(4)
     x = queries_of(points.float(), "forward path", t, generator(2))
@@ -156,7 +156,7 @@ def test_lengths_whose_squares_vanish_are_still_bounds(points_source, size):
     points[::64, 50] = 0
     points[::64, 51] = size * 1e-3 * torch.arange(1, 20)
     points[:3, 50], points[:3, 0] = 0, size * (1 + torch.arange(3) / 3000)
-    members = Oracle(points_source(points)).members()
+    members = Oracle(points_source(points)).class_points()
     frame = Frame.along(torch.zeros(dims).double(), torch.eye(dims), (60, 96))
     screen = screen_of(members, coarse_view(members.source, frame=frame))
     x = torch.zeros(64, dims, dtype=torch.float64)

@@ -236,9 +236,9 @@ def test_single_precision_alone_would_break_the_contract(points_source):
     """What the rescoring is for: without it midpoints are wrong by far more than the contract."""
     points = cloud(150, 96, layout="near 1e-3")
     oracle, x = Oracle(points_source(points)), placed(points, "two", TIMES)
-    asked = queries(oracle.members(), x, TIMES, LINEAR)
-    sums = scan(oracle.members(), asked)
-    raw = asked.velocity(sums.points / sums.mass[:, None] + oracle.members().offset)
+    asked = queries(oracle.class_points(), x, TIMES, LINEAR)
+    sums = scan(oracle.class_points(), asked)
+    raw = asked.velocity(sums.points / sums.mass[:, None] + oracle.class_points().offset)
     assert errors(raw, points, x, TIMES).max() > 10
 
 
@@ -248,8 +248,8 @@ def test_what_is_not_rescored_did_not_need_it(points_source, layout):
     oracle = Oracle(points_source(points))
     for kind in QUERIES:
         x = placed(points, kind, TIMES)
-        asked = queries(oracle.members(), x, TIMES, LINEAR)
-        resolved = refine(oracle.members(), asked, scan(oracle.members(), asked))
+        asked = queries(oracle.class_points(), x, TIMES, LINEAR)
+        resolved = refine(oracle.class_points(), asked, scan(oracle.class_points(), asked))
         left = resolved.rescored == 0
         off = errors(asked.velocity(resolved.mean), points, x, TIMES)
         assert (off[left] <= 1).all()
@@ -261,8 +261,10 @@ def test_forward_path_in_navigation_is_not_rescored(points_source):
     points = cloud(1000, 1024)
     t = torch.linspace(0, 0.12, 24, dtype=torch.float64)
     oracle, x = Oracle(points_source(points)), placed(points, "path", t)
-    asked = queries(oracle.members(), x, t, LINEAR)
-    assert not refine(oracle.members(), asked, scan(oracle.members(), asked)).rescored.any()
+    asked = queries(oracle.class_points(), x, t, LINEAR)
+    assert not refine(
+        oracle.class_points(), asked, scan(oracle.class_points(), asked)
+    ).rescored.any()
 
 
 @pytest.mark.slow
@@ -272,12 +274,12 @@ def test_leaders_put_right_within_the_sums_are_enough(points_source):
     points = torch.randn(3000, 4096) * (spectrum / spectrum.mean()).sqrt()
     oracle, t = Oracle(points_source(points)), torch.linspace(0.06, 0.09, 32).double()
     x = placed(points, "path", t)
-    asked = queries(oracle.members(), x, t, LINEAR)
-    sums = scan(oracle.members(), asked)
-    resolved = refine(oracle.members(), asked, sums)
+    asked = queries(oracle.class_points(), x, t, LINEAR)
+    sums = scan(oracle.class_points(), asked)
+    resolved = refine(oracle.class_points(), asked, sums)
     mended = resolved.rescored == sums.top.shape[1]
     assert mended.sum() >= 3
-    raw = sums.points / sums.mass[:, None] + oracle.members().offset
+    raw = sums.points / sums.mass[:, None] + oracle.class_points().offset
     off, before = (errors(asked.velocity(mean), points, x, t) for mean in (resolved.mean, raw))
     assert (off <= 1).all()
     assert off[mended].max() < before[mended].max() / 2
@@ -292,12 +294,15 @@ def test_stretches_where_nothing_competes_can_be_left_out(points_source, layout,
     oracle = Oracle(points_source(points))
     for kind in QUERIES:
         x = placed(points, kind, TIMES)
-        asked = queries(oracle.members(), x, TIMES, LINEAR)
-        passed = Passed.ready(oracle.members(), asked)
-        sums = scan(oracle.members(), asked, keep=2, passed=passed)
+        asked = queries(oracle.class_points(), x, TIMES, LINEAR)
+        passed = Passed.ready(oracle.class_points(), asked)
+        sums = scan(oracle.class_points(), asked, keep=2, passed=passed)
         assert len(passed.stretches) == 15
         off = errors(
-            asked.velocity(refine(oracle.members(), asked, sums, passed).mean), points, x, TIMES
+            asked.velocity(refine(oracle.class_points(), asked, sums, passed).mean),
+            points,
+            x,
+            TIMES,
         )
         assert (off <= 1).all()
 

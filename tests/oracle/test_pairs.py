@@ -231,14 +231,14 @@ def test_identities_hold_on_average(points_source, layout):
     within(found.variance - torch.stack(missed, 1))
 
 
-def test_strangers_agree_with_the_reference(points_source):
+def test_held_out_pairs_agree_with_the_reference(points_source):
     """Held-out points at all times: the oracle's error, top weight and entropy."""
     data = laid_out(points_source, "near 1e-2")
     atoms, points = data.atoms(), data.take(data.atoms().rows)
     held, noise = torch.randn(6, DIMS) / 2, torch.randn(6, DIMS)
     held[0] = points[3]
     for memory in (None, 1):
-        found = Oracle(data, memory=memory).strangers(held, noise, TIMES)
+        found = Oracle(data, memory=memory).held_out_pairs(held, noise, TIMES)
         for k, time in enumerate(TIMES):
             t = time.repeat(6)
             x = LINEAR.sample(held.double(), noise.double(), t)

@@ -123,10 +123,10 @@ def fields_of(sums: PosteriorSums):
 
 def parts_of(oracle, data):
     """The sums of three thirds of the atoms."""
-    members = oracle.members()
+    members = oracle.class_points()
     ready = queries(members, asked(data), T, LINEAR)
     kernel = dense._kernel(members, ready, torch.float64, 32)
-    return [kernel.sums(slab, None) for slab in members.slabs(30)]
+    return [kernel.sums(slab, None) for slab in members.blocks(30)]
 
 
 def test_merging_is_associative_and_commutative(oracle, data):
@@ -232,7 +232,7 @@ def test_wrong_questions_are_refused(oracle, change, words, how):
 
 def test_scan_keeps_the_true_leaders(oracle, data):
     x = asked(data)
-    sums = scan(oracle.members(), queries(oracle.members(), x, T, LINEAR), keep=5)
+    sums = scan(oracle.class_points(), queries(oracle.class_points(), x, T, LINEAR), keep=5)
     atoms = data.atoms()
     truth = reference(data.take(atoms.rows), x, T, weights=atoms.weights).posterior
     assert_close(sums.top[2:, 0], truth.argmax(1)[2:])
@@ -256,6 +256,6 @@ def test_without_a_budget_what_is_held_stays_within_half_of_what_was_free(
     most = 0
     for label in [*range(40), *range(40)]:
         for oracle in oracles:
-            oracle.members(label)
+            oracle.class_points(label)
             most = max(most, held())
     assert free * (0.4 if many == 1 else 0.6) < most <= free * (0.5 if many == 1 else 2 / 3)

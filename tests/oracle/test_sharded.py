@@ -125,7 +125,7 @@ def test_members_divide_points_and_share_the_rest(points_source, room, offset, m
         return gather_shared_class_points(data, -1, group=group, room=room, device=CPU)
 
     members = in_threads(3, work, monkeypatch)
-    whole = Oracle(data).members()
+    whole = Oracle(data).class_points()
     for one in members:
         assert len(one) == 50
         assert torch.equal(one.rows, whole.rows)
@@ -138,7 +138,7 @@ def test_members_divide_points_and_share_the_rest(points_source, room, offset, m
         assert (one.points is None) == (room == 0)
         some = torch.tensor([[49, 0], [17, 30]])
         assert torch.equal(one.originals(some), points[some].double())
-    slabs = [slab for one in members for slab in one.slabs(7)]
+    slabs = [slab for one in members for slab in one.blocks(7)]
     assert [slab.start for slab in slabs] == [0, 7, 14, 17, 24, 31, 34, 41, 48]
     working = torch.cat([slab.points for slab in slabs])
     torch.testing.assert_close(working, points - members[0].offset.float(), rtol=0, atol=0)
@@ -225,7 +225,7 @@ def test_what_is_scanned_again_is_scanned_by_all(points_source, offset, monkeypa
     """A crowd larger than the leaders that are kept: float64, and then about a leader."""
     data = points_source(cloud(120, 96, layout="ball", offset=offset))
     x, naturally = placed(data.points, "two"), 32
-    whole, asked_about = Oracle(data).members(), []
+    whole, asked_about = Oracle(data).class_points(), []
 
     def about(members, position, plain=SharedClassPoints.about):
         asked_about.append(members.group.rank)
@@ -234,7 +234,7 @@ def test_what_is_scanned_again_is_scanned_by_all(points_source, offset, monkeypa
         return near
 
     def work(group):
-        members = Oracle(data, group=group).members()
+        members = Oracle(data, group=group).class_points()
         asked = queries(members, x, TIMES, LINEAR)
         found = refine(members, asked, scan(members, asked))
         return asked.velocity(found.mean), found.rescored
@@ -293,14 +293,14 @@ def test_classes_are_let_go_of_together(points_source, monkeypatch):
     assert len(same(in_threads(3, work, monkeypatch))[0]) >= 2
 
 
-def test_pairs_and_strangers_are_whole_on_every_process(points_source, monkeypatch):
+def test_pairs_and_held_out_pairs_are_whole_on_every_process(points_source, monkeypatch):
     data = points_source(cloud(30, 16))
     rows, noise = torch.tensor([3, 20]), torch.randn(2, 16)
 
     def work(oracle):
         pairs = oracle.pairs(rows, noise, TIMES, mirrored=True)
-        strangers = oracle.strangers(noise, noise.flip(0), TIMES)
-        return pairs.variance, pairs.entropy, strangers.gap
+        held_out = oracle.held_out_pairs(noise, noise.flip(0), TIMES)
+        return pairs.variance, pairs.entropy, held_out.gap
 
     found = same(in_threads(3, lambda group: work(Oracle(data, group=group)), monkeypatch))
     for one, other in zip(found, work(Oracle(data)), strict=True):

@@ -26,7 +26,7 @@ def same(parts):
 def test_alone_is_no_group_at_all(points_source):
     oracle = Oracle(points_source(cloud(9, 4)), group=ALONE)
     assert oracle.alone() is oracle
-    assert not isinstance(oracle.members(), SharedClassPoints)
+    assert not isinstance(oracle.class_points(), SharedClassPoints)
 
 
 OTHERS = {
@@ -72,7 +72,7 @@ def test_another_number_of_queries_at_a_time_is_no_deadlock(points_source, monke
 
     def work(group):
         oracle = Oracle(data, group=group)
-        members = oracle.members()
+        members = oracle.class_points()
         x = torch.ones(2 + group.rank, 4)
         scan(members, queries(members, x, torch.full((len(x),), 0.5), oracle.path))
 

@@ -25,7 +25,7 @@ WIDE = torch.tensor([0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999], dtype=torch.f
 
 
 def screened(points):
-    members = Oracle(points).members()
+    members = Oracle(points).class_points()
     return members, screen_of(members, coarse_view(members.source), whole=True)
 
 
@@ -99,7 +99,7 @@ def test_certificates_of_queries_that_begin_here(points_source, monkeypatch, pow
     columns = examined(oracle, points, truth, x, WIDE)
     assert not verdict(columns, asked)["broken"]
     assert columns["pruned"].double().mean() > 0.8
-    assert set(begun) == {len(oracle._screen(oracle.members()).levels) + 1}
+    assert set(begun) == {len(oracle._screen(oracle.class_points()).levels) + 1}
 
 
 def test_what_is_held_twice_counts_as_held(points_source, monkeypatch):
@@ -112,7 +112,7 @@ def test_what_is_held_twice_counts_as_held(points_source, monkeypatch):
     for memory, whole in ((size, False), (2 * size, True)):
         oracle = Oracle(data, tolerance=1e-4, memory=memory)
         velocity = oracle(x, t)
-        assert (oracle._screen(oracle.members()).whole is not None) == whole
+        assert (oracle._screen(oracle.class_points()).whole is not None) == whole
         assert oracle._held() == size + whole * size // 2
         plain = Oracle(data)(x, t)
         assert ((velocity - plain).norm(dim=1) <= 1e-4 * plain.norm(dim=1)).all()

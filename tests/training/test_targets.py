@@ -6,6 +6,7 @@ import torch
 
 import floracle
 from floracle.core.paths import LINEAR
+from floracle.oracle.float32_means import class_means
 from floracle.training.config import TrainingSettings
 from floracle.training.data_order import DataOrder, noise_of
 from floracle.training.switch import left_after, measured_gap, switch_time
@@ -15,7 +16,6 @@ from floracle.training.targets import (
     TargetPairs,
     by_class,
     conditional,
-    posterior_means,
 )
 from floracle.training.times import LogitNormal, Uniform
 
@@ -100,10 +100,10 @@ def test_many_dimensions_and_blocks_are_as_near(points_source, offset):
 
 def test_means_over_streamed_blocks_are_those_over_all_at_once(data, oracle, monkeypatch):
     pairs = drawn(data, 40, 1, latest=0.6)
-    members = oracle.members(-1)
-    whole = posterior_means(members, pairs.x.flatten(1), pairs.t)
-    monkeypatch.setattr("floracle.training.targets.PRODUCTS", 40 * 97)
-    assert torch.allclose(posterior_means(members, pairs.x.flatten(1), pairs.t), whole, atol=1e-5)
+    members = oracle.class_points(-1)
+    whole = class_means(members, pairs.x.flatten(1), pairs.t)
+    monkeypatch.setattr("floracle.oracle.float32_means.MAX_PRODUCTS", 40 * 97)
+    assert torch.allclose(class_means(members, pairs.x.flatten(1), pairs.t), whole, atol=1e-5)
 
 
 def test_classes_are_asked_once_each_and_nobody_is_lost(data):
@@ -216,7 +216,7 @@ def with_own_drawn_again(data, oracle, pairs, step):
     """The same x_t, whose own sample is drawn anew from the posterior that x_t leaves."""
     rows = pairs.rows.clone()
     for label, places in by_class(pairs.labels, pairs.t <= 1):
-        members = oracle.members(label)
+        members = oracle.class_points(label)
         points = data.take(members.rows).flatten(1).double()
         t = pairs.t[places][:, None]
         x = pairs.x[places].flatten(1).double()

@@ -109,4 +109,4 @@ def compare_spaces(first: DataSpace, other: DataSpace) -> Factors | None:
 def _ratio(predicted: PredictedStages) -> float:
     """α/σ at the collapse."""
     c = predicted.path.coefficients(torch.tensor([predicted.collapse]))
-    return float(c.alpha / c.sigma)
+    return float(c.signal_to_noise)

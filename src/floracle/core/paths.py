@@ -25,7 +25,7 @@ QUANTITIES: tuple[Quantity, ...] = ("data", "noise", "velocity", "score")
 
 
 class Coefficients(NamedTuple):
-    """α, σ and their time derivatives at times t; each float64 [b]."""
+    """α, σ and their time derivatives α', σ' at times t; each float64 [b]."""
 
     alpha: Tensor
     sigma: Tensor
@@ -33,9 +33,32 @@ class Coefficients(NamedTuple):
     d_sigma: Tensor
 
     @property
+    def signal_to_noise(self) -> Tensor:
+        """The signal-to-noise ratio r = α/σ; infinite where σ = 0."""
+        return self.alpha / self.sigma
+
+    @property
     def amplification(self) -> Tensor:
-        """A = α' − α σ'/σ: velocities at one point are A times as far apart as their data."""
+        """A = α' − α σ'/σ: an error of the posterior mean is an error A times as large of u*."""
         return self.d_alpha - self.alpha * self.d_sigma / self.sigma
+
+    @property
+    def contraction(self) -> Tensor:
+        """B = σ'/σ: what multiplies x in u* = A x̂ + B x."""
+        return self.d_sigma / self.sigma
+
+    def of(self, rows: Tensor) -> Coefficients:
+        """The coefficients at some of the times, by indices or a mask."""
+        return Coefficients(*(values[rows] for values in self))
+
+    def velocity(self, x: Tensor, mean: Tensor) -> Tensor:
+        """u* = α' x̂ + B (x − α x̂) from x and the posterior mean x̂, float64 [b, *shape] each.
+
+        In this form, and not as A x̂ + B x, because near the data A x̂ and B x cancel: both grow as
+        1/σ while x − α x̂ shrinks as σ.
+        """
+        pull = (x - expand(self.alpha, x) * mean) * expand(self.contraction, x)
+        return expand(self.d_alpha, x) * mean + pull
 
 
 @dataclass(frozen=True)

@@ -94,14 +94,14 @@ class ClassPoints:
         leader = self.originals(torch.tensor([position], device=self.rows.device))[0]
         seen = replace(self.unshifted(), centre=leader, offset=leader)
         rows = max(1, PASS_BYTES // (8 * self.dims))
-        norms = torch.cat([slab.points.square().sum(1) for slab in seen.slabs(rows, wide=True)])
+        norms = torch.cat([block.points.square().sum(1) for block in seen.blocks(rows, wide=True)])
         return replace(seen, norms=norms, largest=float(norms.max().sqrt()))
 
     def unshifted(self) -> ClassPoints:
         """The same class with the original points, streamed: centred ones carry rounding."""
         return replace(self, offset=torch.zeros_like(self.offset), points=None)
 
-    def slabs(
+    def blocks(
         self, rows: int, *, wide: bool = False, within: Sequence[Stretch] | None = None
     ) -> Iterator[PointBlock]:
         """The working points in order, at most `rows` at a time; shifted in float64 if `wide`.

@@ -79,7 +79,7 @@ class SharedClassPoints(ClassPoints):
     """A class whose points are divided among processes; `points` are those of the share.
 
     Rows, weights and norms are those of all atoms, and so are positions. A kind of `Members`, so
-    that whoever reads slabs and merges what they give needs to know nothing else.
+    that whoever reads blocks and merges what they give needs to know nothing else.
     """
 
     group: ProcessGroup
@@ -91,11 +91,11 @@ class SharedClassPoints(ClassPoints):
         leader = self.originals(torch.tensor([position], device=self.rows.device))[0]
         seen = replace(self.unshifted(), centre=leader, offset=leader)
         rows = max(1, PASS_BYTES // (8 * self.dims))
-        own = [slab.points.square().sum(1) for slab in seen.slabs(rows, wide=True)]
+        own = [block.points.square().sum(1) for block in seen.blocks(rows, wide=True)]
         norms = _joined(torch.cat([leader.new_zeros(0), *own]), self.group)
         return replace(seen, norms=norms, largest=float(norms.max().sqrt()))
 
-    def slabs(
+    def blocks(
         self, rows: int, *, wide: bool = False, within: Sequence[Stretch] | None = None
     ) -> Iterator[PointBlock]:
         """The working points of the share in order, at most `rows` at a time.

@@ -152,24 +152,24 @@ class Oracle:
             asked = {"rows": rows, "noise": noise, "times": times}
             content = {name: _hash(values) for name, values in asked.items()}
             check_same(self._together, {"data": digest(self.data.fingerprint), **content})
-        members = self.members(label)
+        members = self.class_points(label)
         size = self._fitting(label, len(rows), pair_bytes(members, len(times)))
         return pair_curves(members, self.path, rows, noise, times, mirrored=mirrored, size=size)
 
     @torch.no_grad()
-    def strangers(
+    def held_out_pairs(
         self, points: Tensor, noise: Tensor, times: Tensor, *, label: int = NO_LABEL
     ) -> HeldOutPairs:
         """The posterior of pairs whose data [p, *shape] is outside the set, at all times [T]."""
         check_times(times)
         self.check_untempered("a pair")
         if not self._together.alone:
-            return self.alone().strangers(points, noise, times, label=label)
-        members = self.members(label)
+            return self.alone().held_out_pairs(points, noise, times, label=label)
+        members = self.class_points(label)
         size = self._fitting(label, len(points), held_out_pair_bytes(members))
         return held_out_pair_curves(members, self.path, points, noise, times, size=size)
 
-    def members(self, label: int = NO_LABEL) -> ClassPoints:
+    def class_points(self, label: int = NO_LABEL) -> ClassPoints:
         """The atoms of a class, made ready once and kept while memory allows."""
         if label in self._kept:
             self._kept.move_to_end(label)
@@ -276,7 +276,7 @@ class Oracle:
             labels = torch.full((len(x),), NO_LABEL)
         for label in labels.unique().tolist() or [NO_LABEL]:
             every = (labels == label).nonzero()[:, 0]
-            members = self.members(label)
+            members = self.class_points(label)
             bounds = 8 * len(members) if self.tolerance > 0 else 0  # where atoms are left out
             size = self._fitting(label, len(every), query_bytes(members) + bounds)
             for places in every.split(max(1, size)):

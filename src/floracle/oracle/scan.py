@@ -98,10 +98,10 @@ class Passed:
         rows = block_rows(members, len(asked.x), members.precision)
         return cls([], asked.gain.new_empty(-(-len(members) // rows), len(asked.x)))
 
-    def note(self, slab: PointBlock, peak: Tensor) -> None:
+    def note(self, block: PointBlock, peak: Tensor) -> None:
         """Remember a block and the largest logits [b] in it."""
         self.peaks[len(self.stretches)] = peak
-        self.stretches.append(Stretch(slab.start, slab.start + len(slab.points)))
+        self.stretches.append(Stretch(block.start, block.start + len(block.points)))
 
     def where(self, floor: Tensor, places: Tensor) -> list[Stretch]:
         """The stretches where some atom came above the floor [p] of the query at its place [p]."""
@@ -128,11 +128,11 @@ def scan(
     kernel = _kernel(members, asked, dtype, keep)
     total, parts, floor = [], [], None
     rows = block_rows(members, len(asked.x), dtype)
-    for slab in members.slabs(rows, wide=dtype == torch.float64, within=within):
-        parts.append(kernel.sums(slab, floor))
+    for block in members.blocks(rows, wide=dtype == torch.float64, within=within):
+        parts.append(kernel.sums(block, floor))
         peak = parts[-1].peak
         if passed is not None:
-            passed.note(slab, peak)
+            passed.note(block, peak)
         floor = peak if floor is None else torch.maximum(floor, peak)
         if len(parts) == TOGETHER:
             total, parts = [PosteriorSums.merged(total + parts, keep)], []
@@ -183,16 +183,16 @@ class _Kernel:
     dtype: torch.dtype
     keep: int
 
-    def sums(self, slab: PointBlock, floor: Tensor | None) -> PosteriorSums:
+    def sums(self, block: PointBlock, floor: Tensor | None) -> PosteriorSums:
         """The sums over one block; atoms hopelessly below `floor` are not averaged."""
-        points = slab.points.to(self.dtype)
-        logits = self.logits(points, slab.start)
+        points = block.points.to(self.dtype)
+        logits = self.logits(points, block.start)
         top = logits.topk(min(self.keep, logits.shape[1]), dim=1)
         peak = top.values[:, 0]
         relative = logits.sub_(peak[:, None]).to(self.dtype)
         matters = self.matters(relative, peak, floor)
         weights = exp_or_zero(relative)
-        norms = self.members.norms[slab.start : slab.start + len(points)]
+        norms = self.members.norms[block.start : block.start + len(points)]
         return PosteriorSums(
             peak,
             weights.sum(1, dtype=torch.float64),
@@ -201,7 +201,7 @@ class _Kernel:
             torch.linalg.vecdot(weights, weights).double(),
             (weights @ norms.to(self.dtype)).double(),
             top.values,
-            top.indices + slab.start,
+            top.indices + block.start,
         )
 
     def logits(self, points: Tensor, start: int) -> Tensor:

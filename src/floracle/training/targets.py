@@ -30,17 +30,14 @@ import torch
 from torch import Tensor
 
 from floracle.core.point_set import NO_LABEL, PointSet, WeightedRows
+from floracle.oracle import float32_means
 from floracle.oracle.class_points import ClassPoints
+from floracle.oracle.float32_means import STREAMED_BLOCK_BYTES, class_means
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 
 from .config import TrainingSettings
 from .data_order import drawing, seed_for
-
-PRODUCTS = 2**25
-"""Products of pairs and points that are held at a time."""
-STREAMED = 2**28
-"""Bytes of points that are held at a time where a class is not resident."""
 
 
 class TargetPairs(NamedTuple):
@@ -88,7 +85,7 @@ class OracleTarget:
     @torch.no_grad()
     def __call__(self, pairs: TargetPairs) -> PosteriorMeans:
         """Targets; each class that is present early is asked once."""
-        mean = _means(self.oracle.members)
+        mean = _means(self.oracle.class_points)
         return _corrected(pairs, early(self.oracle.data, pairs, self.switch), mean)
 
 
@@ -121,7 +118,7 @@ def early(source: PointSet, pairs: TargetPairs, switch: float) -> Tensor:
 
 def _means(members: Callable[[int], ClassPoints]) -> Callable[[int, TargetPairs], Tensor]:
     def mean(label: int, some: TargetPairs) -> Tensor:
-        return posterior_means(members(label), some.x.flatten(1), some.t.to(some.x.device))
+        return class_means(members(label), some.x.flatten(1), some.t.to(some.x.device))
 
     return mean
 
@@ -163,43 +160,6 @@ def _of(pairs: TargetPairs, places: Tensor, there: Tensor) -> TargetPairs:
     )
 
 
-def posterior_means(members: ClassPoints, x: Tensor, t: Tensor) -> Tensor:
-    """The mean of a class given x [p, D] at times t [p], [p, D] in the type of products.
-
-    In float32, which is enough where several points vote: within 1e-4 of the oracle's velocity.
-    """
-    kind = members.precision
-    gain = t / (1 - t).square()
-    centred = (x.double() - t[:, None] * members.centre).to(kind)
-    scaled, half = centred * gain[:, None].to(kind), (gain * t / 2).to(kind)
-    norms, weights = members.norms.to(kind), members.log_weights.to(kind)
-    peak, mass, total = None, None, None
-    for slab in members.slabs(_together(members, len(x))):
-        points, these = slab.points.to(kind), slice(slab.start, slab.start + len(slab.points))
-        logits = torch.addmm(weights[None, these], scaled, points.T)
-        logits.addcmul_(half[:, None], norms[None, these], value=-1)
-        top = logits.amax(1) if peak is None else torch.maximum(peak, logits.amax(1))
-        votes = logits.sub_(top[:, None]).exp_()
-        if peak is None or mass is None or total is None:
-            mass, total = votes.sum(1), votes @ points
-        else:
-            before = (peak - top).exp()
-            mass = mass * before + votes.sum(1)
-            total = total * before[:, None] + votes @ points
-        peak = top
-    if mass is None or total is None:
-        raise InputError(f"there are no points of class {members.label} to average over")
-    return total / mass[:, None] + members.offset.to(kind)
-
-
-def _together(members: ClassPoints, pairs: int) -> int:
-    """How many points of a class are looked at together."""
-    most = PRODUCTS // pairs
-    if members.points is None:
-        most = min(most, STREAMED // (4 * members.dims))
-    return max(1, most)
-
-
 def bank_means(
     source: PointSet, label: int, pairs: TargetPairs, *, size: int, seed: int
 ) -> Tensor:
@@ -215,20 +175,18 @@ def bank_means(
     points = source.take(atoms.rows[order]).flatten(1).to(pairs.x.device)
     own, x = pairs.data.flatten(1), pairs.x.flatten(1)
     t = pairs.t.to(x)
-    gain, centre = t / (1 - t).square(), points.mean(0)
-    y = (x - t[:, None] * centre) * gain[:, None]
-    half = (gain * t / 2)[:, None]
     masses = atoms.weights.log().to(x)
-    logits = y @ (points - centre).T - half * (points - centre).square().sum(1)
-    logits += masses[order.to(x.device)]
     place = own_atoms(source, label, atoms, pairs.rows)
-    among = (place[:, None] == order[None]).any(1).to(x.device)
-    alone = (y * (own - centre)).sum(1) - half[:, 0] * (own - centre).square().sum(1)
-    alone += masses[place.to(x.device)]
-    alone = alone.masked_fill(among, -torch.inf)
-    logits[:, -1] = logits[:, -1].masked_fill(~among, -torch.inf)
-    votes = torch.cat([logits, alone[:, None]], 1).softmax(1)
-    return votes[:, :-1] @ points + votes[:, -1:] * own
+    among = (place[:, None] == order[None]).any(1)
+    return float32_means.bank_means(
+        points,
+        masses[order.to(x.device)],
+        x,
+        t,
+        own=own,
+        own_log_weights=masses[place.to(x.device)],
+        own_in_bank=among.to(x.device),
+    )
 
 
 def own_atoms(source: PointSet, label: int, atoms: WeightedRows, rows: Tensor) -> Tensor:
@@ -246,7 +204,7 @@ def own_atoms(source: PointSet, label: int, atoms: WeightedRows, rows: Tensor) -
 def _equal_atom(source: PointSet, label: int, point: Tensor) -> int:
     """The place of the atom of a class that has the value of a point [1, *shape]."""
     flat, start = point.flatten(1), 0
-    for block in source.blocks(label, rows=max(1, STREAMED // (4 * flat.shape[1]))):
+    for block in source.blocks(label, rows=max(1, STREAMED_BLOCK_BYTES // (4 * flat.shape[1]))):
         same = (block.points == flat).all(1)
         if same.any():
             return start + int(same.to(torch.int8).argmax())

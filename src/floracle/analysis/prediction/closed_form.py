@@ -147,7 +147,7 @@ class PredictedStages:
 
     def _ratio(self, t: Tensor) -> Tensor:
         c = self.path.coefficients(t)
-        return c.alpha / c.sigma
+        return c.signal_to_noise
 
 
 def predict(

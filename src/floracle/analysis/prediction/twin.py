@@ -112,7 +112,7 @@ class Twin:
     def at(self, curve: str, t: Tensor) -> Tensor:
         """A curve at times t [...], held at its ends beyond what was followed."""
         c = self.path.coefficients(t.double().flatten())
-        logs = (c.alpha / c.sigma).clamp(min=float(self.ratio[0])).log()
+        logs = c.signal_to_noise.clamp(min=float(self.ratio[0])).log()
         values = MeasuredTimes(self.ratio.log()).values(getattr(self, curve), logs)
         return torch.from_numpy(values).view(t.shape)
 

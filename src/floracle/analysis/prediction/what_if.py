@@ -73,5 +73,5 @@ def _moved(mark: Landmark, name: str, here: Twin, there: Twin) -> float | None:
         return None
     times = torch.tensor([mark.value, before, after], dtype=torch.float64)
     c = here.path.coefficients(times)
-    measured, before, after = c.alpha / c.sigma
+    measured, before, after = c.signal_to_noise
     return time_at(here.path, float(measured * after / before))

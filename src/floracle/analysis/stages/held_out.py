@@ -43,7 +43,7 @@ def held_out_curves(
     for some in torch.arange(count).split(size):
         fresh = noise((some + seed).tolist(), oracle.data.shape)
         points = held_out.take(drawn[some])
-        pieces.append(oracle.strangers(points, fresh, times, label=label))
+        pieces.append(oracle.held_out_pairs(points, fresh, times, label=label))
     values = {name: torch.cat([getattr(piece, name) for piece in pieces]) for name in CURVES}
     return {f"held_out_{name}": Curve.of(curves) for name, curves in values.items()}
 

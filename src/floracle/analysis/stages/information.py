@@ -126,4 +126,4 @@ def _simpson(nodes: Tensor) -> Tensor:
 
 def _log_ratio(predicted: PredictedStages, t: Tensor) -> Tensor:
     c = predicted.path.coefficients(t)
-    return (c.alpha / c.sigma).log()
+    return c.signal_to_noise.log()

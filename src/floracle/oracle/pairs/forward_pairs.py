@@ -136,7 +136,7 @@ def curves_from_products(
 ) -> PairCurves:
     """The curves of pairs at times [T] from their products with all atoms of the class."""
     members, c = pairs.members, path.coefficients(times)
-    ratio, order = (c.alpha / c.sigma).sort()
+    ratio, order = c.signal_to_noise.sort()
     kinds, signs = pairs.kinds, 1 + mirrored
     seen = (_block(pairs, *block) for block in blocks)
     courses = (pair_posteriors(*block, ratio, mirrored=mirrored, classes=kinds) for block in seen)
@@ -172,13 +172,13 @@ def inner_products(pairs: PairPoints) -> Iterator[InnerProducts]:
     step = size if members.points is not None else max(1, min(size, STREAMED // members.dims))
     parts: list[Tensor] = []
     start, done = 0, 0
-    for slab in members.slabs(step, wide=members.precision == torch.float64):
-        if done + len(slab.points) > size:
+    for block in members.blocks(step, wide=members.precision == torch.float64):
+        if done + len(block.points) > size:
             yield InnerProducts(start, torch.cat(parts, 1))
             parts, done = [], 0
-        start = start if parts else slab.start
-        parts.append(pairs.both @ slab.points.T.to(pairs.both))
-        done += len(slab.points)
+        start = start if parts else block.start
+        parts.append(pairs.both @ block.points.T.to(pairs.both))
+        done += len(block.points)
     if parts:
         yield InnerProducts(start, torch.cat(parts, 1))
 

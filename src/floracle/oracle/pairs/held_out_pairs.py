@@ -71,7 +71,7 @@ def _curves(
     c = path.coefficients(times)
     amplification = c.amplification.tolist()
     curves = []
-    for r, a in zip((c.alpha / c.sigma).tolist(), amplification, strict=True):
+    for r, a in zip(c.signal_to_noise.tolist(), amplification, strict=True):
         logits = r * pull + r * r * along + members.log_weights
         weights = exp_or_zero(logits.sub_(logits.amax(1, keepdim=True)))
         weights /= weights.sum(1, keepdim=True)
@@ -89,7 +89,7 @@ def _rows(members: ClassPoints, centred: Tensor, noise: Tensor) -> tuple[Tensor,
     """⟨x_h, x_j⟩ − ½‖x_j‖² and ⟨ε, x_j⟩ about the centre, float64 [p, n] each."""
     both = torch.cat([centred, noise])
     products = torch.cat(
-        [both @ slab.points.double().T for slab in members.slabs(_block_rows(members))], 1
+        [both @ block.points.double().T for block in members.blocks(_block_rows(members))], 1
     )
     products -= (both @ (members.centre - members.offset))[:, None]
     along, pull = products.chunk(2)
@@ -99,11 +99,11 @@ def _rows(members: ClassPoints, centred: Tensor, noise: Tensor) -> tuple[Tensor,
 def _mean(members: ClassPoints, weights: Tensor) -> Tensor:
     """Σ γ_j x_j of working points, float32 [p, D], over the atoms that have a weight."""
     mean = torch.zeros(len(weights), members.dims, device=weights.device)
-    for slab in members.slabs(_block_rows(members)):
-        here = weights[:, slab.start : slab.start + len(slab.points)].float()
+    for block in members.blocks(_block_rows(members)):
+        here = weights[:, block.start : block.start + len(block.points)].float()
         heard = (here > UNHEARD).any(0)
         if int(heard.sum()) > len(heard) // 2:
-            mean.addmm_(here, slab.points)
+            mean.addmm_(here, block.points)
         elif heard.any():
-            mean += here[:, heard] @ slab.points[heard]
+            mean += here[:, heard] @ block.points[heard]
     return mean

@@ -180,5 +180,5 @@ def _norms(members: ClassPoints, centre: Tensor) -> Tensor:
     if torch.equal(centre, members.centre):
         return members.norms
     original = members if members.exact else members.unshifted()
-    slabs = original.slabs(max(1, 2**22 // members.dims), wide=True)
-    return torch.cat([(slab.points.double() - centre).square().sum(1) for slab in slabs])
+    blocks = original.blocks(max(1, 2**22 // members.dims), wide=True)
+    return torch.cat([(block.points.double() - centre).square().sum(1) for block in blocks])
