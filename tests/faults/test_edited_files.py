@@ -116,7 +116,7 @@ def test_parts_of_an_unfinished_run(tmp_path):
     def read(folder):
         with open_output(folder, "stages", settings) as output:
             assert output.resumed
-            parts = [output.part(name) for name in ("plan", "0", "1")]
+            parts = [output.load_part(name) for name in ("plan", "0", "1")]
             return [None if part is None else plain(part) for part in parts]
 
     named, honest = survived(place, tmp_path, read, random.Random(3), EDITS, gone=True)
@@ -155,9 +155,9 @@ def test_checkpoints_and_what_a_run_is_known_by(training, tmp_path, seed):
 
 
 def floracle_settings(folder):
-    from floracle.run.folder_checks import check_ours
+    from floracle.run.folder_checks import check_run_folder
 
-    settings = check_ours(folder, "train")
+    settings = check_run_folder(folder, "train")
     if settings is None:
         raise InputError("run.json was removed")
     return settings

@@ -316,7 +316,7 @@ def test_a_program_that_loses_a_process_ends_with_its_error(ended):
     group = ended(LIBRARY)
     assert max(group.seconds) < 2 * IN_TIME
     assert group.codes[1] == 1
-    assert "Lost: process 0 of 2 has not been heard of for" in group.errs[1]
+    assert "PeerLost: process 0 of 2 has not been heard of for" in group.errs[1]
 
 
 @pytest.mark.parametrize("case", BUSY, ids=name_of)

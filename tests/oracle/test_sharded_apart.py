@@ -9,7 +9,7 @@ from floracle.oracle.distributed import SharedClassPoints
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.scan import queries, scan
 from floracle.run.errors import InputError
-from floracle.run.exchange import Lost
+from floracle.run.exchange import PeerLost
 from floracle.run.processes import ALONE
 from many import in_threads
 
@@ -76,5 +76,5 @@ def test_another_number_of_queries_at_a_time_is_no_deadlock(points_source, monke
         x = torch.ones(2 + group.rank, 4)
         scan(members, queries(members, x, torch.full((len(x),), 0.5), oracle.path))
 
-    with pytest.raises(Lost, match="2 queries and 3 queries"):
+    with pytest.raises(PeerLost, match="2 queries and 3 queries"):
         in_threads(2, work, monkeypatch)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from floracle.run.budget import SHARE, choose_device, free_memory, memory_budget
+from floracle.run.budget import FREE_MEMORY_SHARE, choose_device, free_memory, memory_budget
 from floracle.run.errors import InputError
 
 
@@ -38,7 +38,7 @@ def test_nothing_is_no_budget(asked):
 
 def test_the_default_is_a_share_of_what_is_free(monkeypatch):
     monkeypatch.setattr("floracle.run.budget.free_memory", lambda: 1000)
-    assert memory_budget() == SHARE * 1000
+    assert memory_budget() == FREE_MEMORY_SHARE * 1000
     assert memory_budget(None) == 500
 
 

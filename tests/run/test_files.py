@@ -15,10 +15,10 @@ from floracle.run.files import (
     digest,
     read_json,
     writable_folder,
+    write_aside,
     write_bytes,
     write_json,
     write_text,
-    written_aside,
 )
 
 KILLED = """
@@ -35,7 +35,7 @@ if moment == "before the rename":
 if moment == "after the rename":
     replace = Path.replace
     Path.replace = lambda self, target: (replace(self, target), die())
-with files.written_aside(path) as aside:
+with files.write_aside(path) as aside:
     with aside.open("wb") as file:
         file.write(b"new" * 1000)
         if moment == "while writing":
@@ -92,7 +92,7 @@ def test_killed_at_any_moment_the_file_is_whole(tmp_path):
 
 
 def interrupted(path, error):
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         aside.write_text("half of the n")
         raise error
 
@@ -109,7 +109,7 @@ def test_an_exception_leaves_the_old_file_and_nothing_aside(error, tmp_path):
 
 def test_the_file_aside_is_a_neighbour_hidden_until_whole(tmp_path):
     path = tmp_path / "deep" / "er" / "result.txt"
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         assert aside.parent == path.parent
         assert aside.name.startswith(".result.txt.")
         assert aside.suffix == ".part"
@@ -213,7 +213,7 @@ def test_digests_tell_parts_apart():
     assert len(digest()) == 32
 
 
-@pytest.mark.parametrize("number", files.FULL)
+@pytest.mark.parametrize("number", files.DISK_FULL_CODES)
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch, number):
     def full(path):
         raise OSError(number, "no room")
@@ -227,8 +227,8 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch, number):
 def test_a_full_disk_is_known_by_the_words_of_safetensors(tmp_path):
     with (
         pytest.raises(InputError, match="no room left"),
-        files.written_aside(tmp_path / "a.safetensors"),
+        files.write_aside(tmp_path / "a.safetensors"),
     ):
         raise RuntimeError("I/O error: No space left on device (os error 28)")
-    with pytest.raises(RuntimeError), files.written_aside(tmp_path / "b"):
+    with pytest.raises(RuntimeError), files.write_aside(tmp_path / "b"):
         raise RuntimeError("another one")

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from floracle.run.errors import InputError
-from floracle.run.files import write_text, written_aside
-from floracle.run.folder_checks import check_ours, check_output
+from floracle.run.files import write_aside, write_text
+from floracle.run.folder_checks import check_output, check_run_folder
 from floracle.run.output_folder import OutputFolder, free_folder, open_output
 from floracle.run.records import write_record
 from floracle.run.results import Results, save
@@ -146,12 +146,12 @@ def test_finished_parts_stay_and_other_settings_are_refused_then(tmp_path):
     with open_output(there, "stages", SETTINGS) as output:
         assert output.resumed
         assert output.finished_parts == ["0"]
-        assert output.part("0").values == {"value": 1.0}
-        assert output.part("1") is None
+        assert output.load_part("0").values == {"value": 1.0}
+        assert output.load_part("1") is None
         output.save(result())
         output.clear_parts()
     assert not (there / ".floracle").exists()
-    assert check_ours(there, "stages") == SETTINGS
+    assert check_run_folder(there, "stages") == SETTINGS
 
 
 def test_parts_of_another_run_or_in_another_place_are_named(tmp_path):
@@ -159,10 +159,10 @@ def test_parts_of_another_run_or_in_another_place_are_named(tmp_path):
         os.rename(output.parts / "0", output.parts / "aside")
         os.rename(output.parts / "1", output.parts / "0")
         with pytest.raises(InputError, match="is the part '1' of a run, not '0'"):
-            output.part("0")
+            output.load_part("0")
         save(Results("numbers", {"pairs": 9}, {}, {}), output.parts / "2", part="2")
         with pytest.raises(InputError, match="part of another run"):
-            output.part("2")
+            output.load_part("2")
 
     failing(tmp_path / "there", RuntimeError(), "0", "1", work=misplace)
 
@@ -190,7 +190,7 @@ def test_only_what_killed_runs_left_is_removed_and_only_in_our_own_place(tmp_pat
 
 def test_a_file_that_somebody_is_writing_is_not_swept_away(tmp_path):
     there = finish(tmp_path / "there")
-    with open_output(there, "stages", SETTINGS) as output, written_aside(there / "a.txt") as aside:
+    with open_output(there, "stages", SETTINGS) as output, write_aside(there / "a.txt") as aside:
         assert aside.parent == output.aside
         aside.write_text("half")
         output.close()
@@ -268,13 +268,13 @@ def test_default_folders_do_not_collide(tmp_path):
 
 def test_what_may_grow_may_be_larger_and_never_smaller(tmp_path):
     there = finish(tmp_path / "there", {"images": 100, "seed": 0})
-    with open_output(there, "stages", {"images": 200, "seed": 0}, grows=["images"]) as output:
+    with open_output(there, "stages", {"images": 200, "seed": 0}, growing=["images"]) as output:
         assert output.settings["images"] == 200
-    assert check_ours(there, "stages") == {"images": 200, "seed": 0}
+    assert check_run_folder(there, "stages") == {"images": 200, "seed": 0}
     for other in ({"images": 100, "seed": 0}, {"images": 300, "seed": 1}):
         with (
             pytest.raises(InputError, match="other settings"),
-            open_output(there, "stages", other, grows=["images"]),
+            open_output(there, "stages", other, growing=["images"]),
         ):
             raise AssertionError("it was let in")
 
@@ -288,7 +288,7 @@ def test_a_change_of_the_data_is_seen_before_anything_is_saved(tmp_path):
     for save_something in (OutputFolder.save, lambda output, made: output.save_part(made, "0")):
         with (
             pytest.raises(InputError, match="changed"),
-            open_output(there, "s", {}, unchanged=check) as output,
+            open_output(there, "s", {}, check_unchanged=check) as output,
         ):
             save_something(output, result())
     assert not there.exists()
@@ -305,7 +305,7 @@ def test_parts_of_data_that_has_changed_since_do_not_stop_the_next_run(tmp_path)
         state.append("new")
         output.save_part(result(), "1")
 
-    failing(there, InputError("x"), "0", work=change, unchanged=check)
+    failing(there, InputError("x"), "0", work=change, check_unchanged=check)
     assert not there.exists()
 
 
@@ -319,4 +319,4 @@ def test_saving_by_hand_replaces_no_result_of_others(tmp_path):
         assert (tmp_path / "result.json").read_text() == content
     write_record(tmp_path / "run.json", "run", {"verb": 5, "settings": {}})
     with pytest.raises(InputError, match="is the folder of floracle 5"):
-        check_ours(tmp_path, "stages")
+        check_run_folder(tmp_path, "stages")

@@ -16,7 +16,7 @@ from floracle.run import exchange, processes
 from floracle.run import joint_exit as ending
 from floracle.run.errors import InputError
 from floracle.run.exchange import (
-    Lost,
+    PeerLost,
     broadcast_from_first,
     check_same,
     gather,
@@ -27,10 +27,10 @@ from floracle.run.processes import (
     ALONE,
     Heartbeat,
     ProcessGroup,
-    bounded,
     contiguous_share,
+    is_launched,
     joined,
-    launched,
+    limit_board_calls,
 )
 from many import Started, in_threads
 
@@ -60,7 +60,7 @@ def test_alone_nothing_changes_and_no_torch_is_imported():
         "assert p.contiguous_share(7) == slice(0, 7)\n"
         "assert exchange.broadcast_from_first(group, [3]) == [3]\n"
         "exchange.barrier(group); exchange.check_same(group, {'x': 'y'})\n"
-        "assert ending.ended(group, 2) == (True, 2) and 'torch' not in sys.modules"
+        "assert ending.agree_on_exit(group, 2) == (True, 2) and 'torch' not in sys.modules"
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
@@ -75,16 +75,16 @@ def test_alone_a_summary_is_its_own_merge():
 
 
 def test_one_of_several_is_known_by_all_that_torchrun_says(monkeypatch):
-    told = dict(zip(processes.LAUNCHED, ("0", "2", "127.0.0.1", "29500"), strict=True))
+    told = dict(zip(processes.LAUNCH_VARIABLES, ("0", "2", "127.0.0.1", "29500"), strict=True))
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    assert launched()
+    assert is_launched()
     for name in told:
         with monkeypatch.context() as without:
             without.delenv(name)
-            assert not launched()
+            assert not is_launched()
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert not launched()
+    assert not is_launched()
 
 
 @given(count=st.integers(0, 10_000), size=st.integers(1, 64))
@@ -97,34 +97,37 @@ def test_shares_are_contiguous_balanced_and_cover_everything(count, size):
 
 
 def test_memory_and_devices_are_divided_by_machine(monkeypatch):
-    group = ProcessGroup(5, 8, place=1, local=4)
-    assert processes.own_memory("4G", group) == str(2**30)
-    assert processes.own_memory("4G", ALONE) == "4G"
-    assert 0 < int(processes.own_memory(None, group)) < 2**50
+    group = ProcessGroup(5, 8, local_rank=1, local_size=4)
+    assert processes.process_memory("4G", group) == str(2**30)
+    assert processes.process_memory("4G", ALONE) == "4G"
+    assert 0 < int(processes.process_memory(None, group)) < 2**50
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert processes.own_device("cuda", group) == "cuda:1"
-    assert processes.own_device("cuda", ProcessGroup(6, 8, place=2, local=4)) == "cuda:0"
-    assert processes.own_device("cuda:3", group) == "cuda:3"
-    assert processes.own_device("cpu", group) == "cpu"
+    assert processes.process_device("cuda", group) == "cuda:1"
+    assert (
+        processes.process_device("cuda", ProcessGroup(6, 8, local_rank=2, local_size=4))
+        == "cuda:0"
+    )
+    assert processes.process_device("cuda:3", group) == "cuda:3"
+    assert processes.process_device("cpu", group) == "cpu"
 
 
 def test_idle_cores_are_mentioned_once(monkeypatch):
     monkeypatch.setattr(ending, "cores", lambda: 16)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    words = ending.left_idle(ProcessGroup(0, 2, 0, 2))
+    words = ending.idle_cores_note(ProcessGroup(0, 2, 0, 2))
     assert words is not None
     assert "OMP_NUM_THREADS=8" in words
-    assert ending.left_idle(ProcessGroup(1, 2, 1, 2)) is None
-    assert ending.left_idle(ProcessGroup(0, 16, 0, 16)) is None
+    assert ending.idle_cores_note(ProcessGroup(1, 2, 1, 2)) is None
+    assert ending.idle_cores_note(ProcessGroup(0, 16, 0, 16)) is None
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert ending.left_idle(ProcessGroup(0, 2, 0, 2)) is None
+    assert ending.idle_cores_note(ProcessGroup(0, 2, 0, 2)) is None
 
 
 @pytest.mark.parametrize("seconds", ["soon", "-1", "0", "nan", "inf"])
 def test_a_timeout_that_is_none_is_refused(seconds, monkeypatch):
-    monkeypatch.setenv(processes.SILENCE, seconds)
+    monkeypatch.setenv(processes.TIMEOUT_VARIABLE, seconds)
     with pytest.raises(InputError, match="FLORACLE_TIMEOUT"):
-        processes.silence()
+        processes.timeout_seconds()
 
 
 # together --------------------------------------------------------------------------------------
@@ -184,7 +187,7 @@ def test_processes_that_go_separate_ways_are_told(monkeypatch):
     def work(group):
         gather([torch.ones(3)], group, what="sums" if group.rank else "norms")
 
-    with pytest.raises(Lost, match="norms and sums"):
+    with pytest.raises(PeerLost, match="norms and sums"):
         in_threads(2, work, monkeypatch)
 
 
@@ -195,12 +198,12 @@ def test_a_link_that_breaks_is_one_clear_error(monkeypatch):
     def late(*_, **__):
         raise RuntimeError("[unbound_buffer.cc:81] Timed out waiting 300000ms for recv operation")
 
-    group = ProcessGroup(1, 4, links={"prompt": None, "patient": None})  # pyright: ignore
+    group = ProcessGroup(1, 4, connections={"prompt": None, "patient": None})  # pyright: ignore
     monkeypatch.setattr(torch.distributed, "all_gather", broken)
-    with pytest.raises(Lost, match="another of the 4 processes has ended"):
+    with pytest.raises(PeerLost, match="another of the 4 processes has ended"):
         gather([torch.ones(1)], group)
     monkeypatch.setattr(torch.distributed, "all_gather", late)
-    with pytest.raises(Lost, match="FLORACLE_TIMEOUT"):
+    with pytest.raises(PeerLost, match="FLORACLE_TIMEOUT"):
         exchange.barrier(group)
 
 
@@ -273,7 +276,7 @@ def test_calls_to_a_board_that_does_not_answer_end(monkeypatch):
         call = socket.create_connection(board.getsockname(), timeout=10)
         apart = socket.create_connection(("127.0.0.1", other.getsockname()[1]), timeout=0.1)
         with call, apart:
-            with bounded(0.2):
+            with limit_board_calls(0.2):
                 assert call.recv(1) == b""
             with pytest.raises(TimeoutError):
                 apart.recv(1)
@@ -318,7 +321,7 @@ def test_real_processes_meet_and_hold_the_same(size, tmp_path):
 
 SILENT = """
 import sys, time, torch
-from floracle.run.exchange import Lost, gather
+from floracle.run.exchange import PeerLost, gather
 from floracle.run.processes import joined
 with joined() as group:
     gather([torch.ones(1)], group)
@@ -327,7 +330,7 @@ with joined() as group:
     start = time.monotonic()
     try:
         gather([torch.ones(1)], group)
-    except Lost as error:
+    except PeerLost as error:
         sys.stdout.write(f"{time.monotonic() - start:.1f} {error}")
 """
 
@@ -354,7 +357,7 @@ def test_death_is_noticed_at_once(tmp_path):
 
 @pytest.mark.slow
 def test_who_waits_in_vain_for_the_others_is_told_how_to_work_alone(tmp_path, monkeypatch):
-    for name, value in zip(processes.LAUNCHED, ("1", "2", "127.0.0.1", "9"), strict=True):
+    for name, value in zip(processes.LAUNCH_VARIABLES, ("1", "2", "127.0.0.1", "9"), strict=True):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="unset WORLD_SIZE"), joined(timeout=1):
         pass

@@ -12,7 +12,7 @@ from torch import nn
 import floracle
 from edits import resealed
 from floracle.run.errors import InputError
-from floracle.run.processes import ALONE, LAUNCHED
+from floracle.run.processes import ALONE, LAUNCH_VARIABLES
 from floracle.training.batches import BatchMaker
 from floracle.training.build_model import large
 from floracle.training.config import PAPER
@@ -136,7 +136,7 @@ def test_the_null_label_is_part_of_what_is_asked(tmp_path):
 
 
 def test_processes_that_have_not_joined_are_refused(tmp_path, monkeypatch):
-    for name, value in zip(LAUNCHED, ("1", "2", "127.0.0.1", "29500"), strict=True):
+    for name, value in zip(LAUNCH_VARIABLES, ("1", "2", "127.0.0.1", "29500"), strict=True):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=r"have not joined; put `with .*joined\(\):`"):
         floracle.train(network(), digits(), SHORT, out=tmp_path)

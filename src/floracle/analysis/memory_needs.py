@@ -25,7 +25,7 @@ from floracle.oracle.pairs.forward_pairs import BLOCK as PRODUCTS
 from floracle.oracle.pairs.forward_pairs import BYTES_OF_PRODUCT, FEWEST, MOST, bytes_of_pair
 from floracle.oracle.pairs.held_out_pairs import BYTES_OF_ATOM, ROW_BYTES, ROWS
 from floracle.oracle.scan import CHECKED, COPIES, TOGETHER
-from floracle.run.budget import SHARE, memory_budget
+from floracle.run.budget import FREE_MEMORY_SHARE, memory_budget
 from floracle.run.errors import InputError
 
 from .stages.held_out import held_out_pairs
@@ -130,7 +130,7 @@ class StagesRun:
     @cached_property
     def budget(self) -> int:
         """Bytes of the memory that are left beside the data."""
-        held = int(SHARE * self.held) if self.memory is None else self.held
+        held = int(FREE_MEMORY_SHARE * self.held) if self.memory is None else self.held
         return max(0, memory_budget(self.memory) - held)
 
     @cached_property

@@ -25,9 +25,16 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts import Group as HelpGroup
 
 from floracle.run.errors import InputError, suggestion
-from floracle.run.exchange import Lost, barrier
-from floracle.run.joint_exit import Stopped, ended, gone, left_idle, quiet, whose
-from floracle.run.processes import ALONE, ProcessGroup, joined, launched
+from floracle.run.exchange import PeerLost, barrier
+from floracle.run.joint_exit import (
+    Stopped,
+    agree_on_exit,
+    exit_process,
+    idle_cores_note,
+    process_label,
+    silence_others,
+)
+from floracle.run.processes import ALONE, ProcessGroup, is_launched, joined
 
 from .console import Unwritten, as_typed, check_printed, guard_streams
 from .registry import VERBS
@@ -84,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with guard_streams():
-        if launched():
+        if is_launched():
             return _together(arguments)
         with _ended_by_signals(ALONE):
             return _outcome(arguments)
@@ -97,7 +104,7 @@ def _together(arguments: list[str]) -> int:
         with joined() as group, _ended_by_signals(group):
             code = _outcome(arguments, group)
             if code != OK:
-                gone(group, code)
+                exit_process(group, code)
     except InputError as error:  # they did not find each other
         return _said(str(error), MISTAKE)
     return code
@@ -138,7 +145,7 @@ def _outcome(arguments: list[str], group: ProcessGroup = ALONE) -> int:
         return _run(arguments, group)
     except Unwritten as error:
         if isinstance(error.__cause__, BrokenPipeError):  # the reader has left, as with `| head`
-            return ended(group, BROKEN_PIPE)[1]
+            return agree_on_exit(group, BROKEN_PIPE)[1]
         return _said(str(error), MISTAKE, group)
     except (KeyboardInterrupt, Stopped) as error:
         by = next((each for each in error.args if isinstance(each, signal.Signals)), signal.SIGINT)
@@ -151,12 +158,12 @@ def _outcome(arguments: list[str], group: ProcessGroup = ALONE) -> int:
     except CycloptsError as error:
         return _said(_in_our_words(error, arguments), MISTAKE, group)
     except InputError as error:
-        return _said(f"{error}{whose(group)}", MISTAKE, group)
-    except Lost as error:
+        return _said(f"{error}{process_label(group)}", MISTAKE, group)
+    except PeerLost as error:
         return _said(str(error), LOST, group)
     except Exception as error:
         if words := _outside(error, arguments):
-            return _said(f"{words}{whose(group)}", MISTAKE, group)
+            return _said(f"{words}{process_label(group)}", MISTAKE, group)
         hint = "set FLORACLE_DEBUG=1 to see where, and please report it"
         return _said(f"this is a bug: {type(error).__name__}: {error}; {hint}", BUG, group)
 
@@ -175,8 +182,8 @@ def _run(arguments: list[str], group: ProcessGroup) -> int:
     verb = _verb(arguments)
     if not group.alone and verb in VERBS and verb not in TOGETHER:
         raise InputError(f"{verb} is the work of one process; start it without torchrun")
-    with quiet(group):
-        if idle := left_idle(group):
+    with silence_others(group):
+        if idle := idle_cores_note(group):
             sys.stderr.write(f"note: {idle}\n")
         results = build()(
             arguments, print_error=False, exit_on_error=False, result_action="return_value"
@@ -192,7 +199,7 @@ def _verb(arguments: list[str]) -> str:
 
 def _said(words: str, code: int, group: ProcessGroup = ALONE) -> int:
     """One line on standard error, by one process; the traceback too where it was asked for."""
-    speaks, code = ended(group, code)
+    speaks, code = agree_on_exit(group, code)
     if not speaks:
         return code
     if os.environ.get("FLORACLE_DEBUG") == "1":

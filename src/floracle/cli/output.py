@@ -34,10 +34,10 @@ OutArgument = Annotated[Path, Parameter(converter=folder)]
 
 def check_out(out: Path | None, verb: str, *data: str | Path) -> None:
     """Refuse a folder that was asked for and is not this verb's, before anything is read."""
-    from floracle.run.folder_checks import check_ours, check_output
+    from floracle.run.folder_checks import check_output, check_run_folder
 
     if out is not None:
-        check_ours(check_output(out, *data), verb)
+        check_run_folder(check_output(out, *data), verb)
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def output_of(
             if store is not None:
                 store.check_unchanged()
 
-    with open_output(place, verb, settings, group=group, unchanged=unchanged) as output:
+    with open_output(place, verb, settings, group=group, check_unchanged=unchanged) as output:
         if group.first and output.resumed and results:
             parts = len(output.finished_parts)
             more = f"; {parts} part(s) are finished" if parts else ""
@@ -94,11 +94,11 @@ def store_in(out: Path, verb: str, manifest: str) -> Iterator[None]:
 
     They are known by their manifest once they are finished.
     """
-    from floracle.data.destination import begun
+    from floracle.data.destination import unfinished_verb
 
     place = out.expanduser()
     complete = (place / manifest).is_file()
-    if not complete and place.is_dir() and begun(place) == verb:
+    if not complete and place.is_dir() and unfinished_verb(place) == verb:
         shards = len(list(place.glob("latents_*.safetensors")))
         say_standing(place, f"going on from there; {shards} file(s) of latents are finished")
     yield

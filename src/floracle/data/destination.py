@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from floracle.run.errors import InputError
-from floracle.run.files import NoRoom, digest, remove_files
-from floracle.run.folder_checks import FolderMarks, check_ours, check_output
+from floracle.run.files import DiskFull, digest, remove_files
+from floracle.run.folder_checks import FolderMarks, check_output, check_run_folder
 from floracle.run.folder_lock import locked
 from floracle.run.output_folder import OutputFolder, open_output
 from floracle.run.processes import ALONE, ProcessGroup
@@ -67,7 +67,7 @@ class DestinationKind(Generic[S]):
     """Keep how they look now."""
 
 
-def check_place(folder: Path, where: Any, kind: DestinationKind[Any]) -> None:
+def check_destination(folder: Path, where: Any, kind: DestinationKind[Any]) -> None:
     """Refuse a folder that holds something else, or lies in the data."""
     if isinstance(where, (str, Path)):
         data, place = Path(where).expanduser().resolve(), folder.resolve()
@@ -77,10 +77,10 @@ def check_place(folder: Path, where: Any, kind: DestinationKind[Any]) -> None:
             )
     check_output(folder, option="OUT")
     if not (folder / kind.manifest).is_file():
-        check_ours(folder, kind.verb, MARKS)
+        check_run_folder(folder, kind.verb, MARKS)
 
 
-def answered(
+def find_finished(
     folder: Path, kind: DestinationKind[S], settings: Mapping[str, Any], source: str | None
 ) -> S | None:
     """The finished store, if there is one for these settings; for others that is a mistake.
@@ -101,15 +101,15 @@ def answered(
         kind.remember(folder, found, source)
     if (folder / UNFINISHED).exists():  # a run was killed just after it had finished
         with suppress(OSError, InputError), locked(folder):
-            tidy(folder)
+            remove_unfinished(folder)
     return found
 
 
-def begun(folder: Path) -> str | None:
+def unfinished_verb(folder: Path) -> str | None:
     """The verb of an unfinished run in a folder; None where there is none."""
     for verb in ("pack", "encode"):
         with suppress(InputError):
-            if check_ours(folder, verb, MARKS) is not None:
+            if check_run_folder(folder, verb, MARKS) is not None:
                 return verb
     return None
 
@@ -125,7 +125,7 @@ def refuse_others(
         )
 
 
-def tidy(folder: Path) -> None:
+def remove_unfinished(folder: Path) -> None:
     """Remove what is of no use in a finished store."""
     remove_files(folder / UNFINISHED, MADE)
 
@@ -147,8 +147,8 @@ def writing(folder: Path, kind: DestinationKind[Any]) -> Iterator[None]:
     """Say what failed on the disk, and that nothing of what was done is lost."""
     try:
         yield
-    except (OSError, NoRoom) as error:
-        refused = error.__cause__ if isinstance(error, NoRoom) else error
+    except (OSError, DiskFull) as error:
+        refused = error.__cause__ if isinstance(error, DiskFull) else error
         reason = getattr(refused, "strerror", None) or type(refused).__name__
         raise InputError(
             f"{kind.doing} into {folder} failed: {reason.lower()}; put that right and run the same"

@@ -39,7 +39,7 @@ from .layouts.weights import checked_weights
 from .normalize import Normalizer, choose_normalizer, standard
 from .packed.class_statistics import ClassStatistics
 from .packed.coarse import StoredCoarseView
-from .packed.reader import Packed
+from .packed.reader import PackedStore
 from .points import fits, holding, picture_range, points_of, stds_of, with_mirrors
 from .rows.source_files import SourceFiles, changed_row, noted_files
 
@@ -123,11 +123,11 @@ class Store:
     @property
     def kept(self) -> int:
         """How many leading coordinates of every row are kept; 0 where none are."""
-        return 0 if self.view is None else self.view.edges[0]
+        return 0 if self.view is None else self.view.band_edges[0]
 
     def coarse(self, label: int = NO_LABEL) -> CoarseView | None:
         """The coarse view of a class that is kept; None where none is."""
-        return None if self.view is None else self.view.of(self.atoms(label).rows)
+        return None if self.view is None else self.view.select(self.atoms(label).rows)
 
     def take(self, rows: Tensor) -> Tensor:
         """The points float32 [len(rows), *shape] of any rows, in the order asked."""
@@ -266,7 +266,7 @@ def _opened(
     )
 
 
-def ready(packed: Packed, name: str, budget: int) -> Store:
+def ready(packed: PackedStore, name: str, budget: int) -> Store:
     """A packed store as it is; nothing of its points is read."""
     manifest, rows = packed.manifest, packed.stored
     held = fits(rows, budget)
@@ -274,7 +274,7 @@ def ready(packed: Packed, name: str, budget: int) -> Store:
         name=name,
         layout="packed",
         shape=manifest.shape,
-        labels=packed.groups.labels,
+        labels=packed.class_index.labels,
         classes=manifest.classes,
         normalizer=packed.normalizer,
         flips=manifest.flips,
@@ -284,15 +284,15 @@ def ready(packed: Packed, name: str, budget: int) -> Store:
         picture_range=manifest.picture_range,
         resident=held,
         ignored=0,
-        groups=packed.groups,
+        groups=packed.class_index,
         stored=rows,
         points=rows.as_points(packed.normalizer, hold=held),
         channels=manifest.channels,
-        weights=packed.groups.weights,
+        weights=packed.class_index.weights,
         remarks=packed.remarks,
-        known=packed.known,
-        view=packed.coarse,
-        original=packed.sources,
+        known=packed.class_statistics,
+        view=packed.coarse_view,
+        original=packed.all_original_rows,
     )
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from floracle.run.errors import InputError, suggestion
-from floracle.run.files import check_hash, digest, read_json, written_aside
+from floracle.run.files import check_hash, digest, read_json, write_aside
 from floracle.run.records import read_record
 from floracle.run.results import provenance
 
@@ -63,7 +63,7 @@ def write_network(
         "tensors": digest_of(tensors),
     }
     text = json.dumps({**described, "digest": _seal(described)}, sort_keys=True, allow_nan=False)
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         save_file(tensors, aside, metadata={KEY: text, "format": "pt"})
         _sort_metadata(aside)
     return path

@@ -18,7 +18,7 @@ from torch import Tensor
 from floracle.core.coarse_view import coarse_view, kept_coordinates
 from floracle.core.paths import LINEAR, ProbabilityPath, check_times
 from floracle.core.point_set import NO_LABEL, PointSet, classes
-from floracle.run.budget import SHARE, choose_device, memory_budget
+from floracle.run.budget import FREE_MEMORY_SHARE, choose_device, memory_budget
 from floracle.run.errors import InputError
 from floracle.run.exchange import broadcast_from_first, bytes_of, check_same
 from floracle.run.files import digest
@@ -224,8 +224,8 @@ class Oracle:
         The processes of one machine divide its memory.
         """
         device = choose_device(self.device)
-        budget = memory_budget(self.memory, device) // self._together.local
-        return budget + (int(SHARE * self._held()) if self.memory is None else 0)
+        budget = memory_budget(self.memory, device) // self._together.local_size
+        return budget + (int(FREE_MEMORY_SHARE * self._held()) if self.memory is None else 0)
 
     def _held(self) -> int:
         return self._bytes.total

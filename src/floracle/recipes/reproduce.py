@@ -47,7 +47,7 @@ def reproduce_item(recipe: Recipe[Any], folder: Path, settings: Any = None) -> R
         for store in plan.data:
             store.check_unchanged()
 
-    with open_output(folder, "reproduce", plan.settings, unchanged=unchanged) as output:
+    with open_output(folder, "reproduce", plan.settings, check_unchanged=unchanged) as output:
         return reproduce_in_folder(output, recipe, plan)
 
 
@@ -90,11 +90,11 @@ def _parts(plan: RecipePlan, output: OutputFolder) -> Iterator[tuple[str, Result
     """Every part as it was saved, measured first where it was not."""
     found: dict[str, Results] = {}
     for name, measure in plan.parts.items():
-        part = output.part(name)
+        part = output.load_part(name)
         if part is None:
             measured = measure(found)
             output.save_part(Results(measured.kind, {}, measured.values, measured.arrays), name)
-            part = output.part(name)
+            part = output.load_part(name)
         assert part is not None
         found[name] = part
         yield name, part

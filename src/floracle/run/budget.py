@@ -9,23 +9,25 @@ import torch
 
 from .errors import InputError
 
-SHARE = 0.5
-UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+FREE_MEMORY_SHARE = 0.5
+UNIT_BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
-def memory_budget(asked: int | str | None = None, device: torch.device | None = None) -> int:
+def memory_budget(size: int | str | None = None, device: torch.device | None = None) -> int:
     """Bytes that may be held: what was asked for ("4G", 2**30), or half of what is free there."""
-    if asked is None:
+    if size is None:
         cuda = device is not None and device.type == "cuda"
-        return int(SHARE * (torch.cuda.mem_get_info(device)[0] if cuda else free_memory()))
-    if isinstance(asked, str):
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", asked.lower())
+        return int(
+            FREE_MEMORY_SHARE * (torch.cuda.mem_get_info(device)[0] if cuda else free_memory())
+        )
+    if isinstance(size, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", size.lower())
         if not found:
-            raise InputError(f"memory {asked!r} is not a size; write 800M or 4G")
-        asked = int(float(found[1]) * UNITS[found[2]])
-    if asked <= 0:
-        raise InputError(f"memory must be positive, got {asked}")
-    return asked
+            raise InputError(f"memory {size!r} is not a size; write 800M or 4G")
+        size = int(float(found[1]) * UNIT_BYTES[found[2]])
+    if size <= 0:
+        raise InputError(f"memory must be positive, got {size}")
+    return size
 
 
 def free_memory() -> int:
@@ -39,14 +41,14 @@ def free_memory() -> int:
     return max(free, 2**28)
 
 
-def choose_device(asked: str | torch.device | None = None) -> torch.device:
+def choose_device(name: str | torch.device | None = None) -> torch.device:
     """The device asked for, the CPU by default; absent ones are a mistake."""
     try:
-        device = torch.device(asked or "cpu")
+        device = torch.device(name or "cpu")
     except RuntimeError as error:
-        raise InputError(f"device {asked!r} is unknown; write cpu or cuda:0") from error
+        raise InputError(f"device {name!r} is unknown; write cpu or cuda:0") from error
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {asked!r} was asked for, but torch sees no CUDA device here")
+        raise InputError(f"device {name!r} was asked for, but torch sees no CUDA device here")
     return device
 
 

@@ -19,7 +19,7 @@ from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import InputError
-from .processes import ALONE, SILENCE, ProcessGroup
+from .processes import ALONE, TIMEOUT_VARIABLE, ProcessGroup
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ CHECK_SECONDS = 0.5
 """Between two looks, while an exchange waits, at whether the others live."""
 
 
-class Lost(RuntimeError):
+class PeerLost(RuntimeError):
     """Another process of the group has ended, keeps silent, or does something else."""
 
 
@@ -51,7 +51,7 @@ def gather(
     found = [_unpacked(part) for part in _exchanged(content, group)]
     others = {told for told, _ in found}
     if len(others) > 1:
-        raise Lost(
+        raise PeerLost(
             f"the processes no longer do the same ({' and '.join(sorted(others))} at a time);"
             " they must run the same program on the same data, on machines of one kind"
         )
@@ -158,11 +158,11 @@ def _all(content: Tensor, group: ProcessGroup, link: str) -> list[Tensor]:
     import torch.distributed as dist
 
     found = [torch.empty_like(content) for _ in range(group.size)]
-    settle(partial(dist.all_gather, found, content), group, group.links[link])
+    complete_exchange(partial(dist.all_gather, found, content), group, group.connections[link])
     return found
 
 
-def settle(exchange: Callable[..., Any], group: ProcessGroup, link: TorchGroup) -> None:
+def complete_exchange(exchange: Callable[..., Any], group: ProcessGroup, link: TorchGroup) -> None:
     """Take part in an exchange over gloo, and wait for it as long as all processes live."""
     try:
         work = exchange(group=link, async_op=True)
@@ -173,19 +173,19 @@ def settle(exchange: Callable[..., Any], group: ProcessGroup, link: TorchGroup) 
                 # gloo cannot cancel it, and would wait for it where Python frees the link
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(link))
             raise
-    except Lost:
+    except PeerLost:
         raise
     except (RuntimeError, ValueError) as error:
-        raise Lost(_lost(group, error)) from error
+        raise PeerLost(_lost(group, error)) from error
 
 
 def _wait_alive(work: Any, group: ProcessGroup) -> None:
     """Wait for an exchange, but not for a process or a board that is silent for too long."""
     while not _ended_within(CHECK_SECONDS, work):
-        if group.heart is not None:
-            group.heart.look(CHECK_SECONDS)
-            if silent := group.heart.silent_for(group.heart.timeout):
-                raise Lost(_silent(group, *silent))
+        if group.heartbeat is not None:
+            group.heartbeat.look(CHECK_SECONDS)
+            if silent := group.heartbeat.silent_for(group.heartbeat.timeout):
+                raise PeerLost(_silent(group, *silent))
 
 
 def _ended_within(seconds: float, work: Any) -> bool:
@@ -197,12 +197,16 @@ def _ended_within(seconds: float, work: Any) -> bool:
 
 def _lost(group: ProcessGroup, error: Exception) -> str:
     late = "timed out" in str(error).lower()
-    if late and group.heart and (silent := group.heart.silent_for(group.heart.timeout / 2)):
+    if (
+        late
+        and group.heartbeat
+        and (silent := group.heartbeat.silent_for(group.heartbeat.timeout / 2))
+    ):
         return _silent(group, *silent)
     if late:
         return (
             f"process {group.rank} of {group.size} waited in vain for another one;"
-            f" if it was only slow, give a larger {SILENCE} (seconds)"
+            f" if it was only slow, give a larger {TIMEOUT_VARIABLE} (seconds)"
         )
     return (
         f"another of the {group.size} processes has ended (killed, or out of memory?); process"

@@ -18,22 +18,22 @@ from typing import Any
 from .errors import InputError
 
 
-class NoRoom(InputError):
+class DiskFull(InputError):
     """Something could not be written for want of room; what the system said is its cause."""
 
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room left."""
 
 
-LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+PART_NAME = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 """Names of files that are being written, or were when a run was killed."""
 _ASIDES: dict[str, Path] = {}
 """Where runs that are open write their files first, by their folders."""
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
+def write_aside(path: Path) -> Iterator[Path]:
     """A temporary file that takes the place of `path` once it is written in full.
 
     It lies in the place that the run of that folder has for this, or else beside `path`; it is
@@ -46,8 +46,8 @@ def written_aside(path: Path) -> Iterator[Path]:
     try:
         handle, name = tempfile.mkstemp(".part", f".{path.name}.", aside_folder)
     except OSError as error:
-        if is_full(error):
-            raise no_room(path) from error
+        if is_disk_full(error):
+            raise disk_full(path) from error
         raise
     aside = Path(name)
     try:
@@ -58,8 +58,8 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.replace(path)
         _sync(folder)
     except Exception as error:
-        if is_full(error):
-            raise no_room(path) from error
+        if is_disk_full(error):
+            raise disk_full(path) from error
         if isinstance(error, OSError) and error.errno == errno.EXDEV:
             raise InputError(f"{folder} is on another device than its run; unmount it") from error
         raise
@@ -70,7 +70,7 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def use_aside(folder: Path, aside: Path) -> Iterator[None]:
+def redirect_writes(folder: Path, aside: Path) -> Iterator[None]:
     """Write all files of a folder in one place first, for as long as the context lasts."""
     place = os.path.abspath(folder)
     _ASIDES[place] = aside
@@ -114,7 +114,7 @@ def _hold(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
+def folder_entries(folder: Path) -> list[os.DirEntry[str]]:
     """What lies in a folder, by name."""
     with os.scandir(folder) as found:
         return sorted(found, key=lambda entry: entry.name)
@@ -124,14 +124,14 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the files that runs which were killed while they wrote have left in our own place."""
     if folder.is_symlink() or not folder.is_dir():
         return
-    for entry in entries(folder):
+    for entry in folder_entries(folder):
         if is_leftover(entry) and not _is_held(folder / entry.name):
             (folder / entry.name).unlink(missing_ok=True)
 
 
 def is_leftover(entry: os.DirEntry[str]) -> bool:
     """Whether this is a file that is being written, or was when its writer died."""
-    return entry.is_file(follow_symlinks=False) and bool(LEFTOVER.fullmatch(entry.name))
+    return entry.is_file(follow_symlinks=False) and bool(PART_NAME.fullmatch(entry.name))
 
 
 def _is_held(path: Path) -> bool:
@@ -159,7 +159,7 @@ def remove_files(folder: Path, names: re.Pattern[str]) -> None:
     """
     if folder.is_symlink() or not folder.is_dir() or os.path.ismount(folder):
         return
-    for entry in entries(folder):
+    for entry in folder_entries(folder):
         path = folder / entry.name
         if entry.is_dir(follow_symlinks=False):
             remove_files(path, names)
@@ -169,21 +169,21 @@ def remove_files(folder: Path, names: re.Pattern[str]) -> None:
         folder.rmdir()
 
 
-def is_full(error: Exception) -> bool:
+def is_disk_full(error: Exception) -> bool:
     """Whether something could not be written for want of room; safetensors says so in words."""
     if isinstance(error, OSError):
-        return error.errno in FULL
-    return any(f"(os error {number})" in str(error) for number in FULL)
+        return error.errno in DISK_FULL_CODES
+    return any(f"(os error {number})" in str(error) for number in DISK_FULL_CODES)
 
 
-def no_room(path: Path) -> NoRoom:
+def disk_full(path: Path) -> DiskFull:
     """What to say then."""
-    return NoRoom(f"there is no room left to write {path}; make some, or choose another --out")
+    return DiskFull(f"there is no room left to write {path}; make some, or choose another --out")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it is never seen half-written."""
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         aside.write_bytes(content)
 
 
@@ -239,17 +239,17 @@ def read_json(path: Path, *, links: bool = True) -> Any:
         ) from error
 
 
-def hash_of(path: Path, *, links: bool = False) -> str:
+def hash_file(path: Path, *, links: bool = False) -> str:
     """The hash of a file, 128 bits of BLAKE2b in hexadecimal."""
     with open_regular(path, links=links) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def check_hash(path: Path, known: str) -> None:
+def check_hash(path: Path, expected: str) -> None:
     """Name a file whose bytes are not those that were written."""
     try:
         flaw = f"its {path.stat().st_size:,} bytes are not those that were written"
-        if hash_of(path) == known:
+        if hash_file(path) == expected:
             return
     except OSError as error:
         flaw = (error.strerror or str(error)).lower()

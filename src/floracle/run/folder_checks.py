@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .files import entries, is_leftover
+from .files import folder_entries, is_leftover
 from .records import read_record
 
-RUN = "run"
+RUN_RECORD = "run"
 """The kind of record that marks a folder."""
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 LOOKED_AT = 1000
@@ -60,7 +60,9 @@ def check_output(folder: Path, *data: str | Path, option: str = "--out") -> Path
     return there
 
 
-def check_ours(folder: Path, verb: str, marks: FolderMarks = RESULTS) -> Mapping[str, Any] | None:
+def check_run_folder(
+    folder: Path, verb: str, marks: FolderMarks = RESULTS
+) -> Mapping[str, Any] | None:
     """The settings of the run of this verb in a folder; None where there is none yet.
 
     A folder that holds anything else is a mistake that names some of it.
@@ -84,7 +86,7 @@ def check_ours(folder: Path, verb: str, marks: FolderMarks = RESULTS) -> Mapping
             )
         return None
     try:
-        said = read_record(marker, RUN)
+        said = read_record(marker, RUN_RECORD)
     except InputError as flaw:
         raise InputError(f"{flaw}; choose another --out") from flaw
     if said.get("verb") != verb or not isinstance(said.get("settings"), dict):
@@ -130,7 +132,7 @@ def _unescaped(name: str) -> str:
 def _foreign(folder: Path, marks: FolderMarks) -> list[str]:
     """The names in a folder that are not what a run killed at its very start leaves."""
     top = Path(marks.control).parts[0]
-    names = [entry.name for entry in entries(folder)]
+    names = [entry.name for entry in folder_entries(folder)]
     if names == [top] and _only_ours(folder, Path(marks.control).parts):
         return []
     return names
@@ -140,13 +142,13 @@ def _only_ours(folder: Path, parts: Sequence[str]) -> bool:
     """Whether nothing lies below but our own place, and half-written files in it."""
     place = folder
     for name in (*parts, "aside"):
-        there = entries(place)
+        there = folder_entries(place)
         if any(entry.name != name or not entry.is_dir(follow_symlinks=False) for entry in there):
             return False
         if not there:
             return True
         place = place / name
-    return all(map(is_leftover, entries(place)))
+    return all(map(is_leftover, folder_entries(place)))
 
 
 def _holds_pictures(folder: Path) -> bool:

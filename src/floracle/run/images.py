@@ -19,11 +19,11 @@ from torch import Tensor
 
 from .errors import InputError
 
-MOST_PIXELS = 2**24
+MAX_PIXELS = 2**24
 """The largest picture that is made: 16 million pixels."""
-GAP = 2
-PERCENTILES = (0.01, 0.99)
-FITTED = 100_000
+TILE_GAP_PIXELS = 2
+BLACK_WHITE_QUANTILES = (0.01, 0.99)
+MAX_FITTED_PIXELS = 100_000
 """Latent pixels that the percentiles of a projection are taken over."""
 
 
@@ -58,7 +58,7 @@ class Display:
 
 
 def display_for(
-    shape: tuple[int, ...], shown: tuple[float, float] | None, some: Tensor
+    shape: tuple[int, ...], picture_range: tuple[float, float] | None, points: Tensor
 ) -> Display | None:
     """How to show points of a shape, None if not as pictures.
 
@@ -66,17 +66,17 @@ def display_for(
     [n, C, H, W] fix the projection of latents: their three leading principal channels, the 1st to
     99th percentile of each spread from black to white.
     """
-    if shown is not None and shown[0] < shown[1]:
-        return Display(*shown)
+    if picture_range is not None and picture_range[0] < picture_range[1]:
+        return Display(*picture_range)
     if len(shape) != 3 or min(shape[1:]) < 2 or shape[0] < 2:
         return None
-    return latent_display(some)
+    return latent_display(points)
 
 
 def latent_display(points: Tensor) -> Display:
     """The projection of latents [n, C, H, W] onto their leading channels."""
     pixels = points.double().movedim(1, -1).flatten(0, -2)
-    pixels = pixels[:: -(-len(pixels) // FITTED)]
+    pixels = pixels[:: -(-len(pixels) // MAX_FITTED_PIXELS)]
     centre = pixels.mean(0)
     _, vectors = torch.linalg.eigh((pixels - centre).T @ (pixels - centre))
     count = 3 if pixels.shape[1] >= 3 else 1
@@ -84,29 +84,31 @@ def latent_display(points: Tensor) -> Display:
     strongest = leading.gather(1, leading.abs().argmax(1, keepdim=True))
     leading = leading * strongest.sign()  # an eigenvector has no sign of its own
     colours = (pixels - centre) @ leading.T
-    low, high = colours.quantile(torch.tensor(PERCENTILES, dtype=torch.float64), dim=0)
+    low, high = colours.quantile(torch.tensor(BLACK_WHITE_QUANTILES, dtype=torch.float64), dim=0)
     scale = 2 / (high - low).clamp(min=1e-12)
     shift = leading.T @ ((low + high) / 2)
     return Display(-1.0, 1.0, centre + shift, scale[:, None] * leading)
 
 
-def enlarge(pictures: Tensor, least: int) -> Tensor:
+def enlarge(pictures: Tensor, min_side: int) -> Tensor:
     """Bytes [b, C, H, W] repeated to whole multiples of at least `least` pixels a side."""
-    times = max(1, -(-least // max(pictures.shape[-2:])))
+    times = max(1, -(-min_side // max(pictures.shape[-2:])))
     return pictures.repeat_interleave(times, -2).repeat_interleave(times, -1)
 
 
-def reduce_image(pictures: Tensor, most: int) -> Tensor:
+def reduce_image(pictures: Tensor, max_side: int) -> Tensor:
     """Bytes [b, C, H, W] averaged down to at most `most` pixels a side."""
     largest = max(pictures.shape[-2:])
-    if largest <= most:
+    if largest <= max_side:
         return pictures
-    height, width = (max(1, round(side * most / largest)) for side in pictures.shape[-2:])
+    height, width = (max(1, round(side * max_side / largest)) for side in pictures.shape[-2:])
     pooled = torch.nn.functional.adaptive_avg_pool2d(pictures.float(), (height, width))
     return (pooled + 0.5).floor().to(torch.uint8)
 
 
-def tiles(pictures: Tensor, columns: int, *, gap: int = GAP, ground: int = 255) -> Tensor:
+def tiles(
+    pictures: Tensor, columns: int, *, gap: int = TILE_GAP_PIXELS, background: int = 255
+) -> Tensor:
     """Bytes [b, C, H, W] side by side, `columns` in a row: one picture [C, H', W']."""
     count, channels, height, width = pictures.shape
     if count < 1 or columns < 1:
@@ -115,7 +117,7 @@ def tiles(pictures: Tensor, columns: int, *, gap: int = GAP, ground: int = 255) 
     rows = -(-count // columns)
     sides = rows * (height + gap) - gap, columns * (width + gap) - gap
     _check_size(*sides)
-    sheet = torch.full((channels, *sides), ground, dtype=torch.uint8)
+    sheet = torch.full((channels, *sides), background, dtype=torch.uint8)
     for place, picture in enumerate(pictures):
         top = place // columns * (height + gap)
         left = place % columns * (width + gap)
@@ -135,7 +137,7 @@ def png(picture: Tensor) -> bytes:
 
 
 def _check_size(height: int, width: int) -> None:
-    if height * width > MOST_PIXELS:
+    if height * width > MAX_PIXELS:
         raise InputError(
             f"a picture of {width} x {height} is too large; show fewer or smaller ones"
         )

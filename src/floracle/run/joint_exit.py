@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
-from .processes import ProcessGroup, bounded, cores, leave
+from .processes import ProcessGroup, leave_group, limit_board_calls, usable_cores
 
 FAILED, TOLD = "floracle/failed", "floracle/told"
 GRACE = 0.5
@@ -33,7 +33,7 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def quiet(group: ProcessGroup) -> Iterator[None]:
+def silence_others(group: ProcessGroup) -> Iterator[None]:
     """Only the first process of a group prints."""
     with ExitStack() as stack:
         if not group.first:
@@ -45,52 +45,52 @@ def quiet(group: ProcessGroup) -> Iterator[None]:
         yield
 
 
-def ended(group: ProcessGroup, code: int) -> tuple[bool, int]:
+def agree_on_exit(group: ProcessGroup, code: int) -> tuple[bool, int]:
     """Whether this process says why it failed, and the code it ends with.
 
     The first to come speaks, with its own code; the others take over that.
     """
-    speaks = group.heart is None or not group.heart.was_frozen
+    speaks = group.heartbeat is None or not group.heartbeat.was_frozen
     if group.board is None:
         return speaks, code
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the word must not be cut off
     if not group.first:
         time.sleep(GRACE)
     claim = json.dumps([group.rank, code])
-    with suppress(RuntimeError), bounded(ANSWER):
+    with suppress(RuntimeError), limit_board_calls(ANSWER):
         word = json.loads(group.board.compare_set(FAILED, "", claim))
         group.board.add(TOLD, 1)
         return speaks and word[0] == group.rank, word[1]
     return speaks and group.rank <= 1, code  # the board went with the first process
 
 
-def whose(group: ProcessGroup) -> str:
+def process_label(group: ProcessGroup) -> str:
     """Which process says it, where it is not the first."""
     if group.first:
         return ""
     return f" (process {group.rank} of {group.size}, on {socket.gethostname()})"
 
 
-def left_idle(group: ProcessGroup) -> str | None:
+def idle_cores_note(group: ProcessGroup) -> str | None:
     """Words for cores that nobody uses, as under torchrun, which asks for one thread each."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if not group.first or group.alone or not threads.isdigit():
         return None
-    fair = cores() // group.local
+    fair = usable_cores() // group.local_size
     if int(threads) >= fair:
         return None
     return (
-        f"processes use {threads} of {cores()} cores each, {group.local} here; torchrun sets"
-        f" OMP_NUM_THREADS=1 unless told otherwise: OMP_NUM_THREADS={fair} uses all"
+        f"processes use {threads} of {usable_cores()} cores each, {group.local_size} here;"
+        f" torchrun sets OMP_NUM_THREADS=1 unless told otherwise: OMP_NUM_THREADS={fair} uses all"
     )
 
 
-def gone(group: ProcessGroup, code: int) -> None:
+def exit_process(group: ProcessGroup, code: int) -> None:
     """End at once: what is left of a broken group would only abort."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    leave(group)
+    leave_group(group)
     keeps = group.first and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     if group.board is not None and keeps:
         until = time.monotonic() + LINGER

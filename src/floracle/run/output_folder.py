@@ -25,8 +25,8 @@ from typing import Any
 
 from .errors import InputError
 from .exchange import barrier, broadcast_from_first
-from .files import entries, remove_files, remove_leftovers, use_aside
-from .folder_checks import RESULTS, RUN, FolderMarks, check_ours, check_output
+from .files import folder_entries, redirect_writes, remove_files, remove_leftovers
+from .folder_checks import RESULTS, RUN_RECORD, FolderMarks, check_output, check_run_folder
 from .folder_lock import locked
 from .processes import ALONE, ProcessGroup
 from .records import write_record
@@ -39,7 +39,7 @@ SAVED_BY_HAND = {
     *("figures", "report.html", ".floracle"),
 }
 """What lies in a folder that a result of stages was saved and drawn into without a run."""
-PLAN = "plan"
+PLAN_PART = "plan"
 """The part that takes no work worth keeping by itself."""
 
 
@@ -54,7 +54,7 @@ class OutputFolder:
     group: ProcessGroup = ALONE
     resumed: bool = False
     """Whether an earlier run of the same settings has finished something here."""
-    unchanged: Callable[[], object] = lambda: None
+    check_unchanged: Callable[[], object] = lambda: None
     """Raises what has changed since the run began: data that is other data now."""
 
     @property
@@ -76,9 +76,9 @@ class OutputFolder:
     def has_work(self) -> bool:
         """Whether a run has finished anything here that would be missed."""
         own = {Path(name).parts[0] for name in (self.marks.marker, self.marks.control)}
-        if {entry.name for entry in entries(self.path)} - own:
+        if {entry.name for entry in folder_entries(self.path)} - own:
             return True
-        return any(Path(name).name != PLAN for name in self.finished_parts)
+        return any(Path(name).name != PLAN_PART for name in self.finished_parts)
 
     @property
     def finished_parts(self) -> list[str]:
@@ -90,7 +90,7 @@ class OutputFolder:
     def check(self) -> None:
         """Refuse to keep anything of data that has changed; the parts of a run of it go."""
         try:
-            self.unchanged()
+            self.check_unchanged()
         except InputError:
             self.clear_parts()
             raise
@@ -108,7 +108,7 @@ class OutputFolder:
         self.check()
         save(replace(result, settings=self.settings), self.parts / name, part=name)
 
-    def part(self, name: str) -> Results | None:
+    def load_part(self, name: str) -> Results | None:
         """A part that is finished; one of another run is a mistake."""
         if not has_result(self.parts / name):
             return None
@@ -142,22 +142,22 @@ def free_folder(
     verb: str,
     settings: Mapping[str, Any],
     group: ProcessGroup = ALONE,
-    grows: Collection[str] = (),
+    growing: Collection[str] = (),
 ) -> Path:
     """The default folder for a run: this one, or NAME-2, NAME-3, … where others have taken it."""
-    number = _free_number(folder, verb, as_json(settings), grows) if group.first else 0
+    number = _free_number(folder, verb, as_json(settings), growing) if group.first else 0
     number = broadcast_from_first(group, [number])[0]
     return _numbered(folder, number)
 
 
 def _free_number(
-    folder: Path, verb: str, settings: Mapping[str, Any], grows: Collection[str]
+    folder: Path, verb: str, settings: Mapping[str, Any], growing: Collection[str]
 ) -> int:
     check_output(folder)
     for number in count(1):
         with suppress(InputError):
-            recorded = check_ours(_numbered(folder, number), verb)
-            if recorded is None or not differences(settings, _grown(recorded, settings, grows)):
+            recorded = check_run_folder(_numbered(folder, number), verb)
+            if recorded is None or not differences(settings, _grown(recorded, settings, growing)):
                 return number
     raise AssertionError
 
@@ -174,26 +174,26 @@ def open_output(
     *,
     marks: FolderMarks = RESULTS,
     group: ProcessGroup = ALONE,
-    unchanged: Callable[[], object] = lambda: None,
-    grows: Collection[str] = (),
+    check_unchanged: Callable[[], object] = lambda: None,
+    growing: Collection[str] = (),
 ) -> Iterator[OutputFolder]:
     """Take a folder for a run, locked against all others for as long as the context lasts.
 
     Settings that may grow, such as how long a run is, may be larger than those of before. A run
     that fails before it has finished anything leaves nothing behind.
     """
-    output = OutputFolder(folder, as_json(settings), marks, group, unchanged=unchanged)
+    output = OutputFolder(folder, as_json(settings), marks, group, check_unchanged=check_unchanged)
     if not group.first:
         barrier(group)  # the first process has locked the folder, or has said why it cannot
-        with locked(folder, group), use_aside(folder, output.aside):
+        with locked(folder, group), redirect_writes(folder, output.aside):
             yield output
         return
-    check_ours(folder, verb, marks)
+    check_run_folder(folder, verb, marks)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     with locked(folder, group):
         try:
-            resumed = _begin(output, verb, grows)
-            with use_aside(folder, output.aside):
+            resumed = _begin(output, verb, growing)
+            with redirect_writes(folder, output.aside):
                 barrier(group)
                 yield replace(output, resumed=resumed)
         finally:
@@ -204,7 +204,7 @@ def open_output(
 
 
 @contextmanager
-def redrawing(folder: Path) -> Iterator[None]:
+def redraw_folder(folder: Path) -> Iterator[None]:
     """Write pages and figures into the folder of a run, which may be going on meanwhile.
 
     What else than files of a run lies in a folder without a run.json, say one that a result was
@@ -212,7 +212,7 @@ def redrawing(folder: Path) -> Iterator[None]:
     """
     marker = folder / RESULTS.marker
     if not marker.is_file():
-        names = [entry.name for entry in entries(folder) if entry.name not in SAVED_BY_HAND]
+        names = [entry.name for entry in folder_entries(folder) if entry.name not in SAVED_BY_HAND]
         if names:
             raise InputError(
                 f"{folder} holds other files beside its result ({', '.join(names[:3])}); save the"
@@ -221,7 +221,7 @@ def redrawing(folder: Path) -> Iterator[None]:
     output = OutputFolder(folder)
     remove_leftovers(output.aside)
     try:
-        with use_aside(folder, output.aside):
+        with redirect_writes(folder, output.aside):
             yield
     finally:
         for place in (output.aside, output.control):
@@ -229,15 +229,15 @@ def redrawing(folder: Path) -> Iterator[None]:
                 place.rmdir()
 
 
-def _begin(output: OutputFolder, verb: str, grows: Collection[str]) -> bool:
+def _begin(output: OutputFolder, verb: str, growing: Collection[str]) -> bool:
     """Look again, now that nobody else writes; refuse other settings, and say whose it is.
 
     Returns whether an earlier run has finished something.
     """
     folder, marks, settings = output.path, output.marks, output.settings
-    recorded = check_ours(folder, verb, marks)
+    recorded = check_run_folder(folder, verb, marks)
     remove_leftovers(output.aside)
-    former = {} if recorded is None else _grown(recorded, settings, grows)
+    former = {} if recorded is None else _grown(recorded, settings, growing)
     unlike = differences(settings, former)
     if recorded is not None and unlike and output.has_work:
         raise InputError(
@@ -247,18 +247,20 @@ def _begin(output: OutputFolder, verb: str, grows: Collection[str]) -> bool:
     if unlike:
         output.clear_parts()
     if recorded is None or differences(settings, recorded):
-        with use_aside(folder, output.aside):
-            write_record(folder / marks.marker, RUN, {"verb": verb, "settings": dict(settings)})
+        with redirect_writes(folder, output.aside):
+            write_record(
+                folder / marks.marker, RUN_RECORD, {"verb": verb, "settings": dict(settings)}
+            )
     return recorded is not None and output.has_work
 
 
 def _grown(
-    recorded: Mapping[str, Any], settings: Mapping[str, Any], grows: Collection[str]
+    recorded: Mapping[str, Any], settings: Mapping[str, Any], growing: Collection[str]
 ) -> dict[str, Any]:
     """Recorded settings, with what may grow as large as it is asked for now."""
     larger = {
         name: settings[name]
-        for name in grows
+        for name in growing
         if name in recorded and name in settings and settings[name] > recorded[name]
     }
     return {**recorded, **larger}

@@ -24,14 +24,14 @@ from .errors import InputError
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup as TorchGroup
 
-LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun, and whoever starts processes by hand, tells each of them."""
-SILENCE = "FLORACLE_TIMEOUT"
+TIMEOUT_VARIABLE = "FLORACLE_TIMEOUT"
 """The environment's name for the seconds after which a silent process counts as lost."""
-SECONDS = 300.0
-PATIENCE = timedelta(days=7)
+DEFAULT_TIMEOUT_SECONDS = 300.0
+PATIENT_TIMEOUT = timedelta(days=7)
 """How long others wait while one process, whose heart they hear, writes or draws."""
-BEAT = "floracle/beat/{}"
+BEAT_KEY = "floracle/beat/{}"
 MAX_PAUSE_SECONDS = 5.0
 """Between two heartbeats; a fifth of the timeout where that is shorter."""
 MARGIN_SECONDS = 2.0
@@ -117,12 +117,12 @@ class Heartbeat:
         """End the thread."""
         self.stopping.set()
         if self.thread is not None:
-            with bounded(MARGIN_SECONDS):
+            with limit_board_calls(MARGIN_SECONDS):
                 self.thread.join()
 
     def beat(self) -> None:
         """Write one more beat."""
-        self.board.set(BEAT.format(self.rank), str(self.beats))
+        self.board.set(BEAT_KEY.format(self.rank), str(self.beats))
         self.beats += 1
 
     def _live(self) -> None:
@@ -147,7 +147,7 @@ class Heartbeat:
 
     def _listen(self, before: Sequence[bytes]) -> Sequence[bytes]:
         """Compare the counts on the board with those of the last time; returns them."""
-        counts = self.board.multi_get([BEAT.format(rank) for rank in range(len(before))])
+        counts = self.board.multi_get([BEAT_KEY.format(rank) for rank in range(len(before))])
         self.missed_beats = [
             missed + 1 if now == last else 0
             for missed, now, last in zip(self.missed_beats, counts, before, strict=True)
@@ -161,15 +161,15 @@ class ProcessGroup:
 
     rank: int = 0
     size: int = 1
-    place: int = 0
+    local_rank: int = 0
     """Its number among those on this machine."""
-    local: int = 1
+    local_size: int = 1
     """How many of them are on this machine."""
-    links: dict[str, TorchGroup] = field(default_factory=dict)
+    connections: dict[str, TorchGroup] = field(default_factory=dict)
     """Connections to the others: "prompt", and "patient" with time to wait for one of them."""
     board: MessageBoard | None = None
     """Where a process that fails says so."""
-    heart: Heartbeat | None = None
+    heartbeat: Heartbeat | None = None
     """By which the others know that this process lives."""
 
     @property
@@ -188,10 +188,12 @@ ALONE = ProcessGroup()
 _JOINED: ContextVar[ProcessGroup] = ContextVar("group", default=ALONE)
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     """Whether this process was started as one of several."""
     size = os.environ.get("WORLD_SIZE", "1")
-    return all(name in os.environ for name in LAUNCHED) and size.isdigit() and int(size) > 1
+    return (
+        all(name in os.environ for name in LAUNCH_VARIABLES) and size.isdigit() and int(size) > 1
+    )
 
 
 def current_group() -> ProcessGroup:
@@ -206,32 +208,32 @@ def joined(timeout: float | None = None) -> Iterator[ProcessGroup]:
     Alone where there are none, and the same group where it is joined already. `timeout` are the
     seconds after which a silent process counts as lost: FLORACLE_TIMEOUT, or 300.
     """
-    if not launched() or not current_group().alone:
+    if not is_launched() or not current_group().alone:
         yield current_group()
         return
-    group = _formed(silence() if timeout is None else timeout)
+    group = _formed(timeout_seconds() if timeout is None else timeout)
     token = _JOINED.set(group)
     try:
         _share_cores(group)
         yield group
     finally:
         _JOINED.reset(token)
-        leave(group)
+        leave_group(group)
 
 
-def leave(group: ProcessGroup) -> None:
+def leave_group(group: ProcessGroup) -> None:
     """Close the connections to the others, who notice it at once if they still need them."""
     import torch.distributed as dist
 
-    if group.heart is not None:
-        group.heart.stop()
+    if group.heartbeat is not None:
+        group.heartbeat.stop()
     with suppress(RuntimeError, ValueError, AssertionError):
         if group.board is not None:
             dist.destroy_process_group()
         else:
-            for link in group.links.values():
+            for link in group.connections.values():
                 dist.destroy_process_group(link)
-    group.links.clear()
+    group.connections.clear()
 
 
 def contiguous_share(count: int, group: ProcessGroup = ALONE) -> slice:
@@ -241,35 +243,38 @@ def contiguous_share(count: int, group: ProcessGroup = ALONE) -> slice:
     return slice(start, start + each + (group.rank < rest))
 
 
-def own_device(asked: str, group: ProcessGroup) -> str:
+def process_device(asked: str, group: ProcessGroup) -> str:
     """The device asked for; "cuda" is this process's own GPU of its machine."""
     if asked != "cuda" or group.alone:
         return asked
     import torch
 
-    return f"cuda:{group.place % max(1, torch.cuda.device_count())}"
+    return f"cuda:{group.local_rank % max(1, torch.cuda.device_count())}"
 
 
-def own_memory(asked: str | None, group: ProcessGroup) -> str | None:
+def process_memory(asked: str | None, group: ProcessGroup) -> str | None:
     """A process's part of its machine's memory budget; half of what is free is divided too."""
     if group.alone:
         return asked
     from .budget import memory_budget
 
-    return str(max(1, memory_budget(asked) // group.local))
+    return str(max(1, memory_budget(asked) // group.local_size))
 
 
-def silence() -> float:
+def timeout_seconds() -> float:
     """The seconds after which a silent process counts as lost."""
-    asked = os.environ.get(SILENCE, str(SECONDS))
+    asked = os.environ.get(TIMEOUT_VARIABLE, str(DEFAULT_TIMEOUT_SECONDS))
     with suppress(ValueError):
-        if 0 < float(asked) <= PATIENCE.total_seconds():
+        if 0 < float(asked) <= PATIENT_TIMEOUT.total_seconds():
             return float(asked)
-    raise InputError(f"{SILENCE}={asked!r} is no number of seconds; leave it out for {SECONDS:g}")
+    raise InputError(
+        f"{TIMEOUT_VARIABLE}={asked!r} is no number of seconds; leave it out for"
+        f" {DEFAULT_TIMEOUT_SECONDS:g}"
+    )
 
 
 @contextmanager
-def bounded(seconds: float) -> Iterator[None]:
+def limit_board_calls(seconds: float) -> Iterator[None]:
     """Calls to the board fail after so many seconds; a frozen one would let them wait for ever."""
     timer = Timer(seconds, _break_off)
     timer.daemon = True
@@ -306,12 +311,12 @@ def _formed(timeout: float) -> ProcessGroup:
     size, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     try:
         board = None if dist.is_initialized() else _met(size, rank, timeout)
-        with bounded(timeout + MARGIN_SECONDS):
+        with limit_board_calls(timeout + MARGIN_SECONDS):
             prompt = _connected(timedelta(seconds=timeout))
             heart = _heart(size, rank, timeout)
-            patient = _connected(PATIENCE)  # whoever has it finds the first beats of all
+            patient = _connected(PATIENT_TIMEOUT)  # whoever has it finds the first beats of all
     except (RuntimeError, ValueError) as error:
-        where = ":".join(os.environ[name] for name in LAUNCHED[2:])
+        where = ":".join(os.environ[name] for name in LAUNCH_VARIABLES[2:])
         raise InputError(
             f"process {rank} of {size} did not find the others at {where} ({_line(error)});"
             " start all of them with torchrun, or unset WORLD_SIZE to work alone"
@@ -330,9 +335,9 @@ def _met(size: int, rank: int, timeout: float) -> MessageBoard:
     from torch.distributed.rendezvous import rendezvous
 
     limit = timedelta(seconds=timeout)
-    with bounded(timeout + MARGIN_SECONDS):
+    with limit_board_calls(timeout + MARGIN_SECONDS):
         board, *_ = next(rendezvous("env://", timeout=limit))
-    with bounded(timeout + MARGIN_SECONDS):
+    with limit_board_calls(timeout + MARGIN_SECONDS):
         dist.init_process_group("gloo", store=board, rank=rank, world_size=size, timeout=limit)
     return board
 
@@ -369,10 +374,10 @@ def _share_cores(group: ProcessGroup) -> None:
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, cores() // group.local))
+        torch.set_num_threads(max(1, usable_cores() // group.local_size))
 
 
-def cores() -> int:
+def usable_cores() -> int:
     """The cores this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -36,6 +36,12 @@ FIELDS: Mapping[str, type] = {
     "part": str,
 }
 """What the record of a result holds, and of which type."""
+SETTINGS_ADDED_LATER: Mapping[str, Any] = {"path": "linear"}
+"""Settings that verbs got after results had been saved without them, and the value they had then.
+
+A result without such a setting counts as saved with this value. A new setting of a verb needs a
+line here; without it, every earlier result counts as a result of other settings.
+"""
 
 
 @dataclass(frozen=True)
@@ -136,13 +142,21 @@ def load_results(folder: str | Path, *, part: str | None = None) -> Results:
     return Results(kind, record["settings"], record["values"], arrays, record["provenance"])
 
 
-def differences(asked: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Settings that differ, one sentence each."""
-    names = sorted({*asked, *found})
+def setting_of(settings: Mapping[str, Any], name: str) -> Any:
+    """A setting that results may lack because it was added later; None where it is no such."""
+    return settings.get(name, SETTINGS_ADDED_LATER.get(name))
+
+
+def differences(requested: Mapping[str, Any], saved: Mapping[str, Any]) -> list[str]:
+    """Settings that differ, one sentence each; see `SETTINGS_ADDED_LATER` for absent ones."""
+    pairs = {
+        name: (setting_of(requested, name), setting_of(saved, name))
+        for name in sorted({*requested, *saved})
+    }
     return [
-        f"{name}: {found.get(name)!r} there, {asked.get(name)!r} asked"
-        for name in names
-        if asked.get(name) != found.get(name)
+        f"{name}: {former!r} there, {value!r} asked"
+        for name, (value, former) in pairs.items()
+        if value != former
     ]
 
 

@@ -25,7 +25,7 @@ from torch.optim import AdamW, Optimizer
 
 from floracle.models.weights import KEPT, PARTS
 from floracle.run.errors import InputError
-from floracle.run.files import check_hash, hash_of, written_aside
+from floracle.run.files import check_hash, hash_file, write_aside
 from floracle.run.records import OtherFormat, read_record, write_record
 from floracle.run.results import differences, provenance
 
@@ -122,9 +122,9 @@ def keep(
     """Write a checkpoint, with more tensors if there are any; all but the `most` latest go."""
     path = out / FOLDER / f"{images:012d}.safetensors"
     with writing(path, out):
-        with written_aside(path) as aside:
+        with write_aside(path) as aside:
             save_file({**learner.tensors(), **(more or {})}, aside)
-            found = hash_of(aside)
+            found = hash_file(aside)
         about = {
             "images": images,
             "step": step,

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from floracle.run.exchange import Lost, bytes_of, settle
+from floracle.run.exchange import PeerLost, bytes_of, complete_exchange
 from floracle.run.processes import ProcessGroup
 
 BUCKET = 2**23
@@ -32,10 +32,10 @@ class GradientSums:
         """For tensors on a device; every process takes part."""
         if group.alone:
             return cls(group, None, False)
-        apart = device.type == "cuda" and torch.cuda.device_count() >= group.local
+        apart = device.type == "cuda" and torch.cuda.device_count() >= group.local_size
         if apart and dist.is_nccl_available():
             return cls(group, dist.new_group(backend="nccl"), False)
-        return cls(group, group.links["prompt"], device.type == "cuda")
+        return cls(group, group.connections["prompt"], device.type == "cuda")
 
     def gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sum the gradients of all processes into those of each; missing ones count as zero."""
@@ -66,12 +66,14 @@ def broadcast_weights(network: nn.Module, group: ProcessGroup) -> None:
         return
     for values in (*network.parameters(), *network.buffers()):
         told = bytes_of(values)
-        settle(partial(dist.broadcast, told, src=0), group, group.links["patient"])
+        complete_exchange(
+            partial(dist.broadcast, told, src=0), group, group.connections["patient"]
+        )
         values.detach().copy_(told.view(values.dtype).view_as(values))
 
 
-def _lost(group: ProcessGroup) -> Lost:
-    return Lost(
+def _lost(group: ProcessGroup) -> PeerLost:
+    return PeerLost(
         f"another of the {group.size} processes has ended (killed, or out of memory?); start all"
         f" of them again, they go on from the last checkpoint"
     )

@@ -28,7 +28,7 @@ from floracle.run.budget import choose_device
 from floracle.run.errors import InputError
 from floracle.run.exchange import barrier, gather
 from floracle.run.output_folder import OutputFolder, open_output
-from floracle.run.processes import ProcessGroup, current_group, launched
+from floracle.run.processes import ProcessGroup, current_group, is_launched
 
 from .batches import Batch, BatchMaker
 from .checkpoint import VERB, Checkpoint, Learner, keep, optimizer_for, read, writing
@@ -76,7 +76,7 @@ def train(
     _check_fits(model, data, held_out)
     _check_null(known, settings, data)
     place, group = choose_device(device), current_group()
-    if group.alone and launched():
+    if group.alone and is_launched():
         raise InputError(
             "torchrun started several processes, but they have not joined; put `with"
             " floracle.run.processes.joined():` around the training, or unset WORLD_SIZE"
@@ -109,7 +109,9 @@ def _run_in_folder(
             if check is not None:
                 check()
 
-    with open_output(out, VERB, asked, group=group, unchanged=unchanged, grows=GROWS) as output:
+    with open_output(
+        out, VERB, asked, group=group, check_unchanged=unchanged, growing=GROWS
+    ) as output:
         yield from run_in(output).progress()
 
 

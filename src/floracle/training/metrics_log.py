@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from floracle.run.files import digest, read_regular, write_text
-from floracle.run.folder_checks import check_ours
+from floracle.run.folder_checks import check_run_folder
 
 from .checkpoint import VERB, writing
 
@@ -92,7 +92,7 @@ def open_log(out: Path, settings: Mapping[str, Any], images: int) -> MetricsLog:
 
 def read_log(out: Path, settings: Mapping[str, Any] | None = None) -> LogLines:
     """All lines of a run that are as they were written; by default of the run that lies there."""
-    settings, path = settings or check_ours(out, VERB) or {}, out / NAME
+    settings, path = settings or check_run_folder(out, VERB) or {}, out / NAME
     if not os.path.lexists(path):
         return LogLines([], 0)
     *whole, last = read_regular(path).decode("utf-8", "replace").split("\n")

@@ -24,7 +24,7 @@ from floracle.models.networks.lightningdit import LightningDiT
 from floracle.models.weights import NAME, write_network
 from floracle.run.errors import InputError
 from floracle.run.exchange import broadcast_from_first
-from floracle.run.folder_checks import check_ours
+from floracle.run.folder_checks import check_run_folder
 from floracle.run.output_folder import OutputFolder
 from floracle.run.processes import ProcessGroup
 from floracle.run.results import Results, differences, has_result, load_results, provenance
@@ -135,7 +135,7 @@ def settings_of(
 
 def check_extension(out: Path, settings: TrainingSettings) -> None:
     """Refuse to make a run longer whose last batch was cut short, since later ones would move."""
-    recorded = check_ours(out, VERB)
+    recorded = check_run_folder(out, VERB)
     images = None if recorded is None else recorded.get("images")
     if not isinstance(images, int) or images >= settings.images or images % settings.batch == 0:
         return

@@ -17,7 +17,7 @@ from floracle.analysis.saved import groups_of_part, part_of_groups
 from floracle.core.point_set import PointSet
 from floracle.run.errors import InputError
 from floracle.run.exchange import barrier, broadcast_from_first
-from floracle.run.output_folder import PLAN, OutputFolder
+from floracle.run.output_folder import PLAN_PART, OutputFolder
 from floracle.run.progress import track
 from floracle.run.records import read_record, write_record
 from floracle.run.results import Results
@@ -59,13 +59,13 @@ class ResumableStages:
     def write_timing(self) -> None:
         """Write down how long all parts took, apart from the numbers, which depend on no time."""
         output = self.output
-        parts = [output.part(name) for name in output.finished_parts]
+        parts = [output.load_part(name) for name in output.finished_parts]
         seconds = sum(part.provenance.get("seconds", 0.0) for part in parts if part is not None)
         write_record(output.path / TIMING, "timing", {"seconds": round(seconds, 3)})
 
     def _plan(self) -> StagesPlan:
         """Classes, times and spectra: as saved, or made and saved."""
-        saved = self._part(PLAN)
+        saved = self._part(PLAN_PART)
         if saved is not None:
             return _plan_of(saved)
         started, asked = time.monotonic(), self.settings
@@ -76,7 +76,7 @@ class ResumableStages:
             labels=asked["classes"],
             seed=asked["seed"],
         )
-        return _plan_of(self._saved(_results_of(plan, self.settings), PLAN, started))
+        return _plan_of(self._saved(_results_of(plan, self.settings), PLAN_PART, started))
 
     def _batches(self, plan: StagesPlan) -> Iterator[tuple[list[ClassStages], Pool]]:
         """Every class as it was saved, measured first where it was not; some to a part."""
@@ -99,7 +99,7 @@ class ResumableStages:
 
     def _part(self, name: str) -> Results | None:
         """A finished part of an earlier run, if the first process sees one."""
-        found = self.output.part(name) if self.output.group.first else None
+        found = self.output.load_part(name) if self.output.group.first else None
         if not broadcast_from_first(self.output.group, [found is not None])[0]:
             return None
         return self._read(name) if found is None else found
@@ -114,7 +114,7 @@ class ResumableStages:
 
     def _read(self, name: str) -> Results:
         """A part that the first process has written."""
-        found = self.output.part(name)
+        found = self.output.load_part(name)
         if found is None:
             raise InputError(
                 f"{self.output.path} is not the same folder for every process, or was removed"

@@ -11,7 +11,7 @@ from floracle.cli.counts import Whole
 from floracle.cli.output import OutArgument, store_in
 
 if TYPE_CHECKING:
-    from floracle.data.encoding.manifest import Encoded
+    from floracle.data.encoding.manifest import EncodedManifest
 
 Moments = Literal["mean", "sample"]
 Stored = Literal["fp32", "fp16", "bf16"]
@@ -79,10 +79,10 @@ def encode(
     from floracle.data.encoding.encode import encode as encoded
     from floracle.data.encoding.manifest import MANIFEST
     from floracle.models.autoencoders.load import load_autoencoder
-    from floracle.run.processes import current_group, own_device, own_memory
+    from floracle.run.processes import current_group, process_device, process_memory
 
     group = current_group()
-    where = own_device(device, group)
+    where = process_device(device, group)
     network = load_autoencoder(autoencoder, scale=scale, shift=shift, device=where)
     with store_in(out, "encode", MANIFEST):
         found = encoded(
@@ -96,14 +96,14 @@ def encode(
             seed=seed,
             batch=batch,
             shard_images=shard_images,
-            memory=own_memory(memory, group),
+            memory=process_memory(memory, group),
             group=group,
         )
     _show(found, f"{network.name} ({network.assumed})", out, group.size)
     return out
 
 
-def _show(found: Encoded, autoencoder: str, out: Path, processes: int) -> None:
+def _show(found: EncodedManifest, autoencoder: str, out: Path, processes: int) -> None:
     from floracle.cli.console import as_typed, say
     from floracle.report.formatting import format_bytes
     from floracle.report.names import quoted

@@ -11,7 +11,7 @@ from floracle.cli.data_options import DataOptions
 from floracle.cli.output import OutArgument, store_in
 
 if TYPE_CHECKING:
-    from floracle.data.packed.manifest import Manifest
+    from floracle.data.packed.manifest import PackedManifest
 
 OPENING = DataOptions()
 Stored = Literal["stored", "fp16", "bf16", "fp32"]
@@ -72,7 +72,7 @@ def pack(
     return out
 
 
-def _show(manifest: Manifest, out: Path) -> None:
+def _show(manifest: PackedManifest, out: Path) -> None:
     from floracle.cli.console import say
     from floracle.report.formatting import format_bytes
     from floracle.report.names import quoted
@@ -95,7 +95,7 @@ def _show(manifest: Manifest, out: Path) -> None:
     say(f"then: {' '.join(map(quoted, ['floracle', 'stages', str(out)]))}")
 
 
-def _error(manifest: Manifest) -> str:
+def _error(manifest: PackedManifest) -> str:
     found = manifest.conversion
     if not found.largest:
         return "none: every point is the same to the last bit"

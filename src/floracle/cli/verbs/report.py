@@ -18,13 +18,13 @@ def report(*runs: Path) -> None:
     from floracle.report.stages.write import draw
     from floracle.report.training.page import is_run, write_run
     from floracle.run.errors import InputError
-    from floracle.run.output_folder import redrawing
+    from floracle.run.output_folder import redraw_folder
 
     if not runs:
         raise InputError("name at least one folder of results")
     for run in runs:
         if not run.is_dir():
             raise InputError(f"there is no folder {visible(str(run))}; name one that a run wrote")
-        with redrawing(run):
+        with redraw_folder(run):
             page = write_run(run) if is_run(run) else draw(run)
         say(f"report: {visible(str(page))}")

@@ -111,7 +111,7 @@ def sample(
     from floracle.report.names import visible
     from floracle.run.budget import choose_device
     from floracle.run.exchange import barrier, broadcast_from_first
-    from floracle.run.processes import current_group, own_device, own_memory
+    from floracle.run.processes import current_group, process_device, process_memory
     from floracle.sampling.grid import split_grid, time_grid
     from floracle.sampling.solvers import solver_named
 
@@ -125,11 +125,11 @@ def sample(
     chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), solver_named(solver)
     verb = "-".join(["sample", *(plain(name) for name in names if name != ORACLE)])
     group = current_group()
-    device = str(choose_device(own_device(device, group)))
+    device = str(choose_device(process_device(device, group)))
     if group.first:
         check_out(out, "sample", data)
     opening = reading.opening()
-    store = opening.store(data, own_memory(memory, group))
+    store = opening.store(data, process_memory(memory, group))
     show_remarks(store)
     given = labels_for(labels, len(chosen), labels_in(store))
     oracle = oracle_of(store, path, memory=memory, device=device, group=group)

@@ -72,7 +72,7 @@ def write(
     import numpy as np
     import torch
 
-    from floracle.run.files import hash_of, write_bytes
+    from floracle.run.files import hash_file, write_bytes
     from floracle.run.images import display_for, enlarge, png, tiles
     from floracle.run.results import Results, provenance
 
@@ -102,7 +102,7 @@ def write(
     if display is not None:
         shown = enlarge(display.pictures(found[:DRAWN]), 64)
         write_bytes(folder / "samples.png", png(tiles(shown, COLUMNS)))
-    values, made = {**cost, "file": hash_of(folder / FILE)}, provenance(name=store.name)
+    values, made = {**cost, "file": hash_file(folder / FILE)}, provenance(name=store.name)
     output.save(Results("samples", output.settings, values, {**arrays, "labels": given}, made))
 
 

@@ -83,7 +83,7 @@ def stages(
     from floracle.report.names import visible
     from floracle.run.budget import choose_device
     from floracle.run.errors import InputError
-    from floracle.run.processes import current_group, own_device, own_memory
+    from floracle.run.processes import current_group, process_device, process_memory
 
     checked_seed(seed)
     if pairs < 2 or times < FEWEST:
@@ -91,15 +91,15 @@ def stages(
             f"at least 2 --pairs and {FEWEST} --times are needed, got {pairs} and {times}"
         )
     group = current_group()
-    device = str(choose_device(own_device(device, group)))
+    device = str(choose_device(process_device(device, group)))
     if group.first:
         check_out(out, "stages", data)
-    store = opening.store(data, own_memory(memory, group))
+    store = opening.store(data, process_memory(memory, group))
     show_remarks(store)
     other = None if held_out is None else opening.held_out(held_out, store, memory)
     chosen = classes_of(classes, labels_in(store))
     _check_held_out(other, chosen)
-    own = own_memory(memory, group)
+    own = process_memory(memory, group)
     planned = StagesRun(store, tuple(chosen), pairs, times, held_out=other, deep=deep, memory=own)
     check_memory(planned)
     if dry_run:

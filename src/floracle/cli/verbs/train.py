@@ -136,7 +136,7 @@ def train(
     from floracle.cli.parsing import folder_for
     from floracle.run.budget import choose_device
     from floracle.run.output_folder import free_folder
-    from floracle.run.processes import current_group, own_device, own_memory
+    from floracle.run.processes import current_group, process_device, process_memory
     from floracle.training.build_model import build_model, large
     from floracle.training.checkpoint import VERB
     from floracle.training.evaluation import EvaluationPlan
@@ -148,8 +148,8 @@ def train(
     group = current_group()
     if group.first:
         check_out(out, VERB, data)
-    own = own_memory(memory, group)
-    place = str(choose_device(own_device(device, group)))
+    own = process_memory(memory, group)
+    place = str(choose_device(process_device(device, group)))
     store = opening.store(data, own)
     show_remarks(store)
     other = None if held_out is None else opening.held_out(held_out, store, own)

@@ -23,17 +23,17 @@ from torch import Tensor
 
 from floracle.data.channel_statistics import ChannelStatistics
 from floracle.data.destination import (
-    answered,
-    check_place,
+    check_destination,
     check_room,
+    find_finished,
+    remove_unfinished,
     source_stamp,
-    tidy,
     unfinished,
     writing,
 )
 from floracle.data.layouts.lightningdit import STATS
 from floracle.data.layouts.registry import companions
-from floracle.data.packed.files import UNFINISHED, Sealed, sha256_of
+from floracle.data.packed.files import UNFINISHED, StoreFile, sha256_of
 from floracle.data.rows.source_files import AGAIN, Changed, change_behind
 from floracle.data.store import Store, open_store
 from floracle.run.errors import InputError, suggestion
@@ -43,7 +43,7 @@ from floracle.run.images import quantise
 from floracle.run.processes import ALONE, ProcessGroup, contiguous_share
 from floracle.version import VERSION
 
-from .manifest import ENCODED, Encoded, read_manifest, write_manifest
+from .manifest import ENCODED, EncodedManifest, read_manifest, write_manifest
 from .shards import (
     DTYPES,
     Autoencoder,
@@ -74,7 +74,7 @@ def encode(
     memory: int | str | None = None,
     quiet: bool = False,
     group: ProcessGroup = ALONE,
-) -> Encoded:
+) -> EncodedManifest:
     """Encode pictures into the folder `out`; the same call again goes on, or answers at once.
 
     A latent is the autoencoder's `mean`, or one draw ("sample") from its Gaussian, image i's from
@@ -86,7 +86,7 @@ def encode(
     chosen = {"flips": flips, "moments": moments, "dtype": dtype, "batch": batch}
     settings = _settings(autoencoder, {**chosen, "seed": seed, "shard_images": shard_images})
     if group.first:
-        check_place(folder, where, ENCODED)
+        check_destination(folder, where, ENCODED)
     source = source_stamp(where, *companions(where), labels)
     if done := _answered(folder, settings, source, group):
         return done
@@ -164,9 +164,9 @@ def _hashed(settings: dict[str, Any]) -> str:
 
 def _answered(
     folder: Path, settings: dict[str, Any], source: str | None, group: ProcessGroup
-) -> Encoded | None:
+) -> EncodedManifest | None:
     """The finished store, if there is one for these settings; the first process looks."""
-    found = answered(folder, ENCODED, settings, source) if group.first else None
+    found = find_finished(folder, ENCODED, settings, source) if group.first else None
     if not broadcast_from_first(group, [found is not None])[0]:
         return None
     return found or read_manifest(folder)
@@ -241,7 +241,7 @@ def _finish(
     spread = reduce(ChannelStatistics.merge, (one.spread for one in written))
     std = spread.std.clamp(min=LEAST_STD)
     stats = _write_stats(folder, spread.mean, std)
-    encoded = Encoded(
+    encoded = EncodedManifest(
         settings=settings,
         images=len(work.store),
         shape=work.shape,
@@ -253,10 +253,10 @@ def _finish(
         made={"floracle": VERSION, "torch": torch.__version__},
     )
     write_manifest(folder, encoded, source)
-    tidy(folder)
+    remove_unfinished(folder)
 
 
-def _write_stats(folder: Path, mean: Tensor, std: Tensor) -> Sealed:
+def _write_stats(folder: Path, mean: Tensor, std: Tensor) -> StoreFile:
     """Mean and std as LightningDiT keeps them, [1, C, 1, 1] each."""
     stats = {
         name: value.float().reshape(1, -1, 1, 1).clone()
@@ -265,7 +265,7 @@ def _write_stats(folder: Path, mean: Tensor, std: Tensor) -> Sealed:
     content = io.BytesIO()
     torch.save(stats, content)
     write_bytes(folder / STATS, content.getvalue())
-    return Sealed(STATS, len(content.getvalue()), sha256_of(folder / STATS))
+    return StoreFile(STATS, len(content.getvalue()), sha256_of(folder / STATS))
 
 
 def _fingerprint(written: Sequence[EncodedShard]) -> str:

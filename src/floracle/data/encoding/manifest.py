@@ -16,17 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from floracle.data.destination import DestinationKind
-from floracle.data.packed.files import OURS, Sealed, misfits
+from floracle.data.packed.files import OWN_FOLDER, StoreFile, misfits
 from floracle.run.errors import InputError
 from floracle.run.files import read_json, write_json
 
 FORMAT, KIND = 1, "floracle encoded store"
-MANIFEST = f"{OURS}/encoded.json"
-SOURCE = f"{OURS}/encoded-from.json"
+MANIFEST = f"{OWN_FOLDER}/encoded.json"
+SOURCE = f"{OWN_FOLDER}/encoded-from.json"
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedManifest:
     """What an encoded store is."""
 
     settings: Mapping[str, Any]
@@ -40,18 +40,18 @@ class Encoded:
     std: tuple[float, ...]
     fingerprint: str
     """A hash of all shards."""
-    files: tuple[Sealed, ...]
+    files: tuple[StoreFile, ...]
     made: Mapping[str, Any]
     """Versions."""
 
 
-def write_manifest(folder: Path, encoded: Encoded, source: str | None) -> None:
+def write_manifest(folder: Path, encoded: EncodedManifest, source: str | None) -> None:
     """The last file of a store, after how its pictures looked."""
     _remember(folder, encoded, source)
     write_json(folder / MANIFEST, {"format": FORMAT, "kind": KIND, **asdict(encoded)})
 
 
-def read_manifest(folder: Path) -> Encoded:
+def read_manifest(folder: Path) -> EncodedManifest:
     """What was written, as far as it can be checked by itself."""
     path = folder / MANIFEST
     found = read_json(path)
@@ -61,14 +61,14 @@ def read_manifest(folder: Path) -> Encoded:
     ):
         raise InputError(f"{path} is not the manifest of an encoded store of this version")
     try:
-        files = tuple(Sealed(**file) for file in found.pop("files"))
+        files = tuple(StoreFile(**file) for file in found.pop("files"))
         lists = {name: tuple(found.pop(name)) for name in ("shape", "classes", "mean", "std")}
-        return Encoded(files=files, **lists, **found)
+        return EncodedManifest(files=files, **lists, **found)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); encode the pictures again") from error
 
 
-def _check(folder: Path, encoded: Encoded) -> None:
+def _check(folder: Path, encoded: EncodedManifest) -> None:
     if faults := misfits(folder, encoded.files):
         raise InputError(f"{faults[0]}; remove {folder} and encode again")
 
@@ -78,7 +78,7 @@ def _source(folder: Path) -> str | None:
     return read_json(path).get("source") if path.is_file() else None
 
 
-def _remember(folder: Path, encoded: Encoded, source: str | None) -> None:
+def _remember(folder: Path, encoded: EncodedManifest, source: str | None) -> None:
     write_json(folder / SOURCE, {"source": source})
 
 

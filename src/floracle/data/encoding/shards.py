@@ -21,11 +21,11 @@ from floracle.core.seeds import generator
 from floracle.data.channel_statistics import ChannelStatistics
 from floracle.data.packed.files import (
     UNFINISHED,
-    Sealed,
-    Streamed,
+    StoreFile,
+    TensorStream,
     flaw,
+    one_block,
     stamp,
-    whole,
     write_tensors,
 )
 from floracle.data.rows.file_rows import ahead
@@ -105,7 +105,7 @@ class EncodingPlan:
 class EncodedShard:
     """A finished shard, and the spread of its latents by channel."""
 
-    shard: Sealed
+    shard: StoreFile
     spread: ChannelStatistics
 
 
@@ -125,9 +125,11 @@ def write_shard(folder: Path, work: EncodingPlan, number: int, *, quiet: bool) -
     """Encode and write one shard."""
     rows, seen = work.shards[number], _Seen()
     shape = (len(rows), *work.shape)
-    tensors = {"labels": whole(work.store.labels[rows])}
+    tensors = {"labels": one_block(work.store.labels[rows])}
     for half, name in enumerate(("latents", "latents_flip")[: 1 + work.flips]):
-        tensors[name] = Streamed(work.dtype, shape, _blocks(work, number, half, seen, quiet=quiet))
+        tensors[name] = TensorStream(
+            work.dtype, shape, _blocks(work, number, half, seen, quiet=quiet)
+        )
     metadata = {"total_size": f"{len(rows)}", "dtype": f"{work.dtype}", "device": "cpu"}
     sealed = write_tensors(folder, shard_name(number), tensors, metadata)
     written = EncodedShard(
@@ -141,7 +143,7 @@ def finished_shard(folder: Path, work: EncodingPlan, number: int) -> EncodedShar
     """A shard that an earlier run finished; None where it is missing or not whole."""
     try:
         found = json.loads((folder / _record(number)).read_text(encoding="utf-8"))
-        shard = Sealed(**found["shard"])
+        shard = StoreFile(**found["shard"])
         count, *values = found["spread"]
         spread = ChannelStatistics(
             count, *(torch.tensor(value, dtype=torch.float64) for value in values)

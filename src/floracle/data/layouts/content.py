@@ -25,7 +25,7 @@ from floracle.data.normalize import Normalizer
 from floracle.run.errors import InputError, suggestion
 
 if TYPE_CHECKING:
-    from floracle.data.packed.reader import Packed
+    from floracle.data.packed.reader import PackedStore
 
 Key = slice | Tensor
 
@@ -78,7 +78,7 @@ class LayoutContent:
     weights: Tensor | None = None
     """How much each row counts, float64 [N], mirrors left out."""
     remarks: tuple[str, ...] = ()
-    packed: Packed | None = None
+    packed: PackedStore | None = None
     """A packed store, which needs no look at its points to be opened as it is."""
 
 

@@ -21,7 +21,7 @@ from floracle.data.layouts.content import Rows
 from floracle.data.rows.tensorfile import TensorFile, read_header
 from floracle.run.errors import InputError
 
-from .manifest import Manifest
+from .manifest import PackedManifest
 
 NAMES = (
     *("labels", "counts", "eigenvalues", "variance", "largest", "norms", "spectra"),
@@ -108,13 +108,13 @@ class ClassStatistics:
         return numbers if NO_LABEL in numbers else numbers | {NO_LABEL: 0}
 
 
-def known_labels(manifest: Manifest) -> list[int]:
+def known_labels(manifest: PackedManifest) -> list[int]:
     """The classes that are kept, in order, the whole set last unless it is the only class."""
     labels = [span.label for span in manifest.spans if span.label >= 0]
     return labels if labels and len(manifest.spans) == 1 else [*labels, NO_LABEL]
 
 
-def read_class_statistics(path: Path, manifest: Manifest) -> ClassStatistics:
+def read_class_statistics(path: Path, manifest: PackedManifest) -> ClassStatistics:
     """The file of a store, checked against its manifest."""
     file = read_header(path)
     count, dims = len(known_labels(manifest)), prod(manifest.shape)

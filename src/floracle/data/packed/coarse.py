@@ -18,7 +18,7 @@ from floracle.core.coarse_view import CoarseView
 from floracle.data.rows.tensorfile import TensorFile, read_header
 from floracle.run.errors import InputError
 
-from .manifest import Manifest
+from .manifest import PackedManifest
 
 NAMES = ("edges", "centre", "directions", "remainders", "coordinates")
 
@@ -30,11 +30,11 @@ class StoredCoarseView:
     file: TensorFile
 
     @cached_property
-    def edges(self) -> tuple[int, ...]:
+    def band_edges(self) -> tuple[int, ...]:
         """Those of the bands, the coordinates held first."""
         return tuple(self.file.rows("edges")[0][:].tolist())
 
-    def of(self, rows: Tensor) -> CoarseView:
+    def select(self, rows: Tensor) -> CoarseView:
         """That of some rows."""
         centre, directions, coordinates, remainders = self.file.rows(
             "centre", "directions", "coordinates", "remainders"
@@ -44,13 +44,13 @@ class StoredCoarseView:
         return CoarseView(
             centre[:].double(),
             directions[:],
-            self.edges,
+            self.band_edges,
             coordinates[at],
             remainders[at],
         )
 
 
-def read_coarse(path: Path, manifest: Manifest) -> StoredCoarseView:
+def read_coarse(path: Path, manifest: PackedManifest) -> StoredCoarseView:
     """The file of a store, checked against its manifest."""
     file, dims = read_header(path), prod(manifest.shape)
     shapes = {name: entry.shape for name, entry in file.entries.items()}

@@ -21,8 +21,8 @@ from floracle.run.files import write_bytes
 from floracle.run.progress import track
 
 from .class_statistics import NAMES, arrays_of, known_labels, prepare
-from .files import Sealed, Streamed, sha256_of, whole, write_tensors
-from .manifest import CLASSES, COARSE, ROWS, STATS, Manifest
+from .files import StoreFile, TensorStream, one_block, sha256_of, write_tensors
+from .manifest import CLASSES, COARSE, ROWS, STATS, PackedManifest
 from .plan import ShardPlan
 from .reader import UNFINISHED
 
@@ -38,7 +38,7 @@ BLOCK = 2**22
 """Numbers of a float64 block of points that are looked at together."""
 
 
-def write_rows(folder: Path, plan: ShardPlan, first: torch.Tensor) -> Sealed:
+def write_rows(folder: Path, plan: ShardPlan, first: torch.Tensor) -> StoreFile:
     """Numbers that the rows had, duplicates, weights, and the normalizer."""
     normalizer, weights = plan.store.normalizer, plan.store.weights
     arrays = {"original": plan.order}
@@ -50,10 +50,12 @@ def write_rows(folder: Path, plan: ShardPlan, first: torch.Tensor) -> Sealed:
     if normalizer.factors:
         scale, bias = (value.reshape(-1) for value in normalizer.factors)
         arrays |= {"scale": scale, "bias": bias}
-    return write_tensors(folder, ROWS, {name: whole(each) for name, each in arrays.items()}, {})
+    return write_tensors(
+        folder, ROWS, {name: one_block(each) for name, each in arrays.items()}, {}
+    )
 
 
-def write_stats(folder: Path, plan: ShardPlan) -> Sealed | None:
+def write_stats(folder: Path, plan: ShardPlan) -> StoreFile | None:
     """Mean and std as LightningDiT keeps them; a factor and a bias are no such thing."""
     if plan.store.normalizer.factors:
         return None
@@ -64,24 +66,24 @@ def write_stats(folder: Path, plan: ShardPlan) -> Sealed | None:
     content = io.BytesIO()
     torch.save(stats, content)
     write_bytes(folder / STATS, content.getvalue())
-    return Sealed(STATS, len(content.getvalue()), sha256_of(folder / STATS))
+    return StoreFile(STATS, len(content.getvalue()), sha256_of(folder / STATS))
 
 
 def write_classes(
-    folder: Path, store: Store, manifest: Manifest, *, spectra: bool, quiet: bool
-) -> Sealed:
+    folder: Path, store: Store, manifest: PackedManifest, *, spectra: bool, quiet: bool
+) -> StoreFile:
     """What is known of every class, and of the whole set."""
     parts = list(_parts(manifest))
     for number, labels in enumerate(track(parts, "classes", len(parts), quiet=quiet)):
         if not (folder / _record(number)).is_file():
             found = [prepare(store, label, with_spectrum=spectra) for label in labels]
-            tensors = {name: whole(each) for name, each in arrays_of(labels, found).items()}
+            tensors = {name: one_block(each) for name, each in arrays_of(labels, found).items()}
             write_tensors(folder, _record(number), tensors, {})
     files = [read_header(folder / _record(number)) for number in range(len(parts))]
     return write_tensors(folder, CLASSES, {name: _joined(files, name) for name in NAMES}, {})
 
 
-def write_coarse(folder: Path, store: Store, *, quiet: bool) -> Sealed | None:
+def write_coarse(folder: Path, store: Store, *, quiet: bool) -> StoreFile | None:
     """Look at every row along the leading directions of the set; None where that is no use."""
     known, dims = prepared(store), prod(store.shape)
     if len(store) < FEWEST or not NARROW <= dims <= WIDE or known is None:
@@ -98,18 +100,20 @@ def write_coarse(folder: Path, store: Store, *, quiet: bool) -> Sealed | None:
             remainders[start : start + rows] = found.remainders
             yield found.coordinates
 
-    stream = Streamed(torch.float16 if half else torch.float32, (len(store), first), coordinates())
+    stream = TensorStream(
+        torch.float16 if half else torch.float32, (len(store), first), coordinates()
+    )
     arrays = {
-        "edges": whole(torch.tensor(frame.edges)),
-        "centre": whole(frame.centre.float()),
-        "directions": whole(frame.directions),
+        "edges": one_block(torch.tensor(frame.edges)),
+        "centre": one_block(frame.centre.float()),
+        "directions": one_block(frame.directions),
         "coordinates": stream,
-        "remainders": whole(remainders),  # filled while coordinates are written
+        "remainders": one_block(remainders),  # filled while coordinates are written
     }
     return write_tensors(folder, COARSE, arrays, {})
 
 
-def _parts(manifest: Manifest) -> Iterator[list[int]]:
+def _parts(manifest: PackedManifest) -> Iterator[list[int]]:
     """Classes taken together, the whole set last and by itself."""
     sizes = {span.label: span.end - span.first for span in manifest.spans}
     part, rows = [], 0
@@ -122,11 +126,11 @@ def _parts(manifest: Manifest) -> Iterator[list[int]]:
     yield part
 
 
-def _joined(files: list[TensorFile], name: str) -> Streamed:
+def _joined(files: list[TensorFile], name: str) -> TensorStream:
     """One array of all parts after each other."""
     rows = [file.rows(name)[0] for file in files]
     shape = (sum(len(each) for each in rows), *rows[0].shape[1:])
-    return Streamed(rows[0].dtype, shape, (each[:] for each in rows))
+    return TensorStream(rows[0].dtype, shape, (each[:] for each in rows))
 
 
 def _record(number: int) -> str:

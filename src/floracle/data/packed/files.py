@@ -25,14 +25,14 @@ from torch import Tensor
 
 from floracle.data.rows.source_files import open_source, record_file
 from floracle.run.errors import InputError
-from floracle.run.files import read_json, write_json, written_aside
+from floracle.run.files import read_json, write_aside, write_json
 from floracle.run.progress import track
 
-OURS = "floracle"
+OWN_FOLDER = "floracle"
 """The folder inside a packed store that holds what is ours."""
-UNFINISHED = f"{OURS}/unfinished"
+UNFINISHED = f"{OWN_FOLDER}/unfinished"
 """The folder of a store that is being packed, or encoded."""
-RECORD = f"{OURS}/verified.json"
+RECORD = f"{OWN_FOLDER}/verified.json"
 CHUNK = 2**22
 THREADS = min(4, os.cpu_count() or 1)
 NAMES = {
@@ -47,7 +47,7 @@ Stamp = list[int]
 
 
 @dataclass(frozen=True)
-class Sealed:
+class StoreFile:
     """A file, by its name inside the store, and what it must hold."""
 
     name: str
@@ -58,7 +58,7 @@ class Sealed:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class TensorStream:
     """A tensor that comes in blocks."""
 
     dtype: torch.dtype
@@ -66,24 +66,24 @@ class Streamed:
     blocks: Iterable[Tensor]
 
 
-def whole(tensor: Tensor) -> Streamed:
+def one_block(tensor: Tensor) -> TensorStream:
     """A tensor at hand as a stream of one block."""
-    return Streamed(tensor.dtype, tuple(tensor.shape), (tensor,))
+    return TensorStream(tensor.dtype, tuple(tensor.shape), (tensor,))
 
 
 def write_tensors(
-    folder: Path, name: str, tensors: Mapping[str, Streamed], metadata: Mapping[str, str]
-) -> Sealed:
+    folder: Path, name: str, tensors: Mapping[str, TensorStream], metadata: Mapping[str, str]
+) -> StoreFile:
     """Write a file in the .safetensors format, block by block; wide types belong first."""
     path, state = folder / name, hashlib.sha256()
-    with written_aside(path) as aside:
+    with write_aside(path) as aside:
         with aside.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
             for content in _contents(tensors, metadata):
                 hashed = pool.submit(state.update, content)
                 append(file, content)
                 hashed.result()
         size = aside.stat().st_size
-    return Sealed(name, size, state.hexdigest())
+    return StoreFile(name, size, state.hexdigest())
 
 
 def append(file: FileIO, content: memoryview) -> None:
@@ -99,7 +99,7 @@ def as_bytes(tensor: Tensor) -> memoryview:
 
 
 def _contents(
-    tensors: Mapping[str, Streamed], metadata: Mapping[str, str]
+    tensors: Mapping[str, TensorStream], metadata: Mapping[str, str]
 ) -> Iterable[memoryview]:
     yield memoryview(_header(tensors, metadata))
     for name, tensor in tensors.items():
@@ -112,7 +112,7 @@ def _contents(
             raise ValueError(f"{name} was to be {tensor.shape}; its blocks are {-left} bytes off")
 
 
-def _header(tensors: Mapping[str, Streamed], metadata: Mapping[str, str]) -> bytes:
+def _header(tensors: Mapping[str, TensorStream], metadata: Mapping[str, str]) -> bytes:
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     place = 0
     for name, tensor in tensors.items():
@@ -142,13 +142,13 @@ def stamp(path: Path) -> Stamp:
     return list(record_file(path))
 
 
-def stamps_of(folder: Path, files: Iterable[Sealed]) -> dict[str, Stamp]:
+def stamps_of(folder: Path, files: Iterable[StoreFile]) -> dict[str, Stamp]:
     """How those files of a store that are there look, by their names inside it."""
     paths = {file.name: folder / file.name for file in files}
     return {name: stamp(path) for name, path in paths.items() if path.is_file()}
 
 
-def flaws(folder: Path, files: Sequence[Sealed], *, quiet: bool = False) -> list[str]:
+def flaws(folder: Path, files: Sequence[StoreFile], *, quiet: bool = False) -> list[str]:
     """What is wrong with the content of files, one sentence for each bad one."""
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda file: flaw(folder, file), files)
@@ -156,7 +156,7 @@ def flaws(folder: Path, files: Sequence[Sealed], *, quiet: bool = False) -> list
         return [words for words in watched if words]
 
 
-def flaw(folder: Path, file: Sealed) -> str | None:
+def flaw(folder: Path, file: StoreFile) -> str | None:
     """What is wrong with one file, if anything is."""
     if sizes := misfits(folder, [file]):
         return sizes[0]
@@ -167,7 +167,7 @@ def flaw(folder: Path, file: Sealed) -> str | None:
     return f"{path} is damaged: its SHA-256 is {found[:16]}…, not {file.sha256[:16]}…"
 
 
-def misfits(folder: Path, files: Iterable[Sealed]) -> list[str]:
+def misfits(folder: Path, files: Iterable[StoreFile]) -> list[str]:
     """Files that are missing or of another size than they must have."""
     found = []
     for file in files:
@@ -191,15 +191,15 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def changed(
-    files: Iterable[Sealed], stamps: Mapping[str, Stamp], record: Mapping[str, Any]
-) -> list[Sealed]:
+    files: Iterable[StoreFile], stamps: Mapping[str, Stamp], record: Mapping[str, Any]
+) -> list[StoreFile]:
     """Files that are not as they were when they were last found whole."""
     whole_then = record["files"]
     return [file for file in files if whole_then.get(file.name) != _seal(file, stamps)]
 
 
 def write_record(
-    folder: Path, files: Iterable[Sealed], stamps: Mapping[str, Stamp], source: str | None
+    folder: Path, files: Iterable[StoreFile], stamps: Mapping[str, Stamp], source: str | None
 ) -> bool:
     """Keep that these files are whole; False where the folder cannot be written to.
 
@@ -214,7 +214,7 @@ def remember_source(folder: Path, source: str | None) -> bool:
     return _write(folder, read_record(folder)["files"], source)
 
 
-def _seal(file: Sealed, stamps: Mapping[str, Stamp]) -> list[Any]:
+def _seal(file: StoreFile, stamps: Mapping[str, Stamp]) -> list[Any]:
     return [file.sha256, *stamps[file.name]]
 
 

@@ -16,19 +16,19 @@ from typing import Any
 import torch
 
 from floracle.data.data_warnings import Channels
-from floracle.data.destination import begun
+from floracle.data.destination import unfinished_verb
 from floracle.data.layouts.content import readable
 from floracle.run.errors import InputError
 from floracle.run.files import digest, read_json, write_json
 
-from .files import NAMES, OURS, Sealed
+from .files import NAMES, OWN_FOLDER, StoreFile
 
 FORMAT = 1
 KIND = "floracle packed store"
-MANIFEST = f"{OURS}/manifest.json"
-ROWS = f"{OURS}/rows.tensors"
-CLASSES = f"{OURS}/classes.tensors"
-COARSE = f"{OURS}/coarse.tensors"
+MANIFEST = f"{OWN_FOLDER}/manifest.json"
+ROWS = f"{OWN_FOLDER}/rows.tensors"
+CLASSES = f"{OWN_FOLDER}/classes.tensors"
+COARSE = f"{OWN_FOLDER}/coarse.tensors"
 STATS = "latents_stats.pt"
 DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in NAMES if dtype.itemsize < 8}
 CHANNELS = ("mean", "std", "low", "high")
@@ -52,7 +52,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class PackedManifest:
     """All that opening needs but for arrays."""
 
     name: str
@@ -74,8 +74,8 @@ class Manifest:
     weighted: bool
     conversion: Conversion
     remarks: tuple[str, ...]
-    shards: tuple[Sealed, ...]
-    files: tuple[Sealed, ...]
+    shards: tuple[StoreFile, ...]
+    files: tuple[StoreFile, ...]
     """All files but the shards and this one."""
 
     @property
@@ -84,7 +84,7 @@ class Manifest:
         return self.rows * (1 + self.flips)
 
     @property
-    def sealed(self) -> tuple[Sealed, ...]:
+    def sealed(self) -> tuple[StoreFile, ...]:
         """Every file but the manifest."""
         return (*self.shards, *self.files)
 
@@ -99,16 +99,16 @@ def shard_name(number: int) -> str:
     return f"latents_rank00_shard{number:03d}.safetensors"
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: PackedManifest) -> None:
     """Put it in its place, and so declare the store finished."""
     content = _content(manifest)
     write_json(folder / MANIFEST, content | {"digest": _digest(content)})
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> PackedManifest:
     """Read and check it, as far as it can be checked by itself."""
     path = folder / MANIFEST
-    if not path.is_file() and begun(folder) == "encode":
+    if not path.is_file() and unfinished_verb(folder) == "encode":
         raise InputError(
             f"{folder} holds latents whose encoding was not finished; run the same floracle encode"
             " again"
@@ -138,9 +138,9 @@ def _digest(content: Mapping[str, Any]) -> str:
     return digest(json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False))
 
 
-def _content(manifest: Manifest) -> dict[str, Any]:
+def _content(manifest: PackedManifest) -> dict[str, Any]:
     """As JSON has it; floats come back to the last bit."""
-    plain = {name: getattr(manifest, name) for name in Manifest.__dataclass_fields__}
+    plain = {name: getattr(manifest, name) for name in PackedManifest.__dataclass_fields__}
     plain |= {
         "kind": KIND,
         "format": FORMAT,
@@ -154,8 +154,8 @@ def _content(manifest: Manifest) -> dict[str, Any]:
     return json.loads(json.dumps(plain, allow_nan=False))
 
 
-def _manifest(content: dict[str, Any]) -> Manifest:
-    values = {name: content[name] for name in Manifest.__dataclass_fields__}
+def _manifest(content: dict[str, Any]) -> PackedManifest:
+    values = {name: content[name] for name in PackedManifest.__dataclass_fields__}
     shown, channels = values["picture_range"], values["channels"]
     values |= {
         "shape": tuple(values["shape"]),
@@ -168,13 +168,13 @@ def _manifest(content: dict[str, Any]) -> Manifest:
         ),
         "conversion": Conversion(**values["conversion"]),
         "remarks": tuple(values["remarks"]),
-        "shards": tuple(Sealed(**shard) for shard in values["shards"]),
-        "files": tuple(Sealed(**file) for file in values["files"]),
+        "shards": tuple(StoreFile(**shard) for shard in values["shards"]),
+        "files": tuple(StoreFile(**file) for file in values["files"]),
     }
-    return Manifest(**values)
+    return PackedManifest(**values)
 
 
-def check_consistent(manifest: Manifest, path: Path) -> None:
+def check_consistent(manifest: PackedManifest, path: Path) -> None:
     """Refuse a manifest whose parts contradict each other."""
     shape, spans = manifest.shape, manifest.spans
     starts = [0, *(span.end for span in spans)]

@@ -19,11 +19,11 @@ from torch import Tensor
 from floracle.data.atoms import ClassIndex
 from floracle.data.destination import (
     DestinationKind,
-    answered,
-    check_place,
+    check_destination,
     check_room,
+    find_finished,
+    remove_unfinished,
     source_stamp,
-    tidy,
     unfinished,
     writing,
 )
@@ -45,7 +45,7 @@ from .manifest import (
     MANIFEST,
     ROWS,
     STATS,
-    Manifest,
+    PackedManifest,
     read_manifest,
     shard_name,
     write_manifest,
@@ -89,7 +89,7 @@ def pack(
     memory: int | str | None = None,
     quiet: bool = False,
     **opening: Unpack[PackedSource],
-) -> Manifest:
+) -> PackedManifest:
     """Rewrite data into the folder `out`; the same call again goes on, or answers at once.
 
     `dtype` is "stored" (lossless), "fp16", "bf16" or "fp32". A shard holds at most `shard_bytes`,
@@ -98,14 +98,14 @@ def pack(
     """
     folder, budget = Path(out).expanduser(), memory_budget(memory)
     settings = _settings(dtype, _shard_size(shard_bytes), spectra, opening)
-    check_place(folder, where, PACKED)
+    check_destination(folder, where, PACKED)
     given = opening.get("labels"), opening.get("weights")
     source = source_stamp(where, *companions(where), *given)
-    if done := answered(folder, PACKED, settings, source):
+    if done := find_finished(folder, PACKED, settings, source):
         return done
     plan = plan_shards(open_store(where, memory=memory, **opening), dtype, settings["shard_bytes"])
     settings["data"] = plan.store.fingerprint
-    if done := answered(folder, PACKED, settings, source):
+    if done := find_finished(folder, PACKED, settings, source):
         return done
     check_range(plan)
     _check_memory(plan, budget if spectra else None)
@@ -152,7 +152,7 @@ def _check_memory(plan: ShardPlan, budget: int | None) -> None:
 
 def _packed(
     folder: Path, plan: ShardPlan, settings: dict[str, Any], source: str | None, *, quiet: bool
-) -> Manifest:
+) -> PackedManifest:
     """Write everything that is missing, the manifest last."""
     numbers = track(range(len(plan.shards)), "packing", len(plan.shards), quiet=quiet)
     written = [
@@ -170,7 +170,7 @@ def _packed(
     plan.store.check_unchanged()
     write_record(folder, manifest.sealed, stamps_of(folder, manifest.sealed), source)
     write_manifest(folder, manifest)
-    tidy(folder)
+    remove_unfinished(folder)
     return manifest
 
 
@@ -181,10 +181,12 @@ def _files(folder: Path, plan: ShardPlan) -> list[Path]:
     return [*(folder / name for name in names), *(folder / UNFINISHED).glob("*.tensors")]
 
 
-def _draft(plan: ShardPlan, written: Sequence[WrittenShard], settings: dict[str, Any]) -> Manifest:
+def _draft(
+    plan: ShardPlan, written: Sequence[WrittenShard], settings: dict[str, Any]
+) -> PackedManifest:
     """What is known once all shards are written."""
     store = plan.store
-    return Manifest(
+    return PackedManifest(
         name=store.name,
         settings=settings,
         shape=store.shape,
@@ -206,8 +208,8 @@ def _draft(plan: ShardPlan, written: Sequence[WrittenShard], settings: dict[str,
 
 
 def _with_atoms(
-    folder: Path, plan: ShardPlan, written: Sequence[WrittenShard], draft: Manifest
-) -> Manifest:
+    folder: Path, plan: ShardPlan, written: Sequence[WrittenShard], draft: PackedManifest
+) -> PackedManifest:
     """Find equal rows among those written, and with them the fingerprint."""
     store, digests = plan.store, all_digests(plan, written)
     rows = stored_rows(folder, draft)

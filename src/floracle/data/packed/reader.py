@@ -36,7 +36,7 @@ from .files import (
     NAMES,
     RECORD,
     UNFINISHED,
-    Sealed,
+    StoreFile,
     changed,
     flaws,
     misfits,
@@ -44,7 +44,7 @@ from .files import (
     stamps_of,
     write_record,
 )
-from .manifest import CLASSES, COARSE, MANIFEST, ROWS, Manifest, read_manifest
+from .manifest import CLASSES, COARSE, MANIFEST, ROWS, PackedManifest, read_manifest
 
 SIGNS = (MANIFEST, ROWS, CLASSES, COARSE, RECORD, UNFINISHED)
 UNWRITABLE = (
@@ -54,26 +54,26 @@ UNWRITABLE = (
 
 
 @dataclass(frozen=True, eq=False)
-class Packed:
+class PackedStore:
     """A packed store, its points unread."""
 
     folder: Path
-    manifest: Manifest
+    manifest: PackedManifest
     stored: FileRows
     """Values as they are stored, mirrors after all others."""
     normalizer: Normalizer
-    groups: ClassIndex
-    original: Tensor
+    class_index: ClassIndex
+    original_rows: Tensor
     """The row that each row had in the data that was packed, int64 [rows]; no mirrors."""
-    known: ClassStatistics | None = None
-    coarse: StoredCoarseView | None = None
+    class_statistics: ClassStatistics | None = None
+    coarse_view: StoredCoarseView | None = None
     remarks: tuple[str, ...] = ()
 
     @property
-    def sources(self) -> Tensor:
+    def all_original_rows(self) -> Tensor:
         """The row that each row had in the data that was packed, mirrors included."""
-        mirrors = [self.original + len(self.original)] if self.manifest.flips else []
-        return torch.cat([self.original, *mirrors])
+        mirrors = [self.original_rows + len(self.original_rows)] if self.manifest.flips else []
+        return torch.cat([self.original_rows, *mirrors])
 
 
 def is_packed(path: Path) -> bool:
@@ -86,7 +86,7 @@ def open_packed(folder: Path, asked: ReadOptions) -> LayoutContent:
     packed = read_packed(folder)
     manifest, count = packed.manifest, packed.manifest.rows
     mirrored = manifest.flips if asked.flips is None else manifest.flips and asked.flips
-    rows, groups = packed.stored, packed.groups
+    rows, groups = packed.stored, packed.class_index
     if not mirrored:
         pieces = rows.pieces[: len(manifest.shards)]
         rows = FileRows(pieces, (count, *manifest.shape), rows.stored)
@@ -103,7 +103,7 @@ def open_packed(folder: Path, asked: ReadOptions) -> LayoutContent:
     )
 
 
-def read_packed(folder: Path) -> Packed:
+def read_packed(folder: Path) -> PackedStore:
     """Check a packed store as far as is needed, and read all but its points."""
     if (folder / MANIFEST).is_file():
         record_file(folder / MANIFEST)
@@ -114,10 +114,15 @@ def read_packed(folder: Path) -> Packed:
     known = read_class_statistics(folder / CLASSES, manifest)
     viewed = any(file.name == COARSE for file in manifest.files)
     coarse = read_coarse(folder / COARSE, manifest) if viewed else None
-    return replace(packed, known=known, coarse=coarse, remarks=(*manifest.remarks, *remarks))
+    return replace(
+        packed,
+        class_statistics=known,
+        coarse_view=coarse,
+        remarks=(*manifest.remarks, *remarks),
+    )
 
 
-def check_files(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+def check_files(folder: Path, manifest: PackedManifest) -> tuple[str, ...]:
     """Hash what changed since it was last found whole; bad files are named and end it."""
     report(misfits(folder, manifest.sealed))
     stamps, record = stamps_of(folder, manifest.sealed), read_record(folder)
@@ -135,7 +140,7 @@ def report(found: Sequence[str]) -> None:
         raise InputError(f"{'; '.join(found)}; copy these files again, or pack the data again")
 
 
-def read_rows(folder: Path, manifest: Manifest) -> Packed:
+def read_rows(folder: Path, manifest: PackedManifest) -> PackedStore:
     """Rows, labels and atoms of shards that are known to be whole."""
     path = folder / ROWS
     file = read_header(path)
@@ -156,10 +161,10 @@ def read_rows(folder: Path, manifest: Manifest) -> Packed:
             f"{path} does not fit its manifest: {groups.duplicates} rows repeat others"
         )
     rows = stored_rows(folder, manifest)
-    return Packed(folder, manifest, rows, normalizer, groups, arrays["original"])
+    return PackedStore(folder, manifest, rows, normalizer, groups, arrays["original"])
 
 
-def labels_of(manifest: Manifest) -> Tensor:
+def labels_of(manifest: PackedManifest) -> Tensor:
     """The labels without mirrors, int64 [rows]."""
     labels = torch.tensor([span.label for span in manifest.spans])
     return labels.repeat_interleave(
@@ -167,7 +172,7 @@ def labels_of(manifest: Manifest) -> Tensor:
     )
 
 
-def check_labels(packed: Packed) -> None:
+def check_labels(packed: PackedStore) -> None:
     """Refuse shards whose labels are not those of the manifest."""
     labels, start = labels_of(packed.manifest), 0
     for shard in packed.manifest.shards:
@@ -178,7 +183,7 @@ def check_labels(packed: Packed) -> None:
         start += shard.rows
 
 
-def _check_rows(file: TensorFile, manifest: Manifest) -> None:
+def _check_rows(file: TensorFile, manifest: PackedManifest) -> None:
     """Refuse arrays that are not those that the manifest asks for."""
     found = {
         name: (entry.dtype, len(entry.shape) and entry.shape[0])
@@ -195,7 +200,7 @@ def _check_rows(file: TensorFile, manifest: Manifest) -> None:
         raise InputError(f"{file.path} does not fit its manifest: it holds {found}; pack again")
 
 
-def stored_rows(folder: Path, manifest: Manifest) -> FileRows:
+def stored_rows(folder: Path, manifest: PackedManifest) -> FileRows:
     """The rows of all shards, all mirrors after the rest; checked against the manifest."""
     files = [_shard(folder, shard, manifest) for shard in manifest.shards]
     names = ("latents", "latents_flip") if manifest.flips else ("latents",)
@@ -203,7 +208,7 @@ def stored_rows(folder: Path, manifest: Manifest) -> FileRows:
     return FileRows(pieces, (manifest.points, *manifest.shape), manifest.dtype)
 
 
-def _shard(folder: Path, shard: Sealed, manifest: Manifest) -> TensorFile:
+def _shard(folder: Path, shard: StoreFile, manifest: PackedManifest) -> TensorFile:
     """The header of a shard, if it is what the manifest says."""
     file = read_header(folder / shard.name)
     points = (NAMES[manifest.dtype], (shard.rows, *manifest.shape))

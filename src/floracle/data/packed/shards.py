@@ -25,7 +25,7 @@ from floracle.data.rows.file_rows import ahead
 from floracle.data.rows.tensorfile import read_header
 from floracle.run.errors import InputError
 
-from .files import Sealed, Streamed, flaw, stamp, whole, write_tensors
+from .files import StoreFile, TensorStream, flaw, one_block, stamp, write_tensors
 from .manifest import Conversion, shard_name
 from .plan import ShardPlan, packed_type
 from .reader import UNFINISHED
@@ -35,7 +35,7 @@ from .reader import UNFINISHED
 class WrittenShard:
     """A finished shard and what was found while it was written."""
 
-    shard: Sealed
+    shard: StoreFile
     digests: np.ndarray
     """Of its rows [n, 16], then of their mirrors."""
     errors: Tensor
@@ -56,9 +56,9 @@ def write_shard(folder: Path, plan: ShardPlan, number: int) -> WrittenShard:
     # in one piece each: small results between large blocks would leave holes in the heap
     found = _Seen(np.empty((rows * twice, BYTES), np.uint8), torch.zeros(2, dtype=torch.float64))
     shape = (rows, *plan.store.shape)
-    tensors = {"labels": whole(plan.store.labels[plan.order[first:end]])}
+    tensors = {"labels": one_block(plan.store.labels[plan.order[first:end]])}
     for half, name in enumerate(("latents", "latents_flip")[:twice]):
-        tensors[name] = Streamed(plan.dtype, shape, _blocks(plan, number, half, found))
+        tensors[name] = TensorStream(plan.dtype, shape, _blocks(plan, number, half, found))
     metadata = {"total_size": f"{rows}", "dtype": f"{plan.dtype}", "device": "cpu"}
     sealed = write_tensors(folder, shard_name(number), tensors, metadata)
     written = WrittenShard(replace(sealed, rows=rows), *found)
@@ -73,7 +73,7 @@ def finished_shard(folder: Path, plan: ShardPlan, number: int) -> WrittenShard |
         return None
     with readable(path, "the record of a shard"):
         file = read_header(path)
-        shard = Sealed(**json.loads(file.metadata["shard"]))
+        shard = StoreFile(**json.loads(file.metadata["shard"]))
         digests, errors = (array[:] for array in file.rows("digests", "errors"))
         seen = json.loads(file.metadata["stamp"])
     there = folder / shard.name
@@ -177,7 +177,7 @@ def _keep(folder: Path, number: int, written: WrittenShard) -> None:
         "shard": json.dumps(asdict(written.shard)),
         "stamp": json.dumps(stamp(folder / written.shard.name)),
     }
-    tensors = {name: whole(array) for name, array in arrays.items()}
+    tensors = {name: one_block(array) for name, array in arrays.items()}
     write_tensors(folder, _record(number), tensors, metadata)
 
 

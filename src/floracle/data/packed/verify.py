@@ -19,14 +19,14 @@ from floracle.run.errors import InputError
 
 from .class_statistics import read_class_statistics
 from .files import flaws, read_record, stamps_of, write_record
-from .manifest import CHANNELS, CLASSES, MANIFEST, STATS, Manifest, read_manifest
-from .reader import Packed, check_labels, is_packed, read_rows, report
+from .manifest import CHANNELS, CLASSES, MANIFEST, STATS, PackedManifest, read_manifest
+from .reader import PackedStore, check_labels, is_packed, read_rows, report
 
 CLOSE = 1e-6
 """How far channels may be off, over the deviation of the points: they were summed otherwise."""
 
 
-def verify(where: str | Path, *, quiet: bool = False) -> Manifest:
+def verify(where: str | Path, *, quiet: bool = False) -> PackedManifest:
     """Check all of a packed store; what is wrong is a mistake that names every bad file."""
     folder = Path(where).expanduser()
     if not is_packed(folder):
@@ -47,7 +47,7 @@ def verify(where: str | Path, *, quiet: bool = False) -> Manifest:
     return manifest
 
 
-def _strangers(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _strangers(folder: Path, manifest: PackedManifest) -> Iterator[str]:
     """Files that LightningDiT would take for shards."""
     own = {shard.name for shard in manifest.shards}
     for path in sorted(folder.glob("*.safetensors")):
@@ -55,9 +55,9 @@ def _strangers(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{path} does not belong to the store; move it away"
 
 
-def _untrue(packed: Packed) -> Iterator[str]:
+def _untrue(packed: PackedStore) -> Iterator[str]:
     """What the manifest says that the points do not."""
-    manifest, groups = packed.manifest, packed.groups
+    manifest, groups = packed.manifest, packed.class_index
     found = check_rows(packed.stored, str(packed.folder))
     if not torch.equal(first_equal(packed.stored, found.digests), groups.first):
         yield "duplicates"
@@ -69,19 +69,19 @@ def _untrue(packed: Packed) -> Iterator[str]:
         yield "normalizer"
 
 
-def _fingerprint(packed: Packed, found: Scan) -> str:
+def _fingerprint(packed: PackedStore, found: Scan) -> str:
     manifest = packed.manifest
     return fingerprint_of(
         packed.stored,
         found.digests,
-        packed.groups,
+        packed.class_index,
         packed.normalizer,
         channels=manifest.shape[0],
         flips=manifest.flips,
     )
 
 
-def _close(found: Channels, manifest: Manifest) -> bool:
+def _close(found: Channels, manifest: PackedManifest) -> bool:
     """Whether the channels are those of the data, but for what conversion cost."""
     said = manifest.channels
     deviation = float(said.std.square().mean().sqrt()) or 1.0
@@ -92,7 +92,7 @@ def _close(found: Channels, manifest: Manifest) -> bool:
     )
 
 
-def _stats_agree(packed: Packed) -> bool:
+def _stats_agree(packed: PackedStore) -> bool:
     """Whether LightningDiT would be given the same mean and std, or none where there are none."""
     count = packed.manifest.shape[0]
     if packed.normalizer.factors:

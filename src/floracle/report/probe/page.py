@@ -22,7 +22,7 @@ from floracle.report.plots import Drawing
 from floracle.report.tables import Table
 from floracle.run.files import write_bytes, write_text
 from floracle.run.images import (
-    PERCENTILES,
+    BLACK_WHITE_QUANTILES,
     Display,
     display_for,
     enlarge,
@@ -151,7 +151,7 @@ def _display(shape: tuple[int, ...], store: Store | None, ends: Tensor) -> Displ
     if store is not None:
         return display_for(shape, store.picture_range, ends)
     if len(shape) == 3 and shape[0] in (1, 3):
-        low, high = (float(ends.double().flatten().quantile(p)) for p in PERCENTILES)
+        low, high = (float(ends.double().flatten().quantile(p)) for p in BLACK_WHITE_QUANTILES)
         return Display(low, max(high, low + 1e-6))
     return display_for(shape, None, ends)
 

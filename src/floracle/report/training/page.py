@@ -23,7 +23,7 @@ from floracle.report.names import any_letters, facts_of, quoted, visible
 from floracle.report.tables import ReportRow, Table
 from floracle.run.errors import InputError
 from floracle.run.files import write_text
-from floracle.run.folder_checks import check_ours
+from floracle.run.folder_checks import check_run_folder
 from floracle.training.checkpoint import VERB, abouts, described
 from floracle.training.evaluation import FOLDER
 from floracle.training.metrics_log import read_log
@@ -93,13 +93,13 @@ class TrainingRun:
 def is_run(folder: Path) -> bool:
     """Whether a folder is that of a training run."""
     with suppress(InputError):
-        return check_ours(folder, VERB) is not None
+        return check_run_folder(folder, VERB) is not None
     return False
 
 
 def read_run(folder: Path) -> TrainingRun:
     """The run in a folder, as far as it has come."""
-    settings = check_ours(folder, VERB)
+    settings = check_run_folder(folder, VERB)
     if settings is None:
         raise InputError(f"{folder} is not the folder of a training run")
     log = read_log(folder, settings).lines
