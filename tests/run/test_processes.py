@@ -112,7 +112,7 @@ def test_memory_and_devices_are_divided_by_machine(monkeypatch):
 
 
 def test_idle_cores_are_mentioned_once(monkeypatch):
-    monkeypatch.setattr(ending, "cores", lambda: 16)
+    monkeypatch.setattr(ending, "usable_cores", lambda: 16)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     words = ending.idle_cores_note(ProcessGroup(0, 2, 0, 2))
     assert words is not None
