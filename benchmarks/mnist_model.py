@@ -42,7 +42,7 @@ def opened(which: str):
 
 
 def model():
-    return floracle.load_model(MODEL, convention="predicts=data,null=10")
+    return floracle.load_model(MODEL, convention="predicts=data,null_label=10")
 
 
 def rounded(values) -> list[float]:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from floracle.core.clock import Clock
 from floracle.core.fields import as_field
 from floracle.core.paths import LINEAR
 from floracle.oracle.oracle import Oracle
@@ -163,7 +162,7 @@ def test_time_runs_from_noise_to_data(points_source):
         assert (found - point).norm(dim=1).max() <= 1e-3
 
     grid = time_grid(20, start=1e-4, stop=1 - 1e-4)
-    translated = as_field(backwards, clock=Clock(noise=1.0, data=0.0))
+    translated = as_field(backwards, noise_time=1.0, data_time=0.0)
     last = torch.cat([grid, torch.ones(1).double()])
     catches(fact, sample(translated, noise, last), sample(backwards, noise, last))
 
@@ -178,7 +177,7 @@ def test_times_are_not_scaled_twice(points_source):
         return oracle(x, t / 1000, labels)
 
     fact = close_to(oracle(x, t))
-    catches(fact, as_field(thousand, clock=Clock(noise=0.0, data=1000.0))(x, t), thousand(x, t))
+    catches(fact, as_field(thousand, noise_time=0.0, data_time=1000.0)(x, t), thousand(x, t))
 
 
 def test_steps_mean_steps():

@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from .analysis.tool_arguments import Arguments, arguments
     from .analysis.trajectories.probe import ProbeResult, probe
     from .analysis.trajectories.settling import Lag, lag
-    from .core.clock import Clock
-    from .core.fields import VelocityField, as_field, on_path
+    from .core.fields import Convention, VelocityField, as_field, on_path
     from .core.nearest import nearest
     from .core.paths import COSINE, LINEAR, TRIGONOMETRIC, ProbabilityPath, convert
     from .core.point_set import PointSet
@@ -79,8 +78,7 @@ _HOMES = {
     "analysis.tool_arguments": ("Arguments", "arguments"),
     "analysis.trajectories.probe": ("ProbeResult", "probe"),
     "analysis.trajectories.settling": ("Lag", "lag"),
-    "core.clock": ("Clock",),
-    "core.fields": ("VelocityField", "as_field", "on_path"),
+    "core.fields": ("Convention", "VelocityField", "as_field", "on_path"),
     "core.nearest": ("nearest",),
     "core.paths": ("COSINE", "LINEAR", "TRIGONOMETRIC", "ProbabilityPath", "convert"),
     "core.point_set": ("PointSet",),
@@ -115,7 +113,7 @@ __all__ = [
     "TRIGONOMETRIC",
     "Advice",
     "Arguments",
-    "Clock",
+    "Convention",
     "ConventionVerdict",
     "DataSpace",
     "ForwardBackwardResult",
@@ -187,6 +185,7 @@ __all__ = [
 
 
 _RENAMED = {
+    "Clock": "Convention",
     "Landing": "LandingResult",
     "Losses": "LossComparison",
     "Mistake": "InputError",
@@ -214,6 +213,8 @@ def __getattr__(name: str) -> Any:
     if name in _RENAMED:
         message = f"floracle.{name} is now floracle.{_RENAMED[name]}; the old name ends with 0.3"
         warnings.warn(message, DeprecationWarning, stacklevel=2)
+        if name == "Clock":  # whose parameters had other names
+            return import_module("floracle.core.fields").clock
         return getattr(import_module("floracle"), _RENAMED[name])
     if name not in _WHERE:
         raise AttributeError(f"module 'floracle' has no attribute {name!r}")

@@ -329,7 +329,7 @@ def test_a_real_model_begins_near_the_class_mean_and_settles_later(shared):
     where = shared / "data" / "mnist" / "train-images-idx3-ubyte.gz"
     data = floracle.open_store(str(where), normalize=1 / 255)
     network = f"{Path(__file__).parents[1] / 'models' / 'mnist_network.py'}:network"
-    model = floracle.load_model(network, convention="predicts=data,null=10")
+    model = floracle.load_model(network, convention="predicts=data,null_label=10")
     known = {"labels": 3, "shown": [0, 0.5]}
     field = probe(model, range(8), data.shape, **known)
     oracle = probe(Oracle(data), range(8), data.shape, **known)

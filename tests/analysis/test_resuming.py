@@ -183,7 +183,7 @@ def test_a_real_model_keeps_layout_before_detail_and_copies_nothing(shared):
         for name in ("train", "t10k")
     )
     network = Path(__file__).parents[1] / "models" / "mnist_network.py"
-    model = floracle.load_model(f"{network}:network", convention="predicts=data,null=10")
+    model = floracle.load_model(f"{network}:network", convention="predicts=data,null_label=10")
     asked = {"taus": [0.0, 0.2, 0.3, 0.4, 0.6, 1.0], "rows": range(160), "noises": 2}
     found = forward_backward(model, unseen, training, grid=time_grid(20), **asked)
     assert found.bands == ("to 2 cycles", "over 2 cycles")

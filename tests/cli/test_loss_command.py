@@ -37,7 +37,7 @@ def near():
 def far():
     return Towards(3.0)
 '''
-READ = ("--convention", "predicts=data,null=2")
+READ = ("--convention", "predicts=data,null_label=2")
 FEW = {"--times": "0,.3,.6", "--pairs": 32, "--trajectories": 8, "--steps": 10}
 
 

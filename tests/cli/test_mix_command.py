@@ -32,7 +32,7 @@ class Mean(torch.nn.Module):
 def mean():
     return Mean()
 '''
-READ = ("--convention", "predicts=data,null=10")
+READ = ("--convention", "predicts=data,null_label=10")
 FEW = ("--grid", 10, "--seeds", "0:20")
 
 

@@ -35,7 +35,7 @@ def network():
 
 def run(verb, field, out):
     words = [word.format(field) for word in VERBS[verb]]
-    more = ["--convention", "predicts=velocity,null=10"] if ":" in field else []
+    more = ["--convention", "predicts=velocity,null_label=10"] if ":" in field else []
     return main([verb, *words, *more, "--out", str(out)])
 
 

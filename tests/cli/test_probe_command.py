@@ -37,7 +37,7 @@ def pull():
 def other():
     return lambda x, t, labels: torch.zeros_like(x)
 '''
-AS_TYPED = ("--convention", "predicts=data,null=5")
+AS_TYPED = ("--convention", "predicts=data,null_label=5")
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_what_was_finished_is_not_followed_again(folder):
 def test_networks_side_by_side_without_data(folder, capsys):
     place = folder / "networks.py"
     words = (f"{place}:pull", f"{place}:other", "--names", "half,none", "--shape", "1,4,4")
-    assert typed(folder, *words, *AS_TYPED, "--convention", "predicts=velocity,null=0") == 0
+    assert typed(folder, *words, *AS_TYPED, "--convention", "predicts=velocity,null_label=0") == 0
     told = capsys.readouterr().out
     assert "half settles at t = 0.495; none settles at t = 0.000" in told
     assert "lag" not in told

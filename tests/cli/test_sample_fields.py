@@ -24,7 +24,7 @@ class Pull(torch.nn.Module):
 def pull():
     return Pull()
 '''
-AS_TYPED = ("--convention", "predicts=data,null=5")
+AS_TYPED = ("--convention", "predicts=data,null_label=5")
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_same_again_answers_and_another_time_does_not(folder, capsys):
 def test_mistakes(folder, capsys):
     field, data = f"{folder / 'networks.py'}:pull", folder / "points.npy"
     for words, told in (
-        ((field, data), "convention="),
+        ((field, data), "pass --convention"),
         (("oracle", data, *AS_TYPED), "only the oracle"),
         (("oracle", data, "--then", "oracle"), "both or none"),
         (("oracle", data, "--at", 0.5), "both or none"),

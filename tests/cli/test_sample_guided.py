@@ -36,7 +36,7 @@ def linear():
     weight = torch.ones(4, 4)
     return lambda x, t, labels: x @ weight
 '''
-AS_TYPED = ("--convention", "predicts=data,null=5")
+AS_TYPED = ("--convention", "predicts=data,null_label=5")
 
 
 @pytest.fixture
@@ -194,11 +194,11 @@ def mnist(shared):
 @pytest.mark.parametrize(
     ("declared", "told"),
     [
-        ("predicts=data,null=10", None),
-        ("predicts=data,clock=1:0,null=10", "flipped in time"),
-        ("predicts=data,sign=-1,null=10", "wrong sign"),
-        ("velocity,null=10", "there is no convention"),
-        ("sit,null=10", "predicts the data"),
+        ("predicts=data,null_label=10", None),
+        ("predicts=data,noise_time=1,data_time=0,null_label=10", "flipped in time"),
+        ("predicts=data,sign=-1,null_label=10", "wrong sign"),
+        ("velocity,null_label=10", "unknown convention"),
+        ("sit,null_label=10", "predicts the data"),
     ],
 )
 @pytest.mark.slow
@@ -212,7 +212,7 @@ def test_a_real_network_declared_wrongly_is_noticed(tmp_path, mnist, capsys, dec
     elif code == 0:
         assert f"seems to be read wrongly: {told}" in said
         fix = said.partition("say --convention ")[2].split()[0]
-        assert fix == "predicts=data,clock=0:1,null=10"
+        assert fix == "predicts=data,null_label=10"
         assert typed(tmp_path, MNIST, *mnist, "--convention", fix, out="mended")[0] == 0
         assert "warning" not in capsys.readouterr().err
     else:
@@ -222,6 +222,6 @@ def test_a_real_network_declared_wrongly_is_noticed(tmp_path, mnist, capsys, dec
 @pytest.mark.slow
 def test_data_in_another_scale_is_noticed(tmp_path, mnist, capsys):
     images, *rest = mnist
-    words = (images, *rest[2:], "--convention", "predicts=data,null=10")
+    words = (images, *rest[2:], "--convention", "predicts=data,null_label=10")
     assert typed(tmp_path, MNIST, *words)[0] == 0
     assert "on this data in this scale?" in capsys.readouterr().err

@@ -5,17 +5,15 @@ import pytest
 import torch
 
 import floracle
-from floracle.core.clock import OURS, Clock
-from floracle.core.fields import as_field
-from floracle.models.check import check_convention
-from floracle.models.convention import Convention, convention_of
+from floracle.core.fields import Convention, as_field
+from floracle.models.check import cheap_check, check_convention
+from floracle.models.convention import parse_convention
 from floracle.models.convention_variants import DECLARED as DECLARED_WELL
-from floracle.models.convention_variants import Retimed
-from floracle.models.doubt import cheap_check
+from floracle.models.convention_variants import RetimedField
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError
 
-S, TIMESTEP = Clock(noise=1, data=0), Clock(noise=1000, data=0)
+S, TIMESTEP = Convention(noise_time=1, data_time=0), Convention(noise_time=1000, data_time=0)
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +44,14 @@ def networks(shared):
 
 DECLARED = [
     ("data", "predicts=data", "as declared"),
-    ("data", "predicts=data,clock=1:0", "flipped in time"),
-    ("data", "predicts=data,clock=0:1000", "wrong time scale"),
+    ("data", "predicts=data,noise_time=1,data_time=0", "flipped in time"),
+    ("data", "predicts=data,noise_time=0,data_time=1000", "wrong time scale"),
     ("data", "predicts=data,sign=-1", "wrong sign"),
     ("data", "predicts=velocity", "wrong prediction"),
     ("velocity", "sit", "as declared"),
     ("velocity", "repa", "flipped in time"),
     ("velocity", "sign=-1", "wrong sign"),
-    ("velocity", "clock=0:1000", "wrong time scale"),
+    ("velocity", "noise_time=0,data_time=1000", "wrong time scale"),
     ("velocity", "sd3", "wrong time scale"),
     ("velocity", "jit", "wrong prediction"),
     ("repa", "repa", "as declared"),
@@ -68,7 +66,7 @@ DECLARED = [
 @pytest.mark.slow
 @pytest.mark.parametrize(("network", "words", "answer"), DECLARED)
 def test_a_real_network_is_read_rightly_with_data(networks, digits, network, words, answer):
-    field = convention_of(f"{words},null=10").field(networks[network])
+    field = as_field(networks[network], parse_convention(f"{words},null_label=10"))
     verdict = check_convention(field, digits)
     assert verdict.answer == answer
     assert min(verdict.losses.values()) == pytest.approx(0.137, abs=0.02)
@@ -77,17 +75,19 @@ def test_a_real_network_is_read_rightly_with_data(networks, digits, network, wor
 @pytest.mark.slow
 @pytest.mark.parametrize(("network", "words", "answer"), DECLARED)
 def test_a_real_network_is_read_rightly_without_data(networks, network, words, answer):
-    field = convention_of(f"{words},null=10").field(networks[network])
+    field = as_field(networks[network], parse_convention(f"{words},null_label=10"))
     assert check_convention(field, shape=(1, 28, 28), pairs=24).answer == answer
 
 
 @pytest.mark.slow
 def test_the_advice_is_the_declaration_that_passes(networks, digits):
-    wrong = convention_of("clock=0:1000,null=10").field(networks["repa"])
+    wrong = as_field(
+        networks["repa"], parse_convention("noise_time=0,data_time=1000,null_label=10")
+    )
     verdict = check_convention(wrong, digits)
     assert verdict.answer == "wrong time scale"
-    assert "Declare clock=1:0." in verdict.text
-    right = convention_of("clock=1:0,null=10").field(networks["repa"])
+    assert "Declare noise_time=1,data_time=0." in verdict.text
+    right = as_field(networks["repa"], parse_convention("noise_time=1,data_time=0,null_label=10"))
     assert check_convention(right, digits).as_declared
 
 
@@ -101,18 +101,25 @@ def world(points_source):
     return source, floracle.Oracle(source)
 
 
+OURS = Convention()
+
+
 def foreign(oracle, clock=OURS, sign=1):
     """The oracle as a network of another clock, whose velocity runs along it."""
 
     def model(x, time):
-        direction = sign if clock.forward else -sign
-        t = clock.time(time.double()).clamp(0, 0.999)
+        direction = sign if clock.towards_data else -sign
+        t = clock.to_t(time.double()).clamp(0, 0.999)
         return direction * oracle(x, t)
 
     return model
 
 
-clocks = pytest.mark.parametrize("clock", [OURS, S, TIMESTEP, Clock(0, 1000)], ids=str)
+clocks = pytest.mark.parametrize(
+    "clock",
+    [Convention(), S, TIMESTEP, Convention(noise_time=0, data_time=1000)],
+    ids=lambda clock: f"{clock.noise_time}-{clock.data_time}",
+)
 
 
 @pytest.mark.slow
@@ -120,7 +127,7 @@ clocks = pytest.mark.parametrize("clock", [OURS, S, TIMESTEP, Clock(0, 1000)], i
 @pytest.mark.parametrize("data", [True, False])
 def test_the_oracle_passes_in_every_clock(world, clock, data):
     source, oracle = world
-    field = as_field(foreign(oracle, clock), clock=clock)
+    field = as_field(foreign(oracle, clock), clock)
     given = {"data": source} if data else {"shape": source.shape}
     assert check_convention(field, **given).as_declared
 
@@ -129,7 +136,9 @@ def test_the_oracle_passes_in_every_clock(world, clock, data):
 @clocks
 def test_the_oracle_fails_in_the_opposite_clock(world, clock):
     source, oracle = world
-    field = as_field(foreign(oracle, clock), clock=Clock(noise=clock.data, data=clock.noise))
+    field = as_field(
+        foreign(oracle, clock), noise_time=clock.data_time, data_time=clock.noise_time
+    )
     assert check_convention(field, source).answer == "flipped in time"
     assert check_convention(field, shape=source.shape).answer == "flipped in time"
 
@@ -138,7 +147,7 @@ def test_the_oracle_fails_in_the_opposite_clock(world, clock):
 @clocks
 def test_the_oracle_fails_with_its_sign_turned(world, clock):
     source, oracle = world
-    field = as_field(foreign(oracle, clock, sign=-1), clock=clock)
+    field = as_field(foreign(oracle, clock, sign=-1), clock)
     assert check_convention(field, source).answer == "wrong sign"
     assert check_convention(field, shape=source.shape).answer == "wrong sign"
 
@@ -156,7 +165,7 @@ def test_the_oracle_fails_with_its_sign_turned(world, clock):
 def test_fields_that_are_no_translation_are_judged_too(world, change, answer):
     source, oracle = world
     time, sign = change
-    field = Retimed(lambda x, t, labels: oracle(x, t.clamp(max=0.999)), time, sign)
+    field = RetimedField(lambda x, t, labels: oracle(x, t.clamp(max=0.999)), time, sign)
     assert check_convention(field, source).answer == answer
 
 
@@ -189,13 +198,13 @@ def test_noise_as_data_has_no_direction():
 
     verdict = check_convention(as_field(gaussian), torch.randn(500, 64))
     assert verdict.answer == "cannot say"
-    assert "predict alike" in verdict.text
+    assert "predict equally well" in verdict.text
 
 
 @pytest.mark.slow
 def test_data_of_another_kind_is_not_taken_for_a_wrong_sign(networks):
     """A network of digits, asked about noise of deviation 3."""
-    field = convention_of("predicts=data,null=10").field(networks["data"])
+    field = as_field(networks["data"], parse_convention("predicts=data,null_label=10"))
     verdict = check_convention(field, 3 * torch.randn(200, 1, 28, 28))
     assert verdict.answer in ("as declared", "cannot say")
 
@@ -220,7 +229,7 @@ def test_what_has_no_velocity_at_an_end_is_told_by_data(world):
         t = t.double().clamp(0.01, 0.99)
         return (x - t[:, None] * oracle(x, t)).to(x)
 
-    field = Convention(predicts="noise").field(predictor)
+    field = as_field(predictor, predicts="noise")
     assert check_convention(field, source).as_declared
     assert check_convention(field, shape=source.shape).answer in ("cannot say", "as declared")
 
@@ -228,26 +237,28 @@ def test_what_has_no_velocity_at_an_end_is_told_by_data(world):
 @pytest.mark.slow
 @pytest.mark.parametrize(("network", "words", "answer"), DECLARED)
 def test_a_doubt_is_what_the_whole_check_says(networks, digits, network, words, answer):
-    field = convention_of(f"{words},null=10").field(networks[network])
+    field = as_field(networks[network], parse_convention(f"{words},null_label=10"))
     found = cheap_check(field, digits)
     assert (DECLARED_WELL if found is None else found.answer) == answer
     if found is not None:  # what is to be declared passes
-        again = convention_of(found.convention).field(networks[network])
+        again = as_field(networks[network], parse_convention(found.convention))
         assert cheap_check(again, digits) is None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", ["sit,sign=-1", "repa,sign=-1", "data,sign=-1", "jit,clock=1:0"])
+@pytest.mark.parametrize(
+    "words", ["sit,sign=-1", "repa,sign=-1", "data,sign=-1", "jit,noise_time=1,data_time=0"]
+)
 def test_the_convention_to_declare_counts_what_was_declared(networks, digits, words):
     """A sign of −1 that is wrong is to be taken back, not to be declared again."""
     name, _, rest = words.partition(",")
     made = "data" if name == "jit" else {"sit": "velocity"}.get(name, name)
     start = "predicts=data" if name == "data" else name
     verdict = check_convention(
-        convention_of(f"{start},{rest},null=10").field(networks[made]), digits
+        as_field(networks[made], parse_convention(f"{start},{rest},null_label=10")), digits
     )
-    right = convention_of(verdict.convention)
-    assert right == convention_of(f"{start},null=10")
+    right = parse_convention(verdict.convention)
+    assert right == parse_convention(f"{start},null_label=10")
     assert "sign=-1" not in verdict.text
 
 
@@ -259,7 +270,7 @@ def test_readings_that_a_network_cannot_answer_are_no_faults(world):
         """A network that knows whole steps 0 to 1000 only, beyond which it fails."""
         return oracle(x, table[time.round().long()])
 
-    field = as_field(discrete, clock=Clock(noise=0, data=1000))
+    field = as_field(discrete, noise_time=0, data_time=1000)
 
     assert check_convention(field, source).as_declared
     assert cheap_check(field, source) is None
@@ -278,5 +289,5 @@ def test_a_network_that_needs_labels_is_asked_with_those_of_the_data(points_sour
     labels = torch.arange(200) % 10
     points = (labels[:, None] - 4.5).expand(-1, 16)
     assert cheap_check(field, points_source(points, labels)) is None
-    with pytest.raises(InputError, match="null=10"):
+    with pytest.raises(InputError, match="null_label=10"):
         cheap_check(field, points_source(points))

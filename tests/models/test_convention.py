@@ -4,10 +4,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from floracle.core.clock import Clock
+from floracle.core.fields import as_field
 from floracle.core.paths import TRIGONOMETRIC, ProbabilityPath
 from floracle.core.seeds import noise
-from floracle.models.convention import CONVENTIONS, Convention, convention_of
+from floracle.models.convention import (
+    CONVENTIONS,
+    Convention,
+    convention_from_settings,
+    convention_settings,
+    convention_words,
+    describe_convention,
+    parse_convention,
+)
 from floracle.run.errors import InputError
 
 MEAN, SPREAD = 0.7, 0.4
@@ -38,14 +46,14 @@ def said(x, t):
         ("predicts=noise", lambda x, t: gaussian(x, t)[1]),
         ("sign=-1", lambda x, t: -said(x, t)),
         ("sit, sign=-1", lambda x, t: -said(x, t)),
-        ("clock=s,sign=-1", lambda x, s: said(x, 1 - s)),
-        ("predicts=data,clock=timestep", lambda x, s: gaussian(x, 1 - s / 1000)[0]),
-        ("predicts=data,clock=-1:3", lambda x, s: gaussian(x, (s + 1) / 4)[0]),
+        ("noise_time=1,data_time=0,sign=-1", lambda x, s: said(x, 1 - s)),
+        ("predicts=data,noise_time=1000,data_time=0", lambda x, s: gaussian(x, 1 - s / 1000)[0]),
+        ("predicts=data,noise_time=-1,data_time=3", lambda x, s: gaussian(x, (s + 1) / 4)[0]),
     ],
 )
 def test_words_read_a_network_as_it_is_meant(words, network):
     x, t = noise(range(20), (5,)).double(), torch.linspace(0.03, 0.97, 20, dtype=torch.float64)
-    field = convention_of(words).field(network)
+    field = as_field(network, parse_convention(words))
     assert_close(field(x, t), said(x, t), rtol=1e-5, atol=1e-5)
 
 
@@ -56,7 +64,7 @@ def test_the_null_label_stands_for_none():
         seen.append(labels.tolist())
         return x
 
-    field = convention_of("predicts=data,null=10").field(network)
+    field = as_field(network, parse_convention("predicts=data,null_label=10"))
     x, t = torch.zeros(3, 2), torch.full((3,), 0.5)
     field(x, t, torch.tensor([4, -1, 0]))
     field(x, t)
@@ -66,14 +74,20 @@ def test_the_null_label_stands_for_none():
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_a_convention_is_written_down_and_read_again(name):
     convention = CONVENTIONS[name]
-    assert convention_of(convention.settings()) == convention
+    assert convention_from_settings(convention_settings(convention)) == convention
+    assert parse_convention(convention_words(convention)) == convention
 
 
 def test_what_is_said_in_three_ways_is_one_thing():
-    asked = Convention("data", Clock(1, 0), TRIGONOMETRIC, -1, 3)
-    words = convention_of("predicts=data,clock=1:0,path=trigonometric,sign=-1,null=3")
-    plain = {"predicts": "data", "clock": [1, 0], "path": "trigonometric", "sign": -1, "null": 3}
-    assert words == convention_of(plain) == convention_of(asked) == asked
+    asked = Convention("data", 1, 0, 3, TRIGONOMETRIC, -1)
+    words = parse_convention(
+        "predicts=data,noise_time=1,data_time=0,path=trigonometric,sign=-1,null_label=3"
+    )
+    plain = {
+        **{"predicts": "data", "noise_time": 1, "data_time": 0, "path": "trigonometric"},
+        **{"sign": -1, "null_label": 3},
+    }
+    assert words == parse_convention(plain) == parse_convention(asked) == asked
 
 
 @pytest.mark.parametrize(
@@ -83,28 +97,42 @@ def test_what_is_said_in_three_ways_is_one_thing():
         ("predict=data", "did you mean 'predicts'"),
         ("predicts=velocty", "did you mean 'velocity'"),
         ("clock=sigmaa", "did you mean 'sigma'"),
-        ("clock=1:1", "a clock must run"),
-        ("clock=1", "NOISE:DATA"),
-        ("clock=a:b", "not readable"),
+        ("noise_time=one", "could not convert"),
+        ("noise_time=1,data_time=1", "must be finite and differ"),
+        ("clock=1", "write noise_time=… and data_time=…"),
+        ("clock=a:b", "cannot read"),
         ("sign=2", "1 or -1"),
-        ("null=ten", "not readable"),
+        ("null_label=ten", "cannot read"),
         ("path=linnear", "did you mean 'linear'"),
     ],
 )
 def test_misspelt_words_are_one_clear_mistake(asked, words):
     with pytest.raises(InputError, match=words):
-        convention_of(asked)
+        parse_convention(asked)
 
 
 def test_a_path_of_ones_own_cannot_be_written_down():
     own = ProbabilityPath("linear", lambda t: t**2, lambda t: 1 - t)
-    with pytest.raises(InputError, match="cannot be written down"):
-        Convention(path=own).settings()
+    with pytest.raises(InputError, match="cannot save the path"):
+        convention_settings(Convention(path=own))
 
 
 def test_the_words_say_the_direction_and_the_null_label():
-    assert "data − noise" in Convention().words()
-    assert "noise − data" in CONVENTIONS["repa"].words()
-    assert "1000 at noise and 0 at data" in CONVENTIONS["sd3"].words()
-    assert "null label 7" in Convention(null=7).words()
-    assert "the opposite of" in Convention(sign=-1).words()
+    assert "data − noise" in describe_convention(Convention())
+    assert "noise − data" in describe_convention(CONVENTIONS["repa"])
+    assert "1000 at noise and 0 at data" in describe_convention(CONVENTIONS["sd3"])
+    assert "null label 7" in describe_convention(Convention(null_label=7))
+    assert "the negative of" in describe_convention(Convention(sign=-1))
+
+
+@pytest.mark.parametrize(
+    ("words", "now"),
+    [
+        ("clock=timestep", "noise_time=1000,data_time=0"),
+        ("predicts=data,clock=1:0", "predicts=data,noise_time=1,data_time=0"),
+        ("sit,null=10", "sit,null_label=10"),
+    ],
+)
+def test_the_words_of_version_0_1_work_with_a_note(words, now):
+    with pytest.warns(FutureWarning, match="the old word ends with 0.3"):
+        assert parse_convention(words) == parse_convention(now)

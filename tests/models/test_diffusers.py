@@ -150,7 +150,7 @@ def test_the_self_test_sees_the_clock_of_diffusers(world, kind, scale, wrong):
     convention = CONVENTIONS[other if wrong else kind]
     field = model_field(
         network,
-        replace(convention, null=1),
+        replace(convention, null_label=1),
         name=kind,
         assumed=[],
         device=CPU,

@@ -42,7 +42,7 @@ def test_it_is_near_the_oracle_in_navigation_and_its_own_in_refinement(digits, n
 @pytest.mark.slow
 def test_its_convention_is_told_from_others(digits, network):
     assert floracle.check_convention(network, digits).as_declared
-    flipped = load_model("digits-pico", convention="repa,null=10")
+    flipped = load_model("digits-pico", convention="repa,null_label=10")
     assert "flipped in time" in floracle.check_convention(flipped, digits).text
 
 

@@ -24,7 +24,7 @@ def write(folder, text, name="mine"):
 
 
 def test_somebody_elses_mnist_network_says_what_it_said_at_home(shared):
-    field = load_model(MNIST, convention="predicts=data,null=10")
+    field = load_model(MNIST, convention="predicts=data,null_label=10")
     kept = load_file(shared / "weights" / "mnist_flow_vit" / "reference.safetensors")
     x = torch.sin(0.01 * torch.arange(4 * 784).double()).float().reshape(4, 1, 28, 28)
     t = kept["t"].double()
@@ -69,7 +69,7 @@ def test_no_other_module_is_run(tmp_path):
 def test_a_convention_has_to_be_declared(tmp_path):
     trace = tmp_path / "trace"
     where = write(tmp_path, f"open({str(trace)!r}, 'w')\n")
-    with pytest.raises(InputError, match="give convention="):
+    with pytest.raises(InputError, match=r"cannot infer what .* predicts; pass --convention"):
         load_model(f"{where}:network")
     assert not trace.exists()
 
@@ -91,7 +91,7 @@ def test_what_is_no_network_is_named(tmp_path, text, words):
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        ("(x, [])", "2 things; wrap it"),
+        ("(x, [])", "a tuple of 2; wrap it"),
         ("x[:, :1]", r"\[2, 1\]; wrap it"),
         ("{'sample': x}", "a dict; wrap it"),
     ],

@@ -16,9 +16,9 @@ from torch import nn
 
 import floracle
 from floracle.models import identity
-from floracle.models.convention import Convention, convention_of
+from floracle.models.convention import Convention, parse_convention
 from floracle.models.identity import field_fingerprint
-from floracle.models.identity_facts import code_text, reachable
+from floracle.models.identity_facts import collect_contents, hash_code
 from floracle.models.networks import lightningdit as family
 from floracle.models.weights import write_network
 from floracle.models.zoo import load_model
@@ -63,6 +63,18 @@ def test_a_network_of_the_family_is_its_weights_wherever_they_are_kept(tmp_path,
     assert told(load_model(tmp_path / "plain.safetensors"), MODERN.shape) == own
 
 
+@pytest.mark.parametrize(
+    ("convention", "digest"),
+    [
+        (None, "b09cc671a79a29f0cbae7d51d220ec3a"),
+        ("repa,null_label=10", "367fbf8417181a71035f70f3a10c9eab"),
+        ("sit,sign=-1", "3d42cc4f328179f62755d2fa27de1851"),
+    ],
+)
+def test_networks_have_the_digests_that_stand_in_results_of_version_0_1(convention, digest):
+    assert told(load_model("digits-pico", convention=convention), (1, 8, 8)) == digest
+
+
 def test_a_network_that_takes_its_file_is_another(tmp_path):
     path = tmp_path / "net.safetensors"
     before = told(written(path), MODERN.shape)
@@ -76,16 +88,16 @@ def test_a_network_that_takes_its_file_is_another(tmp_path):
 def test_how_a_network_is_read_is_part_of_it(tmp_path):
     ways = [
         None,
-        Convention(null=3),
-        Convention(null=5, sign=-1),
-        Convention(predicts="data", null=5),
-        convention_of("clock=1:0,null=5"),
-        convention_of("path=cosine,null=5"),
-        convention_of("path=trigonometric,null=5"),
+        Convention(null_label=3),
+        Convention(null_label=5, sign=-1),
+        Convention(predicts="data", null_label=5),
+        parse_convention("noise_time=1,data_time=0,null_label=5"),
+        parse_convention("path=cosine,null_label=5"),
+        parse_convention("path=trigonometric,null_label=5"),
     ]
     digests = [told(written(tmp_path / "net.safetensors", way), MODERN.shape) for way in ways]
     assert len(set(digests)) == len(ways)
-    same = written(tmp_path / "net.safetensors", Convention(null=5))
+    same = written(tmp_path / "net.safetensors", Convention(null_label=5))
     assert told(same, MODERN.shape) == digests[0]
 
 
@@ -222,8 +234,8 @@ def test_the_order_of_a_set_in_code_is_no_part_of_it():
     one, other = frozenset([0, 8]), frozenset([8, 0])
     assert list(one) != list(other)  # as sets of strings are, from one process to the next
     code = counted_globally.__code__
-    texts = [code_text(code.replace(co_consts=(each,))) for each in (one, other)]
-    assert texts[0] == texts[1] != code_text(code.replace(co_consts=(frozenset([0]),)))
+    texts = [hash_code(code.replace(co_consts=(each,))) for each in (one, other)]
+    assert texts[0] == texts[1] != hash_code(code.replace(co_consts=(frozenset([0]),)))
 
 
 def test_weights_that_were_overwritten_make_a_function_another_network(tmp_path):
@@ -258,7 +270,9 @@ def test_what_no_reference_leads_to_shows_in_the_answers(tmp_path):
 @pytest.mark.usefixtures("shared")
 def test_a_network_is_the_same_in_the_next_process():
     home = Path(__file__).parent
-    made = f"load_model({str(home / 'mnist_network.py')!r} + ':network', convention='null=10')"
+    made = (
+        f"load_model({str(home / 'mnist_network.py')!r} + ':network', convention='null_label=10')"
+    )
     code = (
         "from floracle.models.zoo import load_model\n"
         "from floracle.models.identity import field_fingerprint\n"
@@ -284,9 +298,9 @@ def test_tied_tensors_are_read_once_and_are_like_equal_ones(monkeypatch):
     apart.other.load_state_dict(apart.layer.state_dict())
     tied.other.weight, tied.other.bias = tied.layer.weight, tied.layer.bias
     assert told(tied) == told(apart)
-    pieces, hashed = [], identity._hashed
-    monkeypatch.setattr(identity, "_hashed", lambda piece: pieces.append(1) or hashed(piece))
-    identity.digest_of(reachable(tied).facts)
+    pieces, hashed = [], identity._hash_piece
+    monkeypatch.setattr(identity, "_hash_piece", lambda piece: pieces.append(1) or hashed(piece))
+    identity.hash_facts(collect_contents(tied).facts)
     assert len(pieces) == 3  # weight, bias and the buffer
 
 
@@ -345,7 +359,7 @@ def test_networks_are_asked_as_they_can_be(tmp_path):
 
 def test_a_shape_that_does_not_fit_is_named(tmp_path):
     text = "def network():\n    net = nn.Linear(6, 6)\n    return lambda x, t: net(x)\n"
-    with pytest.raises(InputError, match=r"fails on samples of 5: .* take data of the shape"):
+    with pytest.raises(InputError, match=r"fails on samples of 5: .* use data of the shape"):
         field_fingerprint(at_home(tmp_path, text), (5,))
 
 

@@ -9,7 +9,6 @@ from checkpoint_files import MODERN, PLAIN, SIGMA, network
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from floracle.core.clock import Clock
 from floracle.models.convention import Convention
 from floracle.models.weights import NAME, read_network, write_network
 from floracle.models.zoo import load_model
@@ -24,7 +23,7 @@ def test_what_was_written_is_read_bit_for_bit(tmp_path, plan):
     made = network(plan)
     found = read_network(write_network(tmp_path / NAME, made, images=512))
     assert found.network.plan == plan
-    assert found.convention == Convention(null=made.null)
+    assert found.convention == Convention(null_label=made.null)
     assert found.made["images"] == 512
     for name, values in made.state_dict().items():
         assert torch.equal(found.network.state_dict()[name], values)
@@ -40,7 +39,7 @@ def test_a_run_is_loaded_by_its_folder_or_file(tmp_path):
 
 
 def test_its_convention_travels_with_it(tmp_path):
-    made, convention = network(MODERN), Convention("data", Clock(noise=1, data=0), null=5)
+    made, convention = network(MODERN), Convention("data", 1, 0, null_label=5)
     write_network(tmp_path / NAME, made, convention=convention)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([0.25, 0.5], dtype=torch.float64)
     data = made(x, 1 - t.float(), torch.tensor([5, 5]))
@@ -89,7 +88,7 @@ def rewritten(path, change):
         (lambda said: said.pop("plan"), "is damaged"),
         (lambda said: said["plan"].update(width=64), "this architecture has"),
         (lambda said: said["plan"].update(colour="red"), "is damaged"),
-        (lambda said: said["convention"].update(predicts="fun"), "cannot predict 'fun'"),
+        (lambda said: said["convention"].update(predicts="fun"), "cannot read predicts=fun"),
     ],
 )
 def test_a_damaged_description_is_named(tmp_path, change, words):

@@ -169,7 +169,7 @@ def test_wrong_latents_are_refused(tmp_path, shape, word):
 def test_a_label_it_does_not_know_is_refused(tmp_path):
     field = load_model(lightningdit(tmp_path / "last.pt", MODERN))
     x, t, _ = asked(MODERN)
-    with pytest.raises(InputError, match="labels 0 to 4 and -1 for none, got 5"):
+    with pytest.raises(InputError, match="labels 0 to 4, and -1 for none, got 5"):
         field(x, t, torch.tensor([0, 1, 5, 2]))
 
 

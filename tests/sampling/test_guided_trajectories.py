@@ -157,7 +157,7 @@ def kinds(points_source, tmp_path):
     (tmp_path / "networks.py").write_text(NETWORKS)
     digits = floracle.open_store("digits")
     mnist = floracle.load_model(
-        f"{MODELS / 'mnist_network.py'}:network", convention="predicts=data,null=10"
+        f"{MODELS / 'mnist_network.py'}:network", convention="predicts=data,null_label=10"
     )
     yield "oracle", floracle.Oracle(digits), (1, 8, 8)
     yield "network", mnist, (1, 28, 28)
@@ -192,7 +192,7 @@ def test_a_network_that_cannot_go_without_labels_says_so(tmp_path):
     x, t = torch.randn(2, 3), torch.full((2,), 0.5)
     assert_close(field(x, t, torch.tensor([0, 1])), torch.tensor([[0.0], [1.0]]) - x)
     for labels in (None, torch.tensor([-1, 1])):
-        with pytest.raises(floracle.InputError, match="null=10"):
+        with pytest.raises(floracle.InputError, match="null_label=10"):
             field(x, t, labels)
 
 

@@ -54,7 +54,7 @@ def test_grids_increase_and_agree_with_the_projects_clock(name, count):
     assert (preset.grid.diff() > 0).all()
     assert preset.grid[0] == 0
     torch.testing.assert_close(
-        preset.clock.reading(preset.grid), preset.readings, rtol=0, atol=1e-15
+        preset.clock.from_t(preset.grid), preset.readings, rtol=0, atol=1e-15
     )
     assert (preset.grid[-1] == 1) == (name != "rae")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import floracle
-from floracle.core.clock import Clock
+from floracle.core.fields import Convention
 from floracle.core.paths import LINEAR, PATHS
 from floracle.run.errors import InputError
 from floracle.training.meter import stage_edges
@@ -143,15 +143,19 @@ def test_it_says_nothing_where_the_oracle_itself_is_the_network(measured):
     for seed in range(100):
         source = torch.Generator().manual_seed(seed)
         bins, kind, clock = (int(torch.randint(n, (), generator=source)) for n in (12, 4, 3))
-        clock = (Clock(), Clock(1, 0), Clock(1000, 0))[clock]
+        clock = (
+            Convention(),
+            Convention(noise_time=1, data_time=0),
+            Convention(noise_time=1000, data_time=0),
+        )[clock]
         weight = (None, lambda t: 2 + t.cos())[seed % 2]
         drop = 0.3 if kind == 3 else 0.0
         meter = floracle.StageMeter(
-            stages, bins=bins + 1, clock=clock, weight=weight, label_drop=drop
+            stages, bins=bins + 1, convention=clock, weight=weight, label_drop=drop
         )
         times = drawn_times(3000, source)
         losses, labels = losses_of(oracle, times, source, labelled=kind not in (1, 2), drop=drop)
-        given = clock.reading(times)
+        given = clock.from_t(times)
         losses = losses * (1 if weight is None else weight(given))
         labels = {1: None, 2: torch.full_like(labels, -1)}.get(kind, labels)
         meter.add(given, losses, labels)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.time_conventions import TIMES, Shift
+from floracle.core.time_conventions import TIME_CONVENTIONS, Shift
 from floracle.run.errors import InputError
 from floracle.sampling.grid import share_of_steps
 from floracle.sampling.presets import preset_grid
@@ -177,7 +177,7 @@ def _diffusers(
 def _edm2(advice: Recommended, _: int) -> Arguments:
     low, high = _turned(advice, "edm2")
     sigmas = edm_sigmas()
-    chosen = guided_steps(TIMES["edm2"].time(sigmas), advice.low, advice.high)
+    chosen = guided_steps(TIME_CONVENTIONS["edm2"].to_t(sigmas), advice.low, advice.high)
     option = "" if chosen is None else f'\n--guidance_interval="[{chosen[0]}, {chosen[1]}]"'
     values = {"low": low, "high": high}
     if chosen is not None:
@@ -213,8 +213,8 @@ def digits(value: float) -> str:
 
 def _turned(advice: Recommended, name: str) -> tuple[float, float]:
     """The guidance interval on a clock that runs towards noise."""
-    clock = TIMES[name]
-    return clock.reads(advice.high), clock.reads(advice.low)
+    clock = TIME_CONVENTIONS[name]
+    return clock.float_from_t(advice.high), clock.float_from_t(advice.low)
 
 
 def _share_reaching(step: int, steps: int) -> float:

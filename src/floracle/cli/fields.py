@@ -129,7 +129,7 @@ def warn_of_misreading(
 def _warn(field: ModelField, data: PointSet, *, told: bool) -> None:
     import torch
 
-    from floracle.models.doubt import cheap_check
+    from floracle.models.check import cheap_check
     from floracle.run.errors import InputError
 
     from .console import as_typed

@@ -89,7 +89,7 @@ VERBS = {
         """Examples:
   floracle loss runs/early runs/late --data latents/ --held-out latents-held-out/
   floracle loss model.pt --convention sit --data latents/imagenet256 --classes 0,3,5
-  floracle loss my.py:network --convention predicts=data,null=10 --data train/""",
+  floracle loss my.py:network --convention predicts=data,null_label=10 --data train/""",
     ),
     "mix": Verb(
         "Models",

@@ -1,27 +1,37 @@
-"""Velocity fields: the one noun of this library.
+"""Velocity fields, and the translation of other projects' models into them.
 
 Everything that moves samples is a `VelocityField`, a function (x, t, labels) -> velocity in our
-clock and on the linear path: the oracle, a network, guidance around a network. `as_field` is the
-one place where foreign clocks, signs, predictions and paths are translated.
+time and on the linear path: the oracle, a network, guidance around a network. A `Convention` says
+what a model predicts, how it counts time and which label means none; `as_field` translates it.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from .clock import OURS, Clock
-from .paths import LINEAR, ProbabilityPath, Quantity, check_times, convert, expand, interpolate
+from .paths import (
+    LINEAR,
+    QUANTITIES,
+    ProbabilityPath,
+    Quantity,
+    check_times,
+    convert,
+    expand,
+    interpolate,
+)
 from .point_set import NO_LABEL
 
 
 @runtime_checkable
 class VelocityField(Protocol):
-    """Anything that says where samples move."""
+    """A function that gives the velocity of samples."""
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The velocity [b, *shape] at samples x [b, *shape], times t [b], labels int64 [b]."""
@@ -29,61 +39,147 @@ class VelocityField(Protocol):
 
 
 @dataclass(frozen=True)
+class Convention:
+    """What a model predicts, how it counts time, and which label it takes for none.
+
+    Its times are linear in ours. noise_time=1000, data_time=0 is the timestep that diffusers
+    passes to SD3; noise_time=1, data_time=0 the σ of Flux and REPA.
+    """
+
+    predicts: Quantity = "velocity"
+    """A velocity is the change of x while time runs once from its lower to its higher end: with
+    noise_time=1, data_time=0 it is noise − data on the linear path."""
+    noise_time: float = 0.0
+    data_time: float = 1.0
+    null_label: int | None = None
+    """The model's label for "no label"; None where it has none."""
+    path: ProbabilityPath = LINEAR
+    sign: int = 1
+    """−1 where the model predicts the negative of what the other fields say."""
+
+    def __post_init__(self) -> None:
+        if self.predicts not in QUANTITIES:
+            names = ", ".join(QUANTITIES)
+            raise ValueError(f"predicts must be one of {names}, got {self.predicts!r}")
+        if self.sign not in (1, -1):
+            raise ValueError(f"sign must be 1 or -1, got {self.sign}")
+        ends = (self.noise_time, self.data_time)
+        if not all(map(math.isfinite, ends)) or self.noise_time == self.data_time:
+            raise ValueError(
+                f"noise_time and data_time must be finite and differ, got {ends[0]:g} and"
+                f" {ends[1]:g}; noise_time=0, data_time=1 is the time of this library"
+            )
+
+    @property
+    def towards_data(self) -> bool:
+        """Whether its times grow from noise to data, as ours do."""
+        return self.data_time > self.noise_time
+
+    def from_t(self, t: Tensor) -> Tensor:
+        """The model's times at our times t."""
+        return self.noise_time + (self.data_time - self.noise_time) * t
+
+    def to_t(self, time: Tensor) -> Tensor:
+        """Our times t at the model's times."""
+        return (time - self.noise_time) / (self.data_time - self.noise_time)
+
+
+def with_fields(convention: Convention, **fields: Any) -> Convention:
+    """The convention with other fields; `clock` and `null` of version 0.1 work until 0.3."""
+    if "clock" in fields:
+        clock = fields.pop("clock")
+        ends = (clock.noise_time, clock.data_time) if isinstance(clock, Convention) else clock
+        fields["noise_time"], fields["data_time"] = map(float, ends)
+        _warn_renamed(f"clock= is now noise_time={ends[0]:g}, data_time={ends[1]:g}")
+    if "null" in fields:
+        fields["null_label"] = fields.pop("null")
+        _warn_renamed("null= is now null_label=")
+    return replace(convention, **fields)
+
+
+def _warn_renamed(message: str) -> None:
+    warnings.warn(f"{message}; the old word ends with 0.3", FutureWarning, stacklevel=4)
+
+
+def clock(noise: float = 0.0, data: float = 1.0) -> Convention:
+    """`floracle.Clock` of version 0.1, until 0.3: the convention with these times."""
+    return Convention(noise_time=noise, data_time=data)
+
+
+@dataclass(frozen=True)
 class TranslatedField:
-    """A foreign model seen as a velocity field; made by `as_field`."""
+    """A model seen as a velocity field through its convention; made by `as_field`."""
 
     model: Callable[..., Tensor]
-    predicts: Quantity
-    clock: Clock
-    path: ProbabilityPath
-    null: int | None
+    convention: Convention
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The velocity in our clock, on the linear path."""
-        s = foreign_time(self.path, t)
-        c = self.path.coefficients(s)
+        """The velocity [b, *shape] in our time, on the linear path."""
+        predicts, path = self.convention.predicts, self.convention.path
+
+        # 1. Our state on the model's path: both are α data + σ noise with the same ratio α / σ,
+        #    so its time s solves α / (α + σ) = t, and its state is x (α + σ).
+        s = path_time(path, t)  # float64 [b]
+        c = path.coefficients(s)
         state = (x.double() * expand(c.alpha + c.sigma, x)).to(x.dtype)
-        prediction = self.model(state, self.reading(s, x), *self.labels_for(labels, x))
-        if self.predicts == "velocity" and not self.clock.forward:
+
+        # 2. Ask the model. A velocity along times that run to the noise points to the noise.
+        prediction = self.model(state, self.model_time(s, x), *self.model_labels(labels, x))
+        against = predicts == "velocity" and not self.convention.towards_data
+        if (self.convention.sign == -1) != against:
             prediction = -prediction
-        if self.path == LINEAR:
-            return convert(prediction, x, s, source=self.predicts, target="velocity", path=LINEAR)
-        known = {"source": self.predicts, "path": self.path}
-        return convert(prediction, state, s, target="data", **known) - convert(
-            prediction, state, s, target="noise", **known
+
+        # 3. The velocity of the linear path is data − noise, and both follow from (s, prediction).
+        if path == LINEAR:
+            return convert(prediction, x, s, source=predicts, target="velocity", path=LINEAR)
+        data, noise = (
+            convert(prediction, state, s, source=predicts, target=target, path=path)
+            for target in ("data", "noise")
         )
+        return data - noise
 
-    def reading(self, s: Tensor, x: Tensor) -> Tensor:
-        """The time as the model expects it: as precise as the samples, and float32 at least."""
+    def model_time(self, s: Tensor, x: Tensor) -> Tensor:
+        """The model's time at s [b], in the type of x and float32 at least.
+
+        1000 t in bfloat16 would be wrong by 2 steps.
+        """
         precise = torch.promote_types(x.dtype, torch.float32)
-        return self.clock.reading(s).to(x.device, precise)
+        return self.convention.from_t(s).to(x.device, precise)
 
-    def labels_for(self, labels: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
-        """Our labels with −1 replaced by the model's own null label."""
-        if self.null is None:
+    def model_labels(self, labels: Tensor | None, x: Tensor) -> tuple[Tensor, ...]:
+        """The labels argument of the model: −1 becomes its null label, where it has one."""
+        null_label = self.convention.null_label
+        if null_label is None:
             return () if labels is None else (labels,)
         if labels is None:
             labels = torch.full((len(x),), NO_LABEL, device=x.device)
-        return (torch.where(labels == NO_LABEL, self.null, labels),)
+        return (torch.where(labels == NO_LABEL, null_label, labels),)
 
 
 def as_field(
-    model: Callable[..., Tensor],
-    *,
-    predicts: Quantity = "velocity",
-    clock: Clock = OURS,
-    path: ProbabilityPath = LINEAR,
-    null: int | None = None,
+    model: Callable[..., Tensor], convention: Convention | None = None, **fields: Any
 ) -> VelocityField:
-    """See a model as a velocity field, whatever its clock, prediction and path.
+    """See a model as a velocity field, whatever it predicts, on whatever times and path.
 
-    `model(x, time, labels)` is called with times as its `clock` reads them. A predicted velocity
-    is the change along the model's own clock, over its whole run; on a clock that runs from data
-    to noise its sign is turned. On another `path` the state is rescaled, t = α / (α + σ) and
-    x / (α + σ). `null` is the model's label for "no label"; without one, labels are passed on as
-    they are.
+    Parameters
+    ----------
+    model
+        Called as `model(x, time, labels)` with x [b, *shape] on the path of the convention, its
+        times [b] and labels int64 [b]; as `model(x, time)` where there is neither a label nor a
+        null label.
+    convention
+        What the model predicts and takes; by default the velocity data − noise at our times.
+    fields
+        Fields of `Convention` that differ from it, such as predicts="data", noise_time=1000,
+        data_time=0.
+
+    Raises
+    ------
+    ValueError
+        If times do not differ, or a quantity is unknown; later, where the velocity does not follow
+        from a prediction (from the data at t = 1, say).
     """
-    return TranslatedField(model, predicts, clock, path, null)
+    return TranslatedField(model, with_fields(convention or Convention(), **fields))
 
 
 @dataclass(frozen=True)
@@ -94,27 +190,31 @@ class FieldOnPath:
     path: ProbabilityPath
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The velocity α′ x̂ + σ′ ε̂ in the path's own time, at states α x + σ ε."""
+        """The velocity α′ x̂ + σ′ ε̂ in the path's own time, at states α x + σ ε [b, *shape]."""
         c = self.path.coefficients(t)
-        total = c.alpha + c.sigma
-        share = c.alpha / total  # the time of the linear path with the same α / σ
+        total = c.alpha + c.sigma  # float64 [b]
+        linear_t = c.alpha / total  # the time of the linear path with the same α / σ, [b]
         state = x.double() / expand(total, x)
-        velocity = self.field(state.to(x.dtype), share.to(t.device), labels).double()
-        data = state + expand(1 - share, x) * velocity
-        noise = state - expand(share, x) * velocity
+        velocity = self.field(state.to(x.dtype), linear_t.to(t.device), labels).double()
+        # On the linear path x̂ = x + (1 − t) v and ε̂ = x − t v.
+        data = state + expand(1 - linear_t, x) * velocity
+        noise = state - expand(linear_t, x) * velocity
         return interpolate(c.d_alpha, data, c.d_sigma, noise).to(x.dtype)
 
 
 def on_path(field: VelocityField, path: ProbabilityPath) -> VelocityField:
-    """See a field of the linear path, as all networks are, on another path and in its time.
+    """See a field of the linear path, as all fields here are, on another path and in its time.
 
-    The reverse of `as_field`: states are x (α + σ), times those of equal α / (α + σ).
+    The inverse of `as_field` with a path: states are x (α + σ), times those of equal α / (α + σ).
     """
     return field if path == LINEAR else FieldOnPath(field, path)
 
 
-def foreign_time(path: ProbabilityPath, t: Tensor, *, halvings: int = 60) -> Tensor:
-    """The time s of `path` whose signal share α / (α + σ) is t; by bisection, float64 [b]."""
+def path_time(path: ProbabilityPath, t: Tensor, *, halvings: int = 60) -> Tensor:
+    """The time s of `path` whose signal share α / (α + σ) is t; float64 [b].
+
+    By bisection, since users' paths have no inverse; 60 halvings reach the spacing of float64.
+    """
     t = check_times(t)
     if path == LINEAR:
         return t
@@ -122,7 +222,7 @@ def foreign_time(path: ProbabilityPath, t: Tensor, *, halvings: int = 60) -> Ten
     for _ in range(halvings):
         middle = (low + high) / 2
         alpha, sigma = path.alpha(middle), path.sigma(middle)
-        early = alpha / (alpha + sigma) < t
-        low, high = torch.where(early, middle, low), torch.where(early, high, middle)
-    inside = (t > 0) & (t < 1)  # the ends are ends on every path, exactly
+        too_early = alpha / (alpha + sigma) < t
+        low, high = torch.where(too_early, middle, low), torch.where(too_early, high, middle)
+    inside = (t > 0) & (t < 1)  # 0 and 1 are 0 and 1 on every path, exactly
     return torch.where(inside, (low + high) / 2, t)

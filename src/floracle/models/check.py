@@ -1,15 +1,15 @@
-"""Is a field read as it should be? Sign, direction and scale of time, and what is predicted.
+"""Is a field read as it should be? Its sign, the direction and scale of time, its prediction.
 
-Two facts decide, each by trying the other ways to read the same field:
+Two facts decide, each by trying the other ways to read the same field (convention_variants.py):
 
-    with data       v(x_t, t) is the regression of data − noise on x_t: the right reading has the
-                    smallest E‖v − (data − noise)‖²
-    without data    at t = 0 nothing is known but the noise, so v(noise, 0) = E data − noise: the
-                    right reading leaves v + noise the same for every noise; among those that do,
-                    it predicts its own samples best
+    with data       v(x_t, t) is the regression of data − noise on x_t, so the right variant has
+                    the smallest E‖v − (data − noise)‖²
+    without data    x at t = 0 is the noise alone, so v(noise, 0) = E data − noise: for the right
+                    variant v + noise does not depend on the noise; among those for which it does
+                    not, the right one predicts its own samples best
 
-A reading is believed only where it wins clearly. For an untrained network, or where data is like
-noise, the answer is that nothing can be said.
+A variant is believed only where it wins clearly. For an untrained network, or where data is like
+noise, the answer is "cannot say".
 """
 
 from __future__ import annotations
@@ -23,30 +23,28 @@ import torch
 from torch import Tensor
 
 from floracle.core.fields import VelocityField
-from floracle.core.point_set import PointSet
+from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.seeds import generator, noise
 from floracle.run.errors import InputError
 
-from .convention_variants import DECLARED, ConventionVariant, Saying, convention_variants
+from .convention_variants import DECLARED, ConventionVariant, VariantKind, convention_variants
 from .field import ModelField
 
-CheckResult = Literal[Saying, "cannot say"]
+CheckResult = Literal[VariantKind, "cannot say"]
+
+# Tried on a network of other people (tests/models/test_check.py), which leaves .13 unexplained.
 PAIRS = 64
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
-STEPS = 20
-"""Euler steps to a field's own samples."""
-SURE = 5.0
-"""Standard errors by which a reading has to win."""
-LEARNED = 0.9
-"""A field has to leave less than this of the spread of data − noise unexplained."""
-CONSTANT = 0.2
-"""The share of v + noise at t = 0 that may still depend on the noise: networks are imperfect."""
-APART = 3.0
-"""The factor by which readings have to differ in that share."""
-ALIKE = 0.05
-"""Samples that deviate less, beside noise of 1, are all the same, which nobody's data is."""
-CALIBRATED = 0.25
-"""How far the multiple of a field that fits best may be off 1."""
+CHEAP_PAIRS, CHEAP_TIMES = 8, (0.1, 0.5, 0.9)
+"""Enough for a clear case: a loss over many dimensions scatters little."""
+EULER_STEPS = 20  # to a field's own samples
+SIGNIFICANT_ERRORS = 5.0  # standard errors by which a variant must win
+SIGNIFICANT_LOSS = 1e-6  # below it, equal losses differ by rounding
+MAX_LOSS_IF_TRAINED = 0.9  # of the variance of data − noise; an untrained network leaves 1
+MAX_NOISE_SHARE = 0.2  # of v + noise at t = 0 that may depend on the noise: networks are imperfect
+NOISE_SHARE_RATIO = 3.0  # by which two variants must differ in that share
+MIN_SAMPLE_DEVIATION = 0.05  # beside noise of 1: samples closer than this are all the same
+MAX_SLOPE_ERROR = 0.25  # how far the best multiple of a field may be off 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class ConventionVerdict:
     answer: CheckResult
     reason: str
     losses: dict[str, float]
-    """What each reading leaves unexplained, by its words; 1 is no better than a constant."""
+    """What each variant leaves unexplained, by its words; 1 is no better than a constant."""
     advice: str = ""
     convention: str = ""
     """All of the convention to declare, where it should be another."""
@@ -68,11 +66,11 @@ class ConventionVerdict:
 
     @property
     def as_declared(self) -> bool:
-        """Whether the field passed."""
+        """Whether the field is read as it should be."""
         return self.answer == DECLARED
 
 
-class PointPairs(NamedTuple):
+class DataNoisePairs(NamedTuple):
     """Data and noise [n, *shape], and labels int64 [n] or None."""
 
     data: Tensor
@@ -90,148 +88,212 @@ def check_convention(
     pairs: int = PAIRS,
     seed: int = 0,
 ) -> ConventionVerdict:
-    """Whether a field is read as it should be: as declared, or how else it seems to be meant.
+    """Whether a field is read as it should be, or how else it seems to be meant.
 
-    `data` is a source or a tensor [n, *shape], at best of the training set; `labels` int64 [n]
-    go with it. Without data the `shape` of a sample is needed where the field does not know it,
-    and of `labels` the first is taken for all.
+    Parameters
+    ----------
+    field
+        Any field. Of one that `load_model` or `as_field` made, other conventions are tried.
+    data
+        A point set or a tensor [n, *shape], at best of the training set.
+    labels
+        int64 [n], of the data; without data the first is taken for all.
+    shape
+        The shape of a sample, needed without data where the field does not know it.
+    pairs, seed
+        How many pairs of data and noise are drawn, and from which seed on.
+
+    Raises
+    ------
+    InputError
+        If there is neither data nor a shape, or the field refuses the samples or labels.
     """
     if data is not None:
-        return by_data(field, drawn(field, data, labels, pairs, seed))
-    known = shape or (field.shape if isinstance(field, ModelField) else None)
-    if known is None:
-        raise InputError("without data a check needs shape=, that of one sample, like (4, 32, 32)")
-    given = None if labels is None else labels[:1].expand(pairs)
-    return by_noise(field, noise(range(seed, seed + pairs), known), given)
+        return _check_by_data(field, _draw_pairs(field, data, labels, pairs, seed))
+    if shape is None and isinstance(field, ModelField):
+        shape = field.shape
+    if shape is None:
+        raise InputError(
+            "a check without data needs the shape of one sample; pass shape=, e.g. (4, 32, 32)"
+        )
+    same_labels = None if labels is None else labels[:1].expand(pairs)
+    return _check_by_noise(field, noise(range(seed, seed + pairs), shape), same_labels)
 
 
-def drawn(
+def cheap_check(
+    field: VelocityField,
+    data: PointSet | Tensor,
+    *,
+    labels: Tensor | None = None,
+    seed: int = 0,
+) -> ConventionVerdict | None:
+    """A cheap check of the declared convention: what speaks against it, or None.
+
+    A few pairs settle it where the declared variant is right, at about 300 evaluations of one
+    sample; that another one is better is confirmed by `check_convention`. A network that needs
+    labels gets those of the data.
+    """
+    data_labels = labels if isinstance(data, Tensor) else data.labels
+    try:
+        pairs = _draw_pairs(field, data, labels, CHEAP_PAIRS, seed)
+        verdict = _check_by_data(field, pairs, CHEAP_TIMES)
+    except InputError:  # perhaps for want of labels
+        unlabelled = data_labels is None or bool((data_labels == NO_LABEL).any())
+        if labels is not None or unlabelled:
+            raise
+        labels = data_labels
+        pairs = _draw_pairs(field, data, labels, CHEAP_PAIRS, seed)
+        verdict = _check_by_data(field, pairs, CHEAP_TIMES)
+    if verdict.as_declared:
+        return None
+    if min(verdict.losses.values()) >= MAX_LOSS_IF_TRAINED:
+        return verdict
+    verdict = check_convention(field, data, labels=labels, seed=seed)
+    return None if verdict.as_declared else verdict
+
+
+def _draw_pairs(
     field: VelocityField, data: PointSet | Tensor, labels: Tensor | None, pairs: int, seed: int
-) -> PointPairs:
-    """Pairs of rows of the data, at random, and noise; with labels where the field needs them."""
+) -> DataNoisePairs:
+    """Random rows of the data and noise; with labels where the field needs them."""
     rows = torch.randint(len(data), (pairs,), generator=generator(seed))
     if isinstance(data, Tensor):
         points = data[rows].float()
     else:
         points = data.take(rows)
-        if labels is None and isinstance(field, ModelField) and field.translated.null is None:
-            labels = data.labels if field.classes is not None else None
-    given = None if labels is None else labels[rows]
-    return PointPairs(points, noise(range(seed, seed + pairs), points.shape[1:]), given)
+        if labels is None and isinstance(field, ModelField) and field.needs_labels:
+            labels = data.labels
+    row_labels = None if labels is None else labels[rows]
+    return DataNoisePairs(points, noise(range(seed, seed + pairs), points.shape[1:]), row_labels)
 
 
-def by_data(
-    field: VelocityField, pairs: PointPairs, times: Sequence[float] = TIMES
+def _check_by_data(
+    field: VelocityField, pairs: DataNoisePairs, times: Sequence[float] = TIMES
 ) -> ConventionVerdict:
-    """The reading that regresses data − noise best."""
-    tried = convention_variants(field)
-    _check_declared(field, pairs.data, pairs.labels)
-    losses = [loss_of(reading.field, pairs, times) for reading in tried]
-    best = min(range(len(tried)), key=lambda index: losses[index].mean().item())
+    """The variant that regresses data − noise best."""
+    variants = convention_variants(field)
+    _evaluate_declared(field, pairs.data, pairs.labels)
+    losses = [unexplained(variant.field, pairs, times) for variant in variants]  # [n] each
+    means = [loss.mean().item() for loss in losses]
+    by_words = dict(zip((variant.words for variant in variants), means, strict=True))
+    best = min(range(len(variants)), key=means.__getitem__)
     rivals = [
-        tried[index]
-        for index in range(len(tried))
-        if tried[index].says != tried[best].says and not clearly_less(losses[best], losses[index])
+        variant
+        for variant, loss in zip(variants, losses, strict=True)
+        if variant.kind != variants[best].kind and not significantly_less(losses[best], loss)
     ]
-    shares = {r.words: loss.mean().item() for r, loss in zip(tried, losses, strict=True)}
-    if not shares[tried[best].words] < LEARNED:
-        return _unsure(
-            shares,
-            "no reading of it predicts data − noise; is it trained, on this data in this scale?",
+    if not means[best] < MAX_LOSS_IF_TRAINED:
+        reason = (
+            "no reading of it predicts data − noise; is it trained, on this data in this scale?"
         )
+        return _undecided(by_words, reason)
     if rivals:
-        return _unsure(shares, f"{tried[best].words} and {rivals[0].words} predict alike")
-    least, *others = sorted(shares.values())
-    why = f"it leaves {least:.2g} of data − noise unexplained, the next reading {others[0]:.2g}"
-    return _sure(tried[best], shares, why)
+        return _undecided(
+            by_words, f"{variants[best].words} and {rivals[0].words} predict equally well"
+        )
+    least, second, *_ = sorted(by_words.values())
+    reason = f"it leaves {least:.2g} of data − noise unexplained, the next reading {second:.2g}"
+    return _decided(variants[best], by_words, reason)
 
 
-def loss_of(field: VelocityField, pairs: PointPairs, times: Sequence[float] = TIMES) -> Tensor:
-    """What of data − noise a field leaves unexplained, float64 [n], over times; 1 is a constant's.
+def unexplained(
+    field: VelocityField, pairs: DataNoisePairs, times: Sequence[float] = TIMES
+) -> Tensor:
+    """‖v − (data − noise)‖² of each pair, as a share of the variance of data − noise.
 
-    Infinite where a reading has no velocity.
+    float64 [n], the mean over times; 1 is what a constant leaves, ∞ where there is no velocity.
     """
-    target = (pairs.data - pairs.noise).double().flatten(1)
-    spread = target.var(dim=0).sum().clamp(min=1e-30)
+    target = (pairs.data - pairs.noise).double().flatten(1)  # [n, D]
+    variance = target.var(dim=0).sum().clamp(min=1e-30)
     total = torch.zeros(len(target), dtype=torch.float64)
     for time in times:
-        velocity = _velocity(field, pairs, time).flatten(1)
-        total += (velocity - target).square().sum(1) / spread
-    found = total / len(times)
-    return torch.where(found.isfinite(), found, math.inf)
+        velocity = _velocity_at(field, pairs, time).flatten(1)
+        total += (velocity - target).square().sum(1) / variance
+    loss = total / len(times)
+    return torch.where(loss.isfinite(), loss, math.inf)
 
 
-def clearly_less(loss: Tensor, than: Tensor) -> bool:
+def significantly_less(loss: Tensor, other: Tensor) -> bool:
     """Whether one loss [n] is smaller than another on the same pairs, beyond chance."""
-    more = than - loss
-    if not more.isfinite().all():
+    excess = other - loss
+    if not excess.isfinite().all():
         return True
-    error = more.std() / len(more) ** 0.5
-    return bool(more.mean() > SURE * error) and bool(more.mean() > 1e-6)
+    error = excess.std() / len(excess) ** 0.5
+    mean = excess.mean()
+    return bool(mean > SIGNIFICANT_ERRORS * error) and bool(mean > SIGNIFICANT_LOSS)
 
 
-def by_noise(field: VelocityField, start: Tensor, labels: Tensor | None) -> ConventionVerdict:
-    """The reading that knows nothing but the noise at t = 0, and predicts its own samples."""
-    tried = convention_variants(field)
-    _check_declared(field, start, labels)
-    shares = [noise_share(reading.field, start, labels) for reading in tried]
-    found = {r.words: share for r, share in zip(tried, shares, strict=True)}
+def _check_by_noise(
+    field: VelocityField, start: Tensor, labels: Tensor | None
+) -> ConventionVerdict:
+    """The variant whose v + noise at t = 0 is constant, and which predicts its own samples."""
+    variants = convention_variants(field)
+    _evaluate_declared(field, start, labels)
+
+    # 1. How much of v + noise depends on the noise; the right variant is among the smallest.
+    shares = [noise_share(variant.field, start, labels) for variant in variants]
+    by_words = {v.words: share for v, share in zip(variants, shares, strict=True)}
     least = min(shares)
-    if not least < CONSTANT:
-        return _unsure(found, "no reading of it knows noise for noise at t = 0; give data to tell")
-    limit = max(APART * least, CONSTANT / APART)
-    left = [r for r, share in zip(tried, shares, strict=True) if share <= limit]
-    homes = [at_home(r, left, start, labels) for r in left]
-    kept = [r for r, loss in zip(left, homes, strict=True) if loss < math.inf]
-    if not kept:
-        words = f"{left[0].words}: it would not predict the samples that it leads to"
-        return _unsure(found, f"{words}; give data to tell")
-    if len({r.says for r in kept}) > 1:
-        words = f"{kept[0].words} and {kept[1].words}"
-        return _unsure(found, f"{words} cannot be told apart without data; give data to tell")
-    best = left[min(range(len(left)), key=lambda index: homes[index])]
-    why = f"v + noise at t = 0 keeps {found[best.words]:.2g} of the noise"
-    return _sure(best, found, why)
+    if not least < MAX_NOISE_SHARE:
+        reason = "no reading of it has v + noise constant at t = 0; pass data to decide"
+        return _undecided(by_words, reason)
+    limit = max(NOISE_SHARE_RATIO * least, MAX_NOISE_SHARE / NOISE_SHARE_RATIO)
+    candidates = [v for v, share in zip(variants, shares, strict=True) if share <= limit]
+
+    # 2. Each candidate's loss on the samples it leads to; one kind only may win there.
+    losses = [own_sample_loss(variant, candidates, start, labels) for variant in candidates]
+    winners = [v for v, loss in zip(candidates, losses, strict=True) if loss < math.inf]
+    if not winners:
+        reason = f"{candidates[0].words}: it would not predict the samples that it leads to"
+        return _undecided(by_words, f"{reason}; pass data to decide")
+    if len({variant.kind for variant in winners}) > 1:
+        reason = f"{winners[0].words} and {winners[1].words} cannot be told apart without data"
+        return _undecided(by_words, f"{reason}; pass data to decide")
+    best = candidates[min(range(len(candidates)), key=losses.__getitem__)]
+    reason = f"v + noise at t = 0 keeps {by_words[best.words]:.2g} of the noise"
+    return _decided(best, by_words, reason)
 
 
 def noise_share(field: VelocityField, start: Tensor, labels: Tensor | None) -> float:
-    """How much of v(noise, 0) + noise depends on the noise, as a share of the noise."""
-    velocity = _asked(field, start, torch.zeros(len(start), dtype=torch.float64), labels)
-    left = (velocity + start).double().flatten(1)
-    share = left.var(dim=0).sum() / start.double().flatten(1).var(dim=0).sum()
+    """How much of v(noise, 0) + noise depends on the noise, as a share of its variance."""
+    velocity = _evaluate(field, start, torch.zeros(len(start), dtype=torch.float64), labels)
+    remainder = (velocity + start).double().flatten(1)  # E data for the right variant, [n, D]
+    share = remainder.var(dim=0).sum() / start.double().flatten(1).var(dim=0).sum()
     return share.item() if bool(share.isfinite()) else math.inf
 
 
-def at_home(
-    reading: ConventionVariant,
-    rivals: list[ConventionVariant],
+def own_sample_loss(
+    variant: ConventionVariant,
+    candidates: list[ConventionVariant],
     start: Tensor,
     labels: Tensor | None,
 ) -> float:
-    """The loss of a reading on the samples it leads to, of which it has to be the regression.
+    """The loss of a variant on the samples it leads to, of which it must be the regression.
 
-    Infinite where it is not, or where a rival is no worse at it.
+    Infinite where it is not, or where a candidate of another kind is no worse at it.
     """
-    samples = own_samples(reading.field, start, labels)
-    if not samples.isfinite().all() or samples.std(dim=0).square().mean() < ALIKE**2:
+    samples = own_samples(variant.field, start, labels)
+    constant = samples.std(dim=0).square().mean() < MIN_SAMPLE_DEVIATION**2
+    if not samples.isfinite().all() or constant:
         return math.inf
-    pairs = PointPairs(samples, start.roll(1, dims=0), labels)
-    own = loss_of(reading.field, pairs)
-    others = [rival for rival in rivals if rival.says != reading.says]
-    wins = calibrated(reading.field, pairs) and all(
-        clearly_less(own, loss_of(other.field, pairs)) for other in others
+    # Another noise than the one that each sample came from.
+    pairs = DataNoisePairs(samples, start.roll(1, dims=0), labels)
+    loss = unexplained(variant.field, pairs)
+    rivals = [rival for rival in candidates if rival.kind != variant.kind]
+    wins = has_unit_slope(variant.field, pairs) and all(
+        significantly_less(loss, unexplained(rival.field, pairs)) for rival in rivals
     )
-    return own.mean().item() if wins else math.inf
+    return loss.mean().item() if wins else math.inf
 
 
-def calibrated(field: VelocityField, pairs: PointPairs) -> bool:
-    """Whether data − noise, fitted by a multiple of the field, asks for the field itself."""
+def has_unit_slope(field: VelocityField, pairs: DataNoisePairs) -> bool:
+    """Whether the multiple of the field that fits data − noise best is near 1, at every time."""
     target = (pairs.data - pairs.noise).double().flatten(1)
     for time in TIMES:
-        velocity = _velocity(field, pairs, time).flatten(1)
+        velocity = _velocity_at(field, pairs, time).flatten(1)
         velocity = velocity - velocity.mean(0)
         slope = (velocity * target).sum() / velocity.square().sum()
-        if not abs(slope.item() - 1) < CALIBRATED:
+        if not abs(slope.item() - 1) < MAX_SLOPE_ERROR:
             return False
     return True
 
@@ -239,27 +301,27 @@ def calibrated(field: VelocityField, pairs: PointPairs) -> bool:
 def own_samples(field: VelocityField, start: Tensor, labels: Tensor | None) -> Tensor:
     """Where a field leads from noise [n, *shape], by a few Euler steps."""
     x = start
-    for step in range(STEPS):
-        t = torch.full((len(x),), step / STEPS, dtype=torch.float64)
-        x = x + _asked(field, x, t, labels) / STEPS
+    for step in range(EULER_STEPS):
+        t = torch.full((len(x),), step / EULER_STEPS, dtype=torch.float64)
+        x = x + _evaluate(field, x, t, labels) / EULER_STEPS
     return x
 
 
-def _velocity(field: VelocityField, pairs: PointPairs, time: float) -> Tensor:
-    """The velocity of pairs on the forward path, float64."""
+def _velocity_at(field: VelocityField, pairs: DataNoisePairs, time: float) -> Tensor:
+    """The velocity at x_t = t · data + (1 − t) · noise, float64."""
     t = torch.full((len(pairs.data),), time, dtype=torch.float64)
     x = time * pairs.data + (1 - time) * pairs.noise
-    return _asked(field, x, t, pairs.labels).double()
+    return _evaluate(field, x, t, pairs.labels).double()
 
 
-def _check_declared(field: VelocityField, x: Tensor, labels: Tensor | None) -> None:
-    """Let a field say itself what it cannot be asked; other readings may fail silently."""
+def _evaluate_declared(field: VelocityField, x: Tensor, labels: Tensor | None) -> None:
+    """Let the declared field refuse samples it cannot take; other variants may fail silently."""
     half = torch.full((1,), 0.5, dtype=torch.float64)
     field(x[:1], half, None if labels is None else labels[:1])
 
 
-def _asked(field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-    """The velocity, NaN where this reading has none at all."""
+def _evaluate(field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    """The velocity; NaN where a variant has none at all."""
     try:
         return field(x, t, labels)
     except InputError:
@@ -268,11 +330,13 @@ def _asked(field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None) ->
         return torch.full_like(x, math.nan)
 
 
-def _sure(reading: ConventionVariant, shares: dict[str, float], why: str) -> ConventionVerdict:
-    convention = reading.convention if reading.advice else ""
-    reason = f"{reading.words}: {why}"
-    return ConventionVerdict(reading.says, reason, shares, reading.advice, convention)
+def _decided(
+    variant: ConventionVariant, losses: dict[str, float], reason: str
+) -> ConventionVerdict:
+    convention = variant.convention if variant.advice else ""
+    reason = f"{variant.words}: {reason}"
+    return ConventionVerdict(variant.kind, reason, losses, variant.advice, convention)
 
 
-def _unsure(shares: dict[str, float], why: str) -> ConventionVerdict:
-    return ConventionVerdict("cannot say", f"cannot say: {why}", shares)
+def _undecided(losses: dict[str, float], reason: str) -> ConventionVerdict:
+    return ConventionVerdict("cannot say", f"cannot say: {reason}", losses)

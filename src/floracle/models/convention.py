@@ -1,172 +1,167 @@
-"""What a network means by its numbers: its prediction, its clock, its path, its null label.
+"""Conventions in words: those of other projects by name, and one's own as key=value pairs.
 
-Projects' names stand for their conventions; who brings a network of their own says theirs:
+    load_model("my_code:network", convention="predicts=data,noise_time=1000,data_time=0")
 
-    load_model("my_code:network", convention="predicts=data,clock=1000:0,null=10")
+Code and command line use the same words, the fields of `floracle.core.fields.Convention`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
-from torch import Tensor
-
-from floracle.core.clock import OURS, Clock
-from floracle.core.fields import TranslatedField
-from floracle.core.paths import LINEAR, PATHS, QUANTITIES, ProbabilityPath, Quantity
+from floracle.core.fields import Convention, with_fields
+from floracle.core.paths import LINEAR, PATHS, QUANTITIES, ProbabilityPath
 from floracle.run.errors import InputError, suggestion
 
-CLOCKS = {
-    "t": OURS,
-    "s": Clock(noise=1, data=0),
-    "sigma": Clock(noise=1, data=0),
-    "timestep": Clock(noise=1000, data=0),
-}
-"""The clocks that are linear in ours, by the names that `floracle convert-time` has for them."""
-
-
-@dataclass(frozen=True)
-class Convention:
-    """How to read a network as a velocity field."""
-
-    predicts: Quantity = "velocity"
-    clock: Clock = OURS
-    """What it reads at noise and at data."""
-    path: ProbabilityPath = LINEAR
-    sign: int = 1
-    """−1 where it predicts the opposite of what the other words say."""
-    null: int | None = None
-    """Its label for "no label"; None where it has none."""
-
-    def __post_init__(self) -> None:
-        if self.predicts not in QUANTITIES:
-            known = suggestion(self.predicts, QUANTITIES)
-            raise InputError(f"a network cannot predict {self.predicts!r}; {known}")
-        if self.sign not in (1, -1):
-            raise InputError(f"the sign of a prediction is 1 or -1, got {self.sign}")
-
-    def field(self, model: Callable[..., Tensor]) -> TranslatedField:
-        """A network that works by this convention, as a field."""
-        signed = model if self.sign == 1 else Opposite(model)
-        return TranslatedField(signed, self.predicts, self.clock, self.path, self.null)
-
-    def words(self) -> str:
-        """All of it as a sentence."""
-        opposite = "the opposite of " if self.sign == -1 else ""
-        meaning = f"the {self.predicts}"
-        if self.predicts == "velocity" and self.path == LINEAR:
-            meaning = "data − noise" if self.clock.forward else "noise − data"
-        known = "no null label" if self.null is None else f"null label {self.null}"
-        return (
-            f"predicts {opposite}{meaning} on the {self.path.name} path, reads the time"
-            f" {self.clock.noise:g} at noise and {self.clock.data:g} at data, {known}"
-        )
-
-    def settings(self) -> dict[str, Any]:
-        """As plain values; a path of one's own has none."""
-        if PATHS.get(self.path.name) != self.path:
-            raise InputError(
-                f"the path {self.path.name} cannot be written down; known: {[*PATHS]}"
-            )
-        return {
-            "predicts": self.predicts,
-            "clock": [self.clock.noise, self.clock.data],
-            "path": self.path.name,
-            "sign": self.sign,
-            "null": self.null,
-        }
-
-
-@dataclass(frozen=True)
-class Opposite:
-    """A model with its prediction's sign turned."""
-
-    model: Callable[..., Tensor]
-
-    def __call__(self, *given: Tensor) -> Tensor:
-        """The opposite of what the model says."""
-        return -self.model(*given)
-
-
-def declared(field: TranslatedField) -> str:
-    """The words by which a network is read as this field, such as "predicts=data,clock=0:1"."""
-    words = [f"predicts={field.predicts}", f"clock={field.clock.noise:g}:{field.clock.data:g}"]
-    if field.path != LINEAR:
-        words.append(f"path={field.path.name}")
-    if isinstance(field.model, Opposite):
-        words.append("sign=-1")
-    if field.null is not None:
-        words.append(f"null={field.null}")
-    return ",".join(words)
-
-
-_TOWARDS_DATA = Convention()
-_TOWARDS_NOISE = Convention(clock=Clock(noise=1, data=0))
+DATA_MINUS_NOISE = Convention()
+NOISE_MINUS_DATA = Convention(noise_time=1, data_time=0)
 CONVENTIONS = {
-    "lightningdit": _TOWARDS_DATA,
-    "sit": _TOWARDS_DATA,
-    "torchcfm": _TOWARDS_DATA,
-    "flow_matching": _TOWARDS_DATA,
+    "lightningdit": DATA_MINUS_NOISE,
+    "sit": DATA_MINUS_NOISE,
+    "torchcfm": DATA_MINUS_NOISE,
+    "flow_matching": DATA_MINUS_NOISE,
     "jit": Convention(predicts="data"),
-    "repa": _TOWARDS_NOISE,
-    "rae": _TOWARDS_NOISE,
-    "flux": _TOWARDS_NOISE,
-    "sd3": Convention(clock=Clock(noise=1000, data=0)),
+    "repa": NOISE_MINUS_DATA,
+    "rae": NOISE_MINUS_DATA,
+    "flux": NOISE_MINUS_DATA,
+    "sd3": Convention(noise_time=1000, data_time=0),
 }
 """The conventions of other projects, without their null labels; see docs/conventions.md."""
 
-
-def convention_of(asked: Convention | Mapping[str, Any] | str) -> Convention:
-    """A convention from a project's name, words like "predicts=data,clock=1:0", or a mapping."""
-    if isinstance(asked, Convention):
-        return asked
-    if isinstance(asked, Mapping):
-        return replace(Convention(), **{name: _part(name, asked[name]) for name in asked})
-    name, *rest = [word.strip() for word in asked.split(",")]
-    start = Convention()
-    if "=" in name:
-        rest = [name, *rest]
-    elif name in CONVENTIONS:
-        start = CONVENTIONS[name]
-    else:
-        raise InputError(f"there is no convention {name!r}; {suggestion(name, CONVENTIONS)}")
-    parts = [word.partition("=") for word in rest]
-    return replace(start, **{key.strip(): _part(key.strip(), value) for key, _, value in parts})
+CLOCKS = {"t": (0, 1), "s": (1, 0), "sigma": (1, 0), "timestep": (1000, 0)}
+"""`clock=` of version 0.1 by name: noise_time and data_time."""
 
 
-def _part(name: str, value: Any) -> Any:
-    """One part of a convention from its plain value."""
-    readers: dict[str, Callable[[Any], Any]] = {
-        "predicts": str,
-        "clock": _clock,
-        "path": _path,
-        "sign": int,
-        "null": lambda null: None if null in (None, "none", "None", "") else int(null),
-    }
-    if name not in readers:
-        raise InputError(f"a convention has no {name!r}; {suggestion(name, readers)}")
+def parse_convention(given: Convention | Mapping[str, Any] | str) -> Convention:
+    """A convention from a project's name, words like "predicts=data,null_label=10", or a mapping.
+
+    A project's name may be followed by words: "sd3,null_label=1000".
+    """
+    if isinstance(given, Convention):
+        return given
+    start, words = Convention(), given
+    if isinstance(given, str):
+        name, *pairs = [word.strip() for word in given.split(",")]
+        if "=" in name:
+            pairs = [name, *pairs]
+        elif name in CONVENTIONS:
+            start = CONVENTIONS[name]
+        else:
+            raise InputError(f"unknown convention {name!r}; {suggestion(name, CONVENTIONS)}")
+        split = (pair.partition("=") for pair in pairs)
+        words = {key.strip(): value.strip() for key, _, value in split}
+    assert isinstance(words, Mapping)
+    fields = {key: _read_field(key, value) for key, value in words.items()}
     try:
-        return readers[name](value)
+        return with_fields(start, **fields)
+    except ValueError as error:
+        raise InputError(f"convention: {error}") from error
+
+
+def _read_field(key: str, value: Any) -> Any:
+    """The value of one field of a convention, from its plain value."""
+    if key not in READERS:
+        raise InputError(f"a convention has no {key!r}; {suggestion(key, READERS)}")
+    try:
+        return READERS[key](value)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{name}={value} of a convention is not readable: {error}") from error
+        raise InputError(f"cannot read {key}={value} of a convention: {error}") from error
 
 
-def _clock(value: Any) -> Clock:
-    if isinstance(value, Clock):
-        return value
-    if isinstance(value, str) and ":" not in value:
-        if value not in CLOCKS:
-            raise ValueError(f"write NOISE:DATA, its times there, or {suggestion(value, CLOCKS)}")
-        return CLOCKS[value]
-    noise, data = value.split(":") if isinstance(value, str) else value
-    return Clock(float(noise), float(data))
+def _read_quantity(value: Any) -> str:
+    if value not in QUANTITIES:
+        raise ValueError(suggestion(str(value), QUANTITIES))
+    return value
 
 
-def _path(value: Any) -> ProbabilityPath:
+def _read_path(value: Any) -> ProbabilityPath:
     if isinstance(value, ProbabilityPath):
         return value
     if value not in PATHS:
-        raise ValueError(suggestion(cast(str, value), PATHS))
+        raise ValueError(suggestion(str(value), PATHS))
     return PATHS[value]
+
+
+def _read_null_label(value: Any) -> int | None:
+    return None if value in (None, "none", "None", "") else int(value)
+
+
+def _read_clock(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value in CLOCKS:
+        return CLOCKS[value]
+    if value.count(":") != 1:
+        raise ValueError(f"write noise_time=… and data_time=…, or {suggestion(value, CLOCKS)}")
+    return tuple(map(float, value.split(":")))
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "predicts": _read_quantity,
+    "noise_time": float,
+    "data_time": float,
+    "null_label": _read_null_label,
+    "path": _read_path,
+    "sign": int,
+    # of version 0.1, until 0.3
+    "clock": _read_clock,
+    "null": _read_null_label,
+}
+"""How each word of a convention is read."""
+
+
+def convention_settings(convention: Convention) -> dict[str, Any]:
+    """A convention as JSON values, as network files hold it; a user's own path has none.
+
+    `clock` and `null` are the words of version 0.1, whose files and readers stay valid.
+    """
+    if PATHS.get(convention.path.name) != convention.path:
+        raise InputError(
+            f"cannot save the path {convention.path.name}; paths that can be saved: {[*PATHS]}"
+        )
+    return {
+        "predicts": convention.predicts,
+        "clock": [convention.noise_time, convention.data_time],
+        "path": convention.path.name,
+        "sign": convention.sign,
+        "null": convention.null_label,
+    }
+
+
+def convention_from_settings(settings: Mapping[str, Any]) -> Convention:
+    """The inverse of `convention_settings`."""
+    noise_time, data_time = settings["clock"]
+    plain = {"noise_time": noise_time, "data_time": data_time, "null_label": settings["null"]}
+    others = ("predicts", "path", "sign")
+    return parse_convention(plain | {key: settings[key] for key in others})
+
+
+def describe_convention(convention: Convention) -> str:
+    """All of a convention as a sentence for people."""
+    negative = "the negative of " if convention.sign == -1 else ""
+    quantity = f"the {convention.predicts}"
+    if convention.predicts == "velocity" and convention.path == LINEAR:
+        quantity = "data − noise" if convention.towards_data else "noise − data"
+    null = "no null label"
+    if convention.null_label is not None:
+        null = f"null label {convention.null_label}"
+    return (
+        f"predicts {negative}{quantity} on the {convention.path.name} path, its time is"
+        f" {convention.noise_time:g} at noise and {convention.data_time:g} at data, {null}"
+    )
+
+
+def convention_words(convention: Convention) -> str:
+    """The words that declare a convention, such as "predicts=data,null_label=10".
+
+    Of the fields that are as by default only `predicts` is written.
+    """
+    words = []
+    for key in ("predicts", "noise_time", "data_time", "null_label", "path", "sign"):
+        value = getattr(convention, key)
+        if key != "predicts" and value == getattr(DATA_MINUS_NOISE, key):
+            continue
+        shown = value.name if isinstance(value, ProbabilityPath) else value
+        words.append(f"{key}={shown:g}" if isinstance(shown, float) else f"{key}={shown}")
+    return ",".join(words)

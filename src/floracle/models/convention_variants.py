@@ -1,28 +1,27 @@
 """The other ways to read a field that somebody has declared: every mistake that people make.
 
-Of a translated network its clock, sign and prediction are exchanged; of any other field only its
-times in [0, 1] and its sign, so that a clock that runs too slowly cannot be put right.
+Of a translated network the times, sign and prediction are exchanged; of any other field only its
+times in [0, 1] and its sign. A field that counts time too slowly cannot be corrected from outside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from floracle.core.clock import Clock
 from floracle.core.fields import TranslatedField, VelocityField
 from floracle.core.paths import QUANTITIES
 
-from .convention import Opposite, declared
+from .convention import convention_words
 from .field import ModelField
 
 DECLARED = "as declared"
-SCALE = 1000
-"""Steps of a diffusion, the factor between the clocks that are in use."""
-Saying = Literal[
+TIMESTEPS = 1000
+"""The factor between the times in use: diffusion steps against σ or t."""
+VariantKind = Literal[
     "as declared",
     "flipped in time",
     "wrong sign",
@@ -34,21 +33,22 @@ Saying = Literal[
 class ConventionVariant(NamedTuple):
     """One way to read a field."""
 
-    says: Saying
+    kind: VariantKind
     words: str
+    """What is different, in words for people."""
     field: VelocityField
     advice: str = ""
 
     @property
     def convention(self) -> str:
         """All of it as words that can be declared; empty for what is no translated network."""
-        found = self.field.translated if isinstance(self.field, ModelField) else self.field
-        return declared(found) if isinstance(found, TranslatedField) else ""
+        field = self.field.translated if isinstance(self.field, ModelField) else self.field
+        return convention_words(field.convention) if isinstance(field, TranslatedField) else ""
 
 
 @dataclass(frozen=True)
-class Retimed:
-    """A field asked at other times, its sign turned where asked."""
+class RetimedField:
+    """A field evaluated at other times, times a sign."""
 
     field: VelocityField
     time: Callable[[Tensor], Tensor]
@@ -60,86 +60,91 @@ class Retimed:
 
 
 def convention_variants(field: VelocityField) -> list[ConventionVariant]:
-    """All ways to read it, the declared one first."""
+    """All ways to read a field, the declared one first."""
     if isinstance(field, ModelField):
         return [
-            reading._replace(field=replace(field, translated=reading.field))
-            for reading in of_translated(field.translated)
+            variant._replace(field=replace(field, translated=variant.field))
+            for variant in _translated_variants(field.translated)
         ]
-    return of_translated(field) if isinstance(field, TranslatedField) else of_any(field)
+    return (
+        _translated_variants(field)
+        if isinstance(field, TranslatedField)
+        else _field_variants(field)
+    )
 
 
-def of_translated(field: TranslatedField) -> list[ConventionVariant]:
-    """Another clock, sign or prediction of the same network."""
-    noise, data = field.clock.noise, field.clock.data
-    opposite = isinstance(field.model, Opposite)
-    turned = field.model.model if isinstance(field.model, Opposite) else Opposite(field.model)
-    sign = f"sign={1 if opposite else -1}"
-    flipped = replace(field, clock=Clock(noise=data, data=noise))
-    found = [
-        ConventionVariant(DECLARED, DECLARED, field),
-        ConventionVariant(
-            "wrong sign", "wrong sign", replace(field, model=turned), f"Declare {sign}."
-        ),
-        ConventionVariant(
-            "flipped in time",
-            "flipped in time",
-            flipped,
-            f"Declare clock={data:g}:{noise:g}.",
-        ),
-        ConventionVariant(
-            "flipped in time",
-            "flipped in time, its sign kept",
-            replace(flipped, model=turned),
-            f"Declare clock={data:g}:{noise:g},{sign}.",
-        ),
+def _translated_variants(field: TranslatedField) -> list[ConventionVariant]:
+    """Other times, another sign or another prediction of the same network."""
+    declared = field.convention
+    noise, data = declared.noise_time, declared.data_time
+    other_sign = {"sign": -declared.sign}
+    flipped: dict[str, Any] = {"noise_time": data, "data_time": noise}
+
+    changes: list[tuple[VariantKind, str, dict[str, Any]]] = [
+        ("wrong sign", "wrong sign", other_sign),
+        ("flipped in time", "flipped in time", flipped),
+        # A velocity turns around with its time; this one does not.
+        ("flipped in time", "flipped in time, its sign kept", flipped | other_sign),
     ]
-    for factor, pace in ((SCALE, "fast"), (1 / SCALE, "slow")):
+    for factor, pace in ((TIMESTEPS, "large"), (1 / TIMESTEPS, "small")):
         for start, end, also in ((noise, data, ""), (data, noise, ", and flipped")):
-            clock = Clock(noise=start * factor, data=end * factor)
-            advice = f"Declare clock={clock.noise:g}:{clock.data:g}."
-            words = f"a clock {SCALE} times as {pace}{also}"
-            found.append(
-                ConventionVariant("wrong time scale", words, replace(field, clock=clock), advice)
-            )
+            scaled = {"noise_time": start * factor, "data_time": end * factor}
+            words = f"times {TIMESTEPS} times as {pace}{also}"
+            changes.append(("wrong time scale", words, scaled))
     for quantity in QUANTITIES:
-        if quantity != field.predicts:
-            words, advice = f"predicts the {quantity}", f"Declare predicts={quantity}."
-            other = replace(field, predicts=quantity)
-            found.append(ConventionVariant("wrong prediction", words, other, advice))
-    return found
-
-
-def of_any(field: VelocityField) -> list[ConventionVariant]:
-    """The same field at other times in [0, 1], or with its sign turned."""
-    slow = "It reads times as if they were larger or smaller than they are."
+        if quantity != declared.predicts:
+            fields = {"predicts": quantity}
+            changes.append(("wrong prediction", f"predicts the {quantity}", fields))
     return [
         ConventionVariant(DECLARED, DECLARED, field),
-        ConventionVariant(
-            "wrong sign", "wrong sign", Retimed(field, lambda t: t, -1), "Turn its sign."
+        *(
+            ConventionVariant(
+                kind,
+                words,
+                replace(field, convention=replace(declared, **fields)),
+                f"Declare {_shown(fields)}.",
+            )
+            for kind, words, fields in changes
         ),
-        ConventionVariant(
-            "flipped in time",
-            "flipped in time",
-            Retimed(field, lambda t: 1 - t, -1),
-            "Ask it at 1 − t and turn its sign.",
+    ]
+
+
+def _shown(fields: dict[str, Any]) -> str:
+    return ",".join(
+        f"{key}={value:g}" if isinstance(value, float | int) else f"{key}={value}"
+        for key, value in fields.items()
+    )
+
+
+def _field_variants(field: VelocityField) -> list[ConventionVariant]:
+    """The same field at other times in [0, 1], or with its sign turned."""
+    slow = "It takes times for larger or smaller ones than they are."
+    rows: list[tuple[VariantKind, str, Callable[[Tensor], Tensor], int, str]] = [
+        ("wrong sign", "wrong sign", lambda t: t, -1, "Turn its sign."),
+        (
+            *("flipped in time", "flipped in time", lambda t: 1 - t, -1),
+            "Evaluate it at 1 − t and turn its sign.",
         ),
-        ConventionVariant(
-            "flipped in time",
-            "flipped in time, its sign kept",
-            Retimed(field, lambda t: 1 - t),
-            "Ask it at 1 − t.",
+        (
+            *("flipped in time", "flipped in time, its sign kept", lambda t: 1 - t, 1),
+            "Evaluate it at 1 − t.",
         ),
-        ConventionVariant(
-            "wrong time scale",
-            f"a clock {SCALE} times as slow",
-            Retimed(field, lambda t: t / SCALE),
+        (
+            *("wrong time scale", f"times {TIMESTEPS} times as small", lambda t: t / TIMESTEPS, 1),
             slow,
         ),
-        ConventionVariant(
+        (
             "wrong time scale",
-            f"a clock {SCALE} times as slow, counted from the data",
-            Retimed(field, lambda t: 1 - (1 - t) / SCALE),
+            f"times {TIMESTEPS} times as small, counted from the data",
+            lambda t: 1 - (1 - t) / TIMESTEPS,
+            1,
             slow,
+        ),
+    ]
+    return [
+        ConventionVariant(DECLARED, DECLARED, field),
+        *(
+            ConventionVariant(kind, words, RetimedField(field, time, sign), advice)
+            for kind, words, time, sign, advice in rows
         ),
     ]

@@ -1,4 +1,4 @@
-"""A loaded network as a velocity field that says what it is and what was assumed of it."""
+"""A loaded network as a velocity field, with its name, its shape and what was assumed of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from floracle.core.fields import TranslatedField
+from floracle.core.fields import Convention, TranslatedField
 from floracle.core.point_set import NO_LABEL
 from floracle.run.errors import InputError
 
-from .convention import Convention
-from .identity_facts import APART
+from .convention import describe_convention
+from .identity_facts import NOT_IDENTITY
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class ModelField:
     """
 
     translated: TranslatedField
-    name: str = field(metadata=APART)
-    assumed: str = field(metadata=APART)
-    """What was taken for granted, as text for people."""
-    shape: tuple[int, ...] | None = field(default=None, metadata=APART)
+    name: str = field(metadata=NOT_IDENTITY)
+    assumed: str = field(metadata=NOT_IDENTITY)
+    """What was assumed of the network, as text for people."""
+    shape: tuple[int, ...] | None = field(default=None, metadata=NOT_IDENTITY)
     """The shape of one sample; None where the network does not say."""
-    any_size: bool = field(default=False, metadata=APART)
+    any_size: bool = field(default=False, metadata=NOT_IDENTITY)
     """Whether only the channels of the shape are binding."""
-    classes: int | None = field(default=None, metadata=APART)
-    """How many labels it knows, the null label apart; None where it does not say."""
+    classes: int | None = field(default=None, metadata=NOT_IDENTITY)
+    """How many labels it has, without the null label; None where it does not say."""
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The velocity [b, *shape] at samples x [b, *shape], times t [b], labels int64 [b]."""
@@ -43,63 +43,67 @@ class ModelField:
     @property
     def needs_labels(self) -> bool:
         """Whether every sample needs one of its labels; False where it does not say."""
-        return self.classes is not None and self.translated.null is None
+        return self.classes is not None and self.translated.convention.null_label is None
 
     def check_shape(self, x: Tensor) -> None:
-        """Refuse samples that the network was not made for."""
-        given, known = tuple(x.shape[1:]), self.shape
-        if known is None or given == known:
+        """Refuse samples of another shape than the network's."""
+        shape = tuple(x.shape[1:])
+        if self.shape is None or shape == self.shape:
             return
-        if given[:1] != known[:1]:
+        if shape[:1] != self.shape[:1]:
             raise InputError(
-                f"{self.name} works on {_words(known)} with {known[0]} channels, but these samples"
-                f" are {_words(given)}; take the latents of the autoencoder it was trained with"
+                f"{self.name} takes {_shape_text(self.shape)} with {self.shape[0]} channels, but"
+                f" these samples are {_shape_text(shape)}; use the latents of the autoencoder it"
+                f" was trained with"
             )
         if not self.any_size:
             raise InputError(
-                f"{self.name} works on {_words(known)}, but these samples are {_words(given)};"
-                f" take data of the size it was trained on"
+                f"{self.name} takes {_shape_text(self.shape)}, but these samples are"
+                f" {_shape_text(shape)}; use data of the size it was trained on"
             )
 
     def check_labels(self, labels: Tensor | None) -> None:
-        """Refuse labels that the network does not know."""
+        """Refuse labels that the network does not have."""
         if self.classes is None:
             return
         if self.needs_labels and (labels is None or bool((labels == NO_LABEL).any())):
             raise InputError(
-                f"{self.name} has no null label, so every sample needs one of its labels, 0 to"
-                f" {self.classes - 1}"
+                f"{self.name} has no null label, so every sample needs a label from 0 to"
+                f" {self.classes - 1}; pass labels"
             )
-        if labels is None or not len(labels):
+        if labels is None:
             return
-        wrong = (labels >= self.classes) | (labels < NO_LABEL)
-        if bool(wrong.any()):
+        unknown = labels[(labels >= self.classes) | (labels < NO_LABEL)]
+        if len(unknown):
             raise InputError(
-                f"{self.name} knows the labels 0 to {self.classes - 1} and -1 for none, got"
-                f" {int(labels[wrong][0])}"
+                f"{self.name} has the labels 0 to {self.classes - 1}, and -1 for none, got"
+                f" {int(unknown[0])}"
             )
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A network asked where it is and in its own type, whatever samples come."""
+class PlacedNetwork:
+    """A network evaluated on its own device and in its own type, whatever samples come."""
 
     network: Callable[..., Tensor]
     device: torch.device
     dtype: torch.dtype | None
-    """None: in the type that samples come in."""
-    name: str = field(default="the network", metadata=APART)
+    """None: the type of the samples."""
+    name: str = field(default="the network", metadata=NOT_IDENTITY)
 
     def __call__(self, x: Tensor, t: Tensor, *labels: Tensor) -> Tensor:
         """The network's output, on the device and in the type of x."""
-        given = x.to(self.device, self.dtype or x.dtype)
-        said = self.network(given, t.to(self.device), *(some.to(self.device) for some in labels))
-        if not isinstance(said, Tensor) or said.shape != x.shape:
+        output = self.network(
+            x.to(self.device, self.dtype or x.dtype),
+            t.to(self.device),
+            *(tensor.to(self.device) for tensor in labels),
+        )
+        if not isinstance(output, Tensor) or output.shape != x.shape:
             raise InputError(
-                f"{self.name} has to return a tensor like its samples, {list(x.shape)}, but"
-                f" returned {_shown(said)}; wrap it so that it returns the prediction alone"
+                f"{self.name} must return a tensor of the shape of its samples, {list(x.shape)},"
+                f" but returned {_value_text(output)}; wrap it to return the prediction alone"
             )
-        return said.to(x.device, x.dtype)
+        return output.to(x.device, x.dtype)
 
 
 def model_field(
@@ -115,18 +119,18 @@ def model_field(
     classes: int | None = None,
 ) -> ModelField:
     """A network as a field, its convention among what was assumed."""
-    placed = Placed(network, device, dtype, name)
-    said = "; ".join([*assumed, convention.words()])
-    return ModelField(convention.field(placed), name, said, shape, any_size, classes)
+    translated = TranslatedField(PlacedNetwork(network, device, dtype, name), convention)
+    text = "; ".join([*assumed, describe_convention(convention)])
+    return ModelField(translated, name, text, shape, any_size, classes)
 
 
-def _words(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape)) or "single numbers"
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     if isinstance(value, Tensor):
         return str(list(value.shape))
     if isinstance(value, (tuple, list)):
-        return f"{len(value)} things"
+        return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__name__}"

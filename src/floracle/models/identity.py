@@ -1,10 +1,10 @@
-"""Whether two fields are the same network: what they are made of, and what they answer.
+"""Whether two fields are the same network: by their contents, and by their answers.
 
 A result belongs to a network, not to the name of a file. What a network computes is identified by
 
     its contents    names, shapes, types and bytes of all tensors, and the values and the code of
-                    the user, as far as they are reachable from the field (reachable.py);
-    its answers     to a few fixed questions, bit by bit.
+                    the user, as far as they can be reached from the field (identity_facts.py);
+    its answers     to a few fixed queries, bit by bit.
 
 Networks of the family (`LightningDiT`) are known by their contents, which are the same on every
 device and in every kind of file. Any other field is also evaluated, so that what no reference
@@ -33,23 +33,18 @@ from floracle.core.seeds import noise
 from floracle.run.errors import InputError
 from floracle.run.files import digest
 
-from .convention import Opposite
-from .field import ModelField, Placed
-from .identity_facts import Fact, reachable
+from .field import ModelField, PlacedNetwork
+from .identity_facts import Fact, collect_contents
 from .networks.lightningdit import LightningDiT
 
-TIMES = (0.1, 0.5, 0.9)
-"""When a field is evaluated, one sample each: early, in the middle and late."""
-THREADS = 1
-"""Sums are rounded otherwise on another number of threads, so it is always the same."""
-EDGE = 16
-"""Rows and columns of the samples where a network takes any size: text-to-image is expensive."""
-PIECE_BYTES = 2**24
-"""Tensors are hashed in pieces of this many bytes, several at a time."""
+QUERY_TIMES = (0.1, 0.5, 0.9)  # one sample each: early, in the middle and late
+QUERY_THREADS = 1  # another number of threads adds in another order, and rounds otherwise
+MAX_QUERY_EDGE = 16  # rows and columns, where a network takes any: text-to-image is expensive
+HASHED_PIECE_BYTES = 2**24  # tensors are hashed in pieces of this size, several at a time
 SWITCHED = "had dropout or batch statistics switched on; it was put into evaluation mode"
 UNREPEATABLE = (
-    "gives the same question different answers (dropout, random numbers or a counter in its code),"
-    " so what is measured of it cannot be reproduced, and no earlier result of it is reused"
+    "gives different answers to the same query (dropout, random numbers or a counter in its code);"
+    " results of it cannot be reproduced, and no earlier result of it is reused"
 )
 
 
@@ -60,7 +55,7 @@ class FieldFingerprint:
     digest: str
     """32 hexadecimal digits; of a field that is not repeatable another one every time."""
     repeatable: bool = True
-    """Whether the same question gets the same answer."""
+    """Whether the same query gets the same answer."""
     notes: tuple[str, ...] = ()
     """What its user should know, one sentence each."""
 
@@ -68,134 +63,153 @@ class FieldFingerprint:
 def field_fingerprint(
     field: VelocityField, shape: Sequence[int], *, labels: Tensor | None = None
 ) -> FieldFingerprint:
-    """The identity of a field on samples of this shape: a network, or any function (x, t, labels).
+    """The identity of a field on samples of this shape.
 
-    Modules inside it are put into their evaluation mode, and otherwise it is left as it was. A
-    network of the family is not evaluated. Any other field is evaluated at three times, on one
+    A network of the family is not evaluated. Any other field is evaluated at three times, on one
     sample each, and once more to see whether the answers repeat; on one thread, if on the CPU.
-    `labels` int64 are those to ask with; without them it is asked with none, or with 0 where it
-    needs one. Take the fingerprint before the field is used: counters and caches of a user's
-    object are among its contents.
+    Modules inside it are put into their evaluation mode; otherwise it is left as it was.
+
+    Parameters
+    ----------
+    field
+        A network, or any function (x, t, labels). Take its fingerprint before it is used: counters
+        and caches of a user's object are among its contents.
+    shape
+        The shape of one sample.
+    labels
+        The labels int64 of the queries. Without them the field is evaluated with no label, or with
+        label 0 where it needs one.
+
+    Raises
+    ------
+    InputError
+        If the field cannot be evaluated on samples of this shape.
     """
-    contents = reachable(field)
-    switched = evaluation_mode(contents.modules)
-    content = digest_of(contents.facts)
-    if known_by_weights(field):
-        return FieldFingerprint(content)
-    ask_twice = partial(_answered_twice, field, shape, labels)
-    first, again = ask_twice(contents.modules)
-    if first != again and (late := evaluation_mode(reachable(field).modules)):
+    contents = collect_contents(field)
+    switched = set_evaluation_mode(contents.modules)
+    content_digest = hash_facts(contents.facts)
+    if _is_known_by_contents(field):
+        return FieldFingerprint(content_digest)
+    answer_twice = partial(_answer_twice, field, shape, labels)
+    first, second = answer_twice(contents.modules)
+    if first != second and (late := set_evaluation_mode(collect_contents(field).modules)):
         switched += late  # a network that was made only when it was first evaluated
-        first, again = ask_twice(contents.modules)
-    if first != again:
-        unique = digest(content, secrets.token_bytes(16))
+        first, second = answer_twice(contents.modules)
+    if first != second:
+        unique = digest(content_digest, secrets.token_bytes(16))
         return FieldFingerprint(unique, False, (f"{_name(field)} {UNREPEATABLE}",))
-    notes = (f"{_name(field)} {SWITCHED}",) if acts_otherwise(switched) else ()
-    return FieldFingerprint(digest(content, first), True, notes)
+    notes = (f"{_name(field)} {SWITCHED}",) if reads_mode(switched) else ()
+    return FieldFingerprint(digest(content_digest, first), True, notes)
 
 
-def evaluation_mode(modules: Iterable[nn.Module]) -> list[nn.Module]:
+def set_evaluation_mode(modules: Iterable[nn.Module]) -> list[nn.Module]:
     """Put modules into their evaluation mode; returns those that were in training mode."""
-    # a frozen module of TorchScript has no mode
+    # getattr: a frozen module of TorchScript has no mode
     training = [module for module in modules if getattr(module, "training", False)]
     for module in training:
         module.eval()
     return training
 
 
-def acts_otherwise(modules: Iterable[nn.Module]) -> bool:
+def reads_mode(modules: Iterable[nn.Module]) -> bool:
     """Whether one of these modules looks at its mode when it is evaluated, as dropout does."""
-    codes = [getattr(getattr(type(each), "forward", None), "__code__", None) for each in modules]
+    codes = [
+        getattr(getattr(type(module), "forward", None), "__code__", None) for module in modules
+    ]
     return any(code is None or "training" in code.co_names for code in codes)
 
 
-def known_by_weights(field: VelocityField) -> bool:
-    """Whether it is a network of the family, read by a convention that is all in its words."""
-    if not isinstance(field, ModelField) or field.translated.path not in PATHS.values():
+def _is_known_by_contents(field: VelocityField) -> bool:
+    """Whether it is a network of the family, and its path one that a name determines."""
+    if not isinstance(field, ModelField):
         return False
-    model = field.translated.model
-    model = model.model if isinstance(model, Opposite) else model
-    return isinstance(model, Placed) and type(model.network) is LightningDiT
+    model, path = field.translated.model, field.translated.convention.path
+    is_ours = isinstance(model, PlacedNetwork) and type(model.network) is LightningDiT
+    return is_ours and path in PATHS.values()
 
 
-def digest_of(facts: Sequence[Fact]) -> str:
-    """A hash of what a field is made of; tied tensors are read once."""
+def hash_facts(facts: Sequence[Fact]) -> str:
+    """A hash of the contents of a field; tied tensors are read once."""
     tensors = {id(fact.value): fact.value for fact in facts if isinstance(fact.value, Tensor)}
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # which hashing leaves free to run
-        hashing = {
-            key: [pool.submit(_hashed, piece) for piece in _pieces(tensor)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # hashing releases the GIL
+        futures = {
+            key: [pool.submit(_hash_piece, piece) for piece in _pieces(tensor)]
             for key, tensor in tensors.items()
         }
-        hashes = {key: digest(*(some.result() for some in each)) for key, each in hashing.items()}
-    parts: list[str] = []
+        hashes = {
+            key: digest(*(future.result() for future in pieces)) for key, pieces in futures.items()
+        }
+    texts: list[str] = []
     for name, value in facts:
         if isinstance(value, Tensor):
-            parts += [name, f"{value.dtype} {list(value.shape)}", hashes[id(value)]]
+            texts += [name, f"{value.dtype} {list(value.shape)}", hashes[id(value)]]
         else:
-            parts += [name, value]
-    return digest(*parts)
+            texts += [name, value]
+    return digest(*texts)
 
 
 def _pieces(tensor: Tensor) -> Sequence[Tensor]:
-    """What a tensor holds, in a row and cut; nothing of one whose memory cannot be read."""
+    """The bytes of a tensor, flat and cut; none where its memory cannot be read."""
     try:
         dense = tensor.detach() if tensor.layout == torch.strided else tensor.detach().to_dense()
         flat = dense.resolve_conj().resolve_neg().reshape(-1).contiguous()
-        return () if flat.is_meta else flat.view(torch.uint8).split(PIECE_BYTES)
+        return () if flat.is_meta else flat.view(torch.uint8).split(HASHED_PIECE_BYTES)
     except RuntimeError:  # quantized formats of others, which show in the answers
         return ()
 
 
-def _hashed(piece: Tensor) -> str:
+def _hash_piece(piece: Tensor) -> str:
     return digest(piece.cpu().numpy().data)
 
 
-def _answered_twice(
+def _answer_twice(
     field: VelocityField, shape: Sequence[int], labels: Tensor | None, modules: list[nn.Module]
 ) -> tuple[str, str]:
-    """Two hashes of what a field answers to the same questions; `modules` are those inside it."""
+    """Two hashes of a field's answers to the same queries; `modules` are those inside it."""
     size = [int(edge) for edge in shape]
     if isinstance(field, ModelField) and field.any_size:
-        size = [size[0], *(min(edge, EDGE) for edge in size[1:])]
+        size = [size[0], *(min(edge, MAX_QUERY_EDGE) for edge in size[1:])]
     try:
         with _undisturbed(modules):
-            given, first = _first_answers(field, size, labels)
-            return first, _answers(field, size, given)
+            labels, first = _first_answers(field, size, labels)
+            return first, _hash_answers(field, size, labels)
     except RuntimeError as error:
         if "memory" in str(error).lower():
             raise
         raise InputError(
             f"{_name(field)} fails on samples of {' × '.join(map(str, size))}:"
-            f" {' '.join(str(error).split())[:200]}; take data of the shape it was trained on"
+            f" {' '.join(str(error).split())[:200]}; use data of the shape it was trained on"
         ) from error
 
 
 def _first_answers(
     field: VelocityField, shape: list[int], labels: Tensor | None
 ) -> tuple[Tensor | None, str]:
-    """The labels that a field can be asked with, and a hash of what it answers."""
+    """Labels that a field can be evaluated with, and a hash of its answers."""
     zero = torch.zeros(1, dtype=torch.int64)
-    if labels is not None or (isinstance(field, ModelField) and field.needs_labels):
-        given = zero if labels is None else labels
-        return given, _answers(field, shape, given)
+    if labels is None and isinstance(field, ModelField) and field.needs_labels:
+        labels = zero
+    if labels is not None:
+        return labels, _hash_answers(field, shape, labels)
     try:
-        return None, _answers(field, shape, None)
-    except Exception as without:  # code that misses its labels fails in any way
+        return None, _hash_answers(field, shape, None)
+    except Exception as without_labels:  # code that misses its labels fails in any way
         try:
-            return zero, _answers(field, shape, zero)
+            return zero, _hash_answers(field, shape, zero)
         except TypeError:  # it takes no labels at all
-            raise without from None
+            raise without_labels from None
 
 
-def _answers(field: VelocityField, shape: list[int], labels: Tensor | None) -> str:
+def _hash_answers(field: VelocityField, shape: list[int], labels: Tensor | None) -> str:
     """A hash of the velocities, bit by bit: NaN is an answer like others."""
-    answers: list[str] = []
-    for seed, time in enumerate(TIMES):
+    texts: list[str] = []
+    for seed, time in enumerate(QUERY_TIMES):
         t = torch.full((1,), time, dtype=torch.float64)
-        given = None if labels is None else labels[seed % len(labels)][None]
-        velocity = field(noise([seed], shape), t, given)
-        answers += [f"{velocity.dtype} {list(velocity.shape)}", *map(_hashed, _pieces(velocity))]
-    return digest(*answers)
+        label = None if labels is None else labels[seed % len(labels)][None]
+        velocity = field(noise([seed], shape), t, label)
+        shown = f"{velocity.dtype} {list(velocity.shape)}"
+        texts += [shown, *map(_hash_piece, _pieces(velocity))]
+    return digest(*texts)
 
 
 @contextmanager
@@ -209,7 +223,7 @@ def _undisturbed(modules: Sequence[nn.Module]) -> Iterator[None]:
         for name, buffer in module.named_buffers(recurse=False)
     ]
     with torch.random.fork_rng(list(devices)), torch.no_grad():
-        torch.set_num_threads(THREADS)
+        torch.set_num_threads(QUERY_THREADS)
         try:
             yield
         finally:

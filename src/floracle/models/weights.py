@@ -22,7 +22,7 @@ from floracle.run.records import read_record
 from floracle.run.results import provenance
 
 from .checkpoints import check_whole, read_safetensors
-from .convention import Convention, convention_of
+from .convention import Convention, convention_from_settings, convention_settings
 from .networks.lightningdit import Architecture, LightningDiT
 from .networks.tensors import digest_of, filled
 
@@ -51,14 +51,14 @@ def write_network(
 ) -> Path:
     """Write one network, whole or not at all; `made` says where it came from (JSON values)."""
     path = Path(path)
-    convention = convention or Convention(null=network.null)
+    convention = convention or Convention(null_label=network.null)
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
     }
     described = {
         "format": FORMAT,
         "plan": network.plan.settings(),
-        "convention": convention.settings(),
+        "convention": convention_settings(convention),
         "made": provenance(**made),
         "tensors": digest_of(tensors),
     }
@@ -109,7 +109,7 @@ def read_network(path: Path) -> SavedNetwork:
     _check_sealed(path, found, tensors)
     try:
         plan = Architecture(**found["plan"])
-        convention = convention_of(found["convention"])
+        convention = convention_from_settings(found["convention"])
     except (KeyError, TypeError) as error:
         raise InputError(f"the header of {path} is damaged ({error}); write it again") from error
     return SavedNetwork(filled(plan, tensors, path), convention, found.get("made", {}))
@@ -162,4 +162,4 @@ def read_kept(path: Path, weights: str | None = None) -> SavedNetwork:
         network = filled(Architecture(**plan), own, path)
     except TypeError as error:
         raise InputError(f"{path.with_suffix('.json')} describes no network ({error})") from error
-    return SavedNetwork(network, Convention(null=network.null), {"images": said["images"]})
+    return SavedNetwork(network, Convention(null_label=network.null), {"images": said["images"]})

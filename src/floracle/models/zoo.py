@@ -22,10 +22,10 @@ from floracle.run.budget import choose_device
 from floracle.run.errors import InputError
 
 from .checkpoints import ENDINGS, open_checkpoint
-from .convention import Convention, convention_of
+from .convention import CONVENTIONS, Convention, parse_convention
 from .field import ModelField, model_field
-from .identity import acts_otherwise, evaluation_mode
-from .identity_facts import reachable
+from .identity import reads_mode, set_evaluation_mode
+from .identity_facts import collect_contents
 from .networks import diffusers
 from .networks.factory import WithoutNull, is_factory, made_by
 from .networks.families import recognized, title
@@ -52,14 +52,17 @@ def load_model(
 ) -> ModelField:
     """A network as a velocity field, its clock, sign, prediction and null label translated.
 
-    `convention` says how it is read: a project's name ("repa"), words ("predicts=data,clock=1:0"),
+    `convention` says how it is read: a project's name ("repa"), words ("predicts=data"),
     a mapping or a Convention; checkpoints know theirs, a function of your own does not. Of a
     checkpoint's `weights` the averaged ones ("ema") are taken; `heads` is needed for tensors of an
     unknown size. SD3 and Flux are asked with text: a `prompt` or several, which the encoders of
     their pipeline read, or `embeddings` of them; `guidance` is the scale that Flux embeds.
     What was assumed is in the field's `assumed`; `check_convention` puts it to the test.
     """
-    place, asked = choose_device(device), None if convention is None else convention_of(convention)
+    place, asked = (
+        choose_device(device),
+        None if convention is None else parse_convention(convention),
+    )
     path, text = Path(where).expanduser(), {"embeddings": embeddings, "prompt": prompt}
     if path.is_dir() and not (path / NAME).is_file() and diffusers.is_diffusers(path):
         _refuse("a folder of diffusers", weights=weights, heads=heads)
@@ -151,16 +154,16 @@ def _factory(
 ) -> ModelField:
     if asked is None:
         raise InputError(
-            f"nobody but you knows what {where} predicts; give convention=, a project's name or"
-            f" words like 'predicts=velocity,clock=0:1,null=10'"
+            f"cannot infer what {where} predicts; pass --convention, e.g. predicts=velocity,"
+            f"null_label=10, or the name of a project: {', '.join(CONVENTIONS)}"
         )
     made = made_by(where)
     if isinstance(made, torch.nn.Module):
         made = made.to(device, dtype)
     said = ["the convention as declared", where]
-    if acts_otherwise(evaluation_mode(reachable(made).modules)):
+    if reads_mode(set_evaluation_mode(collect_contents(made).modules)):
         said.append("dropout and batch statistics switched off")
-    network = WithoutNull(made, where) if asked.null is None else made
+    network = WithoutNull(made, where) if asked.null_label is None else made
     return model_field(network, asked, name=where, assumed=said, device=device, dtype=dtype)
 
 
@@ -169,7 +172,7 @@ def _diffusers(
 ) -> ModelField:
     return model_field(
         found.network,
-        _with_null(asked or found.convention, found.convention.null),
+        _with_null(asked or found.convention, found.convention.null_label),
         name=found.name,
         assumed=found.assumed,
         device=device,
@@ -182,4 +185,6 @@ def _diffusers(
 
 def _with_null(convention: Convention, null: int | None) -> Convention:
     """The same with a null label, where it names none itself."""
-    return convention if convention.null is not None else replace(convention, null=null)
+    return (
+        convention if convention.null_label is not None else replace(convention, null_label=null)
+    )

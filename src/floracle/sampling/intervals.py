@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from floracle.core.time_conventions import foreign_times
+from floracle.core.time_conventions import time_convention
 from floracle.run.errors import InputError
 
 
@@ -22,8 +22,8 @@ def guidance_interval(clock: str, low: float, high: float) -> tuple[float, float
     if math.isnan(low) or math.isnan(high) or not low < high:
         raise InputError(f"an interval has a lower end and a higher one, got {low:g} to {high:g}")
     try:
-        known = foreign_times(clock)
-        first, last = sorted((known.at(low), known.at(high)))
+        known = time_convention(clock)
+        first, last = sorted((known.float_to_t(low), known.float_to_t(high)))
     except ValueError as error:
         raise InputError(f"guidance interval: {error}") from error
     return first, last

@@ -20,13 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.core.clock import OURS, Clock
-from floracle.core.time_conventions import Shift, mu_for
+from floracle.core.time_conventions import OUR_TIME, SIGMA, Shift, TimeConvention, flux_mu
 from floracle.run.errors import InputError, suggestion
 
 from .grid import check_grid, shift_times
 
-NOISE_AT_ONE = Clock(noise=1, data=0)
 LIGHTNINGDIT_SHIFT = 0.3
 """In every configuration of LightningDiT; its code alone has 0, which is off."""
 RAE_DIMS = 16 * 16 * 768
@@ -45,7 +43,7 @@ class Preset:
     """Our times, float64 [steps + 1], increasing; ends below 1 where the project's does."""
     readings: Tensor
     """The same on the project's own clock, float64 [steps + 1], in its own order."""
-    clock: Clock
+    clock: TimeConvention
     reads: str
     """What the project calls its clock."""
     evaluations: dict[str, int]
@@ -66,7 +64,7 @@ class GridRecipe:
     readings: Callable[[int, float], Tensor]
     note: str
     evaluations: Callable[[int], dict[str, int]]
-    clock: Clock = NOISE_AT_ONE
+    clock: TimeConvention = SIGMA
     reads: str = "s"
     shift: float | None = None
     """The number it shifts by unless told otherwise; None where it has no shift at all."""
@@ -85,7 +83,7 @@ def preset_grid(name: str, steps: int, *, shift: float | None = None) -> Preset:
         raise InputError(f"{name} takes at least {recipe.least} steps, got {steps}")
     number = checked_shift(name, recipe, shift)
     readings = recipe.readings(steps, number)
-    times = recipe.clock.time(readings) + 0.0  # which turns −0 into 0
+    times = recipe.clock.to_t(readings) + 0.0  # which turns −0 into 0
     return Preset(
         name,
         check_grid(times),
@@ -93,7 +91,7 @@ def preset_grid(name: str, steps: int, *, shift: float | None = None) -> Preset:
         recipe.clock,
         recipe.reads,
         recipe.evaluations(steps),
-        Shift.of(s=number) if recipe.clock.forward else Shift.of(k=number),
+        Shift.of(s=number) if recipe.clock.towards_data else Shift.of(k=number),
         recipe.note,
     )
 
@@ -169,7 +167,7 @@ RECIPES = {
         _from_data_side,
         "num_steps are times, not steps; heun is torchdiffeq's heun2",
         _torchdiffeq,
-        OURS,
+        OUR_TIME,
         "t",
         least=2,
     ),
@@ -177,7 +175,7 @@ RECIPES = {
         _from_data_side,
         "num_sampling_steps are times, not steps; timestep_shift 0 is off",
         _torchdiffeq,
-        OURS,
+        OUR_TIME,
         "t",
         LIGHTNINGDIT_SHIFT,
         least=2,
@@ -204,7 +202,7 @@ RECIPES = {
         "the same in BFL's code and in diffusers; k = exp(mu), mu from the number of image tokens",
         _euler,
         reads="σ",
-        shift=math.exp(mu_for(4096)),
+        shift=math.exp(flux_mu(4096)),
     ),
     "sd3": GridRecipe(
         _sd3_readings,

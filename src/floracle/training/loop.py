@@ -330,7 +330,7 @@ class _Run:
     def _field(self, average: nn.Module) -> VelocityField:
         return model_field(
             average,
-            Convention(null=self.null),
+            Convention(null_label=self.null),
             name="the averaged network",
             assumed=[],
             device=self.device,

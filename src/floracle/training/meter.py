@@ -22,7 +22,7 @@ from torch import Tensor
 
 from floracle.analysis.curves import Curve, Estimate
 from floracle.analysis.stages.result import Stages
-from floracle.core.clock import OURS, Clock
+from floracle.core.fields import Convention
 from floracle.core.point_set import NO_LABEL
 from floracle.run.errors import InputError
 
@@ -81,8 +81,8 @@ class MeterCurves:
 class StageMeter:
     """Collects losses by time until they are asked for; the one object here that remembers.
 
-    Times are ours, t = 0 at noise, or those of a `clock`. Losses are ‖v − (data − noise)‖² per
-    dimension on the path that the stages were measured on, times `weight` of the times as they
+    Times are ours, t = 0 at noise, or those of a `convention`. Losses are ‖v − (data − noise)‖²
+    per dimension on the path that the stages were measured on, times `weight` of the times as they
     are given, if there is one. `label_drop` is the share of labels that the network itself drops
     of those given to `add`. The gap is that of the classes for pairs with labels, of the whole
     set for others; `curves` says in `warnings` where losses cannot be what is said here.
@@ -93,7 +93,7 @@ class StageMeter:
         stages: Stages | float,
         *,
         bins: int = BINS,
-        clock: Clock = OURS,
+        convention: Convention | None = None,
         weight: Callable[[Tensor], Tensor] | None = None,
         label_drop: float = 0.0,
     ) -> None:
@@ -103,7 +103,7 @@ class StageMeter:
         if not 0 <= label_drop < 1:
             raise InputError(f"label_drop is a share below 1, got {label_drop:g}")
         self.edges = stage_edges(self.split, bins)
-        self.clock, self.weight = clock, weight
+        self.convention, self.weight = convention or Convention(), weight
         self._gaps = _gaps(stages, label_drop) if isinstance(stages, Stages) else None
         self._inner = self.edges[1:-1]
         self._sums: Tensor | None = None
@@ -120,7 +120,7 @@ class StageMeter:
             self.restore(self.sums().to(losses.device))
         assert self._sums is not None
         given = t.detach().double().to(losses.device)
-        times = self.clock.time(given)
+        times = self.convention.to_t(given)
         places = torch.bucketize(times, self._inner, right=True)
         dropped = torch.zeros_like(places)
         if labels is not None:
@@ -209,8 +209,8 @@ def _warnings(oracle: Curve, counts: Tensor, edges: Tensor) -> Iterator[str]:
         yield (
             f"losses at t = {edges[worst]:.3g} to {edges[worst + 1]:.3g} lie below the gap by"
             f" {-oracle.mean[worst]:.3g} ± {oracle.error[worst]:.2g}, as no network's can: look at"
-            " the clock, the weight, the path, the coupling of noise and data, and whether losses"
-            " are means over dimensions"
+            " the convention of times, the weight, the path, the coupling of noise and data, and"
+            " whether losses are means over dimensions"
         )
 
 

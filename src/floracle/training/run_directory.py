@@ -100,7 +100,7 @@ class RunDirectory:
         """Write the averaged network, where it is one that `load_model` knows."""
         if isinstance(average, LightningDiT):
             made = {"images": images, "data": self.asked["data"]}
-            path, convention = self.out / NAME, Convention(null=average.null)
+            path, convention = self.out / NAME, Convention(null_label=average.null)
             with writing(path, self.out):
                 write_network(path, average, convention=convention, **made)
 

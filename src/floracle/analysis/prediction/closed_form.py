@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.core.fields import foreign_time
+from floracle.core.fields import path_time
 from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.run.errors import InputError
 
@@ -103,7 +103,7 @@ class PredictedStages:
 
     def times_at(self, ratio: Tensor) -> Tensor:
         """The times [T] at which α/σ is `ratio` [T]."""
-        return foreign_time(self.path, ratio / (1 + ratio))
+        return path_time(self.path, ratio / (1 + ratio))
 
     @property
     def centre(self) -> float:

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from floracle.analysis.interpolation import MeasuredTimes
 from floracle.analysis.stages.result import END
-from floracle.core.fields import foreign_time
+from floracle.core.fields import path_time
 from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.core.seeds import generator
 from floracle.run.errors import InputError
@@ -152,7 +152,7 @@ def quick_pairs(points: float) -> int:
 
 def time_at(path: ProbabilityPath, ratio: float) -> float:
     """The time of a path at which α/σ is `ratio`."""
-    return float(foreign_time(path, torch.tensor([ratio / (1 + ratio)], dtype=torch.float64)))
+    return float(path_time(path, torch.tensor([ratio / (1 + ratio)], dtype=torch.float64)))
 
 
 class _Curves(NamedTuple):

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from floracle.cli.counts import Whole
 
 if TYPE_CHECKING:
-    from floracle.core.time_conventions import ForeignTime, Shift
+    from floracle.core.time_conventions import Shift, TimeConvention
 
 UNSHIFTED = "share"
 
@@ -63,14 +63,18 @@ def _shift(s: float | None, k: float | None, mu: float | None) -> Shift | None:
     return None if s is None and k is None and mu is None else Shift.of(s=s, k=k, mu=mu)
 
 
-def _times(shift: Shift | None, steps: int | None) -> tuple[dict[str, ForeignTime], str]:
+def _times(shift: Shift | None, steps: int | None) -> tuple[dict[str, TimeConvention], str]:
     """Every clock that can be read, and what is assumed of the grid."""
-    from floracle.core.time_conventions import TIMES, ForeignTime, step_time
+    from floracle.core.time_conventions import (
+        TIME_CONVENTIONS,
+        TimeConvention,
+        grid_step_convention,
+    )
     from floracle.sampling.grid import shift_times, time_grid, unshift_times
 
-    times, about = dict(TIMES), ""
+    times, about = dict(TIME_CONVENTIONS), ""
     if shift is not None:
-        times[UNSHIFTED] = ForeignTime(
+        times[UNSHIFTED] = TimeConvention(
             UNSHIFTED,
             lambda t: unshift_times(t, shift.s),
             lambda share: shift_times(share, shift.s),
@@ -80,12 +84,12 @@ def _times(shift: Shift | None, steps: int | None) -> tuple[dict[str, ForeignTim
         )
         about += f", shift s = {shift.s:.6g} (k = {shift.k:.6g}, mu = {shift.mu + 0.0:.6g})"
     if steps is not None:
-        times["step"] = step_time(time_grid(steps, shift=shift.s if shift else 1.0))
+        times["step"] = grid_step_convention(time_grid(steps, shift=shift.s if shift else 1.0))
         about += f", {steps} steps"
     return times, about
 
 
-def _named(name: str, times: dict[str, ForeignTime]) -> ForeignTime:
+def _named(name: str, times: dict[str, TimeConvention]) -> TimeConvention:
     from floracle.run.errors import InputError, suggestion
 
     if name in times:
@@ -96,7 +100,7 @@ def _named(name: str, times: dict[str, ForeignTime]) -> ForeignTime:
     raise InputError(f"--from: there is no clock {name!r}; {suggestion(name, times)}")
 
 
-def _moments(words: str, clock: ForeignTime) -> tuple[float, ...]:
+def _moments(words: str, clock: TimeConvention) -> tuple[float, ...]:
     """Our times of a value or interval, in the order in which they were written."""
     from floracle.run.errors import InputError
 
@@ -108,19 +112,19 @@ def _moments(words: str, clock: ForeignTime) -> tuple[float, ...]:
         raise InputError(f"VALUE {words!r} has {len(values)} ends; an interval is .34:1.02")
     if len(values) == 2 and not values[0] < values[1]:
         raise InputError(f"VALUE {words!r} is no interval; its first end is the smaller one")
-    return tuple(clock.at(value) for value in values)
+    return tuple(clock.float_to_t(value) for value in values)
 
 
-def _row(time: ForeignTime, moments: tuple[float, ...]) -> tuple[str, str, str]:
-    readings = [time.reads(t) for t in sorted(moments, reverse=not time.forward)]
+def _row(time: TimeConvention, moments: tuple[float, ...]) -> tuple[str, str, str]:
+    readings = [time.float_from_t(t) for t in sorted(moments, reverse=not time.towards_data)]
     found = ", ".join("none" if value != value else f"{value:.6g}" for value in readings)
     written = f"[{found}]" if len(readings) > 1 else found
-    return time.name, written, f"{time.noise:g} → {time.data:g}"
+    return time.name, written, f"{time.noise_time:g} → {time.data_time:g}"
 
 
-def _tell_order(clock: ForeignTime, moments: tuple[float, ...]) -> None:
+def _tell_order(clock: TimeConvention, moments: tuple[float, ...]) -> None:
     from floracle.cli.console import say
 
-    if len(moments) == 2 and not clock.forward:
+    if len(moments) == 2 and not clock.towards_data:
         falls = f"{clock.name} falls from noise to data"
         say(f"The order flips: {falls}, so its smaller end is the later one.")

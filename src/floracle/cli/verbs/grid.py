@@ -57,7 +57,7 @@ def _shift(
     name: str, shift: float | None, mu: float | None, *, tokens: int | None
 ) -> float | None:
     """The number that the project shifts by."""
-    from floracle.core.time_conventions import Shift, mu_for
+    from floracle.core.time_conventions import Shift, flux_mu
     from floracle.run.errors import InputError
 
     if sum(given is not None for given in (shift, mu, tokens)) > 1:
@@ -67,7 +67,7 @@ def _shift(
     if tokens is not None:
         if name != "flux":
             raise InputError(f"--tokens is for flux; {name} has --shift")
-        mu = mu_for(tokens)
+        mu = flux_mu(tokens)
     return shift if mu is None else Shift.of(mu=mu).k
 
 

@@ -84,8 +84,8 @@ def loss(
         gaussian, class-gaussian, both with a comma between, or none: fields that know moments
         alone. class-gaussian where there are labels, gaussian where not.
     convention
-        How networks are to be read: a project's name, or words like predicts=data,null=10. Once
-        for all of them, or as often as there are networks.
+        How networks are to be read: a project's name, or words like
+        predicts=data,null_label=10. Once for all of them, or as often as there are networks.
     path
         The path from noise to data, on which fields are followed and whose times these are; a
         network is taken there from its own.

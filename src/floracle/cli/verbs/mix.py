@@ -99,7 +99,7 @@ def mix(
     name
         What to call the field.
     convention
-        How the network is to be read: a project's name, or words like predicts=data,null=10.
+        How the network is to be read: a project's name, or words like predicts=data,null_label=10.
     path
         The path from noise to data, on which fields are followed and whose times these are; a
         network is taken there from its own.

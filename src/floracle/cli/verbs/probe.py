@@ -80,8 +80,8 @@ def probe(
     names
         What to call the fields, with commas between.
     convention
-        How networks are to be read: a project's name, or words like predicts=data,null=10. Once
-        for all of them, or as often as there are networks.
+        How networks are to be read: a project's name, or words like
+        predicts=data,null_label=10. Once for all of them, or as often as there are networks.
     text
         What SD3 and Flux are asked with; label i is the i-th prompt.
     path

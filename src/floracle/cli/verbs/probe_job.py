@@ -279,7 +279,11 @@ def _labels(job: ProbeJob, loaded: dict[str, VelocityField], count: int) -> list
         given = whole_numbers(words, "--labels", "3 or 0,1,2")
     else:
         networks = [field for field in loaded.values() if isinstance(field, ModelField)]
-        needy = [each for each in networks if each.classes and each.translated.null is None]
+        needy = [
+            each
+            for each in networks
+            if each.classes and each.translated.convention.null_label is None
+        ]
         if not needy:
             return None
         given = list(range(min(each.classes or 1 for each in needy)))

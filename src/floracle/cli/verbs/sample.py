@@ -90,7 +90,7 @@ def sample(
     guiding
         How fields are guided.
     convention
-        How networks are to be read: a project's name, or words like predicts=data,null=10.
+        How networks are to be read: a project's name, or words like predicts=data,null_label=10.
     path
         The path from noise to data, on which fields are followed and whose times these are; a
         network is taken there from its own.

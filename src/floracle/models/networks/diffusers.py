@@ -142,7 +142,7 @@ def loaded(
     network = network.to(device).eval().requires_grad_(False)
     prompts = prompts_of(embeddings, device, network.dtype)
     convention = CONVENTIONS["sd3" if kind.startswith("SD3") else "flux"]
-    known = {"convention": replace(convention, null=prompts.null), "dtype": network.dtype}
+    known = {"convention": replace(convention, null_label=prompts.null), "dtype": network.dtype}
     origin = "text as given" if prompt is None else "text by its own encoders"
     many = (
         "1 prompt, label 0" if prompts.count == 1 else f"{prompts.count} prompts, label i the i-th"

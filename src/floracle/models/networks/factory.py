@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from floracle.core.point_set import NO_LABEL
-from floracle.models.identity_facts import APART
+from floracle.models.identity_facts import NOT_IDENTITY
 from floracle.run.errors import InputError, suggestion
 
 NetworkCallable = Callable[..., Tensor]
@@ -33,7 +33,7 @@ class WithoutNull:
     """A network that has no null label: samples without one are put to it without labels."""
 
     network: NetworkCallable
-    name: str = field(metadata=APART)
+    name: str = field(metadata=NOT_IDENTITY)
 
     def __call__(self, x: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
         """The network's output, in two calls where only some samples have a label."""
@@ -57,7 +57,7 @@ class WithoutNull:
         if not takes_two(self.network):
             raise InputError(
                 f"{self.name} is called with labels, but some samples have none; declare its"
-                f" label for them, like null=10, or give every sample a label"
+                f" label for them, like null_label=10, or give every sample a label"
             )
         return self.network(x, time)
 

@@ -58,8 +58,8 @@ def recognized(
     else:
         found = _from_tensors(checkpoint, convention, heads)
     asked = convention or found.convention
-    if asked.null is None and found.plan.null:
-        asked = replace(asked, null=found.plan.classes)
+    if asked.null_label is None and found.plan.null:
+        asked = replace(asked, null_label=found.plan.classes)
     remarks = [*found.assumed, *_remarks(checkpoint, found.plan)]
     if convention is not None:
         remarks.append("read by the convention that was asked for")

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import Tensor
 
-from floracle.core.clock import Clock
 from floracle.models.convention import Convention
 from floracle.run.errors import InputError, suggestion
 
@@ -87,4 +86,4 @@ def sit_convention(arguments: Mapping[str, Any], where: object) -> Convention:
 def repa_convention(arguments: Mapping[str, Any], where: object) -> Convention:
     """How REPA's options say that the network is read."""
     found = transport(arguments.get("path_type", "linear"), "velocity", where=where)
-    return replace(found, clock=Clock(noise=1, data=0))
+    return replace(found, noise_time=1, data_time=0)
