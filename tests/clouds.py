@@ -18,5 +18,5 @@ class Clouds:
     def __len__(self) -> int:
         return len(self.points)
 
-    def spreads(self, rows: Tensor) -> Tensor:
+    def take_stds(self, rows: Tensor) -> Tensor:
         return self.stds[rows]

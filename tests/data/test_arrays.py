@@ -47,7 +47,7 @@ def test_npy_of_any_number_is_read_as_float32(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["f2", "f4", ">f4", ">f8", "g", "i8"])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_rows_of_any_order_of_bytes_and_columns(tmp_path, monkeypatch, memory, kind, order):
-    monkeypatch.setattr("floracle.data.rows.file_rows.STEP", 50)
+    monkeypatch.setattr("floracle.data.rows.file_rows.STEP_VALUES", 50)
     points = (VECTORS * 20).reshape(20, 3, 2).astype(kind)
     np.savez(tmp_path / "points.npz", x=np.asarray(points, order=order))
     np.save(tmp_path / "points.npy", np.asarray(points, order=order))

@@ -108,8 +108,8 @@ def test_repa(stored, memory):
     clouds = open_store(where, layout="repa", moments="gaussian", memory=memory)
     rows = torch.tensor([11, 0, 3])
     assert torch.equal(every(clouds), mean * 0.18215)
-    assert torch.equal(clouds.spreads(rows), std[rows] * 0.18215)
-    assert clouds.spreads(rows).dtype == torch.float32
+    assert torch.equal(clouds.take_stds(rows), std[rows] * 0.18215)
+    assert clouds.take_stds(rows).dtype == torch.float32
     assert clouds.stds is not None
     assert torch.equal(clouds.stds[2:5], std[2:5] * 0.18215)
     assert len({means.fingerprint, draws.fingerprint, clouds.fingerprint}) == 3
@@ -133,7 +133,7 @@ def test_edm2(stored, memory):
     noise = floracle.noise(range(COUNT), (4, 4, 4))
     assert torch.equal(every(draws), (mean + noise * std) * scale + bias)
     clouds = open_store(where, layout="edm2", moments="gaussian", memory=memory)
-    assert torch.equal(clouds.spreads(torch.arange(COUNT)), std * scale)
+    assert torch.equal(clouds.take_stds(torch.arange(COUNT)), std * scale)
     raw = open_store(where, layout="edm2", moments="mean", normalize="raw")
     assert torch.equal(every(raw), mean)
     assert "unnormalised" in raw.remarks[0]
@@ -156,7 +156,7 @@ def test_gaussians_of_one_mean_and_other_deviations_are_not_one(tmp_path):
     assert opened["gaussian"].atoms().rows.tolist() == [0, 1]
     assert opened["gaussian"].atoms().weights.tolist() == [1 / 3, 2 / 3]
     with pytest.raises(InputError, match="not opened with moments='gaussian'"):
-        opened["mean"].spreads(torch.tensor([0]))
+        opened["mean"].take_stds(torch.tensor([0]))
 
 
 def test_the_folder_that_repa_is_given(tmp_path):

@@ -56,7 +56,7 @@ def test_draws_of_both_mirrors_as_its_project_feeds_them(tmp_path, save, memory)
     clouds = open_store(tmp_path, flips=False, moments="gaussian", memory=memory)
     mean, std = gaussian(plain)
     assert torch.equal(every(clouds), mean * 0.2325)
-    assert torch.equal(clouds.spreads(torch.arange(9)), std * 0.2325)
+    assert torch.equal(clouds.take_stds(torch.arange(9)), std * 0.2325)
     means = open_store(tmp_path, flips=False, moments="mean", normalize="raw", memory=memory)
     assert torch.equal(every(means), mean)
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import floracle
-from floracle.data.normalize import multiplied
+from floracle.data.normalize import scale_normalizer
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 
@@ -31,7 +31,7 @@ def test_arrays_that_hold_moments(tmp_path, memory, kind):
     assert torch.equal(draws, MEAN + STD * floracle.noise(range(9), (3, 4, 4)))
     clouds = open_store(where, moments="gaussian", **how)
     assert torch.equal(every(clouds), MEAN)
-    assert torch.equal(clouds.spreads(torch.arange(9)), STD)
+    assert torch.equal(clouds.take_stds(torch.arange(9)), STD)
     assert clouds.labels.tolist() == (list(range(9)) if kind == "npz" else [-1] * 9)
 
 
@@ -40,7 +40,7 @@ def test_log_variances():
     store = open_store(torch.cat([MEAN, logvar], 1), layout="mean-logvar", moments="gaussian")
     expected = (logvar.double().clamp(-30, 20) / 2).exp()
     torch.testing.assert_close(
-        store.spreads(torch.arange(9)).double(), expected, rtol=1e-6, atol=0
+        store.take_stds(torch.arange(9)).double(), expected, rtol=1e-6, atol=0
     )
 
 
@@ -49,7 +49,7 @@ def test_vectors_and_half_precision_may_be_moments():
     store = open_store(flat, layout="mean-std", moments="gaussian")
     assert store.shape == (3,)
     assert torch.equal(every(store), flat[:, :3].float())
-    assert torch.equal(store.spreads(torch.tensor([4, 1])), flat[[4, 1], 3:].float())
+    assert torch.equal(store.take_stds(torch.tensor([4, 1])), flat[[4, 1], 3:].float())
 
 
 def test_a_draw_is_the_rows_own_whatever_is_read_beside_it():
@@ -71,13 +71,13 @@ def test_a_draw_is_the_rows_own_whatever_is_read_beside_it():
 def test_deviations_are_in_the_units_of_points(normalize, mean, std):
     store = open_store(PLAIN, layout="mean-std", moments="gaussian", normalize=normalize)
     assert torch.equal(every(store), mean)
-    assert torch.equal(store.spreads(torch.arange(9)), std)
+    assert torch.equal(store.take_stds(torch.arange(9)), std)
 
 
 def test_standard_is_of_the_means_and_scales_the_deviations():
     store = open_store(PLAIN, layout="mean-std", moments="gaussian", normalize="standard")
     scale = MEAN.double().transpose(0, 1).flatten(1).std(1, correction=0)[:, None, None]
-    torch.testing.assert_close(store.spreads(torch.arange(9)), (STD / scale).float())
+    torch.testing.assert_close(store.take_stds(torch.arange(9)), (STD / scale).float())
     torch.testing.assert_close(store.channels.std, torch.ones(3, dtype=torch.float64))
 
 
@@ -101,11 +101,11 @@ def test_what_is_not_said_is_asked():
 
 @given(st.floats(1e-3, 1e3), st.floats(-10, 10), st.integers(0, 99))
 def test_scale_and_bias_there_and_back_again(scale, bias, seed):
-    normalizer = multiplied(scale, bias)
+    normalizer = scale_normalizer(scale, bias)
     z = torch.randn(6, 3, 2, generator=torch.Generator().manual_seed(seed)) * 10
     x = normalizer.apply(z)
     assert torch.equal(x, z * torch.tensor(scale) + torch.tensor(bias))
-    mean, std = normalizer.of(3)
+    mean, std = normalizer.per_channel(3)
     torch.testing.assert_close(x, (z - mean[:, None]) / std[:, None], rtol=1e-4, atol=1e-3)
     near = 1e-5 * (1 + (abs(bias) + 1) / scale)
     torch.testing.assert_close(normalizer.invert(x), z, rtol=1e-5, atol=near)

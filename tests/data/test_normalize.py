@@ -99,7 +99,7 @@ def test_other_peoples_shapes_of_mean_and_std_fit():
 def test_statistics_do_not_change_the_fingerprint_with_block_size(monkeypatch):
     points = torch.randn(100, 3, 2, 2)
     first = open_store(points, normalize="standard")
-    monkeypatch.setattr(scan, "VALUES", 36)
+    monkeypatch.setattr(scan, "BLOCK_VALUES", 36)
     again = open_store(points, normalize="standard", memory=100)
     torch.testing.assert_close(again.normalizer.mean, first.normalizer.mean, rtol=0, atol=0)
     assert again.fingerprint == first.fingerprint

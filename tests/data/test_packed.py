@@ -10,9 +10,9 @@ import torch
 
 from floracle.core.point_set import prepared
 from floracle.core.spectrum import moments, spectrum
-from floracle.data.normalize import RAW, Normalizer, multiplied
+from floracle.data.normalize import RAW, Normalizer, scale_normalizer
 from floracle.data.packed.pack import pack
-from floracle.data.rows.file_rows import ahead, normalized_
+from floracle.data.rows.buffers import read_ahead
 from floracle.data.store import open_store
 from floracle.oracle.class_points import gather_class_points
 from floracle.run.errors import InputError
@@ -105,8 +105,8 @@ def test_a_class_is_one_slab(folder):
         RAW,
         Normalizer(torch.tensor(127.5), torch.tensor(127.5)),
         Normalizer(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.7, 1.3, 0.9])),
-        multiplied(0.18215),
-        multiplied(torch.tensor([0.3, 0.5, 0.7]), 0.1),
+        scale_normalizer(0.18215),
+        scale_normalizer(torch.tensor([0.3, 0.5, 0.7]), 0.1),
     ],
 )
 @pytest.mark.parametrize("kind", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
@@ -114,7 +114,7 @@ def test_a_class_is_one_slab(folder):
 def test_normalizing_in_place_is_the_same_to_the_last_bit(normalizer, kind, shape):
     stored = (torch.rand(50, *shape) * 255).to(kind)
     expected = normalizer.apply(stored)
-    assert torch.equal(normalized_(stored.float(), normalizer), expected)
+    assert torch.equal(normalizer.apply_(stored.float()), expected)
 
 
 def test_opening_reads_no_points(folder, monkeypatch):
@@ -154,11 +154,11 @@ def test_the_next_item_is_made_while_one_is_used():
         made.set()
         yield threading.get_ident()
 
-    for item in ahead(items()):
+    for item in read_ahead(items()):
         assert made.wait(5)
         used.append(item)
     assert len(set(used)) == 2
-    assert list(ahead(iter(()))) == []
+    assert list(read_ahead(iter(()))) == []
 
 
 def test_what_fails_ahead_fails_where_it_is_used():
@@ -166,7 +166,7 @@ def test_what_fails_ahead_fails_where_it_is_used():
         yield 1
         raise OSError("gone")
 
-    found = ahead(items())
+    found = read_ahead(items())
     assert next(found) == 1
     with pytest.raises(OSError, match="gone"):
         next(found)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from floracle.data.packed.pack import pack
-from floracle.data.rows.file_rows import Spare, ahead
+from floracle.data.rows.buffers import BufferPool, read_ahead
 from floracle.data.store import open_store
 
 SHAPE = (4, 3, 3)
@@ -31,7 +31,7 @@ def stored(request, tmp_path):
 @pytest.mark.parametrize("memory", [1000, "1G"])
 def test_rows_are_the_same_in_whatever_pieces_they_are_read(stored, monkeypatch, values, memory):
     folder, expected = stored
-    monkeypatch.setattr("floracle.data.rows.file_rows.STEP", values)
+    monkeypatch.setattr("floracle.data.rows.file_rows.STEP_VALUES", values)
     store = open_store(folder, memory=memory)
     assert len(store.points.pieces) >= 3
     drawn = torch.Generator().manual_seed(2)
@@ -72,13 +72,13 @@ def test_two_threads_read_at_once(stored):
 
 
 def test_memory_is_used_again_once_nobody_holds_it():
-    spare = Spare()
-    first = spare.room((10, 4), torch.float32)
+    spare = BufferPool()
+    first = spare.empty((10, 4), torch.float32)
     place, part = first.data_ptr(), first[3:]
     del first
-    assert spare.room((10, 4), torch.float32).data_ptr() != place  # a part of it is still held
+    assert spare.empty((10, 4), torch.float32).data_ptr() != place  # a part of it is still held
     del part
-    again = {spare.room((5, 4), torch.float16).data_ptr() for _ in range(2)}
+    again = {spare.empty((5, 4), torch.float16).data_ptr() for _ in range(2)}
     assert place in again
 
 
@@ -91,7 +91,7 @@ def test_the_thread_ahead_computes_with_the_threads_it_is_given():
 
     torch.set_num_threads(3)
     try:
-        found = ahead(items(), threads=2)
+        found = read_ahead(items(), threads=2)
         assert [next(found) for _ in range(3)] == [3, 2, 2]
         found.close()
     finally:

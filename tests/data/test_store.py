@@ -71,7 +71,7 @@ def test_rows_that_differ_below_float32_are_one_atom():
 
 
 def test_equal_digests_of_unlike_rows_do_not_merge(monkeypatch):
-    monkeypatch.setattr(scan, "_digest", lambda row: bytes(16))
+    monkeypatch.setattr(scan, "_hash_row", lambda row: bytes(16))
     store = open_store(torch.tensor([[1.0], [2.0], [1.0]]))
     assert store.atoms().rows.tolist() == [0, 1]
 
@@ -153,7 +153,7 @@ def test_fingerprint_changes_with_anything():
 def test_fingerprint_is_the_same_however_it_is_read(monkeypatch):
     points = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
     first = open_store(points)
-    monkeypatch.setattr(scan, "VALUES", 7)
+    monkeypatch.setattr(scan, "BLOCK_VALUES", 7)
     assert open_store(points).fingerprint == first.fingerprint
     assert open_store(points, memory=64).fingerprint == first.fingerprint
     assert open_store(np.asfortranarray(points)).fingerprint == first.fingerprint

@@ -74,7 +74,7 @@ def test_the_weights_are_our_own():
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ([1, 1, 0, 1, 1, 1], "row 2 is zero, so that the row is no sample; remove it"),
+        ([1, 1, 0, 1, 1, 1], "row 2 is zero, so that the row is no training point; remove it"),
         ([1, -1, 0, 1, 1, 1], "row 1 is negative"),
         ([1, 1, 1, 1, 1, np.nan], "row 5 is not a finite number"),
         ([1, 1, 1, np.inf, 1, 1], "row 3 is not a finite number"),

@@ -95,7 +95,7 @@ def test_files_that_change_while_a_store_opens_are_refused(
     where, path = DATA[kind](tmp_path / "data")
     from floracle.data import integrity_check as scan
 
-    monkeypatch.setattr(scan, "VALUES", 300)
+    monkeypatch.setattr(scan, "BLOCK_VALUES", 300)
     digests, calls = scan.row_digests, []
 
     def changing(block):
@@ -182,7 +182,7 @@ def test_a_file_that_ends_in_the_middle_of_a_read_is_named(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("most", [1, 2, 64])
 def test_a_read_has_few_files_open_at_a_time_and_none_after(tmp_path, monkeypatch, most):
-    monkeypatch.setattr("floracle.data.rows.file_rows.OPEN_FILES", most)
+    monkeypatch.setattr("floracle.data.rows.file_rows.MAX_OPEN_FILES", most)
     points = torch.randn(60, 8)
     pack(points, tmp_path, shard_bytes=400, spectra=False, quiet=True)
     store = open_store(tmp_path, memory=1000, normalize="raw")

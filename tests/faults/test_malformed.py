@@ -283,7 +283,7 @@ def opened(where, how):
             points = store.take(torch.arange(len(store)))
             assert points.isfinite().all()
             if store.stds is not None:
-                assert (store.spreads(torch.arange(len(store))) >= 0).all()
+                assert (store.take_stds(torch.arange(len(store))) >= 0).all()
             assert len(store.labels) == len(store)
     except InputError as mistake:
         assert re.fullmatch(r"[^\x00-\x1f\x7f]+", str(mistake))  # noqa: PT017

@@ -126,5 +126,5 @@ def _class_sizes(store: Store) -> dict[str, int]:
 
 
 def _normalizer(store: Store) -> dict[str, list[float]]:
-    mean, std = store.normalizer.of(store.shape[0])
+    mean, std = store.normalizer.per_channel(store.shape[0])
     return {"mean": mean.tolist(), "std": std.tolist()} if math.prod(store.shape) else {}

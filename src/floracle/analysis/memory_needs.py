@@ -190,7 +190,7 @@ def oracle_memory(store: Store, memory: int | str | None) -> int | None:
 
 def class_sizes(store: Store, labels: tuple[int, ...]) -> Tensor:
     """The atoms of several classes, float64 [C]; from one look at all rows, however many."""
-    first, rows = store.groups.first.numpy(), store.labels.numpy()
+    first, rows = store.class_index.first.numpy(), store.labels.numpy()
     if store.duplicates:
         both = np.unique(np.stack([rows, first], 1), axis=0)[:, 0]
         whole = int((first == np.arange(len(first))).sum())

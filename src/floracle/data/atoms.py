@@ -1,12 +1,11 @@
-"""From rows to atoms: exact duplicates merge into the first of them, weighted by their count.
+"""Distinct training points: exact duplicates merge into the first of them, weighted by count.
 
-The atoms of a class are its distinct rows; those of the whole set merge across classes as well.
+The distinct rows of a class are its atoms; those of the whole set merge across classes as well.
 Rows may have weights of their own; then an atom has the sum of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.core.point_set import WeightedRows
+from floracle.core.point_set import NO_LABEL, WeightedRows
 from floracle.run.errors import InputError
 
-FEW = 12
+MAX_LISTED_CLASSES = 12
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,55 +29,52 @@ class ClassIndex:
     """Int64 [N], −1 for none."""
     weights: Tensor | None = None
     """Positive float64 [N] of any scale; None where all rows count the same."""
-    _found: dict[int, WeightedRows] = field(default_factory=dict, repr=False)
+    _atoms: dict[int, WeightedRows] = field(default_factory=dict, repr=False)
 
     @property
     def duplicates(self) -> int:
         """Rows merged away over the whole set."""
         return int((self.first != torch.arange(len(self.first))).sum())
 
-    def atoms(self, label: int = -1) -> WeightedRows:
-        """The atoms of a class, or of everything for −1; remembered."""
-        if label not in self._found:
-            rows = torch.arange(len(self.first)) if label == -1 else self._members(label)
-            self._found[label] = _merged(rows, self.first[rows], self._shares(rows))
-        return self._found[label]
+    def atoms(self, label: int = NO_LABEL) -> WeightedRows:
+        """The atoms of a class, or of the whole set for −1; computed once."""
+        if label not in self._atoms:
+            rows = torch.arange(len(self.first)) if label == NO_LABEL else self._rows_of(label)
+            self._atoms[label] = self._merge_duplicates(rows)
+        return self._atoms[label]
 
-    def _members(self, label: int) -> Tensor:
-        order, ordered = self._by_class
-        begin, end = np.searchsorted(ordered, [label, label + 1])
+    def _rows_of(self, label: int) -> Tensor:
+        order, sorted_labels = self._by_class
+        begin, end = np.searchsorted(sorted_labels, [label, label + 1])
         if label < 0 or begin == end:
-            raise InputError(f"there is no class {label}; {_known(np.unique(ordered).tolist())}")
+            raise InputError(f"there is no class {label}; {_list_classes(sorted_labels)}")
         return order[int(begin) : int(end)]
-
-    def _shares(self, rows: Tensor) -> Tensor | None:
-        if self.weights is None:
-            return None
-        weights = self.weights[rows] / self.weights[rows].max()  # their sum cannot overflow
-        return weights / weights.sum()
 
     @cached_property
     def _by_class(self) -> tuple[Tensor, np.ndarray]:
+        """Rows ordered by class, and their labels; rows of one class stay in order."""
         order = self.labels.argsort(stable=True)
         return order, self.labels[order].numpy()
 
+    def _merge_duplicates(self, rows: Tensor) -> WeightedRows:
+        """The first of equal rows, in order, each with the weight of all that equal it."""
+        _, index, group, counts = np.unique(
+            self.first[rows].numpy(), return_index=True, return_inverse=True, return_counts=True
+        )
+        order = np.argsort(index)
+        if self.weights is None:
+            weights = torch.from_numpy(counts[order]).double() / len(rows)
+        else:
+            shares = self.weights[rows] / self.weights[rows].max()  # their sum cannot overflow
+            shares = shares / shares.sum()
+            weights = torch.from_numpy(np.bincount(group, shares.numpy())[order])
+        return WeightedRows(rows[torch.from_numpy(index[order])], weights)
 
-def _merged(rows: Tensor, first: Tensor, shares: Tensor | None) -> WeightedRows:
-    """Atoms of increasing rows, given the row that each one equals and what each one weighs."""
-    _, index, group, counts = np.unique(
-        first.numpy(), return_index=True, return_inverse=True, return_counts=True
-    )
-    order = np.argsort(index)
-    if shares is None:
-        weights = torch.from_numpy(counts[order]).double() / len(rows)
-    else:
-        weights = torch.from_numpy(np.bincount(group, shares.numpy())[order])
-    return WeightedRows(rows[torch.from_numpy(index[order])], weights)
 
-
-def _known(labels: Sequence[int]) -> str:
-    labels = [label for label in labels if label >= 0]
+def _list_classes(sorted_labels: np.ndarray) -> str:
+    labels = [label for label in np.unique(sorted_labels).tolist() if label >= 0]
     if not labels:
         return "the data has no labels"
-    few = ", ".join(map(str, labels[:FEW]))
-    return f"classes are {few}" + (f", ... {labels[-1]}" if len(labels) > FEW else "")
+    shown = ", ".join(map(str, labels[:MAX_LISTED_CLASSES]))
+    more = f", ... {labels[-1]}" if len(labels) > MAX_LISTED_CLASSES else ""
+    return f"classes are {shown}{more}"

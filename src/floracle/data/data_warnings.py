@@ -1,112 +1,94 @@
-"""What the numbers of the channels give away: moments, wrong scales.
+"""Warnings about data: moments taken for points, wrong scales, padding.
 
-Nothing here stops anybody: a remark says what was noticed and what to say if it is true.
+Nothing here is an error: a warning says what was noticed, and which option to use if it is true.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from torch import Tensor, aminmax
 
-import torch
-from torch import Tensor
-
-from .channel_statistics import ChannelStatistics
+from .channel_statistics import Channels, ChannelStatistics
 from .layouts.content import LayoutContent, is_picture
-from .layouts.moments import HIGHEST, LOWEST, MomentReading
-from .normalize import Normalizer
+from .layouts.moments import MAX_LOG_VARIANCE, MIN_LOG_VARIANCE, MomentReading
+from .layouts.registry import has_own_scale
 
-UNIT = (0.5, 2.0)
-FAR = 1.0
-NARROWER = 0.5
-LEAST = 4
-PADDING = 63
-OWN_SCALE = {"repa", "edm2", "mar", "fast-dit"}
-"""Layouts whose projects do not bring their latents to deviation 1."""
-
-
-@dataclass(frozen=True)
-class Channels:
-    """Mean, deviation and bounds of every channel [C], float64, as points have them."""
-
-    mean: Tensor
-    std: Tensor
-    low: Tensor
-    high: Tensor
-
-
-def channels(spread: ChannelStatistics, normalizer: Normalizer) -> Channels:
-    """Of points, from the spread of what is stored."""
-    mean, std = (value.double() for value in normalizer.of(len(spread.mean)))
-    centred = ((value - mean) / std for value in (spread.mean, spread.low, spread.high))
-    moved, low, high = centred
-    return Channels(moved, spread.std / std, low, high)
+USUAL_STD = (0.5, 2.0)  # of channels of latents that fit noise of standard deviation 1
+USUAL_MEAN = 1.0  # largest |mean| of such channels
+MAX_STD_RATIO = 0.5  # deviations vary less than means: std of the second half over the first
+MIN_LATENT_CHANNELS = 4
+MAX_PADDED_ROWS = 63  # a DistributedSampler of 64 processes repeats fewer rows than that
 
 
 def data_warnings(
     content: LayoutContent,
-    read: MomentReading,
-    spread: ChannelStatistics,
-    found: Channels,
+    reading: MomentReading,
+    statistics: ChannelStatistics,
+    channels: Channels,
     *,
     duplicates: int,
-    how: str,
+    normalize: str,
 ) -> tuple[str, ...]:
-    """All that may be a wrong reading; `how` is the word that was said for normalize."""
-    shape, remarks = tuple(read.points.shape[1:]), content.remarks
+    """All warnings; `statistics` are of stored values, `channels` of points.
+
+    `normalize` is the word that was given for it, "" for a number or a `Normalizer`.
+    """
+    shape, warnings = tuple(reading.points.shape[1:]), content.remarks
     if content.padded:
-        remarks += looks_padded(duplicates, flips=content.flips)
-    if not read.points.dtype.is_floating_point:
-        return remarks
-    if content.moments is None and (seen := looks_like_moments(spread, shape)):
-        return remarks + seen
-    own = how == "stored" and content.layout in OWN_SCALE
-    if not own and how != "standard":
-        remarks += looks_unnormalised(found, shape, spread, content.layout)
-    if content.normalizer is None and how in ("stored", "raw"):
-        remarks += looks_like_levels(found, shape)
-    return remarks
+        warnings += looks_padded(duplicates, flips=content.flips)
+    if not reading.points.dtype.is_floating_point:
+        return warnings
+    if content.moments is None and (moments := looks_like_moments(statistics, shape)):
+        return warnings + moments
+    as_its_project = normalize == "stored" and has_own_scale(content.layout)
+    if not as_its_project and normalize != "standard":
+        warnings += looks_unnormalised(channels, shape, statistics, content.layout)
+    if content.normalizer is None and normalize in ("stored", "raw"):
+        warnings += looks_like_levels(channels, shape)
+    return warnings
 
 
-def looks_like_moments(spread: ChannelStatistics, shape: tuple[int, ...]) -> tuple[str, ...]:
+def looks_like_moments(statistics: ChannelStatistics, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Whether the second half of the channels of points [C, H, W] looks like deviations."""
-    count = len(spread.mean)
+    count = len(statistics.mean)
     if len(shape) != 3 or count % 2:
         return ()
-    mean, second = spread.of(slice(count // 2)), spread.of(slice(count // 2, None))
+    mean = statistics.select(slice(count // 2))
+    second = statistics.select(slice(count // 2, None))
     if not ((mean.low < 0) & (mean.high > 0)).all():
         return ()
-    if (second.low > 0).all() and (second.std < NARROWER * mean.std).all():
-        return (_moments("std", "mean-std"),)
-    bounded = (second.low >= LOWEST) & (second.high <= HIGHEST)
+    if (second.low > 0).all() and (second.std < MAX_STD_RATIO * mean.std).all():
+        return (_say_moments("std", "mean-std"),)
+    # log variances are clamped, and nearly all negative: an autoencoder's deviations are small
+    clamped = (second.low >= MIN_LOG_VARIANCE) & (second.high <= MAX_LOG_VARIANCE)
     negative = second.mean + second.std < 0
-    if (bounded & negative).all() and not (mean.mean + mean.std < 0).all():
-        return (_moments("log variance", "mean-logvar"),)
+    if (clamped & negative).all() and not (mean.mean + mean.std < 0).all():
+        return (_say_moments("log variance", "mean-logvar"),)
     return ()
 
 
 def looks_unnormalised(
-    found: Channels, shape: tuple[int, ...], spread: ChannelStatistics, layout: str
+    channels: Channels, shape: tuple[int, ...], statistics: ChannelStatistics, layout: str
 ) -> tuple[str, ...]:
     """Whether float latents [C ≥ 4, H, W] have another scale than their noise."""
-    if len(shape) != 3 or shape[0] < LEAST or is_picture(shape):
+    if len(shape) != 3 or shape[0] < MIN_LATENT_CHANNELS or is_picture(shape):
         return ()
-    low, high = UNIT
-    narrow, wide = bool((found.std < low).any()), bool((found.std > high).any())
-    if not (narrow or wide or (found.mean.abs() > FAR).any()):
+    low, high = USUAL_STD
+    scaled = bool((channels.std < low).any() or (channels.std > high).any())
+    if not (scaled or (channels.mean.abs() > USUAL_MEAN).any()):
         return ()
-    std = (spread.squares.sum() / spread.count / len(spread.mean)).sqrt()
+    std = (statistics.squares.sum() / statistics.count / len(statistics.mean)).sqrt()
     stats = "its latents_stats.pt fits these latents, or " if layout == "lightningdit" else ""
     return (
-        f"this looks unnormalised: channel deviations are {_range(found.std)} and means"
-        f" {_range(found.mean)}, where noise has 1 and 0; check that {stats}the factor or"
+        f"this looks unnormalised: channel deviations are {_range(channels.std)} and means"
+        f" {_range(channels.mean)}, where noise has 1 and 0; check that {stats}the factor or"
         f" Normalizer of its project is given, such as normalize={1 / max(float(std), 1e-12):.4g},"
         " or say normalize='standard'",
     )
 
 
-def looks_like_levels(found: Channels, shape: tuple[int, ...]) -> tuple[str, ...]:
+def looks_like_levels(channels: Channels, shape: tuple[int, ...]) -> tuple[str, ...]:
     """Whether float pictures reach beyond −1 ... 1."""
-    low, high = float(found.low.min()), float(found.high.max())
+    low, high = float(channels.low.min()), float(channels.high.max())
     if not is_picture(shape) or (low >= -1 and high <= 1):
         return ()
     reach = "0 ... 255" if low >= 0 and 1 < high <= 255 else f"{low:.4g} ... {high:.4g}"
@@ -118,7 +100,7 @@ def looks_like_levels(found: Channels, shape: tuple[int, ...]) -> tuple[str, ...
 
 def looks_padded(duplicates: int, *, flips: bool) -> tuple[str, ...]:
     """Whether a few rows repeat in a store that several processes wrote."""
-    if not 1 <= duplicates <= PADDING * (1 + flips):
+    if not 1 <= duplicates <= MAX_PADDED_ROWS * (1 + flips):
         return ()
     return (
         f"{duplicates} rows repeat others exactly, as where a DistributedSampler padded its last"
@@ -126,7 +108,7 @@ def looks_padded(duplicates: int, *, flips: bool) -> tuple[str, ...]:
     )
 
 
-def _moments(second: str, layout: str) -> str:
+def _say_moments(second: str, layout: str) -> str:
     return (
         f"these look like moments [mean ‖ {second}], not points: if they are, say"
         f" layout='{layout}' and moments='mean', 'sample' or 'gaussian'"
@@ -134,5 +116,5 @@ def _moments(second: str, layout: str) -> str:
 
 
 def _range(values: Tensor) -> str:
-    low, high = (float(value) for value in torch.aminmax(values))
+    low, high = (float(value) for value in aminmax(values))
     return f"{low:.3g} ... {high:.3g}"

@@ -1,8 +1,8 @@
-"""The one look at everything when a store opens: is it finite, what repeats, what are its bounds.
+"""The one pass over all rows when a store opens: are they finite, their digests, their bounds.
 
 Each row is reduced to 128 bits of BLAKE2b over its stored bytes, −0.0 read as 0.0; wider types are
 rounded to float32 first, for so are points. The blocks of this pass depend on the size of a
-point alone, so nothing found here depends on the memory at hand.
+point alone, so no result depends on the memory at hand.
 """
 
 from __future__ import annotations
@@ -19,88 +19,49 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-from .channel_statistics import PIECE, ChannelStatistics
-from .layouts.content import COMPACT, Rows
-from .rows.file_rows import ahead
+from .channel_statistics import CACHED_VALUES, ChannelStatistics
+from .rows.buffers import read_ahead
+from .rows.rows import COMPACT, Rows, compact
 
-VALUES = 2**22
-BYTES = 16
+BLOCK_VALUES = 2**22
+DIGEST_BYTES = 16
 
 Keep = Callable[[int, Tensor], None]
 """Takes the number of a row, and stored values of rows from there on."""
 
 
 @dataclass(frozen=True)
-class Scan:
-    """What one pass over the stored rows found."""
+class RowCheck:
+    """The result of one pass over the stored rows."""
 
     digests: np.ndarray
     """Bytes [N, 16]: equal rows have equal digests."""
-    spread: ChannelStatistics
-    """Of every channel."""
+    statistics: ChannelStatistics
 
 
-def compact(stored: Tensor) -> Tensor:
-    """Stored values in a type no wider than float32."""
-    return stored if stored.dtype in COMPACT else stored.float()
-
-
-def check_rows(rows: Rows, name: str, *, start: int = 0, keep: Keep | None = None) -> Scan:
-    """Read the rows from `start` on once; rows that are not finite are a mistake.
+def check_rows(rows: Rows, name: str, *, start: int = 0, keep: Keep | None = None) -> RowCheck:
+    """Read the rows from `start` on once; rows that are not finite are an error.
 
     Blocks are read, given to `keep` and hashed in a thread ahead of this one.
     """
-    digests = np.empty((len(rows) - start, BYTES), np.uint8)
-    spreads, bad = [], []
-    for first, block, block_digests in ahead(_blocks(rows, start, keep)):
-        spread = ChannelStatistics.of_block(block)
-        if not (spread.low.isfinite() & spread.high.isfinite()).all():
-            bad.append(first + (~block.isfinite()).flatten(1).any(1).nonzero().flatten())
+    digests = np.empty((len(rows) - start, DIGEST_BYTES), np.uint8)
+    statistics, not_finite = [], []
+    for first, block, block_digests in read_ahead(_hash_blocks(rows, start, keep)):
+        block_statistics = ChannelStatistics.of_block(block)
+        # extremes carry every NaN and infinity; single rows are looked for only if there is one
+        if not (block_statistics.low.isfinite() & block_statistics.high.isfinite()).all():
+            not_finite.append(first + (~block.isfinite()).flatten(1).any(1).nonzero().flatten())
             continue
         digests[first - start : first - start + len(block)] = block_digests
-        spreads.append(spread)
-    if bad:
-        raise InputError(_not_finite(name, torch.cat(bad).tolist(), rows.dtype))
-    return Scan(digests, reduce(ChannelStatistics.merge, spreads))
+        statistics.append(block_statistics)
+    if not_finite:
+        raise InputError(_describe_not_finite(name, torch.cat(not_finite).tolist(), rows.dtype))
+    return RowCheck(digests, reduce(ChannelStatistics.merge, statistics))
 
 
-def row_digests(block: Tensor) -> np.ndarray:
-    """The digests [n, 16] of compact rows [n, ...]."""
-    pieces = block.split(max(1, PIECE // max(1, block[:1].numel())))
-    digests = (_digest(row) for piece in pieces for row in _hashed(piece))
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, BYTES)
-
-
-def _hashed(rows: Tensor) -> np.ndarray:
-    """The bytes [n, ...] that tell rows apart."""
-    if rows.dtype.is_floating_point:
-        rows = rows + 0.0  # −0.0 + 0.0 is 0.0
-    return rows.flatten(1).contiguous().view(torch.uint8).numpy()
-
-
-def first_equal(rows: Rows, digests: np.ndarray) -> Tensor:
-    """For every row the first that equals it, int64 [N]; equal digests are compared in full."""
-    words = digests.view(np.uint64)
-    order = np.lexsort((words[:, 1], words[:, 0]))
-    new = np.ones(len(order), bool)
-    new[1:] = (words[order[1:]] != words[order[:-1]]).any(1)
-    first = np.empty(len(order), np.int64)
-    first[order] = order[new][new.cumsum() - 1]  # lexsort is stable: a group begins with its first
-    _confirm(rows, first)
-    return torch.from_numpy(first)
-
-
-def _confirm(rows: Rows, first: np.ndarray) -> None:
-    copies = np.flatnonzero(first != np.arange(len(first)))
-    step = block_rows(rows)
-    for start in range(0, len(copies), step):
-        some = copies[start : start + step]
-        ours, theirs = (compact(rows[torch.from_numpy(index)]) for index in (some, first[some]))
-        unlike = (ours != theirs).flatten(1).any(1).numpy()
-        first[some[unlike]] = some[unlike]
-
-
-def _blocks(rows: Rows, start: int, keep: Keep | None) -> Iterator[tuple[int, Tensor, np.ndarray]]:
+def _hash_blocks(
+    rows: Rows, start: int, keep: Keep | None
+) -> Iterator[tuple[int, Tensor, np.ndarray]]:
     """The number of a first row, rows from there on, and their digests."""
     step = block_rows(rows)
     for first in range(start, len(rows), step):
@@ -112,15 +73,48 @@ def _blocks(rows: Rows, start: int, keep: Keep | None) -> Iterator[tuple[int, Te
 
 def block_rows(rows: Rows) -> int:
     """How many rows to read at a time; by the size of a point alone."""
-    return max(1, VALUES // prod(rows.shape[1:]))
+    return max(1, BLOCK_VALUES // prod(rows.shape[1:]))
 
 
-def _digest(row: np.ndarray) -> bytes:
-    return hashlib.blake2b(row.data, digest_size=BYTES).digest()
+def row_digests(block: Tensor) -> np.ndarray:
+    """The digests [n, 16] of compact rows [n, ...]."""
+    digests: list[bytes] = []
+    for piece in block.split(max(1, CACHED_VALUES // max(1, block[:1].numel()))):
+        if piece.dtype.is_floating_point:
+            piece = piece + 0.0  # −0.0 + 0.0 is 0.0: equal values have equal bytes
+        rows = piece.flatten(1).contiguous().view(torch.uint8).numpy()
+        digests += map(_hash_row, rows)
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
-def _not_finite(name: str, rows: list[int], dtype: torch.dtype) -> str:
-    few = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-    wide = dtype not in COMPACT
-    reason = "NaN, infinite or too large for float32" if wide else "NaN or infinite"
-    return f"{name}: {len(rows)} row(s) hold values that are {reason}: {few}; mend or remove them"
+def _hash_row(row: np.ndarray) -> bytes:
+    return hashlib.blake2b(row.data, digest_size=DIGEST_BYTES).digest()
+
+
+def find_first_equal(rows: Rows, digests: np.ndarray) -> Tensor:
+    """For every row the first that equals it, int64 [N]; equal digests are compared in full."""
+    words = digests.view(np.uint64)  # [N, 2]
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    new = np.ones(len(order), bool)
+    new[1:] = (words[order[1:]] != words[order[:-1]]).any(1)
+    first = np.empty(len(order), np.int64)
+    first[order] = order[new][new.cumsum() - 1]  # lexsort is stable: a group begins with its first
+    copies, step = np.flatnonzero(first != np.arange(len(first))), block_rows(rows)
+    for start in range(0, len(copies), step):
+        batch = copies[start : start + step]
+        copied, original = (
+            compact(rows[torch.from_numpy(index)]) for index in (batch, first[batch])
+        )
+        unlike = (copied != original).flatten(1).any(1).numpy()
+        first[batch[unlike]] = batch[unlike]
+    return torch.from_numpy(first)
+
+
+def _describe_not_finite(name: str, rows: list[int], dtype: torch.dtype) -> str:
+    numbers = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+    reason = "NaN or infinite"
+    if dtype not in COMPACT:
+        reason = "NaN, infinite or too large for float32"
+    return (
+        f"{name}: {len(rows)} row(s) hold values that are {reason}: {numbers}; mend or remove them"
+    )

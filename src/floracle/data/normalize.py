@@ -17,8 +17,6 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-from .channel_statistics import ChannelStatistics
-
 LEVELS = 127.5, 127.5
 """Mean and std that bring bytes 0 ... 255 to [−1, 1]."""
 WORDS = "'stored', 'raw', 'standard', a positive number or a Normalizer"
@@ -26,7 +24,7 @@ WORDS = "'stored', 'raw', 'standard', a positive number or a Normalizer"
 
 @dataclass(frozen=True, eq=False)
 class Normalizer:
-    """Mean and std, scalars or one per channel [C]; float32. Use `multiplied` for a scale.
+    """Mean and std, scalars or one per channel [C]; float32. Use `scale_normalizer` for a scale.
 
     Channels are the first axis of a point: of pictures [C, H, W], and the axis of vectors [D].
     """
@@ -34,7 +32,7 @@ class Normalizer:
     mean: Tensor
     std: Tensor
     factors: tuple[Tensor, Tensor] | None = field(default=None, kw_only=True)
-    """Scale and bias, where points are stored · scale + bias; `multiplied` sets them."""
+    """Scale and bias, where points are stored · scale + bias; `scale_normalizer` sets them."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
@@ -57,6 +55,15 @@ class Normalizer:
         z = z if z.dtype == torch.uint8 else z.float()  # bytes turn float32 in the subtraction
         return (z - _per_channel(self.mean, z)).div_(_per_channel(self.std, z))
 
+    def apply_(self, values: Tensor) -> Tensor:
+        """`apply` in place, on float32 values; the same to the last bit."""
+        if not self.changes:
+            return values
+        if self.factors:
+            scale, bias = (_per_channel(value, values) for value in self.factors)
+            return values.mul_(scale).add_(bias)
+        return values.sub_(_per_channel(self.mean, values)).div_(_per_channel(self.std, values))
+
     def apply_to_spread(self, stds: Tensor) -> Tensor:
         """Standard deviations [n, C, ...] of stored values as those of points, float32."""
         if self.factors:
@@ -70,7 +77,7 @@ class Normalizer:
             return (x.float() - bias).div_(scale)
         return x.float() * _per_channel(self.std, x) + _per_channel(self.mean, x)
 
-    def of(self, channels: int) -> tuple[Tensor, Tensor]:
+    def per_channel(self, channels: int) -> tuple[Tensor, Tensor]:
         """Mean and std written out for every channel, both [C]."""
         for value in (self.mean, self.std):
             if value.ndim == 1 and len(value) != channels:
@@ -79,13 +86,13 @@ class Normalizer:
                 )
         return self.mean.expand(channels), self.std.expand(channels)
 
-    def parts(self, channels: int) -> list[bytes]:
+    def fingerprint_parts(self, channels: int) -> list[bytes]:
         """All that points depend on, for a fingerprint."""
-        values = [*self.of(channels), *(self.factors or ())]
+        values = [*self.per_channel(channels), *(self.factors or ())]
         return [value.contiguous().numpy().tobytes() for value in values]
 
 
-def multiplied(scale: float | Tensor, bias: float | Tensor = 0.0) -> Normalizer:
+def scale_normalizer(scale: float | Tensor, bias: float | Tensor = 0.0) -> Normalizer:
     """Points are stored · scale + bias; both are scalars or one per channel [C]."""
     scale, bias = _plain(scale, "scale"), _plain(bias, "bias")
     if not (scale > 0).all():
@@ -103,7 +110,7 @@ def choose_normalizer(
     if isinstance(asked, Normalizer):
         return asked
     if isinstance(asked, (int, float)) and not isinstance(asked, bool) and isfinite(asked):
-        return multiplied(float(asked))
+        return scale_normalizer(float(asked))
     if asked == "stored":
         return own or (Normalizer(*map(torch.tensor, LEVELS)) if dtype == torch.uint8 else RAW)
     if asked == "raw":
@@ -111,14 +118,6 @@ def choose_normalizer(
     if asked == "standard":
         return None
     raise InputError(f"normalize is {WORDS}, not {asked!r}")
-
-
-def standard(spread: ChannelStatistics) -> Normalizer:
-    """Of "standard": each channel's mean and std (divided by the count); constants get 1."""
-    std = spread.std.float()
-    constant = (spread.low == spread.high) | (std == 0)
-    mean = torch.where(spread.low == spread.high, spread.low, spread.mean)
-    return Normalizer(mean, torch.where(constant, torch.ones_like(std), std))
 
 
 def _plain(value: float | Tensor, name: str) -> Tensor:

@@ -1,11 +1,11 @@
-"""The store: points of any layout as the mathematics asks for them (`core.source.Source`).
+"""The store: training points of any layout as the mathematics needs them (`core.point_set`).
 
 Rows are numbered as the file or array numbers them; points are float32. Opening reads everything
-once, in blocks: what is not finite is named, duplicates are found, and the fingerprint is taken.
-Within half of the memory budget the points are held as float32 and blocks are views of them;
-beyond it they are read and converted block by block. A packed store knows all this beforehand and
-is opened without a look at its points. Whoever has read a store asks it to `check_unchanged`
-before anything of that is kept: results carry the fingerprint from opening.
+once, in blocks: rows that are not finite are named, duplicates are found, and the fingerprint is
+taken. Within half of the memory budget the points stay in memory as float32 and blocks are views
+of them; beyond it they are read and converted block by block. A packed store knows all this
+beforehand and is opened without a look at its points. Whoever has read a store calls its
+`check_unchanged` before saving anything: results carry the fingerprint from opening.
 """
 
 from __future__ import annotations
@@ -27,122 +27,144 @@ from floracle.run.errors import InputError
 from floracle.run.files import digest
 
 from .atoms import ClassIndex
-from .data_warnings import Channels, channels, data_warnings
-from .integrity_check import check_rows, compact, first_equal, row_digests
-from .layouts.arrays import read_labels
-from .layouts.content import Key, LayoutContent, Rows
-from .layouts.labels import checked, class_names
-from .layouts.moments import read_moments
+from .channel_statistics import (
+    Channels,
+    ChannelStatistics,
+    point_channels,
+    standard_normalizer,
+)
+from .data_warnings import data_warnings
+from .integrity_check import check_rows, find_first_equal, row_digests
+from .layouts.content import LayoutContent, is_picture
+from .layouts.labels import check_labels, check_weights, class_names, read_labels
+from .layouts.moments import MomentReading, read_moments
 from .layouts.read_options import ReadOptions
 from .layouts.registry import open_layout
-from .layouts.weights import checked_weights
-from .normalize import Normalizer, choose_normalizer, standard
-from .packed.class_statistics import ClassStatistics
-from .packed.coarse import StoredCoarseView
-from .packed.reader import PackedStore
-from .points import fits, holding, picture_range, points_of, stds_of, with_mirrors
-from .rows.source_files import SourceFiles, changed_row, noted_files
+from .normalize import Normalizer, choose_normalizer
+from .packed.reader import PackedStore, packed_content
+from .points import PointBuffer, fits, picture_range, points_of, stds_of
+from .rows.rows import Key, Rows, compact, mirror_rows
+from .rows.source_files import SourceFiles, changed_row, record_opened_files
 
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """Points, labels and what was learnt when they were opened; use `open_store` to make one."""
+    """Training points and all that was learnt at opening; use `open_store` to make one."""
 
     name: str
     layout: str
-    shape: tuple[int, ...]
-    labels: Tensor
+    """The name of the file format or project."""
     classes: tuple[str, ...]
     """Names by label: of class folders, else the numbers themselves."""
     normalizer: Normalizer
     flips: bool
     """Whether the left-right mirrors are points too: rows N ... 2N − 1."""
     fingerprint: str
-    size: int
-    """Bytes of all points as stored (before conversion to float32)."""
-    dtype: torch.dtype
-    """Of the values as stored."""
     picture_range: tuple[float, float] | None
     """Values of points that mean black and white; None where points are not pictures."""
-    resident: bool
-    """Points lie in memory as float32, so that blocks cost nothing."""
-    ignored: int
-    """Files of the folder that are no pictures."""
-    groups: ClassIndex
+    class_index: ClassIndex
+    """Labels, weights and duplicates."""
     stored: Rows
     """All points as they are stored, before the normalizer."""
     points: Rows
     """All points as float32, read by slice or by row numbers."""
+    resident: bool
+    """Points lie in memory as float32, so that blocks cost nothing."""
     channels: Channels
-    """Mean, deviation and bounds of every channel of the points."""
+    """Mean, standard deviation and bounds of every channel of the points."""
+    ignored: int = 0
+    """Files of the folder that are no pictures."""
     stds: Rows | None = None
-    """Where points are means of Gaussians, the deviations in the same units; read like points."""
-    weights: Tensor | None = None
-    """How much each row counts, float64 [N] of any scale; None where all count the same."""
+    """Where points are means of Gaussians, the standard deviations; read like points."""
     remarks: tuple[str, ...] = ()
-    """What was noticed that may be a wrong reading, and what to say if it is."""
-    known: ClassStatistics | None = None
-    """What a packed store knows of its classes."""
-    view: StoredCoarseView | None = None
-    """The coarse view that a packed store keeps of its rows."""
-    original: Tensor | None = None
-    """Of a packed store, the row that each row had in the data that was packed, int64 [N]."""
+    """What was noticed that may be a wrong reading, and which option to use if it is."""
+    packed: PackedStore | None = None
+    """The packed store that this is, with what it knows of its classes."""
     files: SourceFiles = field(default_factory=SourceFiles)
     """All that was opened, labels and weights as well; none where data is in memory."""
     digests: np.ndarray | None = None
-    """Of every row as it was read at opening, bytes [N, 16]; None where no row was, or the rows
-    are means alone of what was read."""
+    """Of every row as it was read at opening, bytes [N, 16]; None for a packed store, and where
+    points are the means of what was read."""
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.class_index.labels)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one point."""
+        return tuple(self.stored.shape[1:])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the values as stored."""
+        return self.stored.dtype
+
+    @property
+    def size(self) -> int:
+        """Bytes of all points as stored, before conversion to float32."""
+        return prod(self.stored.shape) * self.stored.dtype.itemsize
+
+    @property
+    def labels(self) -> Tensor:
+        """The class of every row, int64 [N]; −1 where there is none."""
+        return self.class_index.labels
+
+    @property
+    def weights(self) -> Tensor | None:
+        """How much each row counts, float64 [N] of any scale; None where all count the same."""
+        return self.class_index.weights
 
     @property
     def duplicates(self) -> int:
         """Rows merged away over the whole set."""
-        return self.groups.duplicates
+        return self.class_index.duplicates
 
-    def atoms(self, label: int = -1) -> WeightedRows:
+    @property
+    def original(self) -> Tensor | None:
+        """Of a packed store, the row that each row had in the data that was packed, int64 [N]."""
+        return None if self.packed is None else self.packed.all_original_rows
+
+    def atoms(self, label: int = NO_LABEL) -> WeightedRows:
         """The distinct rows of a class and their weights; of the whole set for −1."""
-        return self.groups.atoms(label)
+        return self.class_index.atoms(label)
 
-    def blocks(self, label: int = -1, *, rows: int) -> Iterator[Block]:
+    def blocks(self, label: int = NO_LABEL, *, rows: int) -> Iterator[Block]:
         """The atoms of a class in order, at most `rows` at a time; views where they can be."""
         if rows < 1:
             raise InputError(f"blocks need at least one row, got {rows}")
         atoms = self.atoms(label)
-        parts = zip(*(part.split(rows) for part in atoms), strict=True)
+        pieces = zip(atoms.rows.split(rows), atoms.weights.split(rows), strict=True)
         return (
-            Block(some, weights, self.points[_slice(some)].reshape(len(some), -1))
-            for some, weights in parts
+            Block(numbers, weights, self.points[_as_key(numbers)].reshape(len(numbers), -1))
+            for numbers, weights in pieces
         )
 
     def prepared(self, label: int = NO_LABEL) -> Prepared | None:
         """What is known of a class without reading it; None where nothing is."""
-        return None if self.known is None else self.known.prepared(label)
+        statistics = None if self.packed is None else self.packed.class_statistics
+        return None if statistics is None else statistics.prepared(label)
 
     @property
     def kept(self) -> int:
-        """How many leading coordinates of every row are kept; 0 where none are."""
-        return 0 if self.view is None else self.view.band_edges[0]
+        """How many leading coordinates of every row a packed store keeps; 0 where none."""
+        view = None if self.packed is None else self.packed.coarse_view
+        return 0 if view is None else view.band_edges[0]
 
     def coarse(self, label: int = NO_LABEL) -> CoarseView | None:
-        """The coarse view of a class that is kept; None where none is."""
-        return None if self.view is None else self.view.select(self.atoms(label).rows)
+        """The coarse view of a class that a packed store keeps; None where there is none."""
+        view = None if self.packed is None else self.packed.coarse_view
+        return None if view is None else view.select(self.atoms(label).rows)
 
     def take(self, rows: Tensor) -> Tensor:
         """The points float32 [len(rows), *shape] of any rows, in the order asked."""
-        return self.points[self._checked(rows)]
-
-    def check_unchanged(self) -> None:
-        """Raise the mistake `Changed` if a file of the data is not as it was at opening."""
-        self.files.check_unchanged()
+        return self.points[self._check_numbers(rows)]
 
     def take_stored(self, rows: Tensor) -> tuple[Tensor, np.ndarray]:
         """Any rows as they are stored, no wider than float32, and their digests [n, 16].
 
         A row that is not what was read at opening raises `Changed`.
         """
-        block = compact(self.stored[self._checked(rows)]).contiguous()
+        block = compact(self.stored[self._check_numbers(rows)]).contiguous()
         digests = row_digests(block)
         if self.digests is not None:
             unlike = (digests != self.digests[rows.numpy()]).any(1)
@@ -150,13 +172,17 @@ class Store:
                 raise changed_row(self.name, int(rows[int(unlike.argmax())]))
         return block, digests
 
-    def spreads(self, rows: Tensor) -> Tensor:
-        """The deviations float32 [len(rows), *shape] of any rows, where they are Gaussians."""
+    def take_stds(self, rows: Tensor) -> Tensor:
+        """The standard deviations float32 [len(rows), *shape] of any rows that are Gaussians."""
         if self.stds is None:
             raise InputError(f"{self.name} was not opened with moments='gaussian': no deviations")
-        return self.stds[self._checked(rows)]
+        return self.stds[self._check_numbers(rows)]
 
-    def _checked(self, rows: Tensor) -> Tensor:
+    def check_unchanged(self) -> None:
+        """Raise the error `Changed` if a file of the data is not as it was at opening."""
+        self.files.check_unchanged()
+
+    def _check_numbers(self, rows: Tensor) -> Tensor:
         rows = rows.cpu()
         low, high = (int(bound) for bound in rows.aminmax()) if rows.numel() else (0, 0)
         if rows.dtype != torch.int64 or rows.ndim != 1 or low < 0 or high >= len(self):
@@ -165,7 +191,7 @@ class Store:
 
 
 def open_store(
-    where: str | Path | Tensor | np.ndarray,
+    data: str | Path | Tensor | np.ndarray,
     *,
     labels: Any = None,
     flips: bool | None = None,
@@ -177,152 +203,217 @@ def open_store(
 ) -> Store:
     """Open data as people have it: arrays, files, pictures, latents of other projects.
 
-    `normalize`: "stored" feeds points as their own project does (bytes 0..255 become [−1, 1]),
-    "raw" leaves all as it is, "standard" gives every channel mean 0 and deviation 1; a number
-    multiplies, and a `Normalizer` is applied as it stands. `labels` (a list, array or .npy path)
-    go before those found with the data; `weights` say how much each row counts. `flips` adds the
-    mirror of every picture, or the stored mirror of every latent, as a point of its own. `layout`
-    and `moments` ("mean", "sample", "gaussian") say what files cannot tell; see `asked.py`.
-    "digits" and "gaussian:POINTSxDIMS" are names.
+    Parameters
+    ----------
+    data
+        A path, a tensor or array [N, ...], "digits", or "gaussian:POINTSxDIMS".
+    labels
+        A list, array or .npy path [N]; goes before labels that lie with the data.
+    flips
+        Whether the mirror of every picture, or the stored mirror of every latent, is a point too.
+    normalize
+        "stored" feeds points as their own project does (bytes 0..255 become [−1, 1]), "raw" leaves
+        all as it is, "standard" gives every channel mean 0 and standard deviation 1; a number
+        multiplies, and a `Normalizer` is applied as it stands.
+    layout, moments
+        What files cannot say: whose layout it is, and whether stored Gaussians become their
+        "mean", one "sample", or stay "gaussian"; see `layouts.registry` and `layouts.moments`.
+    weights
+        A list, array or .npy path [N]: how much each row counts.
+    memory
+        Memory budget, bytes or like "4G" (default: half of the free memory).
+
+    Raises
+    ------
+    InputError
+        If the data cannot be read, or options are missing or do not fit.
+    Changed
+        If a file changes meanwhile.
     """
-    with noted_files() as looks:
-        store = _opened(
-            where,
-            labels=labels,
-            flips=flips,
-            normalize=normalize,
-            layout=layout,
-            moments=moments,
-            weights=weights,
-            memory=memory,
-        )
-    store = replace(store, files=SourceFiles.of(looks))
+    budget = memory_budget(memory) // 2  # the other half is for those who work with the points
+    stored = isinstance(normalize, str) and normalize == "stored"
+    options = ReadOptions(budget, layout, moments, flips, stored, labelled=labels is not None)
+    with record_opened_files() as states:
+        name, content = open_layout(data, options)
+        asks_more = any(value is not None for value in (labels, weights, moments)) or not stored
+        if (
+            isinstance(content, PackedStore)
+            and not asks_more
+            and flips in (None, content.manifest.flips)
+        ):
+            store = store_of_packed(content, name, budget)
+        else:
+            if isinstance(content, PackedStore):  # read again as any other data
+                content = packed_content(content, options)
+            store = _open_rows(name, content, options, labels, weights, normalize)
+    store = replace(store, files=SourceFiles.of(states))
     store.check_unchanged()
     return store
 
 
-def _opened(
-    where: str | Path | Tensor | np.ndarray,
-    *,
-    labels: Any,
-    flips: bool | None,
-    normalize: str | float | Normalizer,
-    layout: str | None,
-    moments: str | None,
-    weights: Any,
-    memory: int | str | None,
-) -> Store:
-    """See `open_store`."""
-    budget, how = memory_budget(memory) // 2, normalize if isinstance(normalize, str) else ""
-    stored = how == "stored"
-    asked = ReadOptions(budget, layout, moments, flips, stored=stored, labelled=labels is not None)
-    name, content = open_layout(where, asked)
-    given = any(one is not None for one in (labels, weights, moments)) or how != "stored"
-    packed = content.packed
-    if packed is not None and not given and flips in (None, packed.manifest.flips):
-        return ready(packed, name, budget)
-    read, classed = read_moments(content, asked, name), _labels(labels, content)
-    weighed = checked_weights(weights, len(classed)) if weights is not None else content.weights
-    flips = content.flips if flips is None else flips
-    at_once = read.whole is read.points and (content.flips or not flips)
-    normalizer = choose_normalizer(normalize, read.points.dtype, own=content.normalizer)
-    early = holding(read.points, normalizer, budget) if at_once else None
-    found = check_rows(read.whole, name, keep=None if early is None else early.keep)
-    digests, spread = found.digests, found.spread.of(slice(read.points.shape[1]))
-    normalizer = normalizer or standard(spread)
-    shown = picture_range(read.points, normalizer, spread, name)
-    if flips and not content.flips:
-        read, digests = with_mirrors(read, digests, name)
-    if flips:
-        classed, weighed = classed.repeat(2), None if weighed is None else weighed.repeat(2)
-    rows, summary = read.points, channels(spread, normalizer)
-    points, resident = (early.points, True) if early else points_of(rows, normalizer, budget)
-    groups = ClassIndex(first_equal(read.whole, digests), classed, weighed)
-    remarks = data_warnings(content, read, spread, summary, duplicates=groups.duplicates, how=how)
-    return Store(
-        name=name,
-        layout=content.layout,
-        shape=tuple(rows.shape[1:]),
-        labels=classed,
-        classes=class_names(classed, content.classes),
-        normalizer=normalizer,
-        flips=bool(flips),
-        fingerprint=fingerprint_of(
-            read.whole, digests, groups, normalizer, channels=rows.shape[1], flips=bool(flips)
-        ),
-        size=prod(rows.shape) * rows.dtype.itemsize,
-        dtype=rows.dtype,
-        picture_range=shown,
-        resident=resident,
-        ignored=content.ignored,
-        groups=groups,
-        stored=rows,
-        points=points,
-        channels=summary,
-        stds=None if read.stds is None else stds_of(read.stds, normalizer, budget),
-        weights=weighed,
-        remarks=remarks,
-        digests=digests if read.stds is None else None,
-    )
-
-
-def ready(packed: PackedStore, name: str, budget: int) -> Store:
+def store_of_packed(packed: PackedStore, name: str, budget: int) -> Store:
     """A packed store as it is; nothing of its points is read."""
     manifest, rows = packed.manifest, packed.stored
-    held = fits(rows, budget)
+    resident = fits(rows, budget)
     return Store(
         name=name,
         layout="packed",
-        shape=manifest.shape,
-        labels=packed.class_index.labels,
         classes=manifest.classes,
         normalizer=packed.normalizer,
         flips=manifest.flips,
         fingerprint=manifest.fingerprint,
-        size=prod(rows.shape) * rows.dtype.itemsize,
-        dtype=rows.dtype,
         picture_range=manifest.picture_range,
-        resident=held,
-        ignored=0,
-        groups=packed.class_index,
+        class_index=packed.class_index,
         stored=rows,
-        points=rows.as_points(packed.normalizer, hold=held),
+        points=rows.as_points(packed.normalizer, hold=resident),
+        resident=resident,
         channels=manifest.channels,
-        weights=packed.class_index.weights,
         remarks=packed.remarks,
-        known=packed.class_statistics,
-        view=packed.coarse_view,
-        original=packed.all_original_rows,
+        packed=packed,
     )
 
 
-def _labels(given: Any, content: LayoutContent) -> Tensor:
+def _open_rows(
+    name: str,
+    content: LayoutContent,
+    options: ReadOptions,
+    labels: Any,
+    weights: Any,
+    normalize: str | float | Normalizer,
+) -> Store:
+    """The steps of opening, from the rows of a layout to a store."""
+    # 1. Stored Gaussians become points, and rows get their labels and weights.
+    reading = read_moments(content, options, name)
+    labels = _choose_labels(labels, content)
+    weights = content.weights if weights is None else check_weights(weights, len(labels))
+    # 2. The one pass over all rows: finite? digests, channels, and with them the normalizer.
+    flips = content.flips if options.flips is None else bool(options.flips)
+    checked = _check_points(
+        reading,
+        name,
+        choose_normalizer(normalize, reading.points.dtype, own=content.normalizer),
+        budget=options.budget,
+        add_mirrors=flips and not content.flips,
+    )
+    reading, normalizer, statistics = checked.reading, checked.normalizer, checked.statistics
+    if flips:
+        labels, weights = labels.repeat(2), None if weights is None else weights.repeat(2)
+    # 3. Points as float32: in memory if they fit, in that pass already where this was possible.
+    if checked.points is None:
+        points, resident = points_of(reading.points, normalizer, options.budget)
+    else:
+        points, resident = checked.points, True
+    stds = None if reading.stds is None else stds_of(reading.stds, normalizer, options.budget)
+    # 4. Duplicates, the fingerprint and warnings.
+    class_index = ClassIndex(find_first_equal(reading.identity, checked.digests), labels, weights)
+    channels = point_channels(statistics, normalizer)
+    remarks = data_warnings(
+        content,
+        reading,
+        statistics,
+        channels,
+        duplicates=class_index.duplicates,
+        normalize=normalize if isinstance(normalize, str) else "",
+    )
+    fingerprint = compute_fingerprint(
+        reading.identity,
+        checked.digests,
+        class_index,
+        normalizer,
+        channels=reading.points.shape[1],
+        flips=flips,
+    )
+    return Store(
+        name=name,
+        layout=content.layout,
+        classes=class_names(labels, content.classes),
+        normalizer=normalizer,
+        flips=flips,
+        fingerprint=fingerprint,
+        picture_range=checked.picture_range,
+        class_index=class_index,
+        stored=reading.points,
+        points=points,
+        resident=resident,
+        channels=channels,
+        ignored=content.ignored,
+        stds=stds,
+        remarks=remarks,
+        digests=checked.digests if reading.stds is None else None,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedPoints:
+    """Rows that were read once, mirrors added, and what came out of it."""
+
+    reading: MomentReading
+    digests: np.ndarray
+    statistics: ChannelStatistics
+    """Of the channels of stored points, without the mirrors that were added."""
+    normalizer: Normalizer
+    picture_range: tuple[float, float] | None
+    points: Tensor | None
+    """All points, where that pass could keep them."""
+
+
+def _check_points(
+    reading: MomentReading,
+    name: str,
+    normalizer: Normalizer | None,
+    *,
+    budget: int,
+    add_mirrors: bool,
+) -> CheckedPoints:
+    """Read all rows once; without a normalizer ("standard") it is computed from them."""
+    buffer = None
+    if reading.identity is reading.points and not add_mirrors:
+        buffer = PointBuffer.allocate(reading.points, normalizer, budget)
+    check = check_rows(reading.identity, name, keep=None if buffer is None else buffer.keep)
+    statistics = check.statistics.select(slice(reading.points.shape[1]))
+    normalizer = normalizer or standard_normalizer(statistics)
+    bounds = picture_range(reading.points, normalizer, statistics, name)
+    digests = check.digests
+    if add_mirrors:
+        count, *shape = reading.points.shape
+        if not is_picture(tuple(shape)):
+            raise InputError(f"{name}: points {shape} are no pictures [1 or 3, H, W] to mirror")
+        rows = mirror_rows(reading.points)
+        reading = MomentReading(rows, rows)
+        digests = np.concatenate([digests, check_rows(rows, name, start=count).digests])
+    points = None if buffer is None else buffer.points
+    return CheckedPoints(reading, digests, statistics, normalizer, bounds, points)
+
+
+def _choose_labels(labels: Any, content: LayoutContent) -> Tensor:
+    """Labels [N] without mirrors: those given, else those of the layout, else −1."""
     count = len(content.rows) // (2 if content.flips else 1)
-    if given is None:
-        return content.labels if content.labels is not None else torch.full((count,), -1)
-    if isinstance(given, (str, Path)):
-        return read_labels(Path(given).expanduser(), count)
-    return checked(given, count, "the labels given")
+    if labels is None:
+        return content.labels if content.labels is not None else torch.full((count,), NO_LABEL)
+    if isinstance(labels, (str, Path)):
+        return read_labels(Path(labels).expanduser(), count)
+    return check_labels(labels, count, "the labels given")
 
 
-def fingerprint_of(
-    whole: Rows,
+def compute_fingerprint(
+    rows: Rows,
     digests: np.ndarray,
-    groups: ClassIndex,
+    class_index: ClassIndex,
     normalizer: Normalizer,
     *,
     channels: int,
     flips: bool,
 ) -> str:
-    """A hash of points, labels, weights and normalization; `whole` are all rows as stored."""
-    words = f"{list(whole.shape)} {compact(whole[:1]).dtype} flips={flips}"
-    parts = [digests.tobytes(), groups.labels.numpy().tobytes(), *normalizer.parts(channels)]
-    if groups.weights is not None:
-        parts.append((groups.weights / groups.weights.max()).numpy().tobytes())
+    """A hash of points, labels, weights and normalization; `rows` is all that tells them apart."""
+    words = f"{list(rows.shape)} {compact(rows[:1]).dtype} flips={flips}"
+    labels, weights = class_index.labels, class_index.weights
+    parts = [digests.tobytes(), labels.numpy().tobytes(), *normalizer.fingerprint_parts(channels)]
+    if weights is not None:
+        parts.append((weights / weights.max()).numpy().tobytes())  # the scale of weights is free
     return digest(words, *parts)
 
 
-def _slice(rows: Tensor) -> Key:
-    """The same increasing rows as a slice where they are consecutive."""
+def _as_key(rows: Tensor) -> Key:
+    """The same increasing rows as a slice where they are consecutive, so that blocks are views."""
     first, last = int(rows[0]), int(rows[-1])
     return slice(first, last + 1) if last - first == len(rows) - 1 else rows

@@ -42,7 +42,7 @@ COPIES = 16
 class GaussianPointSet(PointSet, Protocol):
     """A source whose points are means, with a standard deviation for every coordinate."""
 
-    def spreads(self, rows: Tensor) -> Tensor:
+    def take_stds(self, rows: Tensor) -> Tensor:
         """The standard deviations float32 [len(rows), *shape] of any rows."""
         ...
 
@@ -75,8 +75,8 @@ class Moment:
 class GaussianOracle:
     """The oracle velocity of Gaussian samples, as a velocity field.
 
-    `data` gives the means as points and their deviations by `spreads`. Exact, in float64. `memory`
-    ("4G" or bytes; by default half of what is free) bounds what is worked on at a time.
+    `data` gives the means as points and their deviations by `take_stds`. Exact, in float64.
+    `memory` ("4G" or bytes; by default half of what is free) bounds what is worked on at a time.
     """
 
     data: GaussianPointSet
@@ -176,7 +176,7 @@ class GaussianOracle:
     def _pair_curves(self, drawn: _Drawn, moment: Moment, label: int) -> Tensor:
         """Between, within, top, own, entropy, concentration [6, p] at one time."""
         means = self.data.take(drawn.rows).flatten(1).double()
-        deviations = self.data.spreads(drawn.rows).flatten(1).double()
+        deviations = self.data.take_stds(drawn.rows).flatten(1).double()
         x = moment.alpha * (means + deviations * drawn.inner.flatten(1).double())
         x = x + moment.sigma * drawn.noise.flatten(1).double()
         sums, own_logit = self._scan(x, moment, label, keep=1, own=drawn.own)
@@ -242,7 +242,7 @@ class GaussianOracle:
                 f"there is no class {label}; labels are {classes(self.data) or 'all −1'}"
             )
         for block in self.data.blocks(label, rows=max(1, BLOCKS * PASS_BYTES // (8 * dims))):
-            deviations = self.data.spreads(block.rows).flatten(1).double()
+            deviations = self.data.take_stds(block.rows).flatten(1).double()
             yield GaussianBlock(
                 start,
                 block.rows,

@@ -191,7 +191,7 @@ def bank_means(
 
 def own_atoms(source: PointSet, label: int, atoms: WeightedRows, rows: Tensor) -> Tensor:
     """The atom of a class that each of its rows is, merged or not, int64 [p] in 0 ... n − 1."""
-    first = getattr(getattr(source, "groups", None), "first", None)
+    first = getattr(getattr(source, "class_index", None), "first", None)
     if first is not None:  # the first row that equals each, over all classes
         ordered, order = first[atoms.rows].sort()
         return order[torch.searchsorted(ordered, first[rows])]

@@ -34,7 +34,7 @@ from floracle.data.destination import (
 from floracle.data.layouts.lightningdit import STATS
 from floracle.data.layouts.registry import companions
 from floracle.data.packed.files import UNFINISHED, StoreFile, sha256_of
-from floracle.data.rows.source_files import AGAIN, Changed, change_behind
+from floracle.data.rows.source_files import RUN_AGAIN, Changed, find_change
 from floracle.data.store import Store, open_store
 from floracle.run.errors import InputError, suggestion
 from floracle.run.exchange import barrier, broadcast_from_first, check_same, gather
@@ -189,7 +189,7 @@ def _shards(
             found[number] = write_shard(folder, work, number, quiet=quiet)
         work.store.check_unchanged()
     except InputError as error:
-        change = change_behind(error, work.store.check_unchanged)
+        change = find_change(error, work.store.check_unchanged)
         if change is None:
             raise
     barrier(group)
@@ -215,7 +215,7 @@ def _refuse_change(
         for path in (folder / UNFINISHED).glob("encoded-*.json"):
             path.unlink()
     barrier(group)
-    raise change or Changed(f"{work.store.name} changed for another process; {AGAIN}")
+    raise change or Changed(f"{work.store.name} changed for another process; {RUN_AGAIN}")
 
 
 def _of_another(folder: Path, work: EncodingPlan, number: int) -> EncodedShard:

@@ -28,7 +28,7 @@ from floracle.data.packed.files import (
     stamp,
     write_tensors,
 )
-from floracle.data.rows.file_rows import ahead
+from floracle.data.rows.buffers import read_ahead
 from floracle.data.store import Store
 from floracle.run.errors import InputError
 from floracle.run.files import write_json
@@ -162,7 +162,7 @@ def _blocks(
 ) -> Iterator[Tensor]:
     """The latents of a shard, or of its mirrors in the second half, as they are stored."""
     parts = work.shards[number].split(work.batch)
-    read = zip(parts, ahead(map(partial(_images, work, half), parts)), strict=True)
+    read = zip(parts, read_ahead(map(partial(_images, work, half), parts)), strict=True)
     name = f"{'mirrors of ' if half else ''}shard {number + 1} of {len(work.shards)}"
     total = len(work.shards[number])
     for part, images in track(read, name, total, of=lambda one: len(one[0]), quiet=quiet):

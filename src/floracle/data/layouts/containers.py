@@ -1,7 +1,7 @@
 """Many small files in one place: a folder, or a .zip archive that is read without unpacking it.
 
-An archive comes from strangers: before any of it is read, its list of members must be plausible.
-Names that leave the archive, links, passwords, repeated or overlapping members, and sizes that no
+An archive may be hostile: before any of it is read, its list of members must be plausible. Names
+that lead out of the archive, links, passwords, repeated or overlapping members, and sizes that no
 compression reaches are refused; checksums are compared whenever a member is read.
 """
 
@@ -12,108 +12,114 @@ import re
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import TypeVar
 
 import numpy as np
 
-from floracle.data.rows.source_files import open_source
+from floracle.data.rows.rows import ComputedRows, file_per_row, torch_type
+from floracle.data.rows.source_files import CONTROL, explain_read_errors, open_source
 from floracle.run.errors import InputError
 
-from .content import CONTROL, readable
-from .folders import below
+File = TypeVar("File")
 
-PACKINGS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
-MOST_RATIO = 1100  # deflate reaches 1032 : 1
-SLACK = 4096
+COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+MAX_RATIO = 1100  # deflate reaches 1032 : 1
+SLACK_BYTES = 4096  # of members too small for a ratio to mean anything
 ENCRYPTED = 0x1
-LISTED = 16
-"""Bytes that Python keeps for each byte of the list of members."""
-LEAST_LIST = 2**24
-LONGEST_END = 2**16 + 22
-UNSAID = 2**32 - 1
+BYTES_PER_LISTED_BYTE = 16  # memory that Python takes for each byte of the list of members
+MIN_LIST_BYTES = 2**24
+END_RECORD_BYTES = 2**16 + 22  # of the end of an archive, with the longest comment
+SIZE_IN_ZIP64 = 2**32 - 1  # stands for "see the record of the 64-bit format"
 OUTSIDE = re.compile(r"[\\/]|[A-Za-z]:|(.*[\\/])?\.\.([\\/]|$)|.*[\\\0]")
-
-
-class Container(Protocol):
-    """Files by name; names have forward slashes and are relative."""
-
-    @property
-    def path(self) -> Path:
-        """Where the box lies."""
-        ...
-
-    @property
-    def names(self) -> Sequence[str]:
-        """All files, in order."""
-        ...
-
-    def read(self, name: str, most: int) -> bytes:
-        """The bytes of one file, at most so many."""
-        ...
-
-
-@dataclass(frozen=True)
-class FolderContainer:
-    """The files of a folder and all folders below."""
-
-    path: Path
-    names: Sequence[str]
-
-    def read(self, name: str, most: int) -> bytes:
-        """The bytes of one file, at most so many."""
-        path = self.path / name
-        with open_source(path) as file:
-            content = file.read(most + 1)
-        return _within(content, most, f"{path}")
+ROW_FILE_SLACK_BYTES = 2**16  # around the array of a row: headers, names, a list of members
+DATA_ENDINGS = {".npy", ".npz", ".safetensors", ".json", ".png", ".jpg", ".jpeg", ".webp"}
 
 
 @dataclass(frozen=True, eq=False)
-class ZipContainer:
-    """The files of a .zip archive."""
+class Container:
+    """The files of a folder and all folders below, or of an archive."""
 
     path: Path
     names: Sequence[str]
-    archive: zipfile.ZipFile
+    """Relative, with forward slashes, in order."""
+    archive: zipfile.ZipFile | None = None
 
-    def read(self, name: str, most: int) -> bytes:
-        """The bytes of one file, at most so many."""
-        with readable(f"{self.path}: {name}", "a member"), self.archive.open(name) as file:
-            content = file.read(most + 1)
-            return _within(content, most, f"{self.path}: {name}")
+    def read(self, name: str, max_bytes: int) -> bytes:
+        """The bytes of one file, which may not be larger."""
+        if self.archive is None:
+            where = f"{self.path / name}"
+            with open_source(self.path / name) as file:
+                content = file.read(max_bytes + 1)
+        else:
+            where = f"{self.path}: {name}"
+            with explain_read_errors(where, "a member"), self.archive.open(name) as file:
+                content = file.read(max_bytes + 1)
+        if len(content) > max_bytes:
+            raise InputError(
+                f"{where} is larger than the {max_bytes} bytes that it should have at most"
+            )
+        return content
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a box."""
+    """One file of a container."""
 
-    box: Container
+    container: Container
     name: str
 
     def __str__(self) -> str:
-        return f"{self.box.path}: {self.name}"
+        return f"{self.container.path}: {self.name}"
 
-    def read(self, most: int) -> bytes:
+    def read(self, max_bytes: int) -> bytes:
         """Its bytes, at most so many."""
-        return self.box.read(self.name, most)
+        return self.container.read(self.name, max_bytes)
+
+
+def stack_files(
+    files: Sequence[File],
+    load: Callable[[File, int], np.ndarray],
+    describe: Callable[[File], str],
+    budget: int,
+) -> ComputedRows:
+    """One array a file as rows; all arrays have the shape and type of the first.
+
+    `load` reads a file of at most so many bytes; only the first one may take all of the budget.
+    """
+    first = load(files[0], budget)
+    if not first.size or not first.ndim:
+        raise InputError(f"{describe(files[0])} is empty: its shape is {first.shape}")
+    max_bytes = min(budget, 4 * first.nbytes + ROW_FILE_SLACK_BYTES)
+
+    def load_alike(file: File) -> np.ndarray:
+        array = load(file, max_bytes)
+        if (array.shape, array.dtype) != (first.shape, first.dtype):
+            raise InputError(
+                f"{describe(file)} is {array.dtype} {list(array.shape)}, but the first file is"
+                f" {first.dtype} {list(first.shape)}; keep one kind"
+            )
+        return array
+
+    return file_per_row(files, load_alike, first.shape, torch_type(first.dtype))
 
 
 def open_container(path: Path, budget: int) -> Container:
     """The files of a folder or of an archive."""
     if path.is_dir():
-        files = (file.relative_to(path) for file in below(path))
-        return FolderContainer(path, sorted(file.as_posix() for file in files))
-    with readable(path, "a .zip archive"):
-        archive = open_archive(path, budget)
-        return ZipContainer(path, sorted(checked_members(archive, path, budget)), archive)
+        files = (file.relative_to(path) for file in files_below(path))
+        return Container(path, sorted(file.as_posix() for file in files))
+    with explain_read_errors(path, "a .zip archive"):
+        archive = open_zip(path, budget)
+        return Container(path, sorted(check_members(archive, path, budget)), archive)
 
 
-def open_archive(path: Path, budget: int) -> zipfile.ZipFile:
+def open_zip(path: Path, budget: int) -> zipfile.ZipFile:
     """The archive, unless the mere list of its members takes more memory than there is."""
-    needed = LISTED * _list_size(path)
-    if needed > max(budget, LEAST_LIST):
+    needed = BYTES_PER_LISTED_BYTE * _list_bytes(path)
+    if needed > max(budget, MIN_LIST_BYTES):
         raise InputError(
             f"{path} has so many members that their list takes {needed >> 20} MiB, more than the"
             f" memory of {budget >> 20} MiB; unpack it into a folder or raise the memory"
@@ -121,25 +127,28 @@ def open_archive(path: Path, budget: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def _list_size(path: Path) -> int:
-    """Bytes of the list of members, as the end of the archive declares it; 0 where it has none."""
+def _list_bytes(path: Path) -> int:
+    """Size of the list of members, as the end of the archive declares it; 0 where it has none.
+
+    Read here because zipfile reads the list whole before anybody could object.
+    """
     with open_source(path) as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - LONGEST_END))
-        end = file.read()
-    place = end.rfind(b"PK\5\6")
-    long = end.rfind(b"PK\6\6", 0, max(place, 0))
-    short_size = int.from_bytes(end[place + 12 : place + 16], "little") if place >= 0 else 0
-    long_size = int.from_bytes(end[long + 40 : long + 48], "little") if long >= 0 else 0
-    if long >= 0 and short_size == UNSAID:
-        short_size = 0
-    return min(max(short_size, long_size), size)
+        file_bytes = file.seek(0, os.SEEK_END)
+        file.seek(max(0, file_bytes - END_RECORD_BYTES))
+        tail = file.read()
+    end = tail.rfind(b"PK\5\6")  # the end record, and before it that of the 64-bit format
+    end64 = tail.rfind(b"PK\6\6", 0, max(end, 0))
+    size = int.from_bytes(tail[end + 12 : end + 16], "little") if end >= 0 else 0
+    size64 = int.from_bytes(tail[end64 + 40 : end64 + 48], "little") if end64 >= 0 else 0
+    if end64 >= 0 and size == SIZE_IN_ZIP64:
+        size = 0
+    return min(max(size, size64), file_bytes)
 
 
-def checked_members(
+def check_members(
     archive: zipfile.ZipFile, path: Path, budget: int
 ) -> Mapping[str, zipfile.ZipInfo]:
-    """The files of an archive by name; the first that cannot be trusted is a mistake."""
+    """The files of an archive by name; the first that cannot be trusted is an error."""
     members = [member for member in archive.infolist() if not member.is_dir()]
     for member in members:
         flaw = _flaw(member, budget)
@@ -160,6 +169,8 @@ def checked_members(
 
 def _flaw(member: zipfile.ZipInfo, budget: int) -> str | None:
     """Why a member cannot be trusted."""
+    # a chain, not a table: an archive of ImageNet has 1.3 million members
+    packed, size = member.compress_size, member.file_size
     if OUTSIDE.match(member.filename):
         return "leads out of the archive; such names are never opened"
     if CONTROL.search(member.filename):
@@ -168,14 +179,13 @@ def _flaw(member: zipfile.ZipInfo, budget: int) -> str | None:
         return "is a link; archives with links are not opened"
     if member.flag_bits & ENCRYPTED:
         return "is locked with a password; write the archive without one"
-    if member.compress_type not in PACKINGS:
+    if member.compress_type not in COMPRESSIONS:
         return "is packed in an unknown way; write it stored or deflated"
-    if member.file_size > MOST_RATIO * member.compress_size + SLACK:
-        return f"claims {member.file_size} bytes in {member.compress_size}, which cannot be"
-    if member.compress_type != zipfile.ZIP_STORED and member.file_size > budget:
-        size = member.file_size >> 20
+    if size > MAX_RATIO * packed + SLACK_BYTES:
+        return f"claims {size} bytes in {packed}, which cannot be"
+    if member.compress_type != zipfile.ZIP_STORED and size > budget:
         return (
-            f"unpacks to {size} MiB, more than the memory of {budget >> 20} MiB;"
+            f"unpacks to {size >> 20} MiB, more than the memory of {budget >> 20} MiB;"
             " store it plain (np.savez, zip -0) or raise the memory"
         )
     return None
@@ -183,15 +193,43 @@ def _flaw(member: zipfile.ZipInfo, budget: int) -> str | None:
 
 def _check_apart(members: list[zipfile.ZipInfo], path: Path) -> None:
     """Refuse members that share bytes: small archives would unpack to endless ones."""
-    places = np.array([(each.header_offset, each.compress_size) for each in members], object)
-    if not len(places):
+    spans = np.array([(each.header_offset, each.compress_size) for each in members], object)
+    if not len(spans):
         return
-    places = places[places[:, 0].argsort()].astype(np.float64)
-    if (places[:-1].sum(1) > places[1:, 0]).any():
+    # sorted as Python's integers, for a hostile offset may not fit in 64 bits
+    spans = spans[spans[:, 0].argsort()].astype(np.float64)
+    if (spans[:-1].sum(1) > spans[1:, 0]).any():
         raise InputError(f"{path} is damaged: its members overlap; write the archive again")
 
 
-def _within(content: bytes, most: int, name: str) -> bytes:
-    if len(content) > most:
-        raise InputError(f"{name} is larger than the {most} bytes that it should have at most")
-    return content
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a folder but hidden ones; a folder that links reach twice is read once."""
+    visited = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in visited:
+            folders.clear()
+            continue
+        visited.add(real)
+        visible = [Path(place, name) for name in folders if not is_hidden(name)]
+        for entry in visible:
+            check_folder(entry)
+        # os.walk descends into what is left in its own list
+        folders[:] = [entry.name for entry in visible if not leads_back(entry, folder.parent)]
+        yield from (Path(place, name) for name in files if not is_hidden(name))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is the system's own."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def check_folder(entry: Path) -> None:
+    """Refuse a folder where a file belongs: passed over, its row would be missing unnoticed."""
+    if entry.suffix.lower() in DATA_ENDINGS:
+        raise InputError(f"{entry} is a folder, where its name says file; rename or remove it")
+
+
+def leads_back(entry: Path, folder: Path) -> bool:
+    """Whether a link points to the folder itself or above it."""
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(entry))

@@ -7,26 +7,22 @@ written. Files are taken in the order of their numbers, which is not the order o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from floracle.data.normalize import RAW
-from floracle.data.rows.joined import Filed, held
+from floracle.data.rows.rows import hold_if_fits, map_rows
 from floracle.run.errors import InputError
 
-from .arrays import parsed
 from .containers import Container, open_container
 from .content import LayoutContent
-from .edm import arrays_of
-from .labels import checked
+from .edm import stack_npy_files
+from .labels import check_labels
+from .npy import parse_npy
 from .read_options import ReadOptions
 
 NUMBERED = re.compile(r"(\d{1,18})\.npy")
-MOST_LABEL = 2**14
-BAKED = (
+MAX_LABEL_BYTES = 2**14
+MIRRORED_BY_CHANCE = (
     "each latent is of a picture that was mirrored or not by chance when it was stored: the other"
     " half of the mirrors is not there, and flips cannot add it"
 )
@@ -34,70 +30,67 @@ BAKED = (
 
 def is_fastdit(folder: Path) -> bool:
     """Whether a folder holds NAME_features and NAME_labels."""
-    return any((folder / f"{name}_labels").is_dir() for name in _names(folder))
+    return bool(_pair_names(folder))
 
 
-def _names(folder: Path) -> list[str]:
-    return sorted(
-        each.name.removesuffix("_features") for each in folder.glob("*_features") if each.is_dir()
-    )
+def _pair_names(folder: Path) -> list[str]:
+    features = (entry for entry in folder.glob("*_features") if entry.is_dir())
+    names = sorted(entry.name.removesuffix("_features") for entry in features)
+    return [name for name in names if (folder / f"{name}_labels").is_dir()]
 
 
-def open_fastdit(folder: Path, asked: ReadOptions) -> LayoutContent:
+def open_fastdit(folder: Path, options: ReadOptions) -> LayoutContent:
     """All latents and their labels, by number."""
-    asked.mirrors(folder, stored=False)
-    names = [name for name in _names(folder) if (folder / f"{name}_labels").is_dir()]
+    options.check_flips(folder, stored=False)
+    names = _pair_names(folder)
     if len(names) != 1:
-        found = ", ".join(names) or "none"
         raise InputError(
-            f"{folder} should hold one pair NAME_features, NAME_labels; found {found}"
+            f"{folder} should hold one pair NAME_features, NAME_labels;"
+            f" found {', '.join(names) or 'none'}"
         )
     features, labels = (
-        open_container(folder / f"{names[0]}_{kind}", asked.room)
+        open_container(folder / f"{names[0]}_{kind}", options.file_budget)
         for kind in ("features", "labels")
     )
-    files = numbered(features)
-    if numbered(labels) != files:
-        unlike = min(set(numbered(labels)) ^ set(files))
-        raise InputError(f"{folder} has {unlike} only once; features and labels belong together")
+    files = _sort_by_number(features)
+    if unpaired := set(_sort_by_number(labels)) ^ set(files):
+        raise InputError(
+            f"{folder} has {min(unpaired)} only once; features and labels belong together"
+        )
+    rows = stack_npy_files(features, files, options.file_budget)
+    if len(rows.shape) < 3 or rows.shape[1] != 1:
+        raise InputError(
+            f"{features.path}: {files[0]} is {list(rows.shape[1:])}, not [1, C, H, W]"
+        )
+    latents = map_rows(rows, lambda block: block[:, 0], shape=(len(files), *rows.shape[2:]))
+    classes = [_read_label(labels, name) for name in files]
     return LayoutContent(
-        held(_latents(features, files, asked.room), asked.budget),
+        hold_if_fits(latents, options.budget),
         "fast-dit",
-        checked([_label(labels, name) for name in files], len(files), f"labels in {folder}"),
-        normalizer=RAW if asked.stored else None,
-        remarks=(BAKED, *_gaps(files)),
+        check_labels(classes, len(files), f"labels in {folder}"),
+        normalizer=RAW if options.stored else None,
+        remarks=(MIRRORED_BY_CHANCE, *_describe_gaps(files)),
     )
 
 
-def numbered(box: Container) -> list[str]:
-    """The files of a box by number."""
-    strange = [name for name in box.names if not NUMBERED.fullmatch(name)]
-    if strange or not box.names:
-        raise InputError(f"{box.path} should hold 0.npy, 1.npy, ...; it holds {strange[:1]}")
-    return sorted(box.names, key=lambda name: (int(name.removesuffix(".npy")), name))
+def _sort_by_number(container: Container) -> list[str]:
+    strange = [name for name in container.names if not NUMBERED.fullmatch(name)]
+    if strange or not container.names:
+        raise InputError(f"{container.path} should hold 0.npy, 1.npy, ...; it holds {strange[:1]}")
+    return sorted(container.names, key=lambda name: (int(name.removesuffix(".npy")), name))
 
 
-def _latents(box: Container, files: Sequence[str], budget: int) -> Filed[str]:
-    rows = arrays_of(box, files, budget)
-    if len(rows.shape) < 3 or rows.shape[1] != 1:
-        raise InputError(f"{box.path}: {files[0]} is {list(rows.shape[1:])}, not [1, C, H, W]")
-    return Filed(files, partial(_alone, rows), (len(files), *rows.shape[2:]), rows.dtype)
-
-
-def _alone(rows: Filed[str], name: str) -> np.ndarray:
-    return rows.load(name)[0]
-
-
-def _label(box: Container, name: str) -> int:
-    label = parsed(box.read(name, MOST_LABEL), f"{box.path}: {name}")
+def _read_label(container: Container, name: str) -> int:
+    where = f"{container.path}: {name}"
+    label = parse_npy(container.read(name, MAX_LABEL_BYTES), where)
     if label.size != 1 or label.dtype.kind not in "iu":
-        raise InputError(f"{box.path}: {name} is {label.dtype} {list(label.shape)}, not one label")
+        raise InputError(f"{where} is {label.dtype} {list(label.shape)}, not one label")
     return int(label.reshape(()))
 
 
-def _gaps(files: Sequence[str]) -> tuple[str, ...]:
+def _describe_gaps(files: list[str]) -> tuple[str, ...]:
     last = int(files[-1].removesuffix(".npy"))
     missing = last + 1 - len(files)
-    return (
-        (f"{missing} numbers below {last} have no file; was all of it copied?",) if missing else ()
-    )
+    if not missing:
+        return ()
+    return (f"{missing} numbers below {last} have no file; was all of it copied?",)

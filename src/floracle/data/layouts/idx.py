@@ -17,63 +17,70 @@ from typing import IO
 import numpy as np
 
 from floracle.data.rows.file_rows import rows_at
-from floracle.data.rows.source_files import open_source, source_file
+from floracle.data.rows.rows import Rows, array_rows
+from floracle.data.rows.source_files import explain_read_errors, open_source, source_file
 from floracle.run.errors import InputError
 
-from .archives import fill
-from .content import LayoutContent, Rows, as_points, readable, shared
-from .labels import checked
+from .array_files import fill
+from .content import LayoutContent, as_points
+from .labels import check_labels
+from .read_options import ReadOptions
 
 IMAGES = re.compile(r".*images[-.]idx3-ubyte(\.gz)?")
-BYTES = 0x08
+UNSIGNED_BYTES = 0x08  # the type of values in the magic number
 
 Stream = IO[bytes] | gzip.GzipFile
 
 
 def is_idx(path: Path) -> bool:
-    """Whether the name is that of an idx file of images."""
-    return IMAGES.fullmatch(path.name) is not None
+    """Whether the name is that of an idx file of images, or a folder holds such files."""
+    return bool(_image_files(path)) if path.is_dir() else bool(IMAGES.fullmatch(path.name))
 
 
-def open_idx(path: Path, budget: int) -> LayoutContent:
-    """Pictures [1, H, W] and the labels found beside them."""
-    images = read_idx(path, 3, budget)
-    rows, beside = as_points(images, str(path)), _labels_beside(path)
-    labels = None
-    if beside:
-        labels = checked(read_idx(beside, 1, budget)[:], len(rows), f"labels in {beside}")
-    return LayoutContent(rows, "idx", labels)
+def _image_files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if IMAGES.fullmatch(file.name)]
 
 
-def training_images(folder: Path) -> Path | None:
+def open_idx(path: Path, options: ReadOptions) -> LayoutContent:
+    """Pictures [1, H, W] and the labels beside them; of a folder, its images for training."""
+    path = training_images(path) if path.is_dir() else path
+    rows = as_points(read_idx(path, 3, options.budget), str(path))
+    file = next((file for file in idx_label_files(path) if os.path.lexists(file)), None)
+    if file is None:
+        return LayoutContent(rows, "idx")
+    labels = read_idx(file, 1, options.budget)[:]
+    return LayoutContent(rows, "idx", check_labels(labels, len(rows), f"labels in {file}"))
+
+
+def training_images(folder: Path) -> Path:
     """The idx images of a folder, those for training where there are several."""
-    files = [file for file in sorted(folder.iterdir()) if is_idx(file)]
-    train = [file for file in files if "train" in file.name] or files
-    if len({file.name.removesuffix(".gz") for file in train}) > 1:
-        names = ", ".join(file.name for file in train)
+    files = _image_files(folder)
+    training = [file for file in files if "train" in file.name] or files
+    if len({file.name.removesuffix(".gz") for file in training}) > 1:
+        names = ", ".join(file.name for file in training)
         raise InputError(f"{folder} holds several sets of idx images; name one of them: {names}")
-    return train[0] if train else None
+    return training[0]
 
 
 def read_idx(path: Path, axes: int, budget: int) -> Rows:
     """The bytes of an idx file of so many axes."""
-    with readable(path, "an idx file"), open_source(path) as file:
+    with explain_read_errors(path, "an idx file"), open_source(path) as file:
         if path.suffix == ".gz":
             with gzip.open(file) as stream:
-                return _unpacked(stream, path, axes, budget)
-        shape = _sizes(file, path, axes)
+                return _unpack(stream, path, axes, budget)
+        shape = _read_sizes(file, path, axes)
         source, start = source_file(path, file), 4 + 4 * axes
-        if source.look.size != start + prod(shape):
+        if source.state.size != start + prod(shape):
             raise InputError(
-                f"{path} is cut short or damaged: {source.look.size} bytes for sizes {shape}"
+                f"{path} is cut short or damaged: {source.state.size} bytes for sizes {shape}"
             )
         if not prod(shape):
             raise InputError(f"{path} is empty: its sizes are {shape}")
         return rows_at(source, start, shape, np.dtype(np.uint8))
 
 
-def _unpacked(stream: Stream, path: Path, axes: int, budget: int) -> Rows:
-    shape = _sizes(stream, path, axes)
+def _unpack(stream: Stream, path: Path, axes: int, budget: int) -> Rows:
+    shape = _read_sizes(stream, path, axes)
     if prod(shape) > budget:
         raise InputError(
             f"{path} unpacks to {prod(shape) >> 20} MiB, more than the memory of"
@@ -81,27 +88,23 @@ def _unpacked(stream: Stream, path: Path, axes: int, budget: int) -> Rows:
         )
     content = np.empty(prod(shape), np.uint8)
     fill(stream, content, str(path))
-    return shared(content.reshape(shape))
+    return array_rows(content.reshape(shape))
 
 
-def _sizes(stream: Stream, path: Path, axes: int) -> tuple[int, ...]:
-    start = stream.read(4 + 4 * axes)
-    if len(start) < 4 + 4 * axes:
+def _read_sizes(stream: Stream, path: Path, axes: int) -> tuple[int, ...]:
+    header = stream.read(4 + 4 * axes)
+    if len(header) < 4 + 4 * axes:
         raise InputError(f"{path} is cut short: no idx header of {axes} axes")
-    if start[:4] != bytes([0, 0, BYTES, axes]):
+    if header[:4] != bytes([0, 0, UNSIGNED_BYTES, axes]):
         raise InputError(
-            f"{path} is no idx file of bytes with {axes} axes: it begins {start[:4]!r}"
+            f"{path} is no idx file of bytes with {axes} axes: it begins {header[:4]!r}"
         )
-    return struct.unpack(f">{axes}I", start[4:])
+    return struct.unpack(f">{axes}I", header[4:])
 
 
-def label_files(path: Path) -> tuple[Path, ...]:
+def idx_label_files(path: Path) -> tuple[Path, ...]:
     """Where the labels of an idx file of images may lie, the likeliest first."""
     name = path.name.removesuffix(".gz")
     head, images, tail = name.rpartition("images")
-    own = head + images.replace("images", "labels") + tail.replace("idx3", "idx1")
-    return path.with_name(own), path.with_name(own + ".gz")
-
-
-def _labels_beside(path: Path) -> Path | None:
-    return next((file for file in label_files(path) if os.path.lexists(file)), None)
+    labels = head + images.replace("images", "labels") + tail.replace("idx3", "idx1")
+    return path.with_name(labels), path.with_name(labels + ".gz")

@@ -1,4 +1,8 @@
-"""Labels: whole numbers from 0 on, −1 where there is none."""
+"""Labels and weights of rows.
+
+Labels are whole numbers from 0 on, −1 where there is none. Weights are positive and say how much
+each row counts, in proportion.
+"""
 
 from __future__ import annotations
 
@@ -12,45 +16,81 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-MOST = 2**20
+from .npy import load_all, read_npy
+
+MAX_CLASSES = 2**20
 
 
-def checked(labels: Any, count: int, what: str) -> Tensor:
-    """Labels as int64 [N], owned; any other number, type or value of them is a mistake."""
-    values = _numbers(labels, what)
+def read_labels(path: Path, count: int) -> Tensor:
+    """Labels int64 [N] from an .npy file."""
+    return check_labels(load_all(read_npy(path)), count, f"labels in {path}")
+
+
+def check_labels(labels: Any, count: int, name: str) -> Tensor:
+    """Labels as int64 [N], copied; any other number, type or value of them is an error."""
+    values = _as_array(labels, f"{name} are no list of whole numbers")
+    if values.dtype.kind not in "iu" and values.size:
+        raise InputError(f"{name} are {values.dtype}; labels are whole numbers, such as int64")
     if values.ndim != 1 or len(values) != count:
-        raise InputError(f"{what} have shape {list(values.shape)}, but there are {count} points")
+        raise InputError(f"{name} have shape {list(values.shape)}, but there are {count} points")
     low, high = int(values.min()), int(values.max())
-    if low < -1 or high >= MOST:
+    if low < -1 or high >= MAX_CLASSES:
         extreme = low if low < -1 else high
-        raise InputError(f"{what} hold {extreme}; labels are 0 ... {MOST - 1}, or -1 for none")
+        raise InputError(
+            f"{name} hold {extreme}; labels are 0 ... {MAX_CLASSES - 1}, or -1 for none"
+        )
     return torch.from_numpy(values.astype(np.int64))
 
 
 def class_names(labels: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
     """Names by label: those of the layout as far as they go, then the numbers themselves."""
-    most = max(int(labels.max()) + 1, len(names))
-    return names + tuple(str(label) for label in range(len(names), most))
+    count = max(int(labels.max()) + 1, len(names))
+    return names + tuple(str(label) for label in range(len(names), count))
 
 
-def beside(path: Path) -> Path | None:
-    """The labels file that belongs to an .npy file: its own, or the folder's labels.npy."""
+def find_label_file(path: Path) -> Path | None:
+    """The labels of an .npy file: a file of its own, or the folder's labels.npy."""
     files = (file for file in label_files(path) if os.path.lexists(file))
     return next((file for file in files if file.name != path.name), None)
 
 
 def label_files(path: Path) -> tuple[Path, ...]:
     """Where the labels of an .npy file may lie, the likeliest first."""
-    own = (f"{path.stem}_labels.npy", f"{path.stem}.labels.npy", "labels.npy")
-    return tuple(path.with_name(name) for name in own)
+    names = (f"{path.stem}_labels.npy", f"{path.stem}.labels.npy", "labels.npy")
+    return tuple(path.with_name(name) for name in names)
 
 
-def _numbers(labels: Any, what: str) -> np.ndarray:
-    values = labels.detach().cpu() if isinstance(labels, Tensor) else labels
+def check_weights(weights: Any, count: int) -> Tensor:
+    """Weights as float64 [N], copied; from a list, an array or the path of an .npy file."""
+    if isinstance(weights, (str, Path)):
+        weights = read_npy(Path(weights).expanduser())[:]
+    if isinstance(weights, Tensor):
+        weights = weights.double()
+    values = _as_array(weights, "weights are no list of numbers, one for each point")
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"weights are {values.dtype}; they are numbers, such as float64")
+    checked = torch.from_numpy(values.astype(np.float64))
+    if checked.shape != (count,):
+        raise InputError(f"weights have shape {list(checked.shape)}, but there are {count} points")
+    for flaw, rows in (
+        ("not a finite number", ~checked.isfinite()),
+        ("negative", checked < 0),
+        ("zero, so that the row is no training point; remove it instead", checked == 0),
+    ):
+        if rows.any():
+            row = int(rows.nonzero()[0])
+            raise InputError(f"the weight of row {row} is {flaw}; weights are positive")
+    # shares of the mass are float64: below its smallest normal number they lose bits, then vanish
+    if float(checked.min()) / float(checked.max()) < np.finfo(np.float64).tiny:
+        row = int(checked.argmin())
+        raise InputError(
+            f"the weight of row {row} vanishes beside the largest one; remove the row"
+        )
+    return checked
+
+
+def _as_array(values: Any, error: str) -> np.ndarray:
     try:
-        values = np.asarray(values)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what} are no list of whole numbers") from error
-    if values.dtype.kind not in "iu" and values.size:
-        raise InputError(f"{what} are {values.dtype}; labels are whole numbers, such as int64")
-    return values
+        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (TypeError, ValueError) as mistake:
+        raise InputError(error) from mistake

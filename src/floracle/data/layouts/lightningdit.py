@@ -13,6 +13,7 @@ import os
 import re
 import zipfile
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import NamedTemporaryFile
@@ -22,19 +23,19 @@ from torch import Tensor
 
 from floracle.data.normalize import Normalizer
 from floracle.data.rows.file_rows import FileRows
-from floracle.data.rows.source_files import open_source
+from floracle.data.rows.source_files import explain_read_errors, open_source
 from floracle.data.rows.tensorfile import TensorFile, read_header
 from floracle.run.errors import InputError
 from floracle.run.torch_archive import checked_records
 
-from .containers import checked_members
-from .content import LayoutContent, Rows, readable
-from .labels import checked
+from .containers import check_members
+from .content import LayoutContent
+from .labels import check_labels
 from .read_options import ReadOptions
 
 SHARD = re.compile(r"latents_rank(\d+)_shard(\d+)\.safetensors")
 STATS = "latents_stats.pt"
-MOST_STATS = 2**20
+MAX_STATS_BYTES = 2**20  # mean and std of 100,000 channels
 
 
 def is_lightningdit(path: Path) -> bool:
@@ -44,50 +45,59 @@ def is_lightningdit(path: Path) -> bool:
     return SHARD.fullmatch(path.name) is not None
 
 
-def open_lightningdit(path: Path, asked: ReadOptions) -> LayoutContent:
-    """All shards, by rank and number; mirrors follow as rows N ... 2N − 1 where they are asked."""
+def open_lightningdit(path: Path, options: ReadOptions) -> LayoutContent:
+    """All shards, by rank and number; mirrors follow as rows N ... 2N − 1 if `flips` says so."""
     folder = path if path.is_dir() else path.parent
-    found = shards(path)
-    files = [read_header(file) for file in found]
+    shards = find_shards(path)
+    files = [read_header(shard) for shard in shards]
     for file in files:
         _check_alike(file, files[0])
-    mirrored = "latents_flip" in files[0].entries
-    flips = asked.mirrors(path, stored=mirrored)
+    first = files[0].entries
+    flips = options.check_flips(path, stored="latents_flip" in first)
+    channels = first["latents"].shape[1]
     return LayoutContent(
-        _rows(files, flips=flips),
+        _latent_rows(files, flips=flips),
         "lightningdit",
-        torch.cat([_labels(file) for file in files]),
-        normalizer=read_stats(folder, _channels(files[0])) if asked.stored else None,
+        torch.cat([_read_labels(file) for file in files]),
+        normalizer=read_stats(folder, channels) if options.stored else None,
         flips=flips,
-        padded=len({SHARD.fullmatch(file.name)[1] for file in found}) > 1,  # pyright: ignore
+        padded=len({_rank_and_number(shard)[0] for shard in shards}) > 1,
     )
 
 
-def shards(path: Path) -> list[Path]:
+def find_shards(path: Path) -> list[Path]:
     """The shards of a folder in order of rank and number, none missing between them."""
     if path.is_file():
         return [path]
-    numbered = {}
+    shards: dict[tuple[int, int], Path] = {}
     for file in sorted(path.glob("latents_rank*")):
-        if numbers := SHARD.fullmatch(file.name):
-            place = int(numbers[1]), int(numbers[2])
-            if place in numbered:
-                raise InputError(f"{file} and {numbered[place].name} have one number; keep one")
-            numbered[place] = file
-    if not numbered:
+        if SHARD.fullmatch(file.name):
+            number = _rank_and_number(file)
+            if number in shards:
+                raise InputError(f"{file} and {shards[number].name} have one number; keep one")
+            shards[number] = file
+    if not shards:
         raise InputError(
             f"{path} holds no latents_rank..._shard....safetensors; name their folder"
         )
-    _check_numbers(path, sorted(numbered))
-    return [numbered[place] for place in sorted(numbered)]
+    _check_numbers(path, sorted(shards))
+    return [shards[number] for number in sorted(shards)]
 
 
-def _check_numbers(path: Path, places: list[tuple[int, int]]) -> None:
-    ranks = {rank: [shard for _, shard in some] for rank, some in groupby(places, lambda p: p[0])}
-    for rank in range(max(ranks)):
-        if rank not in ranks:
+def _rank_and_number(file: Path) -> tuple[int, int]:
+    match = SHARD.fullmatch(file.name)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def _check_numbers(path: Path, shards: list[tuple[int, int]]) -> None:
+    """Refuse gaps: ranks and the shards of each count from 0 upwards."""
+    by_rank = {
+        rank: [number for _, number in group] for rank, group in groupby(shards, itemgetter(0))
+    }
+    for rank in range(max(by_rank)):
+        if rank not in by_rank:
             raise InputError(f"{path} has no shards of rank {rank}; copy the missing files")
-    for rank, numbers in ranks.items():
+    for rank, numbers in by_rank.items():
         if numbers != list(range(len(numbers))):
             missing = next(number for number in range(len(numbers)) if number not in numbers)
             raise InputError(
@@ -104,43 +114,37 @@ def _check_alike(file: TensorFile, first: TensorFile) -> None:
         )
     if set(entries) != set(first.entries):
         raise InputError(f"{path} holds {', '.join(entries)}, unlike {first.path.name}")
-    latents, own = entries["latents"], first.entries["latents"]
+    latents, expected = entries["latents"], first.entries["latents"]
     if len(latents.shape) < 2 or 0 in latents.shape:
         raise InputError(f"{path} holds latents {list(latents.shape)}; [n, C, H, W] belongs there")
-    if (latents.dtype, latents.shape[1:]) != (own.dtype, own.shape[1:]):
+    if (latents.dtype, latents.shape[1:]) != (expected.dtype, expected.shape[1:]):
         raise InputError(
             f"{path} holds {latents.dtype} {list(latents.shape)}, but {first.path.name} holds"
-            f" {own.dtype} {list(own.shape)}; keep the shards of one run"
+            f" {expected.dtype} {list(expected.shape)}; keep the shards of one run"
         )
     mirrors = entries.get("latents_flip", latents)
     if (mirrors.dtype, mirrors.shape) != (latents.dtype, latents.shape):
         raise InputError(f"{path}: latents and latents_flip differ in shape or type")
-    _check_size(file, latents.shape[0])
-
-
-def _check_size(file: TensorFile, count: int) -> None:
-    labels, total = file.entries["labels"].shape, file.metadata.get("total_size")
+    count, labels = latents.shape[0], entries["labels"].shape
     if labels != (count,):
-        raise InputError(f"{file.path} holds {count} latents, but labels {list(labels)}")
+        raise InputError(f"{path} holds {count} latents, but labels {list(labels)}")
+    total = file.metadata.get("total_size")
     if total is not None and total != str(count):
-        raise InputError(f"{file.path} is damaged: {count} latents where it says {total!r}")
+        raise InputError(f"{path} is damaged: {count} latents where it says {total!r}")
 
 
-def _rows(files: list[TensorFile], *, flips: bool) -> Rows:
+def _latent_rows(files: list[TensorFile], *, flips: bool) -> FileRows:
+    """All latents, and after all of them their mirrors."""
     names = ("latents", "latents_flip") if flips else ("latents",)
     pieces = tuple(file.piece(name) for name in names for file in files)
     (first,) = files[0].rows("latents")
-    return FileRows(pieces, (sum(each.rows for each in pieces), *first.shape[1:]), first.dtype)
+    return FileRows(pieces, (sum(piece.rows for piece in pieces), *first.shape[1:]), first.dtype)
 
 
-def _labels(file: TensorFile) -> Tensor:
+def _read_labels(file: TensorFile) -> Tensor:
     (labels,) = file.rows("labels")
-    with readable(file.path, "labels"):
-        return checked(labels[:], file.entries["labels"].shape[0], f"labels in {file.path}")
-
-
-def _channels(file: TensorFile) -> int:
-    return file.entries["latents"].shape[1]
+    with explain_read_errors(file.path, "labels"):
+        return check_labels(labels[:], len(labels), f"labels in {file.path}")
 
 
 def read_stats(folder: Path, channels: int) -> Normalizer:
@@ -151,37 +155,41 @@ def read_stats(folder: Path, channels: int) -> Normalizer:
             f"{folder} holds no {STATS}, which its project divides by; fetch the file, or say"
             " normalize='raw' or a number such as 0.18215"
         )
-    with readable(path, "statistics"):
-        found = _loaded(path)
-        if not isinstance(found, dict) or not {"mean", "std"} <= set(found):
+    with explain_read_errors(path, "statistics"):
+        stats = _load_stats(path)
+        if not isinstance(stats, dict) or not {"mean", "std"} <= set(stats):
             raise InputError(f"{path} is no dictionary of mean and std")
-        return Normalizer(
-            *(_statistic(found[key], key, channels, path) for key in ("mean", "std"))
-        )
+        mean, std = (_check_statistic(stats[key], key, channels, path) for key in ("mean", "std"))
+        return Normalizer(mean, std)
 
 
-def _loaded(path: Path) -> object:
-    """The content of the file; torch's own words of what is no tensor advise to run it."""
-    content = _trusted(path)
+def _load_stats(path: Path) -> object:
+    """The content of the file, none of it run as code."""
+    content = _read_trusted(path)
     try:
-        # torch minds bounds only where it maps, and a file of our own is never cut short
+        # torch checks bounds only where it maps a file. What it maps is a copy of ours, since
+        # nobody else can cut that short.
         with NamedTemporaryFile() as copy:
             copy.write(content)
             copy.flush()
-            _check_records(Path(copy.name), path)
+            try:  # a tensor longer than what is kept of it would show other bytes of the map
+                checked_records(Path(copy.name))
+            except InputError as flaw:
+                reason = str(flaw).replace(copy.name, "it")
+                raise InputError(f"{path} is damaged ({reason})") from flaw
             return torch.load(copy.name, weights_only=True, map_location="cpu", mmap=True)
-    except UnpicklingError as error:
+    except UnpicklingError as error:  # torch's own message advises to run the code
         raise InputError(f"{path} holds more than tensors, and code is never loaded") from error
 
 
-def _trusted(path: Path) -> bytes:
+def _read_trusted(path: Path) -> bytes:
     """The bytes of the file, once its checksums are right: torch compares none of them."""
     with open_source(path) as file:
-        content = file.read(MOST_STATS + 1)
-    if len(content) > MOST_STATS:
+        content = file.read(MAX_STATS_BYTES + 1)
+    if len(content) > MAX_STATS_BYTES:
         raise InputError(f"{path} is larger than statistics are; is it another file?")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = checked_members(archive, path, MOST_STATS)
+        members = check_members(archive, path, MAX_STATS_BYTES)
         if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
             raise InputError(f"{path} is packed; torch.save it again")
         if damaged := archive.testzip():
@@ -189,19 +197,16 @@ def _trusted(path: Path) -> bytes:
     return content
 
 
-def _check_records(copy: Path, path: Path) -> None:
-    """Refuse tensors that are longer than what is kept of them: a map would show other bytes."""
-    try:
-        checked_records(copy)
-    except InputError as flaw:
-        raise InputError(f"{path} is damaged ({str(flaw).replace(str(copy), 'it')})") from flaw
-
-
-def _statistic(value: object, key: str, channels: int, path: Path) -> Tensor:
-    plain = type(value) is Tensor and value.layout is torch.strided and not value.is_meta
-    if not plain or not value.is_floating_point() or value.numel() != channels:  # pyright: ignore
+def _check_statistic(value: object, key: str, channels: int, path: Path) -> Tensor:
+    if (
+        type(value) is not Tensor  # no subclass: it could change what the methods below do
+        or value.layout is not torch.strided
+        or value.is_meta
+        or not value.is_floating_point()
+        or value.numel() != channels
+    ):
         kind = f"{type(value).__name__} {list(getattr(value, 'shape', []))}"
         raise InputError(
             f"{path}: {key} is {kind}; one number for each of {channels} channels belongs"
         )
-    return value.reshape(channels).float().clone()  # pyright: ignore
+    return value.reshape(channels).float().clone()

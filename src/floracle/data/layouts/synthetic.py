@@ -14,7 +14,8 @@ from floracle.run.errors import InputError
 from .content import LayoutContent
 
 GAUSSIAN = re.compile(r"gaussian:(\d{1,12})x(\d{1,9})(?::(\d{1,18}))?")
-SCATTER, OFFSET = 0x9E3779B1, 0x7F4A7C15
+# A linear map of the cloud's seed, so that its points are never the noise of a sample number.
+SEED_FACTOR, SEED_OFFSET = 0x9E3779B1, 0x7F4A7C15
 Spectrum = float | Sequence[float] | Tensor
 
 
@@ -29,10 +30,10 @@ def open_digits() -> LayoutContent:
 
 def open_gaussian(name: str, budget: int) -> LayoutContent:
     """The cloud that a name like gaussian:1000x8 or gaussian:1000x8:3 describes."""
-    found = GAUSSIAN.fullmatch(name)
-    if not found:
+    match = GAUSSIAN.fullmatch(name)
+    if not match:
         raise InputError(f"{name!r} is no Gaussian cloud; write gaussian:POINTSxDIMS or ...:SEED")
-    points, dims, seed = (int(part or 0) for part in found.groups())
+    points, dims, seed = (int(number or 0) for number in match.groups())
     if 4 * points * dims > budget:
         raise InputError(f"{name} takes {points * dims >> 18} MiB; memory is {budget >> 20} MiB")
     return LayoutContent(gaussian(points, dims, seed=seed), "gaussian")
@@ -45,9 +46,9 @@ def gaussian(points: int, dims: int, *, spectrum: Spectrum | None = None, seed: 
     """
     if points < 1 or dims < 1:
         raise InputError(f"a cloud of {points} points in {dims} dimensions is empty")
-    stream = generator((seed * SCATTER + OFFSET) % 2**32)  # never that of noise by sample number
-    drawn = torch.randn(points, dims, generator=stream)
-    return drawn if spectrum is None else drawn.mul_(_variances(spectrum, dims).sqrt().float())
+    stream = generator((seed * SEED_FACTOR + SEED_OFFSET) % 2**32)
+    cloud = torch.randn(points, dims, generator=stream)
+    return cloud if spectrum is None else cloud.mul_(_variances(spectrum, dims).sqrt().float())
 
 
 def _variances(spectrum: Spectrum, dims: int) -> Tensor:

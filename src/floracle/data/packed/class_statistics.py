@@ -17,7 +17,7 @@ from torch import Tensor
 
 from floracle.core.point_set import NO_LABEL, PointSet, Prepared
 from floracle.core.spectrum import PASS_BYTES, dimension, moments, spectrum
-from floracle.data.layouts.content import Rows
+from floracle.data.rows.rows import Rows
 from floracle.data.rows.tensorfile import TensorFile, read_header
 from floracle.run.errors import InputError
 

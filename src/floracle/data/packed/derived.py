@@ -59,7 +59,7 @@ def write_stats(folder: Path, plan: ShardPlan) -> StoreFile | None:
     """Mean and std as LightningDiT keeps them; a factor and a bias are no such thing."""
     if plan.store.normalizer.factors:
         return None
-    mean, std = plan.store.normalizer.of(plan.store.shape[0])
+    mean, std = plan.store.normalizer.per_channel(plan.store.shape[0])
     stats = {
         name: value.reshape(1, -1, 1, 1).clone() for name, value in (("mean", mean), ("std", std))
     }

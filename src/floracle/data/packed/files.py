@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from floracle.data.rows.rows import as_bytes
 from floracle.data.rows.source_files import open_source, record_file
 from floracle.run.errors import InputError
 from floracle.run.files import read_json, write_aside, write_json
@@ -91,11 +92,6 @@ def append(file: FileIO, content: memoryview) -> None:
     done = 0
     while done < len(content):
         done += file.write(content[done:])
-
-
-def as_bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor, shared with it."""
-    return tensor.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _contents(

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from floracle.data.data_warnings import Channels
+from floracle.data.channel_statistics import Channels
 from floracle.data.destination import unfinished_verb
-from floracle.data.layouts.content import readable
+from floracle.data.rows.source_files import explain_read_errors
 from floracle.run.errors import InputError
 from floracle.run.files import digest, read_json, write_json
 
@@ -128,7 +128,7 @@ def read_manifest(folder: Path) -> PackedManifest:
         raise InputError(
             f"{path} is damaged: it does not match its own digest; copy or pack the store again"
         )
-    with readable(path, "a manifest"):
+    with explain_read_errors(path, "a manifest"):
         manifest = _manifest(content)
         check_consistent(manifest, path)
     return manifest

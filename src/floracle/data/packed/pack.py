@@ -27,11 +27,11 @@ from floracle.data.destination import (
     unfinished,
     writing,
 )
-from floracle.data.integrity_check import first_equal
+from floracle.data.integrity_check import find_first_equal
 from floracle.data.layouts.registry import companions
 from floracle.data.normalize import Normalizer
-from floracle.data.rows.source_files import withdrawn_if_changed
-from floracle.data.store import fingerprint_of, open_store, ready
+from floracle.data.rows.source_files import remove_output_if_changed
+from floracle.data.store import compute_fingerprint, open_store, store_of_packed
 from floracle.run.budget import memory_budget
 from floracle.run.errors import InputError
 from floracle.run.progress import track
@@ -113,7 +113,7 @@ def pack(
     with (
         writing(folder, PACKED),
         unfinished(folder, PACKED, settings),
-        withdrawn_if_changed(plan.store.check_unchanged, partial(_files, folder, plan)),
+        remove_output_if_changed(plan.store.check_unchanged, partial(_files, folder, plan)),
     ):
         return _packed(folder, plan, settings, source, quiet=quiet)
 
@@ -160,10 +160,12 @@ def _packed(
         for number in numbers
     ]
     manifest = _with_atoms(folder, plan, written, _draft(plan, written, settings))
-    store = ready(read_rows(folder, manifest), manifest.name, budget=0)
+    packed = read_rows(folder, manifest)
+    store = store_of_packed(packed, manifest.name, budget=0)
     spectra = bool(settings["spectra"])
     classes = write_classes(folder, store, manifest, spectra=spectra, quiet=quiet)
-    known = replace(store, known=read_class_statistics(folder / CLASSES, manifest))
+    statistics = read_class_statistics(folder / CLASSES, manifest)
+    known = replace(store, packed=replace(packed, class_statistics=statistics))
     others = (write_coarse(folder, known, quiet=quiet), write_stats(folder, plan))
     files = (*manifest.files, classes, *(file for file in others if file is not None))
     manifest = replace(manifest, files=files)
@@ -213,12 +215,12 @@ def _with_atoms(
     """Find equal rows among those written, and with them the fingerprint."""
     store, digests = plan.store, all_digests(plan, written)
     rows = stored_rows(folder, draft)
-    first = first_equal(rows, digests)
+    first = find_first_equal(rows, digests)
     sealed = write_rows(folder, plan, first)
     again = 1 + store.flips
     weights = None if store.weights is None else store.weights[plan.order].repeat(again)
     groups = ClassIndex(first, store.labels[plan.order].repeat(again), weights)
-    fingerprint = fingerprint_of(
+    fingerprint = compute_fingerprint(
         rows, digests, groups, store.normalizer, channels=store.shape[0], flips=store.flips
     )
     return replace(draft, files=(sealed,), duplicates=groups.duplicates, fingerprint=fingerprint)

@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from floracle.data.layouts.content import COMPACT
+from floracle.data.rows.rows import COMPACT
 from floracle.data.store import Store
 from floracle.run.errors import InputError
 

@@ -1,4 +1,4 @@
-"""Packed stores: points sorted by class in shards, with everything that opening would look for.
+"""Packed stores: points sorted by class in shards, with all that opening would look for.
 
     OUT/latents_rank00_shard000.safetensors …   latents, latents_flip, labels, as in LightningDiT
     OUT/latents_stats.pt               mean and std, where points are (stored − mean) / std
@@ -81,25 +81,23 @@ def is_packed(path: Path) -> bool:
     return path.is_dir() and any((path / sign).exists() for sign in SIGNS)
 
 
-def open_packed(folder: Path, asked: ReadOptions) -> LayoutContent:
-    """A packed store as any other data; what it knows itself is in `packed`."""
-    packed = read_packed(folder)
+def packed_content(packed: PackedStore, options: ReadOptions) -> LayoutContent:
+    """A packed store as any other data, for options that its manifest does not answer."""
     manifest, count = packed.manifest, packed.manifest.rows
-    mirrored = manifest.flips if asked.flips is None else manifest.flips and asked.flips
+    mirrored = manifest.flips if options.flips is None else manifest.flips and options.flips
     rows, groups = packed.stored, packed.class_index
     if not mirrored:
         pieces = rows.pieces[: len(manifest.shards)]
-        rows = FileRows(pieces, (count, *manifest.shape), rows.stored)
+        rows = FileRows(pieces, (count, *manifest.shape), rows.stored_dtype)
     return LayoutContent(
         rows,
         "packed",
         groups.labels[:count],
         classes=manifest.classes,
-        normalizer=packed.normalizer if asked.stored else None,
+        normalizer=packed.normalizer if options.stored else None,
         flips=mirrored,
         weights=None if groups.weights is None else groups.weights[:count],
         remarks=packed.remarks[len(manifest.remarks) :],
-        packed=packed,
     )
 
 
@@ -152,7 +150,7 @@ def read_rows(folder: Path, manifest: PackedManifest) -> PackedStore:
     first = arrays["first"] if manifest.duplicates else torch.arange(manifest.points)
     factors = (arrays["scale"].squeeze(), arrays["bias"].squeeze()) if "scale" in arrays else None
     normalizer = Normalizer(arrays["mean"], arrays["std"], factors=factors)
-    normalizer.of(manifest.shape[0])
+    normalizer.per_channel(manifest.shape[0])
     groups = ClassIndex(
         first, labels.repeat(twice), None if weights is None else weights.repeat(twice)
     )

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.data.integrity_check import BYTES, VALUES, compact, row_digests
-from floracle.data.layouts.content import readable
-from floracle.data.rows.file_rows import ahead
+from floracle.data.integrity_check import BLOCK_VALUES, DIGEST_BYTES, row_digests
+from floracle.data.rows.buffers import read_ahead
+from floracle.data.rows.rows import compact
+from floracle.data.rows.source_files import explain_read_errors
 from floracle.data.rows.tensorfile import read_header
 from floracle.run.errors import InputError
 
@@ -54,7 +55,9 @@ def write_shard(folder: Path, plan: ShardPlan, number: int) -> WrittenShard:
     first, end = plan.shards[number]
     rows, twice = end - first, 1 + plan.store.flips
     # in one piece each: small results between large blocks would leave holes in the heap
-    found = _Seen(np.empty((rows * twice, BYTES), np.uint8), torch.zeros(2, dtype=torch.float64))
+    found = _Seen(
+        np.empty((rows * twice, DIGEST_BYTES), np.uint8), torch.zeros(2, dtype=torch.float64)
+    )
     shape = (rows, *plan.store.shape)
     tensors = {"labels": one_block(plan.store.labels[plan.order[first:end]])}
     for half, name in enumerate(("latents", "latents_flip")[:twice]):
@@ -71,7 +74,7 @@ def finished_shard(folder: Path, plan: ShardPlan, number: int) -> WrittenShard |
     path = folder / _record(number)
     if not path.is_file():
         return None
-    with readable(path, "the record of a shard"):
+    with explain_read_errors(path, "the record of a shard"):
         file = read_header(path)
         shard = StoreFile(**json.loads(file.metadata["shard"]))
         digests, errors = (array[:] for array in file.rows("digests", "errors"))
@@ -113,7 +116,7 @@ def check_range(plan: ShardPlan) -> None:
     if plan.dtype in (plan.store.dtype, torch.float32) or not plan.dtype.is_floating_point:
         return
     store, found = plan.store, plan.store.channels
-    mean, std = (value.double() for value in store.normalizer.of(len(found.mean)))
+    mean, std = (value.double() for value in store.normalizer.per_channel(len(found.mean)))
     largest = max(float((bound * std + mean).abs().max()) for bound in (found.low, found.high))
     if largest < torch.finfo(plan.dtype).max * (1 - 1e-6):
         return
@@ -127,7 +130,7 @@ def _blocks(plan: ShardPlan, number: int, half: int, found: _Seen) -> Iterator[T
     first, end = plan.shards[number]
     parts = (plan.order[first:end] + half * plan.rows).split(_step(plan))
     start = half * (end - first)
-    for packed, seen in ahead(map(partial(_block, plan), parts)):
+    for packed, seen in read_ahead(map(partial(_block, plan), parts)):
         found.digests[start : start + len(packed)] = seen.digests
         found.errors.copy_(_joined(torch.stack([found.errors, seen.errors])))
         start += len(packed)
@@ -149,7 +152,7 @@ def _block(plan: ShardPlan, rows: Tensor) -> tuple[Tensor, _Seen]:
 
 def _errors(packed: Tensor, stored: Tensor, plan: ShardPlan) -> Tensor:
     """The largest error of a point, and the sum of all squared errors."""
-    _, std = plan.store.normalizer.of(packed.shape[1])
+    _, std = plan.store.normalizer.per_channel(packed.shape[1])
     errors = (packed.double() - stored.double()).reshape(*packed.shape[:2], -1)
     errors /= std.double()[:, None]
     return torch.stack([errors.abs().max(), errors.square().sum()])
@@ -187,4 +190,4 @@ def _record(number: int) -> str:
 
 def _step(plan: ShardPlan) -> int:
     """Rows of a block, by the size of a point alone: what is found must not depend on memory."""
-    return max(1, VALUES // prod(plan.store.shape))
+    return max(1, BLOCK_VALUES // prod(plan.store.shape))

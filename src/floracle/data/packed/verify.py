@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from floracle.data.data_warnings import Channels, channels
-from floracle.data.integrity_check import Scan, check_rows, first_equal
+from floracle.data.channel_statistics import Channels, point_channels
+from floracle.data.integrity_check import RowCheck, check_rows, find_first_equal
 from floracle.data.layouts.lightningdit import read_stats
-from floracle.data.store import fingerprint_of
+from floracle.data.store import compute_fingerprint
 from floracle.run.errors import InputError
 
 from .class_statistics import read_class_statistics
@@ -59,19 +59,19 @@ def _untrue(packed: PackedStore) -> Iterator[str]:
     """What the manifest says that the points do not."""
     manifest, groups = packed.manifest, packed.class_index
     found = check_rows(packed.stored, str(packed.folder))
-    if not torch.equal(first_equal(packed.stored, found.digests), groups.first):
+    if not torch.equal(find_first_equal(packed.stored, found.digests), groups.first):
         yield "duplicates"
     if _fingerprint(packed, found) != manifest.fingerprint:
         yield "fingerprint"
-    if not _close(channels(found.spread, packed.normalizer), manifest):
+    if not _close(point_channels(found.statistics, packed.normalizer), manifest):
         yield "channels"
     if not _stats_agree(packed):
         yield "normalizer"
 
 
-def _fingerprint(packed: PackedStore, found: Scan) -> str:
+def _fingerprint(packed: PackedStore, found: RowCheck) -> str:
     manifest = packed.manifest
-    return fingerprint_of(
+    return compute_fingerprint(
         packed.stored,
         found.digests,
         packed.class_index,
@@ -98,6 +98,8 @@ def _stats_agree(packed: PackedStore) -> bool:
     if packed.normalizer.factors:
         return STATS not in {file.name for file in packed.manifest.files}
     pairs = zip(
-        read_stats(packed.folder, count).of(count), packed.normalizer.of(count), strict=True
+        read_stats(packed.folder, count).per_channel(count),
+        packed.normalizer.per_channel(count),
+        strict=True,
     )
     return all(torch.equal(theirs, ours) for theirs, ours in pairs)

@@ -1,46 +1,37 @@
 """Rows that lie in files one after the other, read by position when they are asked for.
 
 Nothing is mapped: pages of a mapped file would count as memory used, and a mapped file that is cut
-short ends the process. Consecutive rows of a file are one contiguous read, done in pieces small
-enough to stay in cache, each converted to float32 and normalized where it lies; a point passes
-through memory once. Where everything fits the budget a packed shard is kept as float32 once rows
-of it were read in order.
+short ends the process. Consecutive rows of a file are one contiguous read, done in steps small
+enough to stay in cache; each step is converted to float32 and normalized where it lies, so a point
+passes through memory once. Where everything fits the budget, a packed shard is kept as float32
+once rows of it were read in order.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from contextvars import copy_context
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from io import BufferedReader
 from itertools import accumulate
 from math import prod
-from typing import NamedTuple, TypeVar
-from weakref import finalize
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.data.layouts.content import Key, Rows, native
 from floracle.data.normalize import Normalizer
-from floracle.data.packed.files import as_bytes
 
+from .buffers import BufferPool
+from .rows import ComputedRows, Key, Rows, as_bytes, native_kind, row_numbers, torch_type
 from .source_files import SourceFile, read_at
 
-T = TypeVar("T")
-STEP = 2**20
-"""Values that are read, converted and normalized at a time."""
-OPEN_FILES = 64
-"""Files that one read has open at a time; a process may have about a thousand."""
-GAP_BYTES = 2**14
-"""What is read and thrown away in a column rather than read around: it takes as long."""
-SPARED, SPARES = 2**25, 2
-"""Bytes of a block at most whose memory is used again, and how many of them wait for that."""
+STEP_VALUES = 2**20  # values read, converted and normalized at a time: 4 MiB of float32, in cache
+MAX_OPEN_FILES = 64  # of one read; a process may have about a thousand
+MAX_GAP_BYTES = 2**14  # reading so many bytes to throw them away takes as long as a second read
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,7 @@ class Piece:
 
 
 class ReadRun(NamedTuple):
-    """Consecutive rows first … of a piece."""
+    """Consecutive rows of a piece."""
 
     piece: int
     first: int
@@ -66,57 +57,53 @@ class FileRows:
 
     pieces: tuple[Piece, ...]
     shape: tuple[int, ...]
-    stored: torch.dtype
+    stored_dtype: torch.dtype
+    kind: np.dtype | None = None
+    """Numbers of the file where torch has none such: of another byte order, or too wide."""
     normalizer: Normalizer | None = None
     hold: bool = False
-    """Whether pieces stay in memory."""
+    """Whether pieces stay in memory once they are read in order."""
     _held: dict[int, Tensor] = field(default_factory=dict, repr=False)
-    _blocks: Spare = field(default_factory=lambda: Spare(), repr=False)
-    _raw: Spare = field(default_factory=lambda: Spare(), repr=False)
+    _blocks: BufferPool = field(default_factory=BufferPool, repr=False)
+    _steps: BufferPool = field(default_factory=BufferPool, repr=False)
 
     @property
     def dtype(self) -> torch.dtype:
         """Of what is read."""
-        return self.stored if self.normalizer is None else torch.float32
+        return self.stored_dtype if self.normalizer is None else torch.float32
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: Key, /) -> Tensor:
-        if not isinstance(key, slice):
-            return self._read(self._runs(key.numpy()))
-        start, stop, step = key.indices(len(self))
-        if step != 1:
-            return self._read(self._runs(np.arange(start, stop, step)))
-        runs = self._between(start, stop)
+        if not isinstance(key, slice) or key.step not in (None, 1):
+            return self._read(self._find_runs(row_numbers(key, len(self)).numpy()))
+        start, stop, _ = key.indices(len(self))
+        runs = self._split_range(start, stop)
         if self.hold:
             for run in runs:
-                self._keep(run.piece)
+                self._hold_piece(run.piece)
         if len(runs) == 1 and runs[0].piece in self._held:
-            number, first, count = runs[0]
-            return self._held[number][first : first + count]
-        self._announce(self._between(stop, min(2 * stop - start, len(self))))
+            number, first, length = runs[0]
+            return self._held[number][first : first + length]
+        self._prefetch(self._split_range(stop, min(2 * stop - start, len(self))))
         return self._read(runs)
-
-    def _announce(self, runs: list[ReadRun]) -> None:
-        """Have the system fetch what a reader in order asks for next, while this is worked on."""
-        width = prod(self.shape[1:]) * self.stored.itemsize
-        for run in runs:
-            piece = self.pieces[run.piece]
-            with piece.file.reopen() as file:
-                begin = piece.begin + run.first * width
-                os.posix_fadvise(file.fileno(), begin, run.length * width, os.POSIX_FADV_WILLNEED)
 
     def as_points(self, normalizer: Normalizer, *, hold: bool) -> FileRows:
         """The same rows, float32 and normalized."""
         return replace(self, normalizer=normalizer, hold=hold, _held={})
 
+    @property
+    def _row_bytes(self) -> int:
+        return prod(self.shape[1:]) * (self.kind or self.stored_dtype).itemsize
+
     @cached_property
     def _ends(self) -> np.ndarray:
+        """The number of rows up to the end of each piece."""
         return np.array(list(accumulate(piece.rows for piece in self.pieces)))
 
-    def _between(self, start: int, stop: int) -> list[ReadRun]:
-        """The rows start … stop − 1 as runs."""
+    def _split_range(self, start: int, stop: int) -> list[ReadRun]:
+        """The rows start … stop − 1, by pieces."""
         number, runs = int(np.searchsorted(self._ends, start, side="right")), []
         while start < stop:
             end, rows = int(self._ends[number]), self.pieces[number].rows
@@ -124,168 +111,106 @@ class FileRows:
             start, number = end, number + 1
         return runs
 
-    def _runs(self, rows: np.ndarray) -> list[ReadRun]:
+    def _find_runs(self, rows: np.ndarray) -> list[ReadRun]:
         """Row numbers as runs of consecutive ones, each within a piece."""
         if not len(rows):
             return []
-        number = np.searchsorted(self._ends, rows, side="right")
-        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(number) != 0)) + 1
+        piece = np.searchsorted(self._ends, rows, side="right")
+        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(piece) != 0)) + 1
         starts, stops = np.r_[0, breaks], np.r_[breaks, len(rows)]
         begins = self._ends - [piece.rows for piece in self.pieces]
-        first = rows[starts] - begins[number[starts]]
-        found = zip(
-            number[starts].tolist(), first.tolist(), (stops - starts).tolist(), strict=True
-        )
-        return [ReadRun(*each) for each in found]
+        first = rows[starts] - begins[piece[starts]]
+        columns = (piece[starts].tolist(), first.tolist(), (stops - starts).tolist())
+        return [ReadRun(*run) for run in zip(*columns, strict=True)]
 
-    def _keep(self, number: int) -> None:
+    def _prefetch(self, runs: list[ReadRun]) -> None:
+        """Ask the system for what a reader in order needs next, while this block is used."""
+        for run in runs:
+            piece, width = self.pieces[run.piece], self._row_bytes
+            with piece.file.reopen() as file:
+                begin = piece.begin + run.first * width
+                os.posix_fadvise(file.fileno(), begin, run.length * width, os.POSIX_FADV_WILLNEED)
+
+    def _hold_piece(self, number: int) -> None:
         if number not in self._held:
             self._held[number] = self._read([ReadRun(number, 0, self.pieces[number].rows)])
 
     def _read(self, runs: list[ReadRun]) -> Tensor:
-        found = self._blocks.room((sum(run.length for run in runs), *self.shape[1:]), self.dtype)
-        size, done = max(1, STEP // max(1, prod(self.shape[1:]))), 0
-        raw = None
-        if self.dtype != self.stored:
-            raw = self._raw.room((min(size, len(found)), *self.shape[1:]), self.stored)
-        with ExitStack() as opened:
-            files: dict[int, BufferedReader] = {}
-            for some in self._together(runs, size):
-                part = found[done : done + sum(run.length for run in some)]
-                done += len(part)
-                if some[0].piece in self._held:
-                    number, first, length = some[0]
-                    part.copy_(self._held[number][first : first + length])
+        """The rows of all runs: read as stored a step at a time, converted, normalized."""
+        shape = self.shape[1:]
+        points = self._blocks.empty((sum(run.length for run in runs), *shape), self.dtype)
+        step_rows = max(1, STEP_VALUES // max(1, prod(shape)))
+        # Bytes are read where they belong if no conversion follows, else into memory for a step.
+        raw, raw_rows = None, min(step_rows, len(points))
+        if self.kind is not None:
+            raw = self._steps.empty((raw_rows, self._row_bytes), torch.uint8)
+        elif self.dtype != self.stored_dtype:
+            raw = self._steps.empty((raw_rows, *shape), self.stored_dtype)
+        done, files = 0, {}
+        with ExitStack() as stack:
+            for step in self._split_steps(runs, step_rows):
+                block = points[done : done + sum(run.length for run in step)]
+                done += len(block)
+                if step[0].piece in self._held:
+                    number, first, length = step[0]
+                    block.copy_(self._held[number][first : first + length])
                     continue
-                self._fill(part if raw is None else raw[: len(part)], some, files, opened)
+                stored = block if raw is None else raw[: len(block)]
+                self._read_stored(step, as_bytes(stored), files, stack)
                 if raw is not None:
-                    part.copy_(raw[: len(part)])
+                    block.copy_(self._decode(stored))
                 if self.normalizer is not None:
-                    normalized_(part, self.normalizer)
-        return found
+                    self.normalizer.apply_(block)
+        return points
 
-    def _together(self, runs: list[ReadRun], size: int) -> Iterator[list[ReadRun]]:
-        """Runs in pieces that are converted together: of `size` rows at most; held ones alone."""
-        some, room = [], size
+    def _decode(self, raw: Tensor) -> Tensor:
+        if self.kind is None:
+            return raw
+        values = raw.numpy().view(self.kind).astype(native_kind(self.kind))
+        return torch.from_numpy(values).view(-1, *self.shape[1:])
+
+    def _split_steps(self, runs: list[ReadRun], step_rows: int) -> Iterator[list[ReadRun]]:
+        """Runs in steps of at most `step_rows` rows; rows that are held make a step of their own.
+
+        Short runs share a step, long ones are cut.
+        """
+        step, room = [], step_rows
         for piece, first, length in runs:
             if piece in self._held:
-                if some:
-                    yield some
+                if step:
+                    yield step
                 yield [ReadRun(piece, first, length)]
-                some, room = [], size
+                step, room = [], step_rows
                 continue
             while length:
-                some.append(ReadRun(piece, first, min(length, room)))
-                first, length = first + some[-1].length, length - some[-1].length
-                room -= some[-1].length
+                step.append(ReadRun(piece, first, min(length, room)))
+                first, length = first + step[-1].length, length - step[-1].length
+                room -= step[-1].length
                 if not room:
-                    yield some
-                    some, room = [], size
-        if some:
-            yield some
+                    yield step
+                    step, room = [], step_rows
+        if step:
+            yield step
 
-    def _fill(
-        self, out: Tensor, runs: list[ReadRun], files: dict[int, BufferedReader], opened: ExitStack
+    def _read_stored(
+        self,
+        step: list[ReadRun],
+        memory: memoryview,
+        files: dict[int, BufferedReader],
+        stack: ExitStack,
     ) -> None:
-        """Rows as stored; their files stay open for the runs that follow."""
-        width, room, done = prod(self.shape[1:]) * self.stored.itemsize, as_bytes(out), 0
-        for number, first, length in runs:
-            piece, size = self.pieces[number], length * width
+        """The bytes of a step; the files of its pieces stay open for the steps that follow."""
+        done = 0
+        for number, first, length in step:
+            piece, size = self.pieces[number], length * self._row_bytes
             if number not in files:
-                if len(files) == OPEN_FILES:
-                    opened.close()
+                if len(files) == MAX_OPEN_FILES:
+                    stack.close()
                     files.clear()
-                files[number] = opened.enter_context(piece.file.reopen())
-            begin = piece.begin + first * width
-            read_at(files[number], begin, room[done : done + size], piece.file.path)
+                files[number] = stack.enter_context(piece.file.reopen())
+            begin = piece.begin + first * self._row_bytes
+            read_at(files[number], begin, memory[done : done + size], piece.file.path)
             done += size
-
-
-@dataclass(frozen=True, eq=False)
-class ForeignRows:
-    """Rows that torch cannot take as they lie: of another byte order, or too wide."""
-
-    file: SourceFile
-    begin: int
-    shape: tuple[int, ...]
-    kind: np.dtype
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What a block holds once it is read."""
-        return torch.from_numpy(np.empty(0, native(self.kind))).dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: Key, /) -> Tensor:
-        rows, width = _numbers(key, len(self)), prod(self.shape[1:])
-        picked = np.empty((len(rows), *self.shape[1:]), native(self.kind))
-        size, done = max(1, STEP // width), 0
-        with self.file.reopen() as file:
-            for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
-                for first in range(0, len(run), size):
-                    block = np.empty((min(size, len(run) - first), *self.shape[1:]), self.kind)
-                    begin = self.begin + int(run[first]) * width * self.kind.itemsize
-                    read_at(file, begin, _bytes_of(block), self.file.path)
-                    picked[done : done + len(block)] = block
-                    done += len(block)
-        return torch.from_numpy(picked)
-
-
-@dataclass(frozen=True, eq=False)
-class ColumnRows:
-    """Rows of an array that lies column by column (Fortran's order): a piece of every column."""
-
-    file: SourceFile
-    begin: int
-    shape: tuple[int, ...]
-    kind: np.dtype
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What a block holds once it is read."""
-        return torch.from_numpy(np.empty(0, native(self.kind))).dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: Key, /) -> Tensor:
-        rows, axes = _numbers(key, len(self)), range(len(self.shape) - 1, -1, -1)
-        columns = np.empty((prod(self.shape[1:]), len(rows)), self.kind)
-        order = np.argsort(rows, kind="stable")
-        gaps = np.flatnonzero(np.diff(rows[order]) > GAP_BYTES // self.kind.itemsize) + 1
-        with self.file.reopen() as file:
-            for members in np.split(order, gaps):
-                if len(members):
-                    self._fill(file, columns, rows[members], members)
-        picked = columns.astype(native(self.kind), copy=False).reshape(*self.shape[:0:-1], -1)
-        return torch.from_numpy(picked).permute(*axes).contiguous()
-
-    def _fill(
-        self, file: BufferedReader, columns: np.ndarray, rows: np.ndarray, members: np.ndarray
-    ) -> None:
-        """Increasing rows that lie close to each other: one read in every column."""
-        first, steps = int(rows[0]), np.diff(rows)
-        in_order = bool((steps == 1).all() and (np.diff(members) == 1).all())
-        read = np.empty(int(rows[-1]) - first + 1, self.kind)
-        for number, column in enumerate(columns):
-            if in_order:  # where they belong, without a copy
-                read = column[members[0] : members[0] + len(members)]
-            begin = self.begin + (number * len(self) + first) * self.kind.itemsize
-            read_at(file, begin, _bytes_of(read), self.file.path)
-            if not in_order:
-                column[members] = read[rows - first]
-
-
-def _numbers(key: Key, count: int) -> np.ndarray:
-    """The numbers of the rows that are asked for."""
-    return np.arange(*key.indices(count)) if isinstance(key, slice) else key.numpy()
-
-
-def _bytes_of(array: np.ndarray) -> memoryview:
-    """The bytes of a contiguous array, shared with it."""
-    return array.reshape(-1).view(np.uint8).data
 
 
 def rows_at(
@@ -297,77 +222,55 @@ def rows_at(
     columns: bool = False,
     dtype: torch.dtype | None = None,
 ) -> Rows:
-    """The array of a file that begins at a byte; torch may have another `dtype` for its words."""
+    """The array that begins at a byte of a file.
+
+    `columns`: it lies in Fortran's order. `dtype`: what torch makes of its words, where numpy has
+    no such type (bfloat16).
+    """
     if not shape or 0 in shape:
-        words = np.empty(shape, kind)
+        array = np.empty(shape, kind)
         with file.reopen() as opened:
-            read_at(opened, begin, _bytes_of(words), file.path)
-        values = torch.from_numpy(words.astype(native(kind)))
+            read_at(opened, begin, _bytes_of(array), file.path)
+        values = torch.from_numpy(array.astype(native_kind(kind)))
         values = torch.empty(shape, dtype=values.dtype).copy_(values)  # numpy's have no strides
         return values if dtype is None else values.view(dtype)
     if columns:
-        return ColumnRows(file, begin, shape, kind)
-    if native(kind) != kind:
-        return ForeignRows(file, begin, shape, kind)
-    own = dtype or torch.from_numpy(np.empty(0, kind)).dtype
-    return FileRows((Piece(file, begin, shape[0]),), shape, own)
+        read = partial(_read_columns, file, begin, shape, kind)
+        return ComputedRows(shape, torch_type(kind), read)
+    foreign = None if native_kind(kind) == kind else kind
+    return FileRows((Piece(file, begin, shape[0]),), shape, dtype or torch_type(kind), foreign)
 
 
-@dataclass(frozen=True, eq=False)
-class Spare:
-    """Memory that is used again once nobody holds what lay in it.
+def _read_columns(
+    file: SourceFile, begin: int, shape: tuple[int, ...], kind: np.dtype, key: Key
+) -> Tensor:
+    """Rows of an array in Fortran's order: a piece of every column.
 
-    Memory fresh from the system costs about as much as reading into it.
+    Rows that lie close to each other are one read in every column, gaps included.
     """
-
-    kept: list[Tensor] = field(default_factory=list)
-
-    def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """An empty tensor."""
-        size = prod(shape) * dtype.itemsize
-        if not 0 < size <= SPARED:
-            return torch.empty(shape, dtype=dtype)
-        whole = None
-        with suppress(IndexError):  # another thread may have taken it
-            whole = self.kept.pop()
-        if whole is None or len(whole) < size:
-            whole = torch.empty(size, dtype=torch.uint8)
-        held = whole[:size].numpy()
-        finalize(held, self._take_back, whole).atexit = False
-        return torch.from_numpy(held).view(dtype).view(shape)
-
-    def _take_back(self, whole: Tensor) -> None:
-        if len(self.kept) < SPARES:
-            self.kept.append(whole)
-
-
-def normalized_(values: Tensor, normalizer: Normalizer) -> Tensor:
-    """`Normalizer.apply` in place: float32 values [n, C, ...], the same to the last bit."""
-    if not normalizer.changes:
-        return values
-    if normalizer.factors:
-        scale, bias = (_by_channel(value, values) for value in normalizer.factors)
-        return values.mul_(scale).add_(bias)
-    return values.sub_(_by_channel(normalizer.mean, values)).div_(
-        _by_channel(normalizer.std, values)
-    )
+    rows = row_numbers(key, shape[0]).numpy()
+    columns = np.empty((prod(shape[1:]), len(rows)), kind)
+    order = np.argsort(rows, kind="stable")
+    gaps = np.flatnonzero(np.diff(rows[order]) > MAX_GAP_BYTES // kind.itemsize) + 1
+    with file.reopen() as opened:
+        for members in np.split(order, gaps):  # places among `rows`, by increasing row
+            if not len(members):
+                continue
+            first, last = int(rows[members[0]]), int(rows[members[-1]])
+            in_order = bool((np.diff(rows[members]) == 1).all() and (np.diff(members) == 1).all())
+            span = np.empty(last - first + 1, kind)
+            for number, column in enumerate(columns):
+                if in_order:  # read where they belong, without a copy
+                    span = column[members[0] : members[0] + len(members)]
+                place = begin + (number * shape[0] + first) * kind.itemsize
+                read_at(opened, place, _bytes_of(span), file.path)
+                if not in_order:
+                    column[members] = span[rows[members] - first]
+    # [D, n], the last axis of a point slowest, to [n, *shape]
+    block = columns.astype(native_kind(kind), copy=False).reshape(*shape[:0:-1], -1)
+    return torch.from_numpy(block).permute(*range(len(shape) - 1, -1, -1)).contiguous()
 
 
-def _by_channel(value: Tensor, values: Tensor) -> Tensor:
-    return value.reshape(-1, *[1] * (values.ndim - 2)) if value.ndim else value
-
-
-def ahead(items: Iterator[T], *, threads: int | None = None) -> Iterator[T]:
-    """The same items, each made in a thread while the one before it is used.
-
-    That thread computes with so many `threads`; as many as any without a number.
-    """
-    end, context = object(), copy_context()  # files opened there are noted as if opened here
-    with ThreadPoolExecutor(1) as pool:
-        if threads:
-            pool.submit(torch.set_num_threads, threads)
-        item = next(items, end)
-        while item is not end:
-            following = pool.submit(context.run, next, items, end)
-            yield item  # pyright: ignore[reportReturnType]
-            item = following.result()
+def _bytes_of(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, shared with it."""
+    return array.reshape(-1).view(np.uint8).data

@@ -10,6 +10,8 @@ cut short ends the process without a word, where a read says that something is m
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,12 +21,15 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
-from floracle.run.errors import InputError
+from floracle.run.errors import InputError, suggestion
 from floracle.run.files import open_regular
 
-AGAIN = "nothing of this run is kept as an answer: run it again"
-LOOK_FORMAT = Struct("QqQ")
+RUN_AGAIN = "nothing of this run is kept as an answer: run it again"
+STATE_FORMAT = Struct("QqQ")
 """A look in the memory of a store; times before 1970 are negative."""
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""Characters that would move the cursor of whoever reads a name."""
 
 
 class Changed(InputError):
@@ -41,7 +46,7 @@ class FileState(NamedTuple):
     """On the disk: a file that takes the place of another has its own."""
 
 
-def look_of(status: os.stat_result) -> FileState:
+def file_state(status: os.stat_result) -> FileState:
     """How a file looks."""
     return FileState(status.st_size, status.st_mtime_ns, status.st_ino)
 
@@ -50,7 +55,7 @@ _noted: ContextVar[dict[str, FileState] | None] = ContextVar("noted", default=No
 
 
 @contextmanager
-def noted_files() -> Iterator[Mapping[str, FileState]]:
+def record_opened_files() -> Iterator[Mapping[str, FileState]]:
     """All files that are opened meanwhile, with how they looked when that was first done."""
     looks: dict[str, FileState] = {}
     token = _noted.set(looks)
@@ -71,7 +76,7 @@ def open_source(path: Path) -> BufferedReader:
             ) from error
         raise
     try:
-        _note(path, look_of(os.fstat(file.fileno())))
+        _note(path, file_state(os.fstat(file.fileno())))
     except Changed:
         file.close()
         raise
@@ -80,7 +85,7 @@ def open_source(path: Path) -> BufferedReader:
 
 def record_file(path: Path) -> FileState:
     """How a file looks that is read by other means, as `open_source` would note it."""
-    look = look_of(path.stat())
+    look = file_state(path.stat())
     _note(path, look)
     return look
 
@@ -95,13 +100,15 @@ def changed_file(path: Path | str) -> Changed:
     """What to say of a file that looks otherwise than before."""
     return Changed(
         f"{path} changed while it was read (its size, time or number on the disk is another);"
-        f" {AGAIN}"
+        f" {RUN_AGAIN}"
     )
 
 
 def changed_row(name: str, row: int) -> Changed:
     """What to say of a row that is no longer what was read at opening."""
-    return Changed(f"{name}: row {row} is no longer what it was when the data was opened; {AGAIN}")
+    return Changed(
+        f"{name}: row {row} is no longer what it was when the data was opened; {RUN_AGAIN}"
+    )
 
 
 @dataclass(frozen=True)
@@ -109,12 +116,12 @@ class SourceFile:
     """A file, and how it looked when it was opened first."""
 
     path: Path
-    look: FileState
+    state: FileState
 
     def reopen(self) -> BufferedReader:
         """Open it again, unless it has changed; for `read_at`, which reads past the buffer."""
         file = open_regular(self.path, links=True)
-        if look_of(os.fstat(file.fileno())) != self.look:
+        if file_state(os.fstat(file.fileno())) != self.state:
             file.close()
             raise changed_file(self.path)
         return file
@@ -122,7 +129,7 @@ class SourceFile:
 
 def source_file(path: Path, file: BufferedReader) -> SourceFile:
     """A file that has just been opened."""
-    return SourceFile(path, look_of(os.fstat(file.fileno())))
+    return SourceFile(path, file_state(os.fstat(file.fileno())))
 
 
 def read_at(file: BufferedReader, place: int, room: memoryview, path: Path) -> None:
@@ -140,26 +147,28 @@ class SourceFiles:
     """All files of a store; a million of them take 32 bytes each beside their names."""
 
     names: tuple[str, ...] = ()
-    looks: bytes = b""
+    states: bytes = b""
 
     @classmethod
     def of(cls, looks: Mapping[str, FileState]) -> SourceFiles:
         """Those that `noted_files` has noted."""
-        return cls(tuple(looks), b"".join(LOOK_FORMAT.pack(*look) for look in looks.values()))
+        return cls(tuple(looks), b"".join(STATE_FORMAT.pack(*look) for look in looks.values()))
 
     def check_unchanged(self) -> None:
         """Raise `Changed` for the first file that looks otherwise, or is gone."""
-        for name, look in zip(self.names, LOOK_FORMAT.iter_unpack(self.looks), strict=True):
+        for name, look in zip(self.names, STATE_FORMAT.iter_unpack(self.states), strict=True):
             try:
                 status = os.stat(name)
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
-                raise Changed(f"{name} is gone since it was read ({reason}); {AGAIN}") from error
+                raise Changed(
+                    f"{name} is gone since it was read ({reason}); {RUN_AGAIN}"
+                ) from error
             if (status.st_size, status.st_mtime_ns, status.st_ino) != look:
                 raise changed_file(name)
 
 
-def change_behind(error: InputError, check_unchanged: Callable[[], None]) -> Changed | None:
+def find_change(error: InputError, check_unchanged: Callable[[], None]) -> Changed | None:
     """The change of the data that made a run fail, if there was one."""
     if isinstance(error, Changed):
         return error
@@ -171,7 +180,7 @@ def change_behind(error: InputError, check_unchanged: Callable[[], None]) -> Cha
 
 
 @contextmanager
-def withdrawn_if_changed(
+def remove_output_if_changed(
     check_unchanged: Callable[[], None], written: Callable[[], Iterable[Path]]
 ) -> Iterator[None]:
     """Remove what was written of data that has changed, so that the same command begins again.
@@ -181,7 +190,7 @@ def withdrawn_if_changed(
     try:
         yield
     except InputError as error:
-        change = change_behind(error, check_unchanged)
+        change = find_change(error, check_unchanged)
         if change is None:
             raise
         for path in written():
@@ -189,3 +198,31 @@ def withdrawn_if_changed(
         if change is error:
             raise
         raise change from error
+
+
+def check_exists(path: Path) -> None:
+    """Refuse a path where nothing lies, and suggest the nearest name."""
+    if os.path.lexists(path):
+        return
+    folder = path.parent
+    while not folder.is_dir() and folder != folder.parent:
+        path, folder = folder, folder.parent
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    hint = suggestion(path.name, names[:100]) if names else "that folder is empty"
+    raise InputError(f"there is no {path.name} in {folder}; {hint}")
+
+
+@contextmanager
+def explain_read_errors(path: Path | str, kind: str) -> Iterator[None]:
+    """Turn whatever a library raises into an `InputError` that names the file; mute warnings."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(
+            f"{path} cannot be read as {kind}: {CONTROL.sub('?', reason[:200])}"
+        ) from error

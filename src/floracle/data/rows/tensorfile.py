@@ -17,11 +17,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from floracle.data.layouts.content import Rows, check_there, readable
 from floracle.run.errors import InputError
 
 from .file_rows import Piece, rows_at
-from .source_files import SourceFile, open_source, source_file
+from .rows import Rows
+from .source_files import (
+    SourceFile,
+    check_exists,
+    explain_read_errors,
+    open_source,
+    source_file,
+)
 
 MOST_HEADER = 2**20
 LENGTH = 8
@@ -85,11 +91,11 @@ class TensorFile:
 
 def read_header(path: Path) -> TensorFile:
     """The tensors of a .safetensors file, none of them read."""
-    check_there(path)
-    with readable(path, "a .safetensors file"):
+    check_exists(path)
+    with explain_read_errors(path, "a .safetensors file"):
         with open_source(path) as file:
             source = source_file(path, file)
-            held, length = source.look.size, int.from_bytes(file.read(LENGTH), "little")
+            held, length = source.state.size, int.from_bytes(file.read(LENGTH), "little")
             if held < LENGTH or length > min(MOST_HEADER, held - LENGTH):
                 raise InputError(
                     f"{path} is cut short or damaged: its header claims {length} bytes"
