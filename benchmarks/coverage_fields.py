@@ -14,9 +14,9 @@ from collections.abc import Iterable
 import torch
 
 import floracle
-from floracle.analysis.mixing.field_switching import share_of
-from floracle.analysis.mixing.landing_test import diversity_of
-from floracle.analysis.trajectories.settling import lag_of
+from floracle.analysis.mixing.field_switching import binomial_share
+from floracle.analysis.mixing.landing_test import estimate_diversity
+from floracle.analysis.trajectories.lag import mean_lag
 from measure import report
 
 DRAWS, PAIRS, LABEL = 200, 64, 3
@@ -38,7 +38,7 @@ def losses(oracle: floracle.Oracle, model) -> dict[str, float]:
     held, more = [], []
     asked = {"times": TIMES, "classes": [LABEL], "pairs": PAIRS, "held_out": oracle.data}
     for draw in range(DRAWS):
-        loss = floracle.oracle_loss(model, oracle, seed=draw * FAR, **asked).whole()
+        loss = floracle.oracle_loss(model, oracle, seed=draw * FAR, **asked).mean_curves()
         held.append(loss["oracle"])
         more.append(loss["difference"])
     mean = torch.stack([curve.mean for curve in held]).mean(0)
@@ -58,9 +58,9 @@ def lags(oracle: floracle.Oracle, model) -> dict[str, float]:
     seeds, labels = range(16 * DRAWS), torch.full((16 * DRAWS,), LABEL)
     shape = oracle.data.shape
     own, theirs = (floracle.probe(of, seeds, shape, labels=labels) for of in (model, oracle))
-    apart = own.transitions() - theirs.transitions()
+    apart = own.settling_times() - theirs.settling_times()
     right = float(apart.nanmean())
-    some = [lag_of(part) for part in apart.split(16)]
+    some = [mean_lag(part) for part in apart.split(16)]
     held = [one.low <= right <= one.high for one in some if one.value is not None]
     return {"lag, 16 seeds": sum(held) / len(held)}
 
@@ -68,23 +68,25 @@ def lags(oracle: floracle.Oracle, model) -> dict[str, float]:
 def copies(oracle: floracle.Oracle, model) -> dict[str, float]:
     """The share of copies, of 64 seeds."""
     seeds = range(64 * DRAWS)
-    switched = floracle.switch_fields(model, oracle, taus=[0.8, 0.9], seeds=seeds, labels=LABEL)
-    shares = (switched.first < switched.second / 3).double()
+    switched = floracle.switch_fields(
+        model, oracle, switch_times=[0.8, 0.9], seeds=seeds, labels=LABEL
+    )
+    shares = (switched.nearest_distance < switched.second_distance / 3).double()
     right, held = shares.mean(0), []
     for part in shares.split(64):
-        _, low, high = share_of(part)
+        _, low, high = binomial_share(part)
         held.append((low <= right) & (right <= high))
     return {"share of copies, 64 seeds": float(torch.stack(held).double().mean())}
 
 
 def landings(oracle: floracle.Oracle, model) -> dict[str, float]:
     """The effective number of landings, of 64 seeds."""
-    asked = {"tau": 0.2, "labels": LABEL}
+    asked = {"switch_time": 0.2, "labels": LABEL}
     every = floracle.landing_test(model, oracle, seeds=range(64 * DRAWS), **asked)
     right, held = every.diversity.effective, []
     for rows in every.rows.split(64):
         labels = torch.full((64,), LABEL)
-        one = diversity_of(oracle.data, rows, labels)
+        one = estimate_diversity(oracle.data, rows, labels)
         held.append(one.low <= right <= (one.high or float("inf")))
     return {"effective number of landings, 64 seeds": sum(held) / len(held)}
 

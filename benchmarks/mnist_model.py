@@ -18,7 +18,7 @@ import torch
 from matplotlib import rc_context
 
 import floracle
-from floracle.analysis.mixing.field_switching import mixed, switch_fields
+from floracle.analysis.mixing.field_switching import sample_with_switch, switch_fields
 from floracle.oracle.baselines.gaussian import class_gaussians
 from floracle.report import plots
 from floracle.run.images import enlarge, png, quantise, tiles
@@ -55,20 +55,20 @@ def losses() -> dict:
     oracle, known = floracle.Oracle(data), {"times": TIMES, "classes": range(10), "seed": 0}
     gaussians = {"class Gaussians": class_gaussians(data)}
     path = floracle.oracle_loss(
-        model(), oracle, pairs=PAIRS, held_out=test, yardsticks=gaussians, **known
+        model(), oracle, pairs=PAIRS, held_out=test, baselines=gaussians, **known
     )
     own = floracle.oracle_loss(model(), oracle, pairs=TRAJECTORIES, along="own", **known)
-    whole, followed = path.whole(), own.whole()["oracle"]
+    whole, followed = path.mean_curves(), own.mean_curves()["oracle"]
     found = {"times": rounded(TIMES), "pairs a digit": PAIRS, "own a digit": TRAJECTORIES}
     for name, curve in {**whole, "own": followed}.items():
         found[name] = {"mean": rounded(curve.mean), "error": rounded(curve.error)}
-    names = {name for group in path.groups for name in group.closest}
+    names = {name for group in path.classes for name in group.closest}
     found["closest"] = {
-        name: [sum(group.closest[k] == name for group in path.groups) for k in range(len(TIMES))]
+        name: [sum(group.closest[k] == name for group in path.classes) for k in range(len(TIMES))]
         for name in sorted(names)
     }
     found["digits that are sure"] = [
-        sum(group.sure[k] for group in path.groups) for k in range(len(TIMES))
+        sum(group.significant[k] for group in path.classes) for k in range(len(TIMES))
     ]
     return found
 
@@ -78,22 +78,24 @@ def switch() -> dict:
     data, test = opened("train"), opened("test")
     labels = DIGITS.repeat(8)
     oracle = floracle.Oracle(data)
-    found = switch_fields(model(), oracle, taus=TAUS, seeds=range(80), labels=labels)
-    copies, low, high = found.copied()
+    found = switch_fields(model(), oracle, switch_times=TAUS, seeds=range(80), labels=labels)
+    copies, low, high = found.copy_share()
     ratio = []
     for digit in range(10):
         some = test.take(test.atoms(digit).rows[:8])
         near = floracle.nearest(data, some, 2, label=digit).distances
         ratio.append(torch.cat([near[:, :1] / 28, near[:, :1] / near[:, 1:]], 1))
     apart, quotient = torch.cat(ratio).mean(0).tolist()
-    curve, own = found.distance(), found.from_own()
+    curve, own = found.distance(), found.distance_to_oracle()
     return {
         "taus": TAUS,
         "samples": 80,
         "nearest": {"mean": rounded(curve.mean), "error": rounded(curve.error)},
         "from the oracle's end": {"mean": rounded(own.mean), "error": rounded(own.error)},
-        "first over second": rounded((found.first / found.second).mean(0)),
-        "on the oracle's own row": rounded((found.rows == found.own[:, None]).double().mean(0)),
+        "first over second": rounded((found.nearest_distance / found.second_distance).mean(0)),
+        "on the oracle's own row": rounded(
+            (found.rows == found.oracle_rows[:, None]).double().mean(0)
+        ),
         "copied": {"share": rounded(copies), "low": rounded(low), "high": rounded(high)},
         "test pictures": {"nearest": apart, "first over second": quotient},
     }
@@ -107,7 +109,7 @@ def landings() -> dict:
         ("model", field, 0.1),
         ("model", field, 0.3),
     ):
-        test = floracle.landing_test(first, oracle, tau=tau, seeds=range(400), labels=3)
+        test = floracle.landing_test(first, oracle, switch_time=tau, seeds=range(400), labels=3)
         values = test.to_results().values
         found[f"{name} to {tau:g}"] = {
             "verdict": test.verdict,
@@ -259,7 +261,9 @@ def samples() -> bytes:
     """One seed a column: the oracle until τ, then the model; τ grows from row to row."""
     oracle, field, grid = floracle.Oracle(opened("train")), model(), floracle.time_grid(50)
     x, taus = floracle.noise(range(10), (1, 28, 28)), (0.0, 0.1, 0.2, 0.3, 0.5, 1.0)
-    rows = [mixed(oracle, field, x, grid, at=tau, labels=DIGITS) for tau in taus]
+    rows = [
+        sample_with_switch(oracle, field, x, grid, switch_time=tau, labels=DIGITS) for tau in taus
+    ]
     pictures = 255 - quantise(torch.cat(rows), 0.0, 1.0)
     return png(tiles(enlarge(pictures, 56), 10))
 

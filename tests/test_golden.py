@@ -92,10 +92,10 @@ def loss() -> dict:
     words = ("--pairs", "16", "--trajectories", "4", "--classes", "0,3")
     run("loss", "digits-pico", "--data", "digits", *words, "--out", "l")
     losses = floracle.load("l")
-    (path,), (own,) = losses.path.values(), losses.own.values()
+    (path,), (own,) = losses.path.values(), losses.oracle_rows.values()
     return {f"{kind} {name}": curve.mean
             for kind, of in (("path", path), ("own", own))
-            for name, curve in of.whole().items()}  # fmt: skip
+            for name, curve in of.mean_curves().items()}  # fmt: skip
 
 
 def probe() -> dict:
@@ -113,10 +113,10 @@ def mix() -> dict:
     parts = ("switch", "landing-0.1", "resume")
     switch, landing, resume = (floracle.load(f"m/{part}") for part in parts)
     return {
-        "switch": switch.first,
+        "switch": switch.nearest_distance,
         "landing": landing.misses,
-        "off": resume.off,
-        "within": resume.within,
+        "off": resume.squared_change,
+        "within": resume.noise_variance,
     }
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from .analysis.stages.measure import stages
     from .analysis.stages.result import Stages
     from .analysis.tool_arguments import Arguments, arguments
+    from .analysis.trajectories.lag import Lag, lag
     from .analysis.trajectories.probe import ProbeResult, probe
-    from .analysis.trajectories.settling import Lag, lag
     from .core.fields import Convention, VelocityField, as_field, on_path
     from .core.nearest import nearest
     from .core.paths import COSINE, LINEAR, TRIGONOMETRIC, ProbabilityPath, convert
@@ -50,8 +50,7 @@ if TYPE_CHECKING:
     from .run.errors import InputError
     from .run.results import Results, save
     from .sampling.grid import split_grid, time_grid
-    from .sampling.guidance import guided
-    from .sampling.intervals import guidance_interval
+    from .sampling.guidance import guidance_interval, guided
     from .sampling.presets import Preset, preset_grid
     from .sampling.sample import evaluations, sample, trajectory
     from .training.config import TrainingSettings
@@ -76,8 +75,8 @@ _HOMES = {
     "analysis.stages.measure": ("stages",),
     "analysis.stages.result": ("Stages",),
     "analysis.tool_arguments": ("Arguments", "arguments"),
+    "analysis.trajectories.lag": ("Lag", "lag"),
     "analysis.trajectories.probe": ("ProbeResult", "probe"),
-    "analysis.trajectories.settling": ("Lag", "lag"),
     "core.fields": ("Convention", "VelocityField", "as_field", "on_path"),
     "core.nearest": ("nearest",),
     "core.paths": ("COSINE", "LINEAR", "TRIGONOMETRIC", "ProbabilityPath", "convert"),
@@ -96,8 +95,7 @@ _HOMES = {
     "run.errors": ("InputError",),
     "run.results": ("Results", "save"),
     "sampling.grid": ("split_grid", "time_grid"),
-    "sampling.guidance": ("guided",),
-    "sampling.intervals": ("guidance_interval",),
+    "sampling.guidance": ("guidance_interval", "guided"),
     "sampling.presets": ("Preset", "preset_grid"),
     "sampling.sample": ("evaluations", "sample", "trajectory"),
     "training.config": ("TrainingSettings",),

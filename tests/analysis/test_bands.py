@@ -58,7 +58,7 @@ def test_bands_do_not_mix(points_source):
     total = torch.zeros(4, 3, dtype=torch.float64)
     waves = torch.fft.fft2(pictures)
     for band in range(3):
-        part = torch.fft.ifft2(waves * (bands.of == band)).real
+        part = torch.fft.ifft2(waves * (bands.band_of_frequency == band)).real
         found = bands.energies(part)
         assert_close(found.sum(1), found[:, band])
         total += found
@@ -72,7 +72,7 @@ def natural(points_source):
 
 
 def test_prediction_begins_with_nothing_and_ends_with_all(natural):
-    for explained, held in zip(natural.explained, natural.held, strict=True):
+    for explained, held in zip(natural.explained, natural.captured, strict=True):
         for curve in (explained, held):
             assert curve.mean[0] == pytest.approx(0, abs=1e-6)
             assert curve.mean[-1] == pytest.approx(1, abs=1e-6)
@@ -81,7 +81,7 @@ def test_prediction_begins_with_nothing_and_ends_with_all(natural):
 
 def test_what_is_held_is_what_is_explained(natural):
     """The law of total variance, band by band."""
-    for explained, held in zip(natural.explained, natural.held, strict=True):
+    for explained, held in zip(natural.explained, natural.captured, strict=True):
         error = (explained.error.square() + held.error.square()).sqrt()
         assert ((explained.mean - held.mean).abs() <= 4 * error + 1e-6).all()
 
@@ -106,7 +106,7 @@ def test_a_dense_cloud_settles_as_its_gaussian(points_source):
     power = torch.fft.fft2(points.double(), norm="ortho").abs().square().mean((0, 1))
     signal = (times / (1 - times)).square()[:, None, None] * power
     for band, curve in enumerate(found.explained):
-        mine = found.bands.of == band
+        mine = found.bands.band_of_frequency == band
         expected = (power * signal / (1 + signal))[:, mine].sum(1) / power[mine].sum()
         assert ((curve.mean - expected).abs() <= 4 * curve.error + 0.01).all(), (band, expected)
 

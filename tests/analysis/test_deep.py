@@ -6,7 +6,10 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.trajectories.deep import analyse_trajectories, deep_of
+from floracle.analysis.trajectories.trajectory_analysis import (
+    analyse_trajectories,
+    read_trajectory_analysis,
+)
 from floracle.cli import main
 from floracle.run.results import load_results, save
 
@@ -24,8 +27,8 @@ def test_it_has_the_fields_that_can_be_afforded(looked):
     assert list(looked.distances.curves) == ["one Gaussian", "patches of 3", "patches of 7"]
     early = looked.distances.relative["one Gaussian"].mean
     assert early[0] < 0.05 < early[-1]
-    assert len(looked.followed.rows) == 32
-    assert (floracle.open_store("digits").labels[looked.followed.rows] == 3).all()
+    assert len(looked.trajectories.rows) == 32
+    assert (floracle.open_store("digits").labels[looked.trajectories.rows] == 3).all()
 
 
 @pytest.mark.slow
@@ -42,20 +45,20 @@ def test_it_looks_at_a_class_that_was_measured_or_the_whole_set(points_source, c
     )
     assert found.label == label
     assert found.distances.label == label
-    labels = oracle.data.labels[found.followed.rows]
+    labels = oracle.data.labels[found.trajectories.rows]
     assert label == -1 or (labels == label).all()
 
 
 def test_it_is_saved_and_read_back_whole(looked, tmp_path):
     save(looked, tmp_path)
-    again = deep_of(load_results(tmp_path))
+    again = read_trajectory_analysis(load_results(tmp_path))
     assert again.shape == (1, 8, 8)
     assert list(again.distances.curves) == list(looked.distances.curves)
     for name, curve in looked.distances.relative.items():
         assert torch.equal(again.distances.relative[name].mean, curve.mean)
-    assert again.settled.half == looked.settled.half
-    assert torch.equal(again.followed.ends, looked.followed.ends)
-    assert again.followed.straightness == looked.followed.straightness
+    assert again.bands.half == looked.bands.half
+    assert torch.equal(again.trajectories.ends, looked.trajectories.ends)
+    assert again.trajectories.straightness == looked.trajectories.straightness
 
 
 @pytest.mark.slow

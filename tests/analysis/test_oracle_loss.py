@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import floracle
 from floracle.analysis.loss.oracle_loss import oracle_loss, oracle_losses
-from floracle.analysis.loss.results import loss_difference
+from floracle.analysis.loss.results import confidence_interval, loss_difference
 from floracle.core.paths import COSINE, LINEAR
 from floracle.oracle.baselines.gaussian import gaussian_field
 from floracle.oracle.reference import reference
@@ -38,7 +38,7 @@ def oracle(points_source):
 @pytest.mark.parametrize("path", [LINEAR, COSINE], ids=["linear", "cosine"])
 def test_the_oracle_has_no_oracle_loss_and_its_conditional_loss_is_the_gap(points_source, path):
     oracle = floracle.Oracle(points_source(normal(40, 6)), path=path)
-    loss = oracle_loss(oracle, oracle, times=TIMES, pairs=64).groups[0]
+    loss = oracle_loss(oracle, oracle, times=TIMES, pairs=64).classes[0]
     for name in ("oracle", "less_gap", "disagreement"):
         assert (loss.curves[name].mean == 0).all()
     assert_close(loss.curves["conditional"].mean, loss.curves["gap"].mean)
@@ -47,7 +47,7 @@ def test_the_oracle_has_no_oracle_loss_and_its_conditional_loss_is_the_gap(point
 
 
 def test_a_constant_beside_the_oracle_is_its_square(oracle):
-    loss = oracle_loss(shifted_by(oracle, 0.3), oracle, times=TIMES, pairs=512).groups[0]
+    loss = oracle_loss(shifted_by(oracle, 0.3), oracle, times=TIMES, pairs=512).classes[0]
     assert_close(loss.curves["oracle"].mean, torch.full((5,), 0.09).double(), atol=1e-6, rtol=0)
     apart = loss.curves["disagreement"]
     assert (apart.mean.abs() < 4 * apart.error + 1e-12).all()
@@ -60,8 +60,8 @@ def test_both_ways_to_the_oracle_loss_agree_as_often_as_their_errors_say(oracle)
     held = torch.zeros(2)
     for seed in range(200):
         asked = {"times": TIMES[1:3], "pairs": 64, "seed": seed}
-        loss = oracle_loss(shifted_by(oracle, 0.5), oracle, **asked).groups[0]
-        low, high = loss.interval("disagreement")
+        loss = oracle_loss(shifted_by(oracle, 0.5), oracle, **asked).classes[0]
+        low, high = confidence_interval(loss.curves["disagreement"], loss.pairs)
         held += ((low <= 0) & (high >= 0)).float()
     assert (held / 200 - 0.95).abs().max() < 4 * (0.95 * 0.05 / 200) ** 0.5
 
@@ -72,7 +72,7 @@ def test_the_gap_is_that_of_the_dense_formula(points_source):
     points = normal(12, 4)
     times = torch.tensor([0.1, 0.3], dtype=torch.float64)
     oracle = floracle.Oracle(points_source(points))
-    loss = oracle_loss(still, oracle, times=times, pairs=4000).groups[0]
+    loss = oracle_loss(still, oracle, times=times, pairs=4000).classes[0]
     for k, t in enumerate(times):
         data = points[torch.arange(6000) % 12].double()
         x = t * data + (1 - t) * normal(6000, 4, seed=3).double()
@@ -91,24 +91,23 @@ def test_a_field_that_ignores_data_does_as_well_on_held_out_points(points_source
         points = normal(800, 3, seed=seed)
         data, others = points_source(points[:400]), points_source(points[400:])
         asked = {"times": TIMES[2:4], "pairs": 32, "held_out": others, "seed": seed}
-        low, high = (
-            oracle_loss(still, floracle.Oracle(data), **asked).groups[0].interval("difference")
-        )
+        loss = oracle_loss(still, floracle.Oracle(data), **asked).classes[0]
+        low, high = confidence_interval(loss.curves["difference"], loss.pairs)
         held += int(low[0] <= 0 <= high[0])
     assert abs(held / 200 - 0.95) < 4 * (0.95 * 0.05 / 200) ** 0.5 + 0.01
 
 
 def test_held_out_data_that_is_the_training_set_is_no_worse(oracle):
     asked = {"times": TIMES, "pairs": 256, "held_out": oracle.data}
-    loss = oracle_loss(oracle, oracle, **asked).groups[0]
-    assert not loss.memorizes().any()
+    loss = oracle_loss(oracle, oracle, **asked).classes[0]
+    assert not (confidence_interval(loss.curves["difference"], loss.pairs)[0] > 0).any()
     assert (loss.curves["difference"].mean != 0).any()  # drawn on its own
 
 
 def test_the_oracle_memorizes(points_source, oracle):
     asked = {"times": TIMES, "pairs": 256, "held_out": points_source(normal(40, 6, seed=1))}
-    loss = oracle_loss(oracle, oracle, **asked).groups[0]
-    assert loss.memorizes()[1:].all()
+    loss = oracle_loss(oracle, oracle, **asked).classes[0]
+    assert (confidence_interval(loss.curves["difference"], loss.pairs)[0] > 0)[1:].all()
     assert (loss.curves["difference"].mean.diff() > 0).all()
     difference = loss.curves["held_out"].mean - loss.curves["conditional"].mean
     assert_close(loss.curves["difference"].mean, difference)
@@ -118,7 +117,7 @@ def test_held_out_pairs_have_the_noise_of_the_training_pairs(points_source):
     """With points at zero c is the noise's opposite, so both losses are the same number."""
     data = points_source(torch.cat([torch.zeros(1, 5), torch.zeros(1, 5)]))
     asked = {"times": TIMES, "pairs": 8, "held_out": points_source(torch.zeros(3, 5))}
-    loss = oracle_loss(still, floracle.Oracle(data), **asked).groups[0]
+    loss = oracle_loss(still, floracle.Oracle(data), **asked).classes[0]
     assert (loss.curves["difference"].mean == 0).all()
     assert (loss.curves["conditional"].mean > 0).all()
 
@@ -126,13 +125,13 @@ def test_held_out_pairs_have_the_noise_of_the_training_pairs(points_source):
 def test_a_field_follows_the_yardstick_that_it_is(oracle):
     gaussian = floracle.as_field(still)
     near = {"still": still, "other": shifted_by(oracle, 2.0)}
-    loss = oracle_loss(gaussian, oracle, times=TIMES, pairs=64, yardsticks=near).groups[0]
+    loss = oracle_loss(gaussian, oracle, times=TIMES, pairs=64, baselines=near).classes[0]
     assert loss.closest == ("still",) * 5
-    assert loss.sure == (True,) * 5
+    assert loss.significant == (True,) * 5
     tied = {"still": still, "again": still}
-    assert oracle_loss(still, oracle, times=TIMES, pairs=64, yardsticks=tied).groups[0].sure == (
-        (False,) * 5
-    )
+    assert oracle_loss(still, oracle, times=TIMES, pairs=64, baselines=tied).classes[
+        0
+    ].significant == ((False,) * 5)
 
 
 def test_own_trajectories_are_the_fields_own(points_source):
@@ -140,7 +139,7 @@ def test_own_trajectories_are_the_fields_own(points_source):
     points = normal(30, 4)
     oracle, times = floracle.Oracle(points_source(points)), TIMES[1:4]
     decay = lambda x, t, labels=None: -x  # noqa: E731
-    loss = oracle_loss(decay, oracle, times=times, pairs=32, along="own", steps=10).groups[0]
+    loss = oracle_loss(decay, oracle, times=times, pairs=32, along="own", steps=10).classes[0]
     start = floracle.noise(range(first_seed(), first_seed() + 32), (4,)).double()
     for k, t in enumerate(times):
         x = start * 0.9 ** round(float(t) * 10)
@@ -153,21 +152,21 @@ def test_own_trajectories_are_the_fields_own(points_source):
 
 def test_at_noise_every_yardstick_with_the_right_mean_is_the_oracle(oracle):
     """They differ there by rounding, which is not to decide."""
-    asked = {"times": TIMES[:2], "yardsticks": {"gaussian": gaussian_field(oracle.data)}}
-    loss = oracle_loss(shifted_by(oracle, 0.3), oracle, **asked).groups[0]
+    asked = {"times": TIMES[:2], "baselines": {"gaussian": gaussian_field(oracle.data)}}
+    loss = oracle_loss(shifted_by(oracle, 0.3), oracle, **asked).classes[0]
     assert loss.closest[1] == "oracle"
-    assert loss.sure == (False, True)
+    assert loss.significant == (False, True)
 
 
 def first_seed():
-    from floracle.analysis.loss.oracle_loss import _first_seed
+    from floracle.analysis.loss.oracle_loss import class_seed
 
-    return _first_seed(0, -1)
+    return class_seed(0, -1)
 
 
 def test_the_oracle_along_its_own_trajectories_has_no_loss_either(oracle):
     asked = {"times": TIMES, "pairs": 8, "along": "own", "classes": [0, 1]}
-    for loss in oracle_loss(oracle, oracle, **asked).groups:
+    for loss in oracle_loss(oracle, oracle, **asked).classes:
         assert (loss.curves["oracle"].mean < 1e-12).all()
 
 
@@ -182,11 +181,13 @@ def test_classes_ask_for_themselves_and_are_averaged_by_their_share(points_sourc
 
     found = oracle_loss(watched, oracle, times=TIMES[:2], pairs=16, classes=[0, 1])
     assert seen == [{0}, {0}, {1}, {1}]
-    assert [group.share for group in found.groups] == [0.75, 0.25]
-    assert_close(found.whole()["oracle"].mean, torch.full((2,), 0.25).double(), atol=1e-6, rtol=0)
-    errors = torch.stack([group.curves["gap"].error for group in found.groups])
+    assert [group.share for group in found.classes] == [0.75, 0.25]
+    assert_close(
+        found.mean_curves()["oracle"].mean, torch.full((2,), 0.25).double(), atol=1e-6, rtol=0
+    )
+    errors = torch.stack([group.curves["gap"].error for group in found.classes])
     expected = (errors * torch.tensor([[0.75], [0.25]])).norm(dim=0)
-    assert_close(found.whole()["gap"].error, expected)
+    assert_close(found.mean_curves()["gap"].error, expected)
 
 
 def test_several_fields_are_measured_as_each_alone(points_source, oracle):
@@ -199,11 +200,11 @@ def test_several_fields_are_measured_as_each_alone(points_source, oracle):
     ):
         together = oracle_losses(fields, oracle, **asked)
         for name, field in fields.items():
-            alone = oracle_loss(field, oracle, **asked).groups[0]
-            assert list(together[name].groups[0].curves) == list(alone.curves)
+            alone = oracle_loss(field, oracle, **asked).classes[0]
+            assert list(together[name].classes[0].curves) == list(alone.curves)
             for each, curve in alone.curves.items():
-                assert torch.equal(together[name].groups[0].curves[each].mean, curve.mean)
-                assert torch.equal(together[name].groups[0].curves[each].error, curve.error)
+                assert torch.equal(together[name].classes[0].curves[each].mean, curve.mean)
+                assert torch.equal(together[name].classes[0].curves[each].error, curve.error)
 
 
 def test_the_oracle_is_asked_once_for_all_fields(points_source):
@@ -276,13 +277,11 @@ def test_mistakes(points_source, oracle):
         ({"classes": [7]}, "no class 7"),
         ({"held_out": points_source(normal(5, 7))}, r"shape \(7,\)"),
         ({"held_out": points_source(normal(5, 6), torch.zeros(5)), "classes": [1]}, "held-out"),
-        ({"held_out": oracle.data, "along": "own"}, "hold nothing out"),
+        ({"held_out": oracle.data, "along": "own"}, "on the path alone"),
         ({"along": "owm"}, "did you mean 'own'"),
-        ({"yardsticks": {"oracle": still}}, "already"),
+        ({"baselines": {"oracle": still}}, "already"),
     ):
         with pytest.raises(floracle.InputError, match=words):
             oracle_loss(still, oracle, **{**known, **change})
     with pytest.raises(floracle.InputError, match=r"\[8, 3\]"):
         oracle_loss(lambda x, t, labels: x[:, :3], oracle, **known)
-    with pytest.raises(floracle.InputError, match="held_out="):
-        oracle_loss(still, oracle, **known).groups[0].memorizes()

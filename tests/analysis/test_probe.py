@@ -16,8 +16,8 @@ import floracle
 from clouds import Clouds
 from floracle.analysis.trajectories import probe as module
 from floracle.analysis.trajectories.frequency_bands import radial_bands
-from floracle.analysis.trajectories.probe import LAYOUT, probe
-from floracle.analysis.trajectories.settling import lag, start_apart
+from floracle.analysis.trajectories.lag import initial_error, lag
+from floracle.analysis.trajectories.probe import COARSE_CYCLES, probe
 from floracle.core.seeds import noise
 from floracle.oracle.gaussian_data import GaussianOracle
 from floracle.oracle.oracle import Oracle
@@ -64,7 +64,7 @@ def test_a_gaussian_is_followed_as_its_closed_form_says(gaussian, until):
     velocity = mean[0].double() + rate[None] * z[:, None]
     speeds = velocity.square().mean(2).sqrt()
     assert_close(found.columns["speed"], speeds, atol=1e-4, rtol=1e-4)
-    for b, when in enumerate(found.transitions().tolist()):
+    for b, when in enumerate(found.settling_times().tolist()):
         low, high = 0.0, until
         for _ in range(50):
             middle = (low + high) / 2
@@ -84,7 +84,7 @@ def test_an_isotropic_gaussian_settles_at_one_time(points_source):
     )
     r = 1 - math.sqrt(level)  # t s = r √v
     odds = r / (s * math.sqrt(1 - r**2))  # t / (1 − t)
-    when = found.transition()
+    when = found.settling()
     assert when.value == pytest.approx(odds / (1 + odds), abs=1e-3)
     assert when.error < 1e-4
 
@@ -96,7 +96,7 @@ def test_one_point_has_nothing_to_come(points_source):
             Oracle(points_source(normal(1, dims))), range(5), (dims,), grid=time_grid(steps)
         )
         assert (found.columns["remaining"] == 0).all()
-        assert found.transition().value == 0
+        assert found.settling().value == 0
         assert found.detours.max() < 1 + 1e-6
         assert found.columns["change"].max() < 1e-4
 
@@ -121,7 +121,7 @@ def test_every_number_is_that_of_the_formula(points_source):
     change, middle = v[:, 1:] - v[:, :-1], v[:, 1:] + v[:, :-1]
     along = (change * middle).sum(2, keepdim=True) / middle.square().sum(2, keepdim=True)
     radius = torch.fft.fftfreq(6, dtype=torch.float64) * 6
-    low = torch.hypot(radius[:, None], radius[None]) <= LAYOUT
+    low = torch.hypot(radius[:, None], radius[None]) <= COARSE_CYCLES
 
     def layout(values):
         waves = torch.fft.fft2(values.unflatten(-1, (2, 6, 6)), norm="ortho")
@@ -139,7 +139,7 @@ def test_every_number_is_that_of_the_formula(points_source):
         assert_close(found.columns[name], values, rtol=1e-3, atol=1e-4, msg=name)
     assert_close(found.detours, length / (x - start).norm(dim=1), rtol=1e-4, atol=0)
     assert found.evaluations == 15
-    kept = [int((grid - t).abs().argmin()) for t in found.shown[:-1]]
+    kept = [int((grid - t).abs().argmin()) for t in found.prediction_times[:-1]]
     assert_close(found.predictions[:, :-1].flatten(2).double(), means[:, kept], atol=1e-3, rtol=0)
 
 
@@ -181,12 +181,12 @@ def test_guidance_costs_twice_inside_its_interval(points_source):
 def test_how_many_are_followed_together_does_not_matter(points_source, monkeypatch):
     oracle = Oracle(points_source(normal(30, 1, 4, 4)))
     whole = probe(oracle, range(7), (1, 4, 4), labels=None)
-    monkeypatch.setattr(module, "HELD", 4 * 16 * 51 * 3)
+    monkeypatch.setattr(module, "BATCH_BYTES", 4 * 16 * 51 * 3)
     parts = probe(oracle, range(7), (1, 4, 4))
     for name, values in whole.columns.items():
         assert_close(parts.columns[name], values, rtol=1e-4, atol=1e-5, msg=name)
     assert parts.predictions.shape == whole.predictions.shape == (7, 12, 1, 4, 4)
-    monkeypatch.setattr(module, "KEPT", 5 * 12 * 16)
+    monkeypatch.setattr(module, "KEPT_VALUES", 5 * 12 * 16)
     assert torch.equal(probe(oracle, range(7), (1, 4, 4)).predictions, parts.predictions[:5])
 
 
@@ -199,9 +199,9 @@ def test_layout_may_settle_before_the_rest(points_source):
         range(4),
         (1, 8, 8),
     )
-    assert radial_bands((1, 8, 8), (LAYOUT,)).energies(stripes[None])[0, 0] < 1e-9
-    assert found.transition("layout").value == 0
-    assert found.transition().value > 0.03
+    assert radial_bands((1, 8, 8), (COARSE_CYCLES,)).energies(stripes[None])[0, 0] < 1e-9
+    assert found.settling("layout").value == 0
+    assert found.settling().value > 0.03
 
 
 def late(x, t, labels=None):
@@ -214,27 +214,29 @@ def late(x, t, labels=None):
 
 def test_what_settles_with_the_last_step_alone_is_not_reached():
     found = probe(late, range(3), (5,), grid=time_grid(20), until=1.0)
-    assert found.transitions().isnan().all()
-    assert str(found.transition()) == "not reached by 3 of 3"
+    assert found.settling_times().isnan().all()
+    assert str(found.settling()) == "not reached by 3 of 3"
     assert lag(found, found).value is None
     assert lag(found, found).verdict == "cannot say"
     # asked at .95 and .975
     finer = probe(late, range(3), (5,), grid=time_grid(40), until=1.0)
-    assert finer.transition().value == pytest.approx(0.95 - 0.1 * 0.025, abs=1e-6)
+    assert finer.settling().value == pytest.approx(0.95 - 0.1 * 0.025, abs=1e-6)
 
 
 def test_what_moves_after_the_time_of_comparison_is_told():
     """The jump at .95 is not seen at .9, where all predictions are the same."""
     found = probe(late, range(3), (5,), grid=time_grid(20))
     assert found.until == pytest.approx(0.9)
-    assert found.transition().value == 0
-    assert found.later().value == 0  # no way was made before it that it could be a share of
+    assert found.settling().value == 0
+    assert (
+        found.late_movement().value == 0
+    )  # no way was made before it that it could be a share of
     halfway = probe(twice, range(3), (5,), grid=time_grid(40))  # 0, 2 from .5 on, 3 from .95 on
-    assert halfway.transition().value == pytest.approx(0.5 - 0.1 * 0.025, abs=1e-6)
-    assert halfway.later().value == pytest.approx(0.25, abs=1e-5)  # (3 − 2)² / (2 − 0)²
+    assert halfway.settling().value == pytest.approx(0.5 - 0.1 * 0.025, abs=1e-6)
+    assert halfway.late_movement().value == pytest.approx(0.25, abs=1e-5)  # (3 − 2)² / (2 − 0)²
     end = probe(twice, range(3), (5,), grid=time_grid(40), until=1.0)
-    assert end.later().value == 0
-    assert end.transition("remaining").value > 0.9
+    assert end.late_movement().value == 0
+    assert end.settling("remaining").value > 0.9
 
 
 def twice(x, t, labels=None):
@@ -246,23 +248,23 @@ def twice(x, t, labels=None):
 def test_some_not_reached_leaves_the_mean_unknown():
     known = {"labels": torch.tensor([0, 1, 1, 0]), "until": 1.0}
     found = probe(late, range(4), (5,), grid=time_grid(20), **known)
-    assert found.transition().value is None
-    assert found.transition().reached == 2
-    assert found.transition(label=1).value == 0  # one prediction throughout
-    assert found.transition(label=0).value is None
+    assert found.settling().value is None
+    assert found.settling().reached == 2
+    assert found.settling(label=1).value == 0  # one prediction throughout
+    assert found.settling(label=0).value is None
 
 
 def test_predictions_begin_at_the_mean(points_source):
     points = normal(40, 3, 4, 4) + 2
     oracle = probe(Oracle(points_source(points)), range(5), (3, 4, 4))
     assert_close(oracle.predictions[:, 0], points.mean(0).expand(5, 3, 4, 4), atol=1e-5, rtol=0)
-    assert start_apart(oracle, oracle).value == 0
+    assert initial_error(oracle, oracle).value == 0
 
     def off(x, t, labels=None):
         return points.mean(0) + 0.5 - x  # right at t = 0, but for one half
 
     away = (oracle.predictions[:, -1] - points.mean(0)).flatten(1).norm(dim=1)
-    found = start_apart(probe(off, range(5), (3, 4, 4)), oracle)
+    found = initial_error(probe(off, range(5), (3, 4, 4)), oracle)
     assert found.value == pytest.approx(float((0.5 * 48**0.5 / away).mean()), rel=1e-4)
 
 
@@ -277,7 +279,7 @@ def test_what_is_saved_is_read_back(small, tmp_path):
     floracle.save(found, tmp_path / "kept")
     again = floracle.load(tmp_path / "kept")
     assert isinstance(again, floracle.ProbeResult)
-    for name in ("grid", "seeds", "labels", "detours", "shown", "predictions"):
+    for name in ("grid", "seeds", "labels", "detours", "prediction_times", "predictions"):
         assert torch.equal(getattr(again, name), getattr(found, name)), name
     assert again.columns.keys() == found.columns.keys()
     assert all(torch.equal(again.columns[name], found.columns[name]) for name in found.columns)
@@ -310,17 +312,17 @@ def test_mistakes(points_source):
         ({"threshold": 1.0}, "a share between 0 and 1"),
         ({"until": 0.01}, "two times of the grid before it"),
         ({"until": 1.5}, "until is a late time"),
-        ({"shown": [-0.1]}, "times to show lie in"),
+        ({"prediction_times": [-0.1]}, "prediction times lie in"),
         ({"solver": "eulr"}, "euler"),
     ):
         with pytest.raises(InputError, match=words):
             probe(oracle, [1], (4,), **asked)
-    with pytest.raises(InputError, match="at least one seed"):
+    with pytest.raises(InputError, match="pass at least one"):
         probe(oracle, [], (4,))
     with pytest.raises(InputError, match=r"t = 0\.5 is not finite"):
         probe(lambda x, t, labels=None: x / (t[:, None] < 0.5), [1], (4,), grid=time_grid(4))
     with pytest.raises(InputError, match="no trajectory has the label 3"):
-        probe(oracle, [1], (4,)).transition(label=3)
+        probe(oracle, [1], (4,)).settling(label=3)
 
 
 @pytest.mark.slow
@@ -330,17 +332,19 @@ def test_a_real_model_begins_near_the_class_mean_and_settles_later(shared):
     data = floracle.open_store(str(where), normalize=1 / 255)
     network = f"{Path(__file__).parents[1] / 'models' / 'mnist_network.py'}:network"
     model = floracle.load_model(network, convention="predicts=data,null_label=10")
-    known = {"labels": 3, "shown": [0, 0.5]}
+    known = {"labels": 3, "prediction_times": [0, 0.5]}
     field = probe(model, range(8), data.shape, **known)
     oracle = probe(Oracle(data), range(8), data.shape, **known)
     mean = data.take(data.atoms(3).rows).double().mean(0)
     assert_close(oracle.predictions[:, 0].double(), mean.expand(8, 1, 28, 28), atol=1e-5, rtol=0)
     begins = (field.predictions[:, 0].double() - mean).flatten(1).norm(dim=1) / mean.norm()
     assert begins.max() < 0.3
-    assert start_apart(field, oracle).value < 0.3
+    assert initial_error(field, oracle).value < 0.3
     assert lag(field, oracle).verdict == "later"
     finer = probe(model, range(8), data.shape, grid=time_grid(150), **known)
-    assert finer.transition().value == pytest.approx(field.transition().value, abs=0.01)
-    assert finer.later().value > 1.5 * field.later().value  # which is why it is told apart
+    assert finer.settling().value == pytest.approx(field.settling().value, abs=0.01)
+    assert (
+        finer.late_movement().value > 1.5 * field.late_movement().value
+    )  # which is why it is told apart
     near = floracle.nearest(data, oracle.predictions[:, -1], 1, label=3).distances
     assert near.max() < 1e-2

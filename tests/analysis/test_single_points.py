@@ -18,7 +18,7 @@ from floracle.analysis.prediction.profile import Profile
 from floracle.analysis.prediction.what_if import what_if
 from floracle.analysis.stages.result import POOLED
 from floracle.analysis.tool_arguments import arguments
-from floracle.analysis.trajectories.deep import analyse_trajectories
+from floracle.analysis.trajectories.trajectory_analysis import analyse_trajectories
 from floracle.oracle.gaussian_data import GaussianOracle
 from floracle.run.errors import InputError
 
@@ -232,10 +232,10 @@ def test_one_point_beside_many_has_no_factors(measured):
 def test_a_deeper_look_at_one_point_goes_straight():
     oracle = floracle.Oracle(floracle.open_store(normal(1, 1, 4, 4, seed=99)))
     found = analyse_trajectories(oracle, floracle.stages(oracle, pairs=4))
-    assert found.settled is None
-    assert found.followed.straightness.value == pytest.approx(1)
-    assert found.followed.misses.max() < 1e-6
-    for curve in (*found.distances.relative.values(), *found.followed.curves.values()):
+    assert found.bands is None
+    assert found.trajectories.straightness.value == pytest.approx(1)
+    assert found.trajectories.misses.max() < 1e-6
+    for curve in (*found.distances.relative.values(), *found.trajectories.curves.values()):
         assert curve.mean.isfinite().all()
     assert max(curve.mean.max() for curve in found.distances.relative.values()) < 1e-9
 
@@ -243,4 +243,4 @@ def test_a_deeper_look_at_one_point_goes_straight():
 def test_a_deeper_look_at_pictures_that_do_not_vary_in_a_band():
     flat = normal(20, 1, 1, 1).expand(20, 1, 4, 4).contiguous()
     oracle = floracle.Oracle(floracle.open_store(flat))
-    assert analyse_trajectories(oracle, floracle.stages(oracle, pairs=4)).settled is None
+    assert analyse_trajectories(oracle, floracle.stages(oracle, pairs=4)).bands is None

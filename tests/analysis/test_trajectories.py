@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from floracle.analysis.trajectories.oracle import oracle_trajectories
+from floracle.analysis.trajectories.oracle_trajectories import oracle_trajectories
 from floracle.core.seeds import noise
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
@@ -120,7 +120,7 @@ def test_no_trajectory_costs_less_than_the_straight_line(points_source):
 
 def test_mistakes(points_source):
     oracle = Oracle(points_source(normal(15, 4)))
-    with pytest.raises(InputError, match="at least one seed"):
+    with pytest.raises(InputError, match="pass at least one"):
         oracle_trajectories(oracle, [], time_grid(4))
     for grid in (time_grid(4, start=0.2), time_grid(1)):
         with pytest.raises(InputError, match="start from noise"):

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from floracle.analysis.trajectories.lag import lag, mean_lag
 from floracle.analysis.trajectories.probe import probe
-from floracle.analysis.trajectories.settling import lag, lag_of, settled_at
+from floracle.analysis.trajectories.settling import settling_times
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 from floracle.sampling.grid import time_grid
@@ -28,7 +29,7 @@ def normal(*shape, seed=0):
 def test_shares_stay_below_the_threshold_from_the_transition_on(shares, threshold):
     shares = shares.double()
     times = torch.linspace(0, 0.9, len(shares), dtype=torch.float64)
-    found = float(settled_at(times, shares[None], threshold)[0])
+    found = float(settling_times(times, shares[None], threshold)[0])
     if math.isnan(found):
         assert shares[-1] >= threshold
         return
@@ -56,10 +57,10 @@ def two(points_source):
 
 def test_the_lag_is_paired(two):
     field, oracle = two
-    found, apart = lag(field, oracle), field.transitions() - oracle.transitions()
+    found, apart = lag(field, oracle), field.settling_times() - oracle.settling_times()
     assert found.value == pytest.approx(float(apart.mean()))
     assert found.error == pytest.approx(float(apart.std()) / 10**0.5)
-    assert found.value == pytest.approx(field.transition().value - oracle.transition().value)
+    assert found.value == pytest.approx(field.settling().value - oracle.settling().value)
     back = lag(oracle, field)
     assert (back.value, back.low, back.high) == (-found.value, -found.high, -found.low)
     none = lag(oracle, oracle)
@@ -76,13 +77,13 @@ def test_the_verdict_is_that_of_the_interval():
         ([0.3, -0.2, 0.1], "cannot say"),
         ([0.4], "cannot say"),
     ):
-        assert lag_of(torch.tensor(values).double()).verdict == verdict
+        assert mean_lag(torch.tensor(values).double()).verdict == verdict
 
 
 def test_intervals_of_lags_cover_the_truth():
     """Student's for eight pairs: 19 of 20 times, which two errors do not."""
     drawn = normal(1000, 8).double() * 0.1 + 0.03
-    found = [lag_of(some) for some in drawn]
+    found = [mean_lag(some) for some in drawn]
     covered = sum(each.low <= 0.03 <= each.high for each in found)
     narrow = sum(abs(each.value - 0.03) <= 1.96 * each.error for each in found)
     assert 930 <= covered <= 970
@@ -97,7 +98,7 @@ def test_fields_that_are_not_paired_have_no_lag(two, points_source):
     for changed, words in (
         ({"grid": time_grid(30)}, "the grid of both differ"),
         ({"labels": 1 - labels}, "the labels of both differ"),
-        ({"solver": "heun"}, "followed by euler, the other by heun"),
+        ({"solver": "heun"}, "solver is euler and heun"),
     ):
         asked = {"labels": labels, "grid": time_grid(60), **changed}
         with pytest.raises(InputError, match=words):

@@ -244,13 +244,13 @@ def test_distances_of_known_fields(points_source):
     assert found.curves["same"].mean.max() == 0
     assert_close(found.curves["off"].mean, torch.full_like(TIMES, 0.25), rtol=1e-5, atol=0)
     assert found.curves["off"].error.max() < 1e-6
-    assert_close(found.curves["twice"].mean, found.size.mean, rtol=1e-5, atol=0)
+    assert_close(found.curves["twice"].mean, found.oracle_square.mean, rtol=1e-5, atol=0)
     assert_close(found.relative["twice"].mean, torch.ones_like(TIMES), rtol=1e-5, atol=0)
     assert found.relative["twice"].error.max() < 1e-6
     assert found.nearest() == ["same"] * len(TIMES)
-    assert found.size.error.min() > 0
+    assert found.oracle_square.error.min() > 0
     swapped = baseline_distances(
-        oracle, {"oracle": oracle}, times=TIMES, pairs=32, to=fields["off"]
+        oracle, {"oracle": oracle}, times=TIMES, pairs=32, reference=fields["off"]
     )
     assert_close(swapped.curves["oracle"].mean, found.curves["off"].mean, rtol=1e-5, atol=0)
 

@@ -78,14 +78,14 @@ def test_fields_are_measured_as_the_library_does(folder, capsys):
         for name, where in zip(("near", "far"), both(folder), strict=True)
     }
     known = {"times": torch.tensor([0, 0.3, 0.6], dtype=torch.float64), "classes": [0, 1]}
-    known["yardsticks"] = {"class-gaussian": class_gaussians(data)}
+    known["baselines"] = {"class-gaussian": class_gaussians(data)}
     path = oracle_losses(fields, floracle.Oracle(data), pairs=32, held_out=others, **known)
     known |= {"pairs": 8, "steps": 10, "along": "own"}
     own = oracle_losses(fields, floracle.Oracle(data), **known)
     for losses, again in ((path, found.path), (own, found.own)):
         assert list(again) == ["near", "far"]
         for name, loss in losses.items():
-            for ours, theirs in zip(loss.groups, again[name].groups, strict=True):
+            for ours, theirs in zip(loss.classes, again[name].classes, strict=True):
                 assert list(ours.curves) == list(theirs.curves)
                 for each, curve in ours.curves.items():
                     assert torch.equal(curve.mean, theirs.curves[each].mean)
@@ -126,7 +126,7 @@ def test_the_oracle_stays_with_the_oracle(folder, capsys):
     assert typed(folder, "oracle", "--yardsticks", "none") == 0
     said = capsys.readouterr().out
     assert "oracle has no oracle loss at any time: it is the oracle itself" in said
-    loss = floracle.load(folder / "out").path["oracle"].whole()
+    loss = floracle.load(folder / "out").path["oracle"].mean_curves()
     assert (loss["oracle"].mean == 0).all()
     assert not [name for name in loss if name.startswith("to ")]
 

@@ -55,17 +55,31 @@ def test_all_three_are_what_the_library_measures(folder, capsys):
     told = capsys.readouterr()
     data = floracle.open_store("digits")
     field = floracle.load_model(f"{folder / 'networks.py'}:mean", convention=READ[1])
-    known = {"taus": [0, 0.5, 1], "grid": time_grid(10)}
+    known = {"switch_times": [0, 0.5, 1], "grid": time_grid(10)}
     labels = torch.arange(20) % 2
     ours = switch_fields(field, floracle.Oracle(data), seeds=range(20), labels=labels, **known)
     theirs = floracle.load(folder / "out" / "switch")
     assert isinstance(theirs, SwitchResult)
-    for name in ("first", "second", "to_own", "rows", "own", "ends"):
+    for name in (
+        "nearest_distance",
+        "second_distance",
+        "oracle_distance",
+        "rows",
+        "oracle_rows",
+        "samples",
+    ):
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
     ours = forward_backward(field, data, data, rows=range(3, 9), noises=2, edges=[2.0], **known)
     theirs = floracle.load(folder / "out" / "resume")
     assert isinstance(theirs, ForwardBackwardResult)
-    for name in ("off", "within", "variance", "first", "second", "ends"):
+    for name in (
+        "squared_change",
+        "noise_variance",
+        "class_variance",
+        "nearest_distance",
+        "second_distance",
+        "samples",
+    ):
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
     landed = floracle.load(folder / "out" / "landing-0.5")
     assert isinstance(landed, LandingResult)
@@ -123,7 +137,7 @@ def test_the_oracle_copies_whatever_takes_over(folder, capsys):
     said = capsys.readouterr().out
     assert "From τ = 0.6 on oracle copies, most of the time" in said
     for name in ("switch", "resume"):
-        share, _, _ = floracle.load(folder / "out" / name).copied()
+        share, _, _ = floracle.load(folder / "out" / name).copy_share()
         assert (share > 0.9).all()  # ten steps leave a few between two training points
 
 
@@ -145,7 +159,7 @@ def test_labels_of_samples_and_of_points_are_told_apart(folder, capsys):
     words = ("--data-labels", folder / "kinds.npy", "--labels", "1", "--switch", ".5,1")
     data = str(folder / "points.npy")
     assert typed(folder, *words, *FEW, data=data, field="oracle") == 0
-    assert (floracle.load(folder / "out" / "switch").own % 2 == 1).all()
+    assert (floracle.load(folder / "out" / "switch").oracle_rows % 2 == 1).all()
     page = (folder / "out" / "mix.html").read_text()
     assert "--switch .5,1" in page
     assert "--labels 1" in page

@@ -75,11 +75,11 @@ def test_with_data_the_lag_behind_its_oracle_is_said(folder, capsys):
     assert torch.equal(again.columns["remaining"], oracle.columns["remaining"])
     assert_close(found.predictions[::2, 0], 0.5 * found.predictions[::2, -1], atol=1e-5, rtol=0)
     # ρ is 1 at .45 and 0 at .5, so it passes .1 at .495
-    assert found.transition().value == pytest.approx(0.495, abs=1e-6)
+    assert found.settling().value == pytest.approx(0.495, abs=1e-6)
     apart = floracle.lag(found, oracle)
-    assert apart.value == pytest.approx(0.495 - oracle.transition().value, abs=1e-6)
+    assert apart.value == pytest.approx(0.495 - oracle.settling().value, abs=1e-6)
     assert str(apart) in told.out
-    assert str(found.transition()) in told.out
+    assert str(found.settling()) in told.out
     assert "grid: 0, 0.05 … 0.95, 1 in 20 steps" in told.out
     assert "0, 0.05, 0.1, 0.15" in (folder / "out" / "probe.html").read_text()  # all of it
     for name in ("networks", "oracle"):
@@ -139,7 +139,7 @@ def test_points_that_are_no_pictures_have_no_pictures(folder, capsys):
     assert typed(folder, "--data", folder / "rows.npy", "--show", "0,.5") == 0  # the oracle alone
     assert "\nThe oracle settles at t = 0." in capsys.readouterr().out
     assert not (folder / "out" / "oracle" / "predictions.png").exists()
-    assert floracle.load(folder / "out" / "oracle").shown.tolist() == [0, 0.5, 1]
+    assert floracle.load(folder / "out" / "oracle").prediction_times.tolist() == [0, 0.5, 1]
     assert "What is predicted" not in (folder / "out" / "probe.html").read_text()
 
 
@@ -325,7 +325,7 @@ def test_two_lags_are_told_with_their_names(capsys, tmp_path, monkeypatch):
         assert f"behind the {name}, {getattr(stages, name).value:.3g}" in page
     field = floracle.load("probed/digits-pico")
     behind = floracle.lag(field, stages.end.value)
-    assert behind.value == pytest.approx(field.transition().value - stages.end.value)
+    assert behind.value == pytest.approx(field.settling().value - stages.end.value)
     for wrong in (["--stages", "probed"], ["--stages", "parted", "--flips"]):
         assert main(["probe", *words, *wrong, "--out", "other"]) == 2
     seven = ["7" if word == "3" else word for word in words]

@@ -224,9 +224,9 @@ def test_samples_on_a_path_land_where_that_of_the_linear_one_does(solver):
 def test_probes_on_a_path_begin_at_the_mean_and_end_at_the_sample():
     digits, path = floracle.open_store("digits"), floracle.COSINE
     oracle = floracle.Oracle(digits, path=path)
-    probe = floracle.probe(oracle, range(3), digits.shape, path=path, shown=(0, 1))
+    probe = floracle.probe(oracle, range(3), digits.shape, path=path, prediction_times=(0, 1))
     mean = digits.take(torch.arange(len(digits))).mean(0)
     assert (probe.predictions[:, 0] - mean).abs().max() < 1e-4
     assert floracle.nearest(digits, probe.predictions[:, -1]).distances.max() < 1e-3
     assert probe.settings["path"] == "cosine"
-    assert 0.3 < probe.transition().value < 1
+    assert 0.3 < probe.settling().value < 1

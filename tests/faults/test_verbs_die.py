@@ -27,7 +27,8 @@ from pathlib import Path
 
 import floracle.report.comparison.page, floracle.report.loss.page, floracle.report.mix.page
 import floracle.report.probe.page, floracle.report.stages.write, floracle.recipes.reproduce
-import floracle.analysis.trajectories.deep, floracle.report.stages.examples, sklearn.datasets
+import floracle.analysis.trajectories.trajectory_analysis, floracle.report.stages.examples
+import sklearn.datasets
 from floracle.cli import build, main
 from floracle.run.files import write_bytes, write_text
 from dying import DIED, TOLD, tried, watch_disk

@@ -31,7 +31,7 @@ def test_it_is_near_the_oracle_in_navigation_and_its_own_in_refinement(digits, n
     """A tenth of the gap at most before centre; past the end, where the gap is gone, more."""
     times = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.8, 0.9], dtype=torch.float64)
     found = floracle.oracle_loss(network, floracle.Oracle(digits), times=times, pairs=16)
-    curves = found.whole()
+    curves = found.mean_curves()
     oracle, conditional = curves["oracle"].mean, curves["conditional"].mean
     early = times < 0.4
     gap = conditional - oracle  # within noise of its cross term

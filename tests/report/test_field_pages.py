@@ -10,8 +10,8 @@ import torch
 
 import floracle
 from floracle.analysis.forward_pairs import forward_pairs
-from floracle.analysis.loss.oracle_loss import _first_seed, oracle_losses
-from floracle.analysis.loss.results import LossComparison, interval, loss_difference
+from floracle.analysis.loss.oracle_loss import class_seed, oracle_losses
+from floracle.analysis.loss.results import LossComparison, confidence_interval, loss_difference
 from floracle.analysis.mixing.field_switching import switch_fields
 from floracle.analysis.mixing.forward_backward import forward_backward
 from floracle.analysis.mixing.landing_test import Diversity, Fit, LandingResult
@@ -65,7 +65,7 @@ def test_times_in_words(where, told):
 def test_a_field_leaves_the_oracle_where_its_distance_passes_the_gap(oracle):
     """The gap of these points falls from t = .2 on; the distance is .09 at all times."""
     found = measured(oracle, {"near": shifted_by(oracle, 0.3), "far": shifted_by(oracle, 9.0)})
-    gap = found.path["near"].whole()["gap"].mean
+    gap = found.path["near"].mean_curves()["gap"].mean
     first = int((gap < 0.09).int().argmax())
     assert first > 1
     told = f"near leaves the oracle between t = {TIMES[first - 1]:.3g} and {TIMES[first]:.3g}"
@@ -84,7 +84,7 @@ def test_who_knows_the_training_data_is_told(points_source, oracle):
 
 def test_a_field_that_sees_more_than_the_noisy_sample_is_found_out(oracle):
     """It answers with the pair's own target: conditional loss 0, less than the gap allows."""
-    drawn = forward_pairs(oracle.data, 64, seed=_first_seed(0, -1))
+    drawn = forward_pairs(oracle.data, 64, seed=class_seed(0, -1))
 
     def peeking(x, t, labels=None):
         return oracle.path.velocity(drawn.data.double(), drawn.noise.double(), t)
@@ -102,10 +102,10 @@ def test_figures_are_drawn_from_the_numbers(points_source, oracle):
     assert list(drawings) == ["oracle-loss", "unseen", "between"]
     columns = drawings["oracle-loss"].columns
     assert list(columns)[1::2] == ["gap", "a", "a, own states", "b", "b, own states"]
-    assert columns["b"] == found.path["b"].whole()["oracle"].mean.tolist()
-    assert columns["a, own states"] == found.own["a"].whole()["oracle"].mean.tolist()
-    whole = found.path["a"].whole()
-    low, _ = interval(whole["difference"], 64)
+    assert columns["b"] == found.path["b"].mean_curves()["oracle"].mean.tolist()
+    assert columns["a, own states"] == found.own["a"].mean_curves()["oracle"].mean.tolist()
+    whole = found.path["a"].mean_curves()
+    low, _ = confidence_interval(whole["difference"], 64)
     percent = 100 * low / whole["conditional"].mean
     assert drawings["unseen"].columns["a_low"] == pytest.approx(percent.tolist())
     differs = loss_difference(found.path["b"], found.path["a"])
@@ -128,20 +128,20 @@ def test_names_are_escaped_and_the_page_needs_nothing_else(oracle, tmp_path):
 def test_a_table_by_class_has_their_spread(oracle):
     loss = measured(oracle, {"a": still}, classes=[0, 1]).path["a"]
     table = said.class_table(loss)
-    ratio = loss.groups[0].curves["oracle"].mean / loss.groups[1].curves["oracle"].mean
+    ratio = loss.classes[0].curves["oracle"].mean / loss.classes[1].curves["oracle"].mean
     expected = [f"{max(value, 1 / value):.2g}" for value in ratio.tolist()]
     assert list(table.rows[-1].cells[1:]) == expected
-    assert said.class_table(replace(loss, groups=loss.groups[:1])) is None
+    assert said.class_table(replace(loss, classes=loss.classes[:1])) is None
 
 
 @pytest.mark.slow
 def test_copies_are_told_from_the_first_time_that_most_are(points_source):
     oracle = floracle.Oracle(points_source(normal(30, 8)))
     taus = [0.0, 0.3, 1.0]
-    copies = switch_fields(oracle, oracle, taus=taus, seeds=range(20))
+    copies = switch_fields(oracle, oracle, switch_times=taus, seeds=range(20))
     assert story(MixResults("twin", copies))[0].startswith("From τ = 0.3 on twin copies")
-    free = switch_fields(still, oracle, taus=taus, seeds=range(20))
-    shares = free.copied()[0]
+    free = switch_fields(still, oracle, switch_times=taus, seeds=range(20))
+    shares = free.copy_share()[0]
     assert shares[1] < 0.5
     assert "does not mostly copy" in story(MixResults("still", free))[0]
     assert mix_drawings(free, None, {})["switch-copies"].columns["copied"] == shares.tolist()
@@ -151,11 +151,11 @@ def test_copies_are_told_from_the_first_time_that_most_are(points_source):
 def test_half_kept_is_in_the_headline_and_the_figure(points_source):
     unseen, data = points_source(normal(60, 1, 8, 8)), points_source(normal(20, 1, 8, 8, seed=1))
     taus = torch.linspace(0, 1, 6).tolist()
-    found = forward_backward(still, unseen, data, taus=taus, rows=range(60), edges=[2.0])
+    found = forward_backward(still, unseen, data, switch_times=taus, rows=range(60), edges=[2.0])
     told = headline(MixResults("still", resume=found))
-    assert f"the layout (to 2 cycles) from τ = {found.half(0).value:.3g}" in told
+    assert f"the layout (to 2 cycles) from τ = {found.half_change(0).value:.3g}" in told
     columns = mix_drawings(None, found, {})["resume"].columns
-    assert columns["apart, over 2 cycles"] == found.apart(1).mean.tolist()
+    assert columns["apart, over 2 cycles"] == found.change(1).mean.tolist()
     assert columns["spread, to 2 cycles"] == found.spread(0).mean.tolist()
 
 
@@ -167,7 +167,7 @@ def test_pictures_are_those_that_were_kept(points_source, tmp_path):
 
     pictures = points_source(normal(20, 1, 8, 8).clamp(-1, 1))
     oracle = floracle.Oracle(pictures)
-    found = switch_fields(oracle, oracle, taus=[0.0, 1.0], seeds=range(3))
+    found = switch_fields(oracle, oracle, switch_times=[0.0, 1.0], seeds=range(3))
     mixed = MixResults("twin", switch=found)
     page = write_mixed(mixed, tmp_path, display=Display(-1.0, 1.0)).read_text()
     assert page.count("data:image/png") == 1
@@ -202,7 +202,7 @@ def test_names_of_losses_are_drawn_as_they_can_be_printed(oracle, tmp_path):
 def test_the_axis_of_what_is_kept_holds_all_that_is_drawn(points_source):
     """A field that moves far beyond its data is farther from it than chance, and is seen."""
     unseen, data = points_source(normal(20, 1, 8, 8)), points_source(normal(20, 1, 8, 8, seed=1))
-    asked = {"taus": [0.0, 0.5], "rows": range(20), "edges": [2.0], "noises": 2}
+    asked = {"switch_times": [0.0, 0.5], "rows": range(20), "edges": [2.0], "noises": 2}
     for field, least in ((still, 1.15), (lambda x, t, labels: 5 * x, 100.0)):
         drawing = mix_drawings(None, forward_backward(field, unseen, data, **asked), {})["resume"]
         top = drawing.figure.axes[0].get_ylim()[1]
@@ -213,7 +213,7 @@ def test_the_axis_of_what_is_kept_holds_all_that_is_drawn(points_source):
 
 def test_what_is_no_copy_is_no_percentage(points_source):
     unseen, data = points_source(normal(20, 6)), points_source(normal(20, 6, seed=1))
-    found = forward_backward(still, unseen, data, taus=[0.0, 0.5], rows=range(20))
-    assert float(found.copied()[0].max()) == 0
+    found = forward_backward(still, unseen, data, switch_times=[0.0, 0.5], rows=range(20))
+    assert float(found.copy_share()[0].max()) == 0
     told = story(MixResults("still", resume=found))[1]
     assert "no end is a copy (95\u00a0%: at most 17\u00a0% would be)" in told  # 1 − .025^(1/20)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.trajectories.settling import lag, start_apart
+from floracle.analysis.trajectories.lag import initial_error, lag
 from floracle.core.point_set import NO_LABEL
 from floracle.report.names import any_letters
 from floracle.report.probe import words as probe_words
@@ -86,7 +86,7 @@ def test_tables_hold_transitions_lags_and_costs(fields):
     oracle, other = (each.probe for each in fields)
     table = probe_words.summary(fields)
     assert len(table.head) == len(table.rows[0].cells) == len(table.rows[1].cells)
-    assert str(other.transition()) in table.rows[1].cells
+    assert str(other.settling()) in table.rows[1].cells
     assert str(lag(other, oracle, "layout")) in table.rows[1].cells
     assert table.rows[0].cells[-1] == "30"
     labels = probe_words.by_label(fields)
@@ -94,7 +94,7 @@ def test_tables_hold_transitions_lags_and_costs(fields):
     assert labels.rows[1].cells[-1] == str(lag(other, oracle, label=1))
     levels = probe_words.by_threshold(fields)
     assert levels.rows[2].cells[1] == str(lag(other, oracle, threshold=0.5))
-    share = start_apart(other, oracle).value
+    share = initial_error(other, oracle).value
     assert f"{100 * share:.1f}\u00a0% away" in probe_words.story(fields)[1]
 
 
@@ -145,7 +145,7 @@ def test_where_there_is_one_point_there_is_no_way_to_go():
         for one in (own, lambda x, t, labels: torch.zeros_like(x))
     ]
     found = [ProbedFields("oracle", probes[0], True), ProbedFields("still", probes[1])]
-    assert math.isnan(start_apart(probes[1], probes[0]).value)
+    assert math.isnan(initial_error(probes[1], probes[0]).value)
     told = probe_words.story(found)[1]
     assert "there is no way to go" in told
     assert "%" not in told

@@ -8,7 +8,7 @@ import torch
 from floracle.analysis.curves import Estimate, Landmark
 from floracle.analysis.saved import load
 from floracle.analysis.stages.measure import stages
-from floracle.analysis.trajectories.deep import analyse_trajectories
+from floracle.analysis.trajectories.trajectory_analysis import analyse_trajectories
 from floracle.data.store import open_store
 from floracle.oracle.oracle import Oracle
 from floracle.report.formatting import format_nats, format_time

@@ -13,7 +13,7 @@ from floracle.analysis.curves import Landmark
 from floracle.analysis.loss.baselines import baseline_distances
 from floracle.analysis.stages.measure import stages
 from floracle.analysis.trajectories.frequency_bands import settled_by_band
-from floracle.analysis.trajectories.oracle import oracle_trajectories
+from floracle.analysis.trajectories.oracle_trajectories import oracle_trajectories
 from floracle.oracle.baselines.gaussian import class_gaussians, gaussian_field
 from floracle.oracle.baselines.patch_local import local_oracle
 from floracle.oracle.oracle import Oracle

@@ -13,9 +13,8 @@ import floracle
 from clouds import Clouds
 from floracle.core.point_set import NO_LABEL
 from floracle.oracle.reference import reference
-from floracle.sampling.guidance import HABITS, guided
-from floracle.sampling.intervals import guidance_interval
-from floracle.sampling.sample import evaluations, sample, times_asked
+from floracle.sampling.guidance import CHANNEL_CONVENTIONS, guidance_interval, guided
+from floracle.sampling.sample import evaluation_times, evaluations, sample
 from floracle.sampling.solvers import SOLVERS
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -85,8 +84,8 @@ def test_evaluations_are_counted_inside_and_outside(solver, kind):
     field = Counting()
     push = guided(field, 2.5, interval=interval)
     sample(push, torch.randn(6, 3), grid, labels=torch.arange(6), solver=solver)
-    assert [call[0] for call in field.calls] == times_asked(grid, solver)
-    inside = [interval[0] <= t <= interval[1] for t in times_asked(grid, solver)]
+    assert [call[0] for call in field.calls] == evaluation_times(grid, solver)
+    inside = [interval[0] <= t <= interval[1] for t in evaluation_times(grid, solver)]
     assert 0 < sum(inside) < len(inside)
     expected = [(6, 6 if within else 0) for within in inside]  # one call, doubled where guided
     assert [call[1:] for call in field.calls] == expected
@@ -101,7 +100,7 @@ def test_autoguidance_asks_its_reference_inside_only(solver):
     grid, strong, weak = floracle.time_grid(20), Counting(), Counting()
     push = guided(strong, 2.0, interval=(0.25, 0.6), reference=weak)
     sample(push, torch.randn(6, 3), grid, labels=torch.arange(6), solver=solver)
-    times = times_asked(grid, solver)
+    times = evaluation_times(grid, solver)
     assert [call[0] for call in strong.calls] == times
     assert [call[0] for call in weak.calls] == [t for t in times if 0.25 <= t <= 0.6]
     assert {call[1:] for call in strong.calls + weak.calls} == {(6, 0)}
@@ -219,16 +218,15 @@ def test_the_habit_is_three_channels():
     assert torch.equal(found, guided(field, 4.0, channels=3)(x, t, labels))
     assert_close(found[:, :3], 4 * x[:, :3])
     assert torch.equal(found[:, 3:], x[:, 3:])
-    assert HABITS == {"three": 3}
+    assert CHANNEL_CONVENTIONS == {"three": 3}
 
 
 def test_a_time_that_is_an_end_but_for_rounding_is_inside():
     field = guided(Counting(), 2.0, interval=(0.1, 0.6))
     end = 1 - 0.9  # as a clock from data to noise has it, below .1
     assert end < 0.1
-    assert field.guides(end)
-    assert field.guides(0.6)
-    assert not field.guides(0.1 - 1e-9)
+    times = torch.tensor([end, 0.6, 0.1 - 1e-9], dtype=torch.float64)
+    assert field.inside(times).tolist() == [True, True, False]
 
 
 # intervals -------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from floracle.run.errors import InputError
 from floracle.sampling.grid import time_grid
-from floracle.sampling.presets import RECIPES, preset_grid
+from floracle.sampling.presets import GRID_RECIPES, preset_grid
 from floracle.sampling.sample import sample
 
 steps = st.integers(2, 300)
-names = st.sampled_from(list(RECIPES))
+names = st.sampled_from(list(GRID_RECIPES))
 
 
 def by_hand(name, count, shift):
@@ -40,21 +40,21 @@ def by_hand(name, count, shift):
 
 @given(names, steps, st.floats(1, 12))
 def test_readings_are_those_of_the_project(name, count, shift):
-    shift = 1.0 if RECIPES[name].shift is None else shift
+    shift = 1.0 if GRID_RECIPES[name].shift is None else shift
     preset = preset_grid(name, count, shift=shift)
     expected = torch.tensor(by_hand(name, count, shift), dtype=torch.float64)
-    torch.testing.assert_close(preset.readings, expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close(preset.clock_times, expected, rtol=0, atol=1e-14)
 
 
 @given(names, steps)
 def test_grids_increase_and_agree_with_the_projects_clock(name, count):
     preset = preset_grid(name, count)
     assert preset.grid.dtype == torch.float64
-    assert len(preset.grid) == len(preset.readings) == preset.steps + 1
+    assert len(preset.grid) == len(preset.clock_times) == preset.steps + 1
     assert (preset.grid.diff() > 0).all()
     assert preset.grid[0] == 0
     torch.testing.assert_close(
-        preset.clock.from_t(preset.grid), preset.readings, rtol=0, atol=1e-15
+        preset.clock.from_t(preset.grid), preset.clock_times, rtol=0, atol=1e-15
     )
     assert (preset.grid[-1] == 1) == (name != "rae")
 
@@ -75,7 +75,7 @@ def test_evaluations_are_counted_as_the_projects_count(count):
 @pytest.mark.slow
 @given(steps)
 def test_a_euler_step_of_a_preset_is_one_evaluation(count):
-    for name in RECIPES:
+    for name in GRID_RECIPES:
         preset = preset_grid(name, count)
         calls = []
         sample(
@@ -116,7 +116,7 @@ def test_zero_turns_the_shift_of_lightningdit_off():
 
 
 def test_sd3_shifts_its_last_sigma_twice():
-    readings = preset_grid("sd3", 50, shift=3).readings
+    readings = preset_grid("sd3", 50, shift=3).clock_times
     assert readings[-1] == 0
     assert readings[-2].item() == pytest.approx(0.00893, abs=5e-6)
     once = 3 * 0.001 / (1 + 2 * 0.001)
@@ -125,7 +125,7 @@ def test_sd3_shifts_its_last_sigma_twice():
 
 
 def test_without_a_shift_sd3_is_evenly_spaced_to_a_thousandth():
-    readings = preset_grid("sd3", 11, shift=1).readings
+    readings = preset_grid("sd3", 11, shift=1).clock_times
     assert readings[-2].item() == pytest.approx(0.001)
     assert readings[:-1].diff().std().item() == pytest.approx(0, abs=1e-15)
 
@@ -135,7 +135,7 @@ def test_published_shifts():
     assert preset_grid("rae", 50).shift.k == pytest.approx(6.93, abs=5e-3)
     assert preset_grid("flux", 50).shift.mu == pytest.approx(1.15)
     assert preset_grid("sd3", 50).shift.k == pytest.approx(3)
-    assert preset_grid("rae", 50).readings[-1].item() == pytest.approx(0.006887, abs=5e-7)
+    assert preset_grid("rae", 50).clock_times[-1].item() == pytest.approx(0.006887, abs=5e-7)
 
 
 @pytest.mark.parametrize(

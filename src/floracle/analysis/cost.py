@@ -24,7 +24,7 @@ from floracle.oracle.pairs.pair_posteriors import ProductRows, pair_posteriors
 
 from .memory_needs import LEADERS, QUERIES, MemoryNeed, StagesRun, needs
 from .stages.held_out import held_out_pairs
-from .trajectories import deep
+from .trajectories import trajectory_analysis as deep
 
 PROGRAM = 380 * 2**20
 """Bytes of the program itself: torch, and what pages are drawn with."""
@@ -267,14 +267,14 @@ class _Work:
     def _field_seconds(self, label: int) -> Tensor:
         """Gaussians and patch-local oracles, at the pairs and times where they are compared."""
         run, asked, seconds = self.run, deep.PAIRS * deep.TIMES, torch.zeros(()).double()
-        if run.dims <= deep.LARGEST:
+        if run.dims <= deep.MAX_GAUSSIAN_DIMS:
             small = run.points.clamp(max=run.dims)
             fits = 2 * self.values * small + 4 * EIGENVALUES * small**3
             asking = 8 * asked * run.dims * small
             seconds += WIDE * (fits + asking).sum() / self.speeds.product
         shape = run.store.shape
-        work = asked * run.points[label] * run.dims / shape[0] * len(deep.PATCHES)
-        if len(shape) == 3 and work <= deep.AFFORDABLE:
+        work = asked * run.points[label] * run.dims / shape[0] * len(deep.PATCH_SIDES)
+        if len(shape) == 3 and work <= deep.MAX_PATCH_OPERATIONS:
             seconds += work * shape[0] * PATCH_VALUES / self.speeds.fresh
         return seconds
 

@@ -1,4 +1,4 @@
-"""Pairs on the forward path, and ratios of what is averaged over them."""
+"""Pairs of data and noise on the forward path, and ratios of averages over them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .curves import Curve, standard_error
 
 
 class ForwardPairs(NamedTuple):
-    """Data and the noise it is mixed with, float32 [p, *shape] each, and their labels [p]."""
+    """Data and noise, float32 [p, *shape] each, and their labels int64 [p]."""
 
     data: Tensor
     noise: Tensor
     labels: Tensor
 
     def at(self, t: float, path: ProbabilityPath) -> tuple[Tensor, Tensor, Tensor]:
-        """What a field is asked at time t: (x, t, labels)."""
+        """The arguments of a field at time t: (x_t, t [p], labels)."""
         times = torch.full((len(self.data),), t, dtype=torch.float64)
         return path.sample(self.data, self.noise, times), times, self.labels
 
@@ -37,20 +37,20 @@ def forward_pairs(
     if label != NO_LABEL and label not in classes(source):
         raise InputError(f"there is no class {label}; labels are {classes(source) or 'all −1'}")
     rows, weights = source.atoms(label)
-    drawn = torch.multinomial(weights, pairs, replacement=True, generator=generator(seed))
-    fresh = noise(range(seed + 1, seed + 1 + pairs), source.shape)
-    labels = torch.full((pairs,), label)
-    return ForwardPairs(source.take(rows[drawn]), fresh, labels)
+    draws = torch.multinomial(weights, pairs, replacement=True, generator=generator(seed))
+    fresh_noise = noise(range(seed + 1, seed + 1 + pairs), source.shape)
+    return ForwardPairs(source.take(rows[draws]), fresh_noise, torch.full((pairs,), label))
 
 
-def ratio(above: Tensor, below: Tensor) -> Curve:
-    """The ratio of two means over the same pairs [p, T]; its error to first order."""
-    means = above.mean(0) / below.mean(0)
-    return Curve(means, standard_error(above - means * below) / below.mean(0).abs())
+def ratio(numerator: Tensor, denominator: Tensor) -> Curve:
+    """The ratio of two means over the same pairs [p, T]; its error is that of the delta method."""
+    means = numerator.mean(0) / denominator.mean(0)
+    residuals = numerator - means * denominator
+    return Curve(means, standard_error(residuals) / denominator.mean(0).abs())
 
 
-def asked_times(times: Tensor) -> Tensor:
-    """Increasing times float64 [T] in [0, 1), where fields are defined."""
+def check_field_times(times: Tensor) -> Tensor:
+    """Times float64 [T]; refused unless they increase in [0, 1), where fields are defined."""
     times = check_times(times)
     if times.ndim != 1 or len(times) < 2 or not (times.diff() > 0).all() or times[-1] >= 1:
         raise InputError("times are at least two, increase and lie in [0, 1); fields end at t = 1")

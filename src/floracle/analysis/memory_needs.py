@@ -30,7 +30,7 @@ from floracle.run.errors import InputError
 
 from .stages.held_out import held_out_pairs
 from .stages.measure import NOISE
-from .trajectories import deep
+from .trajectories import trajectory_analysis as deep
 
 ORACLE_SHARE = 0.75
 """The oracle's part of what the data leaves: it may exceed it by a quarter (`Oracle.room`)."""
@@ -347,7 +347,7 @@ def _deep(run: StagesRun) -> MemoryNeed:
     dims, n = run.dims, float(run.points.max())
     kept = 8 * 3 * deep.SEEDS * deep.STEPS * dims
     fields = 0.0
-    if dims <= deep.LARGEST:
+    if dims <= deep.MAX_GAUSSIAN_DIMS:
         small = torch.cat([run.points.clamp(max=dims), torch.tensor([min(n, dims)]).double()])
         fields = 8 * (dims * small.sum() + (small * (2 * dims + 2 * small)).max())
     queries = QUERIES * (EXAMPLE * dims + _query(run, n))

@@ -107,7 +107,7 @@ class GuidanceOptions:
     def times(self) -> tuple[float, float]:
         """The interval, in t."""
         from floracle.run.errors import InputError
-        from floracle.sampling.intervals import guidance_interval
+        from floracle.sampling.guidance import guidance_interval
 
         if self.interval is None:
             return 0.0, 1.0
@@ -122,10 +122,12 @@ class GuidanceOptions:
 
     def count(self) -> int | None:
         """How many channels are guided."""
-        from floracle.sampling.guidance import channels_of
+        from floracle.sampling.guidance import count_guided_channels
 
         given = self.channels
-        return channels_of(int(given) if given is not None and given.isdigit() else given)
+        return count_guided_channels(
+            int(given) if given is not None and given.isdigit() else given
+        )
 
     def settings(self) -> dict[str, Any]:
         """What was asked for."""

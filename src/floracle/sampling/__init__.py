@@ -1,1 +1,1 @@
-"""Following a field: time grids, solvers, samples and trajectories."""
+"""Sampling from a field: time grids, solvers, guidance, samples and trajectories."""

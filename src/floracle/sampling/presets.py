@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,12 +26,10 @@ from floracle.run.errors import InputError, suggestion
 
 from .grid import check_grid, shift_times
 
-LIGHTNINGDIT_SHIFT = 0.3
-"""In every configuration of LightningDiT; its code alone has 0, which is off."""
-RAE_DIMS = 16 * 16 * 768
-RAE_END = 0.999
-SD3_SHIFT = 3.0
-SD3_TIMES = 1000
+LIGHTNINGDIT_SHIFT = 0.3  # in all its configurations; its code alone has 0, which is off
+RAE_DIMS = 16 * 16 * 768  # of its latents; it shifts by √(dims / 4096)
+RAE_LAST = 0.999
+SD3_SHIFT, SD3_TIMESTEPS = 3.0, 1000
 SDE_LAST = 0.04
 
 
@@ -40,12 +39,12 @@ class Preset:
 
     name: str
     grid: Tensor
-    """Our times, float64 [steps + 1], increasing; ends below 1 where the project's does."""
-    readings: Tensor
+    """t, float64 [steps + 1], increasing; ends below 1 where the project's does."""
+    clock_times: Tensor
     """The same on the project's own clock, float64 [steps + 1], in its own order."""
     clock: TimeConvention
-    reads: str
-    """What the project calls its clock."""
+    clock_name: str
+    """The project's name for its clock."""
     evaluations: dict[str, int]
     """Evaluations of the network by solver, as that project counts; only solvers that it has."""
     shift: Shift
@@ -53,57 +52,56 @@ class Preset:
 
     @property
     def steps(self) -> int:
-        """The steps that are taken."""
+        """The number of steps."""
         return len(self.grid) - 1
 
 
 @dataclass(frozen=True)
 class GridRecipe:
-    """How a project makes its readings from its number of steps and the number it shifts by."""
+    """How a project makes its grid from its number of steps and the number it shifts by."""
 
-    readings: Callable[[int, float], Tensor]
+    clock_times: Callable[[int, float], Tensor]
     note: str
     evaluations: Callable[[int], dict[str, int]]
     clock: TimeConvention = SIGMA
-    reads: str = "s"
+    clock_name: str = "s"
     shift: float | None = None
-    """The number it shifts by unless told otherwise; None where it has no shift at all."""
-    least: int = 1
+    """The default of the number it shifts by; None where it has no shift."""
+    min_steps: int = 1
 
 
 def preset_grid(name: str, steps: int, *, shift: float | None = None) -> Preset:
     """The grid of a project for its own number of steps and its own notation of the shift.
 
-    The shift is s for lightningdit (0 is off) and k = 1/s for flux, sd3 and rae; without one it is
-    what the project is published with: .3, exp(1.15) for a picture of 4096 tokens, 3, and
-    √(196608 / 4096) = 6.93.
+    The shift is s for lightningdit (0 is off) and k = 1/s for flux, sd3 and rae; by default that
+    of the publication: .3, exp(1.15) for a picture of 4096 tokens, 3, and √(196608 / 4096) = 6.93.
     """
-    recipe = named_recipe(name)
-    if steps < recipe.least:
-        raise InputError(f"{name} takes at least {recipe.least} steps, got {steps}")
-    number = checked_shift(name, recipe, shift)
-    readings = recipe.readings(steps, number)
+    recipe = find_grid_recipe(name)
+    if steps < recipe.min_steps:
+        raise InputError(f"{name} takes at least {recipe.min_steps} steps, got {steps}")
+    number = check_shift(name, recipe, shift)
+    readings = recipe.clock_times(steps, number)
     times = recipe.clock.to_t(readings) + 0.0  # which turns −0 into 0
     return Preset(
         name,
         check_grid(times),
         readings,
         recipe.clock,
-        recipe.reads,
+        recipe.clock_name,
         recipe.evaluations(steps),
         Shift.of(s=number) if recipe.clock.towards_data else Shift.of(k=number),
         recipe.note,
     )
 
 
-def named_recipe(name: str) -> GridRecipe:
+def find_grid_recipe(name: str) -> GridRecipe:
     """A project's recipe by its name."""
-    if name not in RECIPES:
-        raise InputError(f"there is no grid {name!r}; {suggestion(name, RECIPES)}")
-    return RECIPES[name]
+    if name not in GRID_RECIPES:
+        raise InputError(f"there is no grid {name!r}; {suggestion(name, GRID_RECIPES)}")
+    return GRID_RECIPES[name]
 
 
-def checked_shift(name: str, recipe: GridRecipe, shift: float | None) -> float:
+def check_shift(name: str, recipe: GridRecipe, shift: float | None) -> float:
     """The number a project shifts by; 1 where it does not."""
     if recipe.shift is None:
         if shift not in (None, 1):
@@ -120,97 +118,68 @@ def checked_shift(name: str, recipe: GridRecipe, shift: float | None) -> float:
     return shift
 
 
-def _evenly(first: float, last: float, count: int) -> Tensor:
-    return torch.linspace(first, last, count, dtype=torch.float64)
+_linspace = partial(torch.linspace, dtype=torch.float64)
 
 
-def _torchdiffeq(steps: int) -> dict[str, int]:
-    taken = steps - 1
-    return {"euler": taken, "heun": 2 * taken, "midpoint": 2 * taken, "rk4": 4 * taken}
+def _append_zero(clock_times: Tensor) -> Tensor:
+    return torch.cat([clock_times, clock_times.new_zeros(1)])
 
 
-def _repa(steps: int) -> dict[str, int]:
-    return {"euler": steps, "heun": 2 * steps - 1}
+def _sd3_times(steps: int, k: float) -> Tensor:
+    last = shift_times(torch.tensor(1 / SD3_TIMESTEPS, dtype=torch.float64), k).item()
+    return _append_zero(shift_times(_linspace(1, last, steps), k))
 
 
-def _euler(steps: int) -> dict[str, int]:
-    return {"euler": steps}
+def _count_torchdiffeq(steps: int) -> dict[str, int]:
+    stages = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
+    return {name: count * (steps - 1) for name, count in stages.items()}
 
 
-def _from_data_side(steps: int, shift: float) -> Tensor:
-    return shift_times(_evenly(0, 1, steps), shift)
+_from_data_side = partial(
+    GridRecipe,
+    lambda steps, s: shift_times(_linspace(0, 1, steps), s),
+    evaluations=_count_torchdiffeq,
+    clock=OUR_TIME,
+    clock_name="t",
+    min_steps=2,
+)
 
-
-def _rae_readings(steps: int, k: float) -> Tensor:
-    return shift_times(1 - _evenly(0, RAE_END, steps), k)
-
-
-def _flux_readings(steps: int, k: float) -> Tensor:
-    return _with_zero(shift_times(_evenly(1, 1 / steps, steps), k))
-
-
-def _sd3_readings(steps: int, k: float) -> Tensor:
-    last = shift_times(torch.tensor(1 / SD3_TIMES, dtype=torch.float64), k).item()
-    return _with_zero(shift_times(_evenly(1, last, steps), k))
-
-
-def _sde_readings(steps: int, _: float) -> Tensor:
-    return _with_zero(_evenly(1, SDE_LAST, steps))
-
-
-def _with_zero(readings: Tensor) -> Tensor:
-    return torch.cat([readings, readings.new_zeros(1)])
-
-
-RECIPES = {
-    "sit": GridRecipe(
-        _from_data_side,
-        "num_steps are times, not steps; heun is torchdiffeq's heun2",
-        _torchdiffeq,
-        OUR_TIME,
-        "t",
-        least=2,
-    ),
-    "lightningdit": GridRecipe(
-        _from_data_side,
-        "num_sampling_steps are times, not steps; timestep_shift 0 is off",
-        _torchdiffeq,
-        OUR_TIME,
-        "t",
-        LIGHTNINGDIT_SHIFT,
-        least=2,
+GRID_RECIPES = {
+    "sit": _from_data_side(note="num_steps are times, not steps; heun is torchdiffeq's heun2"),
+    "lightningdit": _from_data_side(
+        note="num_sampling_steps are times, not steps; timestep_shift 0 is off",
+        shift=LIGHTNINGDIT_SHIFT,
     ),
     "repa": GridRecipe(
-        lambda steps, _: _evenly(1, 0, steps + 1),
+        lambda steps, _: _linspace(1, 0, steps + 1),
         "Heun ends with an Euler step",
-        _repa,
+        lambda steps: {"euler": steps, "heun": 2 * steps - 1},
     ),
     "repa-sde": GridRecipe(
-        _sde_readings,
+        lambda steps, _: _append_zero(_linspace(1, SDE_LAST, steps)),
         "Euler–Maruyama, the last step of .04 without noise; uneven at its end",
-        _euler,
+        lambda steps: {"euler": steps},
     ),
     "rae": GridRecipe(
-        _rae_readings,
+        lambda steps, k: shift_times(1 - _linspace(0, RAE_LAST, steps), k),
         "stops short of data: s = .001 before the shift, .0069 after one of 6.93",
-        _torchdiffeq,
+        _count_torchdiffeq,
         shift=math.sqrt(RAE_DIMS / 4096),
-        least=2,
+        min_steps=2,
     ),
     "flux": GridRecipe(
-        _flux_readings,
+        lambda steps, k: _append_zero(shift_times(_linspace(1, 1 / steps, steps), k)),
         "the same in BFL's code and in diffusers; k = exp(mu), mu from the number of image tokens",
-        _euler,
-        reads="σ",
+        lambda steps: {"euler": steps},
+        clock_name="σ",
         shift=math.exp(flux_mu(4096)),
     ),
     "sd3": GridRecipe(
-        _sd3_readings,
+        _sd3_times,
         "diffusers' default set_timesteps shifts its last σ twice (huggingface/diffusers#13243);"
         " the network is passed 1000 σ",
-        _euler,
-        reads="σ",
+        lambda steps: {"euler": steps},
+        clock_name="σ",
         shift=SD3_SHIFT,
     ),
 }
-"""Every grid by its name."""

@@ -1,12 +1,14 @@
 """Samples and trajectories: a field followed along a grid.
 
-Stage swap, mixing the oracle with a model and resuming from t are all the same: sampling twice, on
-the two pieces of a `cut` grid.
+Invariants. Sampling on the two parts of a split grid equals sampling on the whole bit for bit, for
+every solver: stage swap, switching between oracle and model, and forward-backward sampling are all
+two calls of `sample`. Sample i depends on its own noise and label alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,17 +20,17 @@ from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.run.errors import InputError
 
 from .grid import check_grid
-from .guidance import evaluations_at
-from .solvers import Solver, for_step, solver_named, step, velocity_at
+from .guidance import evaluations_per_velocity
+from .solvers import Solver, evaluate_field, find_solver, solver_for_step, step
 
 
 class State(NamedTuple):
-    """Where samples [b, *shape] are at one time of their grid, and how they move on from there."""
+    """Samples x [b, *shape] at one time of their grid, and the velocity they leave it with."""
 
     t: float
     x: Tensor
     velocity: Tensor | None
-    """None at the end of the grid, where nobody asks for it."""
+    """None at the end of the grid, where it is not evaluated."""
 
 
 def sample(
@@ -42,8 +44,9 @@ def sample(
 ) -> Tensor:
     """Follow a field from samples x [b, *shape] at the grid's first time to its last.
 
-    `labels` are int64 [b], or one for all. The field and the grid's times are those of `path`; see
-    `on_path`. x itself is left as it is.
+    - `field`, `path`: The field, and the path that it and the grid's times are of; see `on_path`.
+    - `x`: Floating point; left as it is.
+    - `labels`: int64 [b], or one for all.
     """
     for state in trajectory(field, x, grid, labels=labels, solver=solver, path=path):
         x = state.x
@@ -59,59 +62,53 @@ def trajectory(
     solver: str | Solver = "euler",
     path: ProbabilityPath = LINEAR,
 ) -> Iterator[State]:
-    """The states at every time of the grid, the start and the end among them; see `sample`."""
-    times = check_grid(grid).tolist()
-    known = {"labels": labels_of(x, labels), "solver": solver_named(solver), "path": path}
-    return _states(field, checked_samples(x), times, **known)
+    """The states at every time of the grid, its ends included; see `sample`."""
+    times, classes = check_grid(grid).tolist(), expand_labels(x, labels)
+    evaluate = partial(evaluate_field, field, labels=classes)
+    advance = partial(step, field, labels=classes, solver=find_solver(solver), path=path)
+    return _states(check_samples(x), times, evaluate, advance)  # all checks before the first state
 
 
 @torch.no_grad()
 def _states(
-    field: VelocityField,
-    x: Tensor,
-    times: list[float],
-    *,
-    labels: Tensor | None,
-    solver: Solver,
-    path: ProbabilityPath,
+    x: Tensor, times: list[float], evaluate: Callable[..., Tensor], advance: Callable[..., Tensor]
 ) -> Iterator[State]:
     for t, s in pairwise(times):
-        velocity = velocity_at(field, x, t, labels)
+        velocity = evaluate(x, t)
         yield State(t, x, velocity)
-        known = {"labels": labels, "velocity": velocity, "path": path}
-        x = step(field, x, t, s, solver=solver, **known)
+        x = advance(x, t, s, velocity=velocity)
     yield State(times[-1], x, None)
 
 
 def evaluations(
     grid: Tensor, solver: str | Solver = "euler", *, field: VelocityField | None = None
 ) -> int:
-    """How often `sample` asks the field (its NFE).
+    """The number of evaluations of the field in `sample` (its NFE).
 
-    A guided `field` costs two where it is guided: its own velocity and the reference's.
+    A guided `field` counts twice where it is guided: its own velocity and the reference's.
     """
-    times = times_asked(grid, solver)
-    return len(times) if field is None else sum(evaluations_at(field, t) for t in times)
+    times = evaluation_times(grid, solver)
+    return len(times) if field is None else sum(evaluations_per_velocity(field, t) for t in times)
 
 
-def times_asked(grid: Tensor, solver: str | Solver = "euler") -> list[float]:
-    """The times at which `sample` asks the field, in its order."""
-    method = solver_named(solver)
+def evaluation_times(grid: Tensor, solver: str | Solver = "euler") -> list[float]:
+    """The times at which `sample` evaluates the field, in its order."""
+    method = find_solver(solver)
     return [
         t + node * (s - t)
         for t, s in pairwise(check_grid(grid).tolist())
-        for node in for_step(method, s).nodes
+        for node in solver_for_step(method, s).nodes
     ]
 
 
-def checked_samples(x: Tensor) -> Tensor:
-    """Samples without their history; only floating point ones can move."""
+def check_samples(x: Tensor) -> Tensor:
+    """Samples without their autograd history; only floating point ones can move."""
     if not x.is_floating_point() or x.ndim < 1:
         raise InputError(f"samples are floating point [b, *shape], got {x.dtype} {list(x.shape)}")
     return x.detach()
 
 
-def labels_of(x: Tensor, labels: Tensor | int | None) -> Tensor | None:
+def expand_labels(x: Tensor, labels: Tensor | int | None) -> Tensor | None:
     """Labels int64 [b] on the device of x, from one for all or one for each."""
     if labels is None:
         return None

@@ -1,6 +1,6 @@
 """Explicit Runge-Kutta solvers, as tables of numbers.
 
-From t to s = t + h a solver with nodes cₖ, rows aₖⱼ and weights bₖ asks for
+From t to s = t + h a solver with nodes cₖ, rows aₖⱼ and weights bₖ evaluates
 
     vₖ = v(x + h Σⱼ aₖⱼ vⱼ, t + cₖ h)        and steps to        x + h Σₖ bₖ vₖ     (Butcher 1964)
 
@@ -43,7 +43,7 @@ RK4 = Solver(
 SOLVERS = {solver.name: solver for solver in (EULER, HEUN, MIDPOINT, RK4)}
 
 
-def solver_named(solver: str | Solver) -> Solver:
+def find_solver(solver: str | Solver) -> Solver:
     """A solver by its name."""
     if isinstance(solver, Solver):
         return solver
@@ -52,8 +52,8 @@ def solver_named(solver: str | Solver) -> Solver:
     return SOLVERS[solver]
 
 
-def for_step(solver: Solver, s: float) -> Solver:
-    """The solver that a step to s is taken with."""
+def solver_for_step(solver: Solver, s: float) -> Solver:
+    """The solver of a step to s."""
     if s == 1:  # the velocity of the oracle is 0 / 0 at the data itself
         return EULER
     return solver
@@ -72,29 +72,28 @@ def step(
 ) -> Tensor:
     """Samples x [b, *shape] moved from t to s; `velocity` is that at (x, t), where it is known.
 
-    To t = 1 it is the data that the velocity implies, as Euler's step has it on the linear path.
-
+    A step to t = 1 returns the data that the velocity implies, on the linear path Euler's step.
     Stages are combined in float64 and rounded to the type of x once each.
     """
-    solver = for_step(solver, s)
-    slopes = [velocity_at(field, x, t, labels) if velocity is None else velocity]
+    solver = solver_for_step(solver, s)
+    slopes = [evaluate_field(field, x, t, labels) if velocity is None else velocity]  # v₁
     for node, row in zip(solver.nodes[1:], solver.rows[1:], strict=True):
-        stage = evaluate_and_step(x, slopes, row, s - t)
-        slopes.append(velocity_at(field, stage, t + node * (s - t), labels))
+        stage = combine_slopes(x, slopes, row, s - t)  # x + h Σⱼ aₖⱼ vⱼ
+        slopes.append(evaluate_field(field, stage, t + node * (s - t), labels))  # vₖ
     if s == 1:
         return implied_data(x, slopes[0], t, path)
-    return evaluate_and_step(x, slopes, solver.weights, s - t)
+    return combine_slopes(x, slopes, solver.weights, s - t)  # x + h Σₖ bₖ vₖ
 
 
 def implied_data(x: Tensor, velocity: Tensor, t: float, path: ProbabilityPath = LINEAR) -> Tensor:
     """The data x̂ [b, *shape] that a velocity implies; x + (1 − t) v on the linear path."""
-    if path == LINEAR:  # in the order of Euler's step, to the last bit
-        return evaluate_and_step(x, [velocity], (1,), 1 - t)
+    if path == LINEAR:  # the operations of Euler's step, so that both agree to the last bit
+        return combine_slopes(x, [velocity], (1,), 1 - t)
     times = torch.full((len(x),), t, dtype=torch.float64)
     return convert(velocity, x, times, source="velocity", target="data", path=path)
 
 
-def evaluate_and_step(
+def combine_slopes(
     x: Tensor, slopes: Sequence[Tensor], weights: Sequence[float], h: float
 ) -> Tensor:
     """The samples x + h Σ weight · slope, in the type of x."""
@@ -105,8 +104,8 @@ def evaluate_and_step(
     return total.to(x.dtype)
 
 
-def velocity_at(field: VelocityField, x: Tensor, t: float, labels: Tensor | None) -> Tensor:
-    """The velocity of all samples at one time, its shape made sure of."""
+def evaluate_field(field: VelocityField, x: Tensor, t: float, labels: Tensor | None) -> Tensor:
+    """The velocity of all samples at one time; its shape must be theirs."""
     times = torch.full((len(x),), t, dtype=torch.float64, device=x.device)
     velocity = field(x, times, labels)
     if velocity.shape != x.shape:

@@ -99,7 +99,7 @@ def lacking(look: EvaluationPlan, data: PointSet, held_out: PointSet | None) -> 
 
 def words_of(found: OracleLoss, split: float) -> dict[str, Any]:
     """The losses as a line of metrics: by time, and averaged over each stage."""
-    curves = found.whole()
+    curves = found.mean_curves()
     early = found.times < split
     told: dict[str, Any] = {"t": found.times.tolist()}
     for name in ("oracle", "conditional", "gap", "held_out", "difference"):

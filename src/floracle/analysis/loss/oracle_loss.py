@@ -1,29 +1,29 @@
-"""How far a field is from the oracle, and how it does on data it has not seen, by time.
+"""The oracle loss of fields by time, and their loss on held-out data.
 
 On pairs x_t = α data + σ noise, with c = α' data + σ' noise and u* = E[c | x_t],
 
     ‖v − c‖² = ‖v − u*‖² + ‖u* − c‖² + 2 ⟨v − u*, u* − c⟩,
 
-and the last term vanishes on average. So the *oracle loss* E‖v − u*‖² is measured twice: directly,
-and as the conditional loss less the gap of the same pairs, which is what a training log allows.
+and the last term is 0 on average. So the *oracle loss* E‖v − u*‖² is measured twice: directly, and
+as the conditional loss less the gap (the irreducible loss) of the same pairs, which is what a
+training log allows.
 
-The oracle is the training set's own field, not the best field for new data: a field without oracle
-loss has memorized. Hence the conditional loss of held-out data at the same noise and times, beside
-it: where it is larger, the field knows its training samples from others.
+The oracle is the exact field of the training set, not the best field for new data: a field without
+oracle loss has memorized. Hence the conditional loss of held-out data at the same noise and times,
+beside it: where it is larger, the field knows its training points from others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from floracle.analysis.curves import Curve
-from floracle.analysis.forward_pairs import ForwardPairs, asked_times, forward_pairs
+from floracle.analysis.forward_pairs import ForwardPairs, check_field_times, forward_pairs
 from floracle.core.fields import VelocityField
 from floracle.core.point_set import NO_LABEL, PointSet, classes, mass
 from floracle.core.seeds import generator, noise
@@ -37,48 +37,18 @@ from .baselines import per_dimension
 from .results import PAIRED, ClassLoss, OracleLoss
 
 Along = Literal["path", "own"]
-AT_ONCE = 256
-"""Samples that a field is asked about together at most."""
-SAME = 1e-4
-"""Distances this close, relative to themselves, are the same."""
+Columns = dict[str, Tensor]
+"""Losses of a field by name, float64 [p, T] each."""
+
+SAMPLES_PER_BATCH = 256
+SAME_DISTANCE = 1e-4  # distances this close, relative to themselves, are the same
 ORACLE = "oracle"
-FOLLOWS = "to "
-"""How the names of distances to yardsticks begin among the curves."""
+BASELINE_PREFIX = "to "  # of the names of distances to baselines among the curves
 
 
-def oracle_loss(
-    field: VelocityField,
-    oracle: Oracle,
-    *,
-    times: Tensor,
-    pairs: int = 256,
-    classes: Sequence[int] | None = None,
-    held_out: PointSet | None = None,
-    yardsticks: Mapping[str, VelocityField] | None = None,
-    along: Along = "path",
-    steps: int = 50,
-    seed: int = 0,
-) -> OracleLoss:
-    """Measure a field against the oracle at increasing times [T] in [0, 1).
-
-    All fields live on the oracle's path. `classes` are labels to draw `pairs` of and to ask the
-    fields with; −1, the default, is the whole set. `along="own"` follows the field itself from
-    fresh noise, by `steps` Euler steps over [0, 1] to which the times are added.
-    Errors of held-out curves are those of the mean over the held-out set that was given.
-    """
-    found = oracle_losses(
-        {"": field},
-        oracle,
-        times=times,
-        pairs=pairs,
-        classes=classes,
-        held_out=held_out,
-        yardsticks=yardsticks,
-        along=along,
-        steps=steps,
-        seed=seed,
-    )
-    return found[""]
+def oracle_loss(field: VelocityField, oracle: Oracle, **options: Any) -> OracleLoss:
+    """Measure one field against the oracle; the options are those of `oracle_losses`."""
+    return oracle_losses({"": field}, oracle, **options)[""]
 
 
 @torch.no_grad()
@@ -90,189 +60,195 @@ def oracle_losses(
     pairs: int = 256,
     classes: Sequence[int] | None = None,
     held_out: PointSet | None = None,
-    yardsticks: Mapping[str, VelocityField] | None = None,
+    baselines: Mapping[str, VelocityField] | None = None,
     along: Along = "path",
     steps: int = 50,
     seed: int = 0,
 ) -> dict[str, OracleLoss]:
-    """Measure several fields on the same pairs and noise, by name; see `oracle_loss`.
+    """Measure fields against the oracle on the same pairs and noise, by name.
 
-    The oracle is asked once for all of them. What they differ by is told by `loss.apart`.
+    The oracle is evaluated once for all fields. Compare them with `loss_difference`.
+
+    - `fields`: Fields on the oracle's path, by name.
+    - `times`: Increasing times [T] in [0, 1).
+    - `pairs`: Pairs of each class; at least 2.
+    - `classes`: Labels that pairs are drawn of and that fields get; −1, the default, is the whole
+      set.
+    - `held_out`: Data that was not trained on. Errors of its curves are those of the mean over
+      this set.
+    - `baselines`: Closed-form fields that the fields are compared with, by name.
+    - `along`: "path" measures on forward-path pairs; "own" on the field's own trajectories from
+      fresh noise, by `steps` Euler steps over [0, 1] and the times.
     """
+    # 1. What is asked for
     if not fields:
         raise InputError("there is no field to measure; name at least one")
     if along not in get_args(Along):
         raise InputError(f"along={along!r} is unknown; {suggestion(str(along), get_args(Along))}")
-    labels, yardsticks = _labels(oracle.data, classes), dict(yardsticks or {})
-    if ORACLE in yardsticks:
-        raise InputError("the oracle is among the yardsticks already; give this one another name")
+    labels, baselines = _check_classes(oracle.data, classes), dict(baselines or {})
+    if ORACLE in baselines:
+        raise InputError("the oracle is among the baselines already; give this one another name")
     _check_held_out(oracle.data, held_out, along, labels)
-    times = asked_times(times)
-    asking = _Asking(dict(fields), oracle, yardsticks)
-    groups = {name: [] for name in fields}
+    times = check_field_times(times)
+    references = {ORACLE: oracle, **{BASELINE_PREFIX + n: v for n, v in baselines.items()}}
+
+    # 2. Losses class by class, pair by pair
+    by_field = {name: [] for name in fields}
     for label in labels:
-        first = _first_seed(seed, label)
+        first_seed = class_seed(seed, label)
         if along == "own":
-            columns = _on_own(asking, times, label, pairs=pairs, steps=steps, seed=first)
+            seeds = range(first_seed, first_seed + pairs)
+            columns = _measure_on_trajectories(
+                fields, references, oracle, times, seeds=seeds, label=label, steps=steps
+            )
         else:
-            drawn = forward_pairs(oracle.data, pairs, label=label, seed=first)
-            columns = _on_path(asking, times, drawn)
+            drawn = forward_pairs(oracle.data, pairs, label=label, seed=first_seed)
+            columns = _measure_on_path(fields, references, oracle, times, drawn)
             if held_out is not None:
-                _add_held_out(asking, times, _matched(held_out, drawn, first), columns)
-        for name, measured in columns.items():
-            groups[name].append(_loss(measured, label, mass(oracle.data, label)))
+                other = _draw_held_out(held_out, drawn, first_seed)
+                conditional = _measure_on_path(fields, {}, oracle, times, other)
+                for name, column in columns.items():
+                    column["held_out"] = conditional[name]["conditional"]
+                    column["difference"] = column["held_out"] - column["conditional"]
+        for name, column in columns.items():
+            by_field[name].append(_average(column, label, mass(oracle.data, label)))
+
+    # 3. Results
     settings = {
         "classes": list(labels),
         "pairs": pairs,
         "along": along,
         "seed": seed,
         "path": oracle.path.name,
-        "yardsticks": list(yardsticks),
+        "yardsticks": list(baselines),  # the name in files
         **({"steps": steps} if along == "own" else {}),
         **({"held_out": held_out.fingerprint} if held_out is not None else {}),
     }
-    known = provenance(data=oracle.data.fingerprint)
+    origin = provenance(data=oracle.data.fingerprint)
     return {
-        name: OracleLoss(times, tuple(found), settings, known) for name, found in groups.items()
+        name: OracleLoss(times, tuple(by_class), settings, origin)
+        for name, by_class in by_field.items()
     }
 
 
-@dataclass(frozen=True)
-class _Asking:
-    """The fields, and those that they are compared with."""
-
-    fields: Mapping[str, VelocityField]
-    oracle: Oracle
-    yardsticks: Mapping[str, VelocityField]
-
-    def known(self, *asked: Tensor) -> dict[str, Tensor]:
-        """The velocities of the oracle and of the yardsticks, float64 [p, *shape] each."""
-        others = {FOLLOWS + name: each for name, each in self.yardsticks.items()}
-        return {
-            name: velocity_of(each, *asked)
-            for name, each in {ORACLE: self.oracle, **others}.items()
-        }
-
-
-def _on_path(asking: _Asking, times: Tensor, drawn: ForwardPairs) -> dict[str, dict[str, Tensor]]:
-    """What is measured of pairs at all times, by field and curve, [p, T] each."""
-    rows = {name: [] for name in asking.fields}
+def _measure_on_path(
+    fields: Mapping[str, VelocityField],
+    references: Mapping[str, VelocityField],
+    oracle: Oracle,
+    times: Tensor,
+    pairs: ForwardPairs,
+) -> dict[str, Columns]:
+    """The losses of fields on forward-path pairs; without references the conditional one alone."""
+    rows, path = {name: [] for name in fields}, oracle.path
     for t in times.tolist():
-        asked, path = drawn.at(t, asking.oracle.path), asking.oracle.path
-        c = path.velocity(drawn.data.double(), drawn.noise.double(), asked[1])
-        known = asking.known(*asked)
-        gap = per_dimension(known[ORACLE] - c)
-        for name, field in asking.fields.items():
-            v = velocity_of(field, *asked)
-            row = {each: per_dimension(v - w) for each, w in known.items()}
-            row["conditional"], row["gap"] = per_dimension(v - c), gap
-            row["less_gap"] = row["conditional"] - gap
-            row["disagreement"] = row["less_gap"] - row[ORACLE]
+        query = pairs.at(t, path)
+        c = path.velocity(pairs.data.double(), pairs.noise.double(), query[1])
+        known = {name: evaluate_in_batches(other, *query) for name, other in references.items()}
+        gap = per_dimension(known[ORACLE] - c) if known else None  # ‖u* − c‖² [p]
+        for name, field in fields.items():
+            v = evaluate_in_batches(field, *query)
+            row = {reference: per_dimension(v - w) for reference, w in known.items()}
+            row["conditional"] = per_dimension(v - c)
+            if gap is not None:
+                row["gap"], row["less_gap"] = gap, row["conditional"] - gap
+                row["disagreement"] = row["less_gap"] - row[ORACLE]
             rows[name].append(row)
-    return {name: _columns(found) for name, found in rows.items()}
+    return {name: _stack_times(by_time) for name, by_time in rows.items()}
 
 
-def _add_held_out(
-    asking: _Asking, times: Tensor, others: ForwardPairs, columns: dict[str, dict[str, Tensor]]
-) -> None:
-    """The conditional loss of held-out pairs, and how much more it is than in training."""
-    path, found = asking.oracle.path, {name: [] for name in asking.fields}
-    for t in times.tolist():
-        asked = others.at(t, path)
-        c = path.velocity(others.data.double(), others.noise.double(), asked[1])
-        for name, field in asking.fields.items():
-            found[name].append(per_dimension(velocity_of(field, *asked) - c))
-    for name, rows in found.items():
-        held_out = torch.stack(rows, 1)
-        more = held_out - columns[name]["conditional"]
-        columns[name] |= {"held_out": held_out, "difference": more}
-
-
-def _on_own(
-    asking: _Asking, times: Tensor, label: int, *, pairs: int, steps: int, seed: int
-) -> dict[str, dict[str, Tensor]]:
-    """Distances along each field's own trajectories, by field and curve, [p, T] each."""
+def _measure_on_trajectories(
+    fields: Mapping[str, VelocityField],
+    references: Mapping[str, VelocityField],
+    oracle: Oracle,
+    times: Tensor,
+    *,
+    seeds: range,
+    label: int,
+    steps: int,
+) -> dict[str, Columns]:
+    """The distances of fields to references on each field's own trajectories."""
+    pairs = len(seeds)
     if pairs < 2:
         raise InputError(f"errors need at least 2 trajectories, got pairs = {pairs}")
     grid = torch.cat([time_grid(steps), times]).unique()
     grid = grid[grid <= times[-1]]
-    # one point more, so that the velocity is known at the last time too
-    onward = torch.cat([grid, grid.new_ones(1)])
-    start = noise(range(seed, seed + pairs), asking.oracle.data.shape)
-    labels, wanted = torch.full((pairs,), label), set(times.tolist())
-    found = {}
-    for name, field in asking.fields.items():
+    # one point more, so that the last time has a velocity too
+    grid = torch.cat([grid, grid.new_ones(1)])
+    start, labels = noise(seeds, oracle.data.shape), torch.full((pairs,), label)
+    measured_times, columns = set(times.tolist()), {}
+    for name, field in fields.items():
+        evaluate: Callable[..., Tensor] = partial(evaluate_in_batches, field)
         rows = []
-        for state in trajectory(
-            partial(velocity_of, field), start, onward, labels=label, path=asking.oracle.path
-        ):
-            if state.t in wanted and state.velocity is not None:
-                t = torch.full((pairs,), state.t, dtype=torch.float64)
-                known = asking.known(state.x, t, labels)
-                rows.append({each: per_dimension(state.velocity - w) for each, w in known.items()})
-        found[name] = _columns(rows)
-    return found
+        for state in trajectory(evaluate, start, grid, labels=labels, path=oracle.path):
+            if state.t in measured_times and state.velocity is not None:
+                query = state.x, torch.full((pairs,), state.t, dtype=torch.float64), labels
+                known = {n: evaluate_in_batches(other, *query) for n, other in references.items()}
+                rows.append({n: per_dimension(state.velocity - w) for n, w in known.items()})
+        columns[name] = _stack_times(rows)
+    return columns
 
 
-def _loss(columns: dict[str, Tensor], label: int, share: float) -> ClassLoss:
-    apart = {
-        name.removeprefix(FOLLOWS): values
+def _stack_times(rows: list[dict[str, Tensor]]) -> Columns:
+    return {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
+
+
+def _average(columns: Columns, label: int, share: float) -> ClassLoss:
+    """The curves over the pairs of a class, and which reference the field is closest to."""
+    distances = {
+        name.removeprefix(BASELINE_PREFIX): values
         for name, values in columns.items()
-        if name == ORACLE or name.startswith(FOLLOWS)
+        if name == ORACLE or name.startswith(BASELINE_PREFIX)
     }
-    names, distances = list(apart), torch.stack(list(apart.values()))  # [fields, p, T]
-    closest, sure = distances.mean(1).argmin(0).tolist(), []
+    names, stacked = list(distances), torch.stack(list(distances.values()))  # [references, p, T]
+    closest, significant = stacked.mean(1).argmin(0).tolist(), []
     for k, best in enumerate(closest):
-        more = Curve.of((distances[:, :, k] - distances[best, :, k]).T)
-        # where two fields are the same, as all are at t = 0, rounding must not decide
-        beaten = more.mean > 2 * more.error + SAME * distances[best, :, k].mean()
-        sure.append(all(beaten[i] for i in range(len(names)) if i != best))
-    curves = {name: Curve.of(values) for name, values in columns.items()}
+        excess = Curve.of((stacked[:, :, k] - stacked[best, :, k]).T)  # paired, [references]
+        # the second term: where references are the same, as all are at t = 0, rounding must not
+        # decide
+        beaten = excess.mean > 2 * excess.error + SAME_DISTANCE * stacked[best, :, k].mean()
+        significant.append(all(beaten[i] for i in range(len(names)) if i != best))
     return ClassLoss(
         label=label,
         share=share,
         pairs=len(columns[ORACLE]),
-        curves=curves,
+        curves={name: Curve.of(values) for name, values in columns.items()},
         closest=tuple(names[i] for i in closest),
-        sure=tuple(map(bool, sure)),
+        significant=tuple(map(bool, significant)),
         by_pair={name: columns[name] for name in PAIRED if name in columns},
     )
 
 
-def velocity_of(
+def evaluate_in_batches(
     field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None = None
 ) -> Tensor:
-    """A field's velocity, float64 [p, *shape], a few samples at a time."""
+    """The velocity of a field, float64 [p, *shape], some samples at a time."""
     labels = torch.full((len(x),), NO_LABEL) if labels is None else labels
-    pieces = zip(x.split(AT_ONCE), t.split(AT_ONCE), labels.split(AT_ONCE), strict=True)
-    found = torch.cat([field(*piece) for piece in pieces])
-    if found.shape != x.shape:
+    batches = zip(*(values.split(SAMPLES_PER_BATCH) for values in (x, t, labels)), strict=True)
+    velocity = torch.cat([field(*batch) for batch in batches])
+    if velocity.shape != x.shape:
         raise InputError(
             f"a field returns a velocity like its samples, {list(x.shape)}, but this one returned"
-            f" {list(found.shape)}; take the data it was made for"
+            f" {list(velocity.shape)}; take the data it was made for"
         )
-    return found.double()
+    return velocity.double()
 
 
-def _matched(held_out: PointSet, drawn: ForwardPairs, seed: int) -> ForwardPairs:
+def _draw_held_out(held_out: PointSet, pairs: ForwardPairs, seed: int) -> ForwardPairs:
     """Held-out data of the same class with the noise of the training pairs."""
-    rows, weights = held_out.atoms(int(drawn.labels[0]))
-    count = len(drawn.data)
-    draws = torch.multinomial(weights, count, replacement=True, generator=generator(seed + 2**20))
-    return drawn._replace(data=held_out.take(rows[draws]))
+    rows, weights = held_out.atoms(int(pairs.labels[0]))
+    # seeds from `seed` on belong to the noise of the pairs
+    source, count = generator(seed + 2**20), len(pairs.data)
+    draws = torch.multinomial(weights, count, replacement=True, generator=source)
+    return pairs._replace(data=held_out.take(rows[draws]))
 
 
-def _columns(rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
-
-
-def _labels(data: PointSet, asked: Sequence[int] | None) -> tuple[int, ...]:
+def _check_classes(data: PointSet, labels: Sequence[int] | None) -> tuple[int, ...]:
     """The classes to measure, each once."""
-    chosen, known = tuple(dict.fromkeys(asked or (NO_LABEL,))), classes(data)
-    for label in chosen:
-        if label != NO_LABEL and label not in known:
-            raise InputError(f"there is no class {label}; labels are {known or 'all −1'}")
-    return chosen
+    unique, existing = tuple(dict.fromkeys(labels or (NO_LABEL,))), classes(data)
+    for label in unique:
+        if label != NO_LABEL and label not in existing:
+            raise InputError(f"there is no class {label}; labels are {existing or 'all −1'}")
+    return unique
 
 
 def _check_held_out(data: PointSet, held_out: PointSet | None, along: str, labels: tuple) -> None:
@@ -280,7 +256,7 @@ def _check_held_out(data: PointSet, held_out: PointSet | None, along: str, label
     if held_out is None:
         return
     if along == "own":
-        raise InputError("a field's own trajectories hold nothing out; use along='path'")
+        raise InputError("held-out data is measured on the path alone; use along='path'")
     if tuple(held_out.shape) != tuple(data.shape):
         raise InputError(
             f"held-out points have shape {tuple(held_out.shape)}, those of the data"
@@ -291,6 +267,6 @@ def _check_held_out(data: PointSet, held_out: PointSet | None, along: str, label
             raise InputError(f"there are no held-out points of class {label}")
 
 
-def _first_seed(seed: int, label: int) -> int:
-    """The first of the seeds that a class draws with, scattered over [0, 2³² − 2²¹)."""
+def class_seed(seed: int, label: int) -> int:
+    """The first seed of a class, scattered over [0, 2³² − 2²¹) so that classes do not overlap."""
     return (seed * 0x9E3779B1 + (label + 2) * 0x85EBCA6B) % (2**32 - 2**21)

@@ -1,8 +1,8 @@
-"""The losses of fields against the oracle by time: what they say, and where fields differ.
+"""Losses of fields against the oracle by time, and differences between fields.
 
-Fields that were asked about the same pairs with the same noise are compared pair by pair, so that
-what the pairs have in common drops out of the error. With T times an interval that is to hold at
-all of them together is that of the chance 1 − .05 / T at each (Bonferroni).
+Fields that were measured on the same pairs and noise are compared pair by pair, so that what the
+pairs have in common drops out of the error. An interval that holds at all T times together is that
+of the chance 1 − .05 / T at each (Bonferroni).
 """
 
 from __future__ import annotations
@@ -27,43 +27,30 @@ from floracle.analysis.serialization import (
 from floracle.run.errors import InputError
 from floracle.run.results import Results, differences
 
-PAIRED = ("oracle", "held_out")
-"""Losses that are kept pair by pair."""
+PAIRED = ("oracle", "held_out")  # losses that are kept pair by pair
 MORE, LESS, UNKNOWN = "more", "less", "cannot say"
 
 
 @dataclass(frozen=True)
 class ClassLoss:
-    """The losses of a field by time, over pairs of one class and per dimension.
-
-    On the path the curves are `oracle`, ‖v − u*‖²; `conditional`, ‖v − c‖²; `gap`, ‖u* − c‖²;
-    `less_gap`, conditional − gap; `disagreement`, less_gap − oracle, which is 0 on average; and
-    with held-out data `held_out`, its conditional loss, and `difference`, held_out − conditional,
-    at the same noise. On own trajectories there is no c, and `oracle` is alone. `to NAME` are
-    ‖v − w‖² for the yardsticks w.
-    """
+    """The losses of a field by time, over pairs of one class, per dimension."""
 
     label: int
     share: float
-    """Of the class in the mass of the data."""
+    """The share of the class in the mass of the data."""
     pairs: int
     curves: Mapping[str, Curve]
+    """On the path: `oracle`, ‖v − u*‖²; `conditional`, ‖v − c‖²; `gap`, ‖u* − c‖²; `less_gap`,
+    conditional − gap; `disagreement`, less_gap − oracle, 0 on average; with held-out data
+    `held_out`, its conditional loss, and `difference`, held_out − conditional, at the same noise.
+    On the field's own trajectories there is no c, and `oracle` is alone. `to NAME` are ‖v − w‖²
+    for the baselines w."""
     closest: tuple[str, ...]
-    """Which of the oracle and the yardsticks v is closest to, by time [T]."""
-    sure: tuple[bool, ...]
+    """Which of the oracle and the baselines v is closest to, by time [T]."""
+    significant: tuple[bool, ...]
     """Whether it is closer to that than to any other, by two errors of the paired difference."""
     by_pair: Mapping[str, Tensor]
     """The losses that fields are compared by, pair by pair, float64 [p, T] each."""
-
-    def interval(self, name: str) -> tuple[Tensor, Tensor]:
-        """The 95 % interval of a curve at each time by Student's t: (low [T], high [T])."""
-        return interval(self.curves[name], self.pairs)
-
-    def memorizes(self) -> Tensor:
-        """Where held-out data is surely worse than training data, bool [T]; each time alone."""
-        if "difference" not in self.curves:
-            raise InputError("nothing was held out, so nobody knows; give held_out=")
-        return self.interval("difference")[0] > 0
 
 
 @dataclass(frozen=True)
@@ -73,128 +60,129 @@ class OracleLoss:
     kind: ClassVar[str] = "oracle_loss"
     times: Tensor
     """float64 [T]."""
-    groups: tuple[ClassLoss, ...]
+    classes: tuple[ClassLoss, ...]
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def pairs(self) -> int:
         """Pairs of every class."""
-        return self.groups[0].pairs
+        return self.classes[0].pairs
 
     @property
-    def enough(self) -> bool:
+    def has_enough_pairs(self) -> bool:
         """Whether all classes together have the pairs that an interval takes."""
-        return sum(group.pairs for group in self.groups) >= ENOUGH
+        return sum(loss.pairs for loss in self.classes) >= ENOUGH
 
-    def whole(self) -> dict[str, Curve]:
-        """The curves of the classes together, by their share; classes have pairs of their own."""
+    def mean_curves(self) -> dict[str, Curve]:
+        """The curves averaged over the classes by their share."""
         return {
-            name: self.together([group.curves[name] for group in self.groups])
-            for name in self.groups[0].curves
+            name: self.average_classes([loss.curves[name] for loss in self.classes])
+            for name in self.classes[0].curves
         }
 
-    def together(self, curves: list[Curve]) -> Curve:
-        """Curves of the classes as one, by their share."""
-        total = sum(group.share for group in self.groups)
-        shares = torch.tensor([group.share / total for group in self.groups]).double()[:, None]
-        means = torch.stack([curve.mean for curve in curves])
+    def average_classes(self, curves: list[Curve]) -> Curve:
+        """The average of a curve of each class by their share; classes have independent pairs."""
+        total = sum(loss.share for loss in self.classes)
+        shares = torch.tensor([loss.share / total for loss in self.classes]).double()[:, None]
+        means = torch.stack([curve.mean for curve in curves])  # [classes, T]
         errors = torch.stack([curve.error for curve in curves])
         return Curve((shares * means).sum(0), (shares * errors).square().sum(0).sqrt())
 
     def to_results(self) -> Results:
         """As values and arrays, for `save`."""
         arrays, values = {"times": self.times}, []
-        for group in self.groups:
-            for name, curve in group.curves.items():
-                arrays[f"{group.label}/{name}"] = curve.mean
-                arrays[f"{group.label}/{name}/error"] = curve.error
-            for name, pairs in group.by_pair.items():
-                arrays[f"{group.label}/{name}/pairs"] = pairs
-            numbers = {name: getattr(group, name) for name in ("label", "share", "pairs")}
-            closest = {"closest": list(group.closest), "sure": list(group.sure)}
-            names = {"curves": list(group.curves), "by_pair": list(group.by_pair)}
-            values.append({**numbers, **closest, **names})
+        for loss in self.classes:
+            for name, curve in loss.curves.items():
+                arrays[f"{loss.label}/{name}"] = curve.mean
+                arrays[f"{loss.label}/{name}/error"] = curve.error
+            for name, pairs in loss.by_pair.items():
+                arrays[f"{loss.label}/{name}/pairs"] = pairs
+            values.append(
+                {
+                    "label": loss.label,
+                    "share": loss.share,
+                    "pairs": loss.pairs,
+                    "closest": list(loss.closest),
+                    "sure": list(loss.significant),
+                    "curves": list(loss.curves),
+                    "by_pair": list(loss.by_pair),
+                }
+            )
         return Results(self.kind, self.settings, {"groups": values}, arrays, self.provenance)
 
     @classmethod
-    def of_results(cls, found: Results) -> OracleLoss:
-        """The losses that were saved."""
+    def of_results(cls, results: Results) -> OracleLoss:
+        """The inverse of `to_results`."""
         with reading(cls.kind):
-            check_kind(cls.kind, found)
-            check_shapes(found.arrays, {"times": "T"})
-            groups = tuple(_group_of(each, found.arrays) for each in found.values["groups"])
-            if not groups:
+            check_kind(cls.kind, results)
+            check_shapes(results.arrays, {"times": "T"})
+            classes = tuple(_read_class(v, results.arrays) for v in results.values["groups"])
+            if not classes:
                 raise ValueError("there is no class")
-            return cls(found.arrays["times"], groups, found.settings, found.provenance)
+            return cls(results.arrays["times"], classes, results.settings, results.provenance)
 
 
-def _group_of(values: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> ClassLoss:
+def _read_class(values: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> ClassLoss:
     label, share, pairs = (number(values[name]) for name in ("label", "share", "pairs"))
-    names, kept = words(values["curves"]), words(values["by_pair"])
-    closest, sure = words(values["closest"]), truths(values["sure"])
-    for name in names:
-        found = {"times": arrays["times"], "mean": arrays[f"{label}/{name}"]}
-        found |= {"error": arrays[f"{label}/{name}/error"]}
-        check_shapes(found, dict.fromkeys(found, "T"))
-    by_pair = {name: arrays[f"{label}/{name}/pairs"] for name in kept}
-    check_shapes(by_pair, dict.fromkeys(by_pair, f"{pairs} {len(arrays['times'])}"))
-    if not len(closest) == len(sure) == len(arrays["times"]):
+    closest, significant = words(values["closest"]), truths(values["sure"])
+    times, curves = len(arrays["times"]), {}
+    if not len(closest) == len(significant) == times:
         raise ValueError(f"class {label} does not say at every time what is closest")
-    curves = {
-        name: Curve(arrays[f"{label}/{name}"], arrays[f"{label}/{name}/error"]) for name in names
-    }
-    return ClassLoss(label, share, pairs, curves, closest, sure, by_pair)
+    for name in words(values["curves"]):
+        mean, error = arrays[f"{label}/{name}"], arrays[f"{label}/{name}/error"]
+        check_shapes({"mean": mean, "error": error}, dict.fromkeys(("mean", "error"), f"{times}"))
+        curves[name] = Curve(mean, error)
+    by_pair = {name: arrays[f"{label}/{name}/pairs"] for name in words(values["by_pair"])}
+    check_shapes(by_pair, dict.fromkeys(by_pair, f"{pairs} {times}"))
+    return ClassLoss(label, share, pairs, curves, closest, significant, by_pair)
 
 
 @dataclass(frozen=True)
 class LossComparison:
-    """The losses of several fields over the same pairs, on the path and maybe on their own."""
+    """The losses of several fields over the same pairs."""
 
     kind: ClassVar[str] = "losses"
     path: Mapping[str, OracleLoss]
-    """By the name of the field; the first is what the others are compared with."""
+    """On the forward path, by field; the others are compared with the first."""
     own: Mapping[str, OracleLoss]
-    """On each field's own trajectories; empty where they were not followed."""
+    """On each field's own trajectories; empty where these were not measured."""
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
 
     def to_results(self) -> Results:
-        """As values and arrays, for `save`."""
+        """As values and arrays, for `save`; the arrays of field k are under path/k or own/k."""
         arrays, values = {}, {}
         for along, losses in (("path", self.path), ("own", self.own)):
             values[along] = []
             for k, (name, loss) in enumerate(losses.items()):
-                part = loss.to_results()
-                arrays |= {f"{along}/{k}/{key}": array for key, array in part.arrays.items()}
-                known = {"settings": part.settings, "provenance": part.provenance}
-                values[along].append({"name": name, "values": part.values, **known})
+                results = loss.to_results()
+                arrays |= {f"{along}/{k}/{key}": array for key, array in results.arrays.items()}
+                record = {"name": name, "values": results.values, "settings": results.settings}
+                values[along].append({**record, "provenance": results.provenance})
         return Results(self.kind, self.settings, values, arrays, self.provenance)
 
     @classmethod
-    def of_results(cls, found: Results) -> LossComparison:
-        """The losses that were saved."""
+    def of_results(cls, results: Results) -> LossComparison:
+        """The inverse of `to_results`."""
         with reading(cls.kind):
-            check_kind(cls.kind, found)
-            path, own = (_losses_of(found, along) for along in ("path", "own"))
+            check_kind(cls.kind, results)
+            path, own = (_read_losses(results, along) for along in ("path", "own"))
             if not path:
                 raise ValueError("there is no field")
-            return cls(path, own, found.settings, found.provenance)
+            return cls(path, own, results.settings, results.provenance)
 
 
-def _losses_of(found: Results, along: str) -> dict[str, OracleLoss]:
-    losses, parts = {}, found.values[along]
-    if not isinstance(parts, list):
+def _read_losses(results: Results, along: str) -> dict[str, OracleLoss]:
+    losses, records = {}, results.values[along]
+    if not isinstance(records, list):
         raise TypeError(f"{along} is no list")
-    for k, part in enumerate(parts):
-        prefix = f"{along}/{k}/"
-        arrays = {
-            name.removeprefix(prefix): array
-            for name, array in found.arrays.items()
-            if name.startswith(prefix)
-        }
-        one = Results("oracle_loss", part["settings"], part["values"], arrays, part["provenance"])
-        losses[words([part["name"]])[0]] = OracleLoss.of_results(one)
+    for k, record in enumerate(records):
+        prefix, arrays = f"{along}/{k}/", results.arrays
+        fields = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
+        settings, values = record["settings"], record["values"]
+        loss = Results(OracleLoss.kind, settings, values, fields, record["provenance"])
+        losses[words([record["name"]])[0]] = OracleLoss.of_results(loss)
     return losses
 
 
@@ -206,7 +194,7 @@ class LossDifference:
     curve: Curve
     """The mean of the difference and its error, over classes by their share."""
     low: Tensor
-    """The interval that holds at all times together with a chance of 95 %, float64 [T] …"""
+    """The ends of the interval that holds at all times together with a chance of 95 %, [T]."""
     high: Tensor
 
     def verdicts(self) -> tuple[str, ...]:
@@ -217,31 +205,32 @@ class LossDifference:
         )
 
 
-def loss_difference(one: OracleLoss, other: OracleLoss, name: str = "oracle") -> LossDifference:
-    """How much more of the loss `name` (of `PAIRED`) the one field has than the other."""
-    unlike = differences(one.settings, other.settings)
-    unlike += differences(_data(one), _data(other))
-    if unlike or not torch.equal(one.times, other.times):
+def loss_difference(first: OracleLoss, second: OracleLoss, name: str = "oracle") -> LossDifference:
+    """The loss `name` (of `PAIRED`) of the first field less that of the second."""
+    data = ({"data": loss.provenance.get("data")} for loss in (first, second))
+    unlike = differences(first.settings, second.settings) + differences(*data)
+    if unlike or not torch.equal(first.times, second.times):
         listed = "; ".join(unlike) or "the times"
         raise InputError(
             f"only losses of the same pairs can be compared, but these differ: {listed}"
         )
     curves = []
-    for ours, theirs in zip(one.groups, other.groups, strict=True):
-        if name not in ours.by_pair or name not in theirs.by_pair:
-            raise InputError(f"{name!r} was not measured of both; there is {list(ours.by_pair)}")
-        curves.append(Curve.of(ours.by_pair[name] - theirs.by_pair[name]))
-    curve = one.together(curves)
-    low, high = interval(curve, one.pairs, together=len(one.times))
-    return LossDifference(one.times, curve, low, high)
+    for a, b in zip(first.classes, second.classes, strict=True):
+        if name not in a.by_pair or name not in b.by_pair:
+            raise InputError(f"{name!r} was not measured of both; there is {list(a.by_pair)}")
+        curves.append(Curve.of(a.by_pair[name] - b.by_pair[name]))
+    curve = first.average_classes(curves)
+    low, high = confidence_interval(curve, first.pairs, simultaneous=len(first.times))
+    return LossDifference(first.times, curve, low, high)
 
 
-def interval(curve: Curve, pairs: int, *, together: int = 1) -> tuple[Tensor, Tensor]:
-    """The 95 % interval of means over pairs by Student's t, of so many that hold together."""
-    chance = 1 - (1 - COVERED) / (2 * together)
-    reach = float(stdtrit(pairs - 1, chance)) * curve.error
+def confidence_interval(
+    curve: Curve, pairs: int, *, simultaneous: int = 1
+) -> tuple[Tensor, Tensor]:
+    """The 95 % interval of means over pairs by Student's t, (low [T], high [T]).
+
+    `simultaneous` is the number of intervals that hold together.
+    """
+    quantile = 1 - (1 - COVERED) / (2 * simultaneous)
+    reach = float(stdtrit(pairs - 1, quantile)) * curve.error
     return curve.mean - reach, curve.mean + reach
-
-
-def _data(loss: OracleLoss) -> dict[str, Any]:
-    return {"data": loss.provenance.get("data")}

@@ -1,1 +1,1 @@
-"""A model and the oracle on pieces of one trajectory: switching, landing, going on."""
+"""A model and the oracle on parts of one trajectory: switching, landing, forward-backward."""

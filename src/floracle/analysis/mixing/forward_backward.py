@@ -1,14 +1,14 @@
-"""What of unseen data has settled by a time τ: it is mixed with fresh noise, and a field goes on.
+"""Forward-backward sampling: held-out data is noised to a time τ, and a field samples from there.
 
-From x_τ = τ datum + (1 − τ) noise the field is followed to the end (Fig 6). With P the projection
-on a band of frequencies, of a datum and of m noises of its own,
+From x_τ = τ datum + (1 − τ) noise the field is followed to the end (Fig 6; as in SDEdit,
+Meng et al. 2022). With P the projection on a band of frequencies, for a datum and m noises,
 
-    apart(τ) = E‖P(end − datum)‖² / 2V,        spread(τ) = E Var_noise[P end] / V,
+    change(τ) = E‖P(sample − datum)‖² / 2V,      spread(τ) = E Var_noise[P sample] / V,
 
-V = E‖P(datum − class mean)‖² the variance of the band. Both are 0 where the band is settled by τ
-and 1 where it is drawn afresh, as from one datum of the class to another. Layout, the low
-frequencies, settles before detail. The distance to the nearest training points tells whether the
-field finishes what it never saw as itself or as something that it knows.
+V = E‖P(datum − class mean)‖² the variance of the band. Both are 0 where τ has settled the band,
+and 1 where it is drawn afresh, as from one datum of the class to another. Coarse structure, the
+low frequencies, settles before detail. The distance to the nearest training points shows whether
+the field completes held-out data as itself or as a training point.
 """
 
 from __future__ import annotations
@@ -21,17 +21,14 @@ import torch
 from torch import Tensor
 
 from floracle.analysis.curves import Curve, Landmark, bootstrap_means, landmark
-from floracle.analysis.forward_pairs import ratio
-from floracle.analysis.serialization import (
-    as_results,
-    check_ends,
-    check_kind,
-    check_shapes,
-    number,
-    reading,
-    words,
+from floracle.analysis.forward_pairs import ForwardPairs, ratio
+from floracle.analysis.serialization import check_ends, check_kind, check_shapes, number, reading
+from floracle.analysis.serialization import words as check_words
+from floracle.analysis.trajectories.frequency_bands import (
+    COARSE_CYCLES,
+    HALF_EXPLAINED,
+    radial_bands,
 )
-from floracle.analysis.trajectories.frequency_bands import HALF, LAYOUT, radial_bands
 from floracle.core.fields import VelocityField
 from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.core.point_set import NO_LABEL, PointSet
@@ -42,96 +39,124 @@ from floracle.run.results import Results, provenance
 from floracle.sampling.grid import check_grid, split_grid, time_grid
 from floracle.sampling.sample import sample
 
-from .field_switching import COPIED, SHOWN, checked_taus, given_labels, near_in_class, share_of
+from .field_switching import (
+    COPY_RATIO,
+    KEPT_SAMPLES,
+    SAMPLES_PER_BATCH,
+    binomial_share,
+    check_labels,
+    check_switch_times,
+    nearest_in_class,
+)
+from .result_files import read_arrays, write_fields
 
-AT_ONCE = 256
-"""Samples that are followed together at most."""
+Energies = Callable[[Tensor], Tensor]
+"""Squared norms by band, [b, *shape] → [b, B]."""
+
+FILE_NAMES = {
+    "switch_times": "taus",
+    "squared_change": "off",
+    "noise_variance": "within",
+    "class_variance": "variance",
+    "held_out_distance": "own",
+    "nearest_distance": "first",
+    "second_distance": "second",
+    "samples": "ends",
+}
+SHAPES = {
+    "switch_times": "K",
+    "rows": "b",
+    "squared_change": "b B K",
+    "noise_variance": "b B K",
+    "class_variance": "b B",
+    "held_out_distance": "b",
+    "nearest_distance": "b m K",
+    "second_distance": "b m K",
+    "samples": "n …",
+}
 
 
 @dataclass(frozen=True)
 class ForwardBackwardResult:
-    """Where a field ends that goes on from unseen data and noise mixed at τ (Fig 6)."""
+    """Samples of a field from held-out data noised to τ; made by `forward_backward` (Fig 6)."""
 
     kind: ClassVar[str] = "resume"
-    taus: Tensor
-    """float64 [K], increasing; at 0 there is noise alone, at 1 the datum itself."""
+    switch_times: Tensor
+    """τ, float64 [K], increasing; at 0 there is noise alone, at 1 the datum itself."""
     bands: tuple[str, ...]
-    """The bands of frequencies in words, lowest first: layout before detail."""
+    """Names of the frequency bands, lowest first."""
     rows: Tensor
-    """The rows of the unseen data, int64 [b]."""
-    off: Tensor
-    """‖P(end − datum)‖² by band, averaged over noises, float64 [b, B, K]."""
-    within: Tensor
-    """The variance of P end among the noises of a datum, float64 [b, B, K]."""
-    variance: Tensor
+    """Rows of the held-out set, int64 [b]."""
+    squared_change: Tensor
+    """‖P(sample − datum)‖² by band, averaged over noises, float64 [b, B, K]."""
+    noise_variance: Tensor
+    """The variance of P sample among the noises of a datum, float64 [b, B, K]."""
+    class_variance: Tensor
     """‖P(datum − class mean)‖², float64 [b, B]."""
-    own: Tensor
+    held_out_distance: Tensor
     """Distance of the data themselves to the nearest training point, float64 [b]."""
-    first: Tensor
-    """Distance of the ends to the nearest training point of the class, float64 [b, m, K]."""
-    second: Tensor
-    """Distance to the second nearest."""
-    ends: Tensor
-    """The first few data and where they end with one noise each, [n, 1 + K, *shape]."""
+    nearest_distance: Tensor
+    """d₁ of the samples, to the nearest training point of the class, float64 [b, m, K]."""
+    second_distance: Tensor
+    """d₂, to the second nearest, float64 [b, m, K]."""
+    samples: Tensor
+    """The first n data, then their samples from one noise at each τ, [n, 1 + K, *shape]."""
     dims: int
     settings: Mapping[str, Any]
     provenance: Mapping[str, Any]
 
-    def apart(self, band: int) -> Curve:
-        """How far the ends are from the data in a band: 0 where it is kept, 1 if drawn afresh."""
-        return ratio(self.off[:, band], self._whole(band))
+    def change(self, band: int) -> Curve:
+        """How far samples are from the data in a band: 0 if kept, 1 if drawn afresh."""
+        return ratio(self.squared_change[:, band], self._afresh(band))
 
     def spread(self, band: int) -> Curve:
-        """How much the ends of one datum vary in a band, as a share of the class's variance."""
-        return ratio(self.within[:, band], self._whole(band) / 2)
+        """The variance of one datum's samples in a band, as a share of the class's variance."""
+        return ratio(self.noise_variance[:, band], self._afresh(band) / 2)
 
-    def half(self, band: int, *, seed: int = 0) -> Landmark:
-        """From which τ on a band is nearer to the datum than half of what chance gives."""
-        whole = self._whole(band)
-        kept = whole - self.off[:, band]
-        again = bootstrap_means(kept, seed) / bootstrap_means(whole, seed)
-        return landmark(self.taus, 1 - self.apart(band).mean, again, HALF)
+    def half_change(self, band: int, *, seed: int = 0) -> Landmark:
+        """The τ from which on a band changes by less than half of a fresh draw's change."""
+        afresh = self._afresh(band)
+        kept = afresh - self.squared_change[:, band]
+        resamples = bootstrap_means(kept, seed) / bootstrap_means(afresh, seed)
+        return landmark(self.switch_times, 1 - self.change(band).mean, resamples, HALF_EXPLAINED)
 
     def distance(self) -> Curve:
-        """The distance to the nearest training point by τ, per √D."""
-        return Curve.of(self.first.mean(1) / self.dims**0.5)
+        """d₁ by τ, averaged over noises, per √D."""
+        return Curve.of(self.nearest_distance.mean(1) / self.dims**0.5)
 
-    def copied(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The share of copies, d1 < d2 / 3, by τ with its 95 % interval; [K] each.
+    def copy_share(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The share of copies, d₁ < d₂ / 3, by τ with its 95 % interval; [K] each.
 
-        The interval is that of as many draws as there are data, since the noises of one datum
-        may all end alike.
+        Data are the independent draws of the interval, since all noises of a datum may end alike.
         """
-        return share_of((self.first < COPIED * self.second).double().mean(1))
+        copied = self.nearest_distance < COPY_RATIO * self.second_distance
+        return binomial_share(copied.double().mean(1))
 
     def to_results(self) -> Results:
         """As values and arrays, for `save`."""
-        return as_results(self)
+        return write_fields(self, FILE_NAMES)
 
     @classmethod
-    def of_results(cls, found: Results) -> ForwardBackwardResult:
-        """What was saved."""
-        shapes = {"taus": "K", "rows": "b", "own": "b", "variance": "b B", "ends": "n …"}
-        shapes |= {"off": "b B K", "within": "b B K", "first": "b m K", "second": "b m K"}
+    def of_results(cls, results: Results) -> ForwardBackwardResult:
+        """The inverse of `to_results`."""
         with reading(cls.kind):
-            check_kind(cls.kind, found)
-            bands = words(found.values["bands"])
-            check_shapes(found.arrays, shapes)
-            check_shapes(found.arrays, {"variance": f"b {len(bands)}"})
-            arrays = {name: found.arrays[name] for name in shapes}
-            check_ends(arrays["ends"], number(found.values["dims"]))
-            check_shapes(arrays, {"ends": f"n {1 + len(arrays['taus'])} …"})
-            return cls(
-                **arrays,
-                bands=bands,
-                dims=number(found.values["dims"]),
-                settings=found.settings,
-                provenance=found.provenance,
+            check_kind(cls.kind, results)
+            bands, dims = check_words(results.values["bands"]), number(results.values["dims"])
+            arrays = read_arrays(results, SHAPES, FILE_NAMES)
+            check_ends(arrays["samples"], dims)
+            check_shapes(
+                arrays,
+                {
+                    "class_variance": f"b {len(bands)}",
+                    "samples": f"n {1 + len(arrays['switch_times'])} …",
+                },
             )
+            settings, origin = results.settings, results.provenance
+            return cls(**arrays, bands=bands, dims=dims, settings=settings, provenance=origin)
 
-    def _whole(self, band: int) -> Tensor:
-        """2V of every datum, as wide as the times: [b, K]."""
-        return 2 * self.variance[:, band, None].expand(-1, len(self.taus))
+    def _afresh(self, band: int) -> Tensor:
+        """2V of every datum, the mean squared change of a fresh draw, at all τ: [b, K]."""
+        return 2 * self.class_variance[:, band, None].expand(-1, len(self.switch_times))
 
 
 @torch.no_grad()
@@ -140,7 +165,7 @@ def forward_backward(
     held_out: PointSet,
     data: PointSet,
     *,
-    taus: Sequence[float],
+    switch_times: Sequence[float],
     rows: Sequence[int],
     noises: int = 4,
     labelled: bool = True,
@@ -149,44 +174,55 @@ def forward_backward(
     solver: str = "euler",
     edges: Sequence[float] | None = None,
     seed: int = 0,
-    shown: int = SHOWN,
+    kept_samples: int = KEPT_SAMPLES,
 ) -> ForwardBackwardResult:
-    """Mix unseen data with noise at each τ, follow a field from there, and see where it ends.
+    """Noise held-out data to each τ, sample from there with a field, and compare (Fig 6).
 
-    `rows` are rows of the held-out set, each with `noises` noises, the same ones at every τ;
-    `labelled` asks the field for their classes. Bands part at `edges`, in cycles along the longer
-    side, unless told otherwise into layout and detail; points that are no pictures have one band.
+    - `held_out`, `data`: Points that were not trained on, and the training points that distances
+      are taken to.
+    - `switch_times`: τ in [0, 1], increasing.
+    - `rows`: At least two rows of the held-out set.
+    - `noises`: Noises for each row, the same ones at every τ; at least two.
+    - `labelled`: Whether the field gets the classes of the rows.
+    - `edges`: Where frequency bands part, in cycles along the longer side; by default into coarse
+      structure and detail. Points that are not pictures have one band.
+    - `kept_samples`: How many data and their samples the result holds, for pictures.
     """
-    times, names, energies = checked_taus(taus), *_banded(held_out.shape, edges)
-    chosen = _checked_rows(rows, held_out, data, noises)
+    times = check_switch_times(switch_times)
+    names, energies = _choose_bands(held_out.shape, edges)
+    chosen = _check_rows(rows, held_out, data, noises)
     grid = time_grid(50) if grid is None else check_grid(grid)
     points = held_out.take(chosen)
     labels = held_out.labels[chosen] if labelled else torch.full((len(chosen),), NO_LABEL)
-    labels = given_labels(data, labels, len(chosen))
-    variance = energies(_centred(held_out, points, labels))
-    if not (variance.sum(0) > 0).all():
+    labels = check_labels(data, labels, len(chosen))
+    class_variance = energies(_subtract_class_means(held_out, points, labels))
+    if not (class_variance.sum(0) > 0).all():
         raise InputError(
-            "the unseen data does not vary in every band; take more rows or fewer bands"
+            "the held-out data does not vary in every band; take more rows or fewer bands"
         )
-    fresh = noise(range(seed, seed + len(chosen) * noises), held_out.shape)
-    mixing = points.repeat_interleave(noises, 0), fresh, labels.repeat_interleave(noises)
-    parts, shows = [], [points[:shown]]
+
+    pairs = ForwardPairs(
+        points.repeat_interleave(noises, 0),
+        noise(range(seed, seed + len(chosen) * noises), held_out.shape),
+        labels.repeat_interleave(noises),
+    )
+    measures, pictures = [], [points[:kept_samples]]
     for tau in times.tolist():
-        ends = _followed(field, mixing, tau, grid=grid, path=path, solver=solver)
-        parts.append(_measured(ends, mixing, data, noises=noises, energies=energies))
-        shows.append(ends[::noises][:shown])
-    off, within, distances = (torch.stack(each, 2) for each in zip(*parts, strict=True))
+        samples = _sample_from(field, pairs, tau, grid=grid, path=path, solver=solver)
+        measures.append(_compare(samples, pairs, data, noises=noises, energies=energies))
+        pictures.append(samples[::noises][:kept_samples])
+    change, variance, distances = (torch.stack(v, 2) for v in zip(*measures, strict=True))
     return ForwardBackwardResult(
-        taus=times,
+        switch_times=times,
         bands=names,
         rows=chosen,
-        off=off,
-        within=within,
-        variance=variance,
-        own=near_in_class(data, points, labels, 1)[0][:, 0],
-        first=distances[..., 0],
-        second=distances[..., 1],
-        ends=torch.stack(shows, 1),
+        squared_change=change,
+        noise_variance=variance,
+        class_variance=class_variance,
+        held_out_distance=nearest_in_class(data, points, labels, 1)[0][:, 0],
+        nearest_distance=distances[..., 0],
+        second_distance=distances[..., 1],
+        samples=torch.stack(pictures, 1),
         dims=points[0].numel(),
         settings={
             "rows": list(rows),
@@ -201,79 +237,68 @@ def forward_backward(
     )
 
 
-def _banded(
+def _choose_bands(
     shape: Sequence[int], edges: Sequence[float] | None
-) -> tuple[tuple[str, ...], Callable[[Tensor], Tensor]]:
-    """The names of the bands, and the energies [b, B] by band of points [b, *shape]."""
+) -> tuple[tuple[str, ...], Energies]:
+    """The names of the frequency bands, and the squared norms by band."""
     if edges is None and (len(shape) != 3 or max(shape[1:]) < 4):
         return ("everything",), lambda points: points.double().flatten(1).square().sum(1)[:, None]
-    bands = radial_bands(shape, edges or [LAYOUT])
+    bands = radial_bands(shape, edges or [COARSE_CYCLES])
     return bands.names, bands.energies
 
 
-def _followed(
+def _sample_from(
     field: VelocityField,
-    mixing: tuple[Tensor, Tensor, Tensor],
+    pairs: ForwardPairs,
     tau: float,
     *,
     grid: Tensor,
     path: ProbabilityPath,
     solver: str,
 ) -> Tensor:
-    """Where data, noise and labels mixed at τ end, [b, *shape]; some at a time."""
+    """Samples [b m, *shape] from pairs at τ."""
     if tau >= grid[-1]:
-        return mixing[0]
-    late, parts = grid if tau <= grid[0] else split_grid(grid, tau)[1], []
-    for points, fresh, labels in zip(*(each.split(AT_ONCE) for each in mixing), strict=True):
-        x = path.sample(points, fresh, torch.full((len(points),), tau, dtype=torch.float64))
-        parts.append(sample(field, x, late, labels=labels, solver=solver, path=path))
-    return torch.cat(parts)
+        return pairs.data
+    after, samples = grid if tau <= grid[0] else split_grid(grid, tau)[1], []
+    for batch in zip(*(values.split(SAMPLES_PER_BATCH) for values in pairs), strict=True):
+        x, _, labels = ForwardPairs(*batch).at(tau, path)
+        samples.append(sample(field, x, after, labels=labels, solver=solver, path=path))
+    return torch.cat(samples)
 
 
-def _measured(
-    ends: Tensor,
-    mixing: tuple[Tensor, Tensor, Tensor],
-    data: PointSet,
-    *,
-    noises: int,
-    energies: Callable[[Tensor], Tensor],
+def _compare(
+    samples: Tensor, pairs: ForwardPairs, data: PointSet, *, noises: int, energies: Energies
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """How far ends [b m, *shape] are from their data, from each other, and from training points.
-
-    The first two are by band, [b, B]; the last are the two smallest distances, [b, m, 2].
-    """
-    points, _, labels = mixing
-    grouped = ends.double().unflatten(0, (-1, noises))
-    around = energies((grouped - grouped.mean(1, keepdim=True)).flatten(0, 1))
+    """Squared change and noise variance by band, [b, B] each, and d₁ and d₂, [b, m, 2]."""
+    by_datum = samples.double().unflatten(0, (-1, noises))  # [b, m, *shape]
+    deviations = energies((by_datum - by_datum.mean(1, keepdim=True)).flatten(0, 1))
     return (
-        energies(ends - points).unflatten(0, (-1, noises)).mean(1),
-        around.unflatten(0, (-1, noises)).sum(1) / (noises - 1),
-        near_in_class(data, ends, labels, 2)[0].unflatten(0, (-1, noises)),
+        energies(samples - pairs.data).unflatten(0, (-1, noises)).mean(1),
+        deviations.unflatten(0, (-1, noises)).sum(1) / (noises - 1),  # unbiased
+        nearest_in_class(data, samples, pairs.labels, 2)[0].unflatten(0, (-1, noises)),
     )
 
 
-def _centred(held_out: PointSet, points: Tensor, labels: Tensor) -> Tensor:
+def _subtract_class_means(held_out: PointSet, points: Tensor, labels: Tensor) -> Tensor:
     """Points less the mean of their class, float64 [b, *shape]."""
     centred = points.double()
     for label in labels.unique().tolist():
-        mean = moments(held_out, label).mean.reshape(held_out.shape)
-        centred[labels == label] -= mean
+        centred[labels == label] -= moments(held_out, label).mean.reshape(held_out.shape)
     return centred
 
 
-def _checked_rows(rows: Sequence[int], held_out: PointSet, data: PointSet, noises: int) -> Tensor:
+def _check_rows(rows: Sequence[int], held_out: PointSet, data: PointSet, noises: int) -> Tensor:
+    """Rows int64 [b] of the held-out set, at least two different ones."""
     if len(rows) < 2 or noises < 2:
         raise InputError(
-            f"errors need at least 2 unseen rows and 2 noises of each, got {len(rows)} rows and"
+            f"errors need at least 2 held-out rows and 2 noises of each, got {len(rows)} rows and"
             f" {noises} noises"
         )
     if len(set(rows)) < len(rows):
-        raise InputError(
-            "a row of the unseen data is named twice; take each once, or errors are off"
-        )
+        raise InputError("a held-out row is named twice; take each once, or errors are too small")
     for row in rows:
         if not 0 <= row < len(held_out):
-            raise InputError(f"there is no row {row} among the {len(held_out)} that were held out")
+            raise InputError(f"there is no row {row} among the {len(held_out)} held-out points")
     if tuple(held_out.shape) != tuple(data.shape):
         raise InputError(
             f"held-out points have shape {tuple(held_out.shape)}, those of the data"

@@ -1,14 +1,14 @@
-"""Where a field's navigation leads: the field until τ, the exact oracle after.
+"""Where a model's navigation leads: the model until τ, the exact oracle after.
 
-The exact oracle carries whatever has the distribution of x_τ to a training sample drawn in
-proportion to its weight w. Where a field's states at τ land otherwise, its navigation is not that
-of the data. With O_i of n seeds on atom i the statistic is
+The exact oracle carries whatever has the distribution of x_τ to a training point drawn in
+proportion to its weight w. Where a model's states at τ land otherwise, its navigation is not that
+of the data. With O_i of n seeds on training point i the statistic is
 
     χ² = Σ (O_i − n w_i)² / (n w_i),        effective number = 1 / Σ p²,
 
-p the field's own probabilities; Σ p² is the chance that two seeds land on the same atom, counted
-without bias over all pairs of seeds. Euler steps bend the null by little: χ²/dof is .99 to 1.04
-for 50 steps of the pure oracle. The test is necessary, not sufficient.
+p the model's own probabilities; Σ p² is the chance that two seeds land on the same point,
+estimated without bias over all pairs of seeds. Euler steps change the null distribution little:
+χ²/dof is .99 to 1.04 for 50 steps of the oracle alone. The test is necessary, not sufficient.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scipy.special import gammaincinv
 from torch import Tensor
 
 from floracle.analysis.curves import COVERED
-from floracle.analysis.serialization import as_results, check_kind, check_shapes, number, reading
+from floracle.analysis.serialization import check_kind, number, reading
 from floracle.core.fields import VelocityField
 from floracle.core.point_set import PointSet
 from floracle.core.seeds import generator, noise
@@ -32,52 +32,66 @@ from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
 from floracle.sampling.grid import check_grid, time_grid
 
-from .field_switching import TAIL, given_labels, mixed, near_in_class
+from .field_switching import (
+    SAMPLES_PER_BATCH,
+    TAIL,
+    check_labels,
+    nearest_in_class,
+    sample_with_switch,
+)
+from .result_files import read_arrays, write_fields
 
-ENOUGH = 12.0
-"""Coincidences to expect of the oracle from which on the test notices a field that knows half of
+MIN_COINCIDENCES = 12.0
+"""Coincidences expected of the oracle from which on the test notices a model that knows half of
 the data with a chance of .9: a Poisson number of 24 passes 12 + 1.645 √12 that often."""
-RANDOM_LANDINGS = 999
-AT_ONCE = 256
-"""Samples that are followed together at most."""
+NULL_DRAWS = 999  # so that the smallest p-value is .001
+NULL_VALUES = 2**22  # numbers of the null distribution that are held at a time
+
+FILE_NAMES = {
+    "switch_time": "tau",
+    "degrees": "freedom",
+    "p_value": "chance",
+    "oracle_effective": "knowable",
+}
 
 
 class Fit(NamedTuple):
     """Landings against the weights of the data."""
 
     chi2: float
-    freedom: int
-    chance: float
-    """How often the exact null gives as large a χ², by drawing from it; the p-value."""
+    degrees: int
+    """Degrees of freedom."""
+    p_value: float
+    """The share of draws from the exact null distribution with as large a χ²."""
 
 
 class Diversity(NamedTuple):
-    """How many different samples are landed on, from pairs of seeds that land on the same."""
+    """How many different training points are landed on, from pairs of seeds that coincide."""
 
     coincidences: int
-    """Such pairs, of seeds of a class."""
+    """Pairs of seeds of a class that land on the same point."""
     expected: float
-    """As many would be expected of the oracle."""
+    """Their number expected of the oracle."""
     effective: float | None
     """1 / Σ p², summed over the classes asked for; None where nothing coincides."""
     low: float
-    """Its 95 % interval …"""
+    """The lower end of its 95 % interval."""
     high: float | None
-    """… which is open above where nothing coincides."""
-    knowable: float
+    """The upper end; None where nothing coincides, since it is open then."""
+    oracle_effective: float
     """1 / Σ w², the effective number of the oracle."""
 
 
 @dataclass(frozen=True)
 class LandingResult:
-    """Where the exact oracle lands from a field's states at τ."""
+    """Where the exact oracle lands from a model's states at τ; made by `landing_test`."""
 
     kind: ClassVar[str] = "landing"
-    tau: float
+    switch_time: float
     rows: Tensor
     """The training rows landed on, int64 [b]."""
     misses: Tensor
-    """How far from them, per √D, float64 [b]."""
+    """The distance from them, per √D, float64 [b]."""
     fit: Fit
     diversity: Diversity
     settings: Mapping[str, Any]
@@ -85,45 +99,48 @@ class LandingResult:
 
     @property
     def verdict(self) -> str:
-        """What can be said: "lands elsewhere", "lands like the oracle" or "cannot say"."""
-        if self.fit.chance < 1 - COVERED:
+        """One of "lands elsewhere", "lands like the oracle" and "cannot say"."""
+        if self.fit.p_value < 1 - COVERED:
             return "lands elsewhere"
-        return "lands like the oracle" if self.diversity.expected >= ENOUGH else "cannot say"
+        enough = self.diversity.expected >= MIN_COINCIDENCES
+        return "lands like the oracle" if enough else "cannot say"
 
     def __str__(self) -> str:
-        found = self.diversity
+        diversity = self.diversity
         effective, high = (
-            "∞" if value is None else f"{value:.0f}" for value in (found.effective, found.high)
+            "∞" if value is None else f"{value:.0f}"
+            for value in (diversity.effective, diversity.high)
         )
         return (
-            f"{self.verdict}: χ²/dof {self.fit.chi2 / self.fit.freedom:.2f}"
-            f" (p = {self.fit.chance:.3f}), effective number {effective}"
-            f" [{found.low:.0f}, {high}] of {found.knowable:.0f}"
+            f"{self.verdict}: χ²/dof {self.fit.chi2 / self.fit.degrees:.2f}"
+            f" (p = {self.fit.p_value:.3f}), effective number {effective}"
+            f" [{diversity.low:.0f}, {high}] of {diversity.oracle_effective:.0f}"
         )
 
     def to_results(self) -> Results:
         """As values and arrays, for `save`."""
-        return as_results(self)
+        return write_fields(self, FILE_NAMES)
 
     @classmethod
-    def of_results(cls, found: Results) -> LandingResult:
-        """What was saved."""
+    def of_results(cls, results: Results) -> LandingResult:
+        """The inverse of `to_results`."""
         with reading(cls.kind):
-            check_kind(cls.kind, found)
-            check_shapes(found.arrays, {"rows": "b", "misses": "b"})
+            check_kind(cls.kind, results)
+            values = results.values
             return cls(
-                tau=number(found.values["tau"]),
-                rows=found.arrays["rows"],
-                misses=found.arrays["misses"],
-                fit=Fit(**_numbers(found.values["fit"])),
-                diversity=Diversity(**_numbers(found.values["diversity"])),
-                settings=found.settings,
-                provenance=found.provenance,
+                **read_arrays(results, {"rows": "b", "misses": "b"}, FILE_NAMES),
+                switch_time=number(values["tau"]),
+                fit=Fit(*_read_numbers(values["fit"], Fit._fields)),
+                diversity=Diversity(*_read_numbers(values["diversity"], Diversity._fields)),
+                settings=results.settings,
+                provenance=results.provenance,
             )
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: None if value is None else number(value) for name, value in values.items()}
+def _read_numbers(values: Mapping[str, Any], fields: Sequence[str]) -> Iterator[Any]:
+    for field in fields:
+        value = values[FILE_NAMES.get(field, field)]
+        yield None if value is None else number(value)
 
 
 @torch.no_grad()
@@ -131,43 +148,53 @@ def landing_test(
     field: VelocityField,
     oracle: Oracle,
     *,
-    tau: float,
+    switch_time: float,
     seeds: Sequence[int],
     grid: Tensor | None = None,
     labels: Tensor | int | None = None,
     solver: str = "euler",
 ) -> LandingResult:
-    """Follow a field to τ and the exact oracle from there, and see where the seeds land.
+    """Sample with a model until τ and with the exact oracle from there; test where seeds land.
 
-    The field lives on the oracle's path (`on_path`), and τ is in that path's time.
-
-    About √(24 / Σw²) seeds of a class are needed for a verdict, so √(24 N) with N equal weights.
-    The grid (50 steps unless given) has to end at t = 1; at τ = 0 the oracle is alone.
+    - `field`: The model, on the oracle's path (`on_path`).
+    - `switch_time`: τ in [0, 1); at 0 the oracle samples alone.
+    - `seeds`: At least two. A verdict takes about √(24 / Σw²) of a class, so √(24 N) for N equal
+      weights.
+    - `grid`: Times, float64 [steps + 1], ending at 1; 50 equal steps by default.
+    - `labels`: Classes int64 [b], or one for all; −1 or None for the whole set.
     """
     grid = time_grid(50) if grid is None else check_grid(grid)
-    if grid[-1] != 1 or not grid[0] <= tau < 1:
-        raise InputError(f"samples land at t = 1, from a τ before; got τ = {tau:g}, {grid[-1]:g}")
-    if len(seeds) < 2:
+    if grid[-1] != 1 or not grid[0] <= switch_time < 1:
         raise InputError(
-            f"a landing test compares seeds, so it needs 2 at least, got {len(seeds)}"
+            f"samples land at t = 1, from a τ before; got τ = {switch_time:g}, {grid[-1]:g}"
         )
-    given = given_labels(oracle.data, labels, len(seeds))
-    parts = []
-    for start in range(0, len(seeds), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
-        known: dict[str, Any] = {"labels": given[some], "solver": solver, "path": oracle.path}
-        x = noise(seeds[some], oracle.data.shape)
-        parts.append(mixed(field, oracle, x, grid, at=tau, **known))
-    ends = torch.cat(parts)
-    distances, rows = near_in_class(oracle.data, ends, given, 1)
+    if len(seeds) < 2:
+        raise InputError(f"a landing test compares at least 2 seeds, got {len(seeds)}")
+    classes, samples = check_labels(oracle.data, labels, len(seeds)), []
+    for start in range(0, len(seeds), SAMPLES_PER_BATCH):
+        batch = slice(start, start + SAMPLES_PER_BATCH)
+        samples.append(
+            sample_with_switch(
+                field,
+                oracle,
+                noise(seeds[batch], oracle.data.shape),
+                grid,
+                switch_time=switch_time,
+                labels=classes[batch],
+                solver=solver,
+                path=oracle.path,
+            )
+        )
+    ends = torch.cat(samples)
+    distances, rows = nearest_in_class(oracle.data, ends, classes, 1)
     return LandingResult(
-        tau=float(tau),
+        switch_time=float(switch_time),
         rows=rows[:, 0],
         misses=distances[:, 0] / ends[0].numel() ** 0.5,
-        fit=fit_of(oracle.data, rows[:, 0], given, seed=seeds[0]),
-        diversity=diversity_of(oracle.data, rows[:, 0], given),
+        fit=goodness_of_fit(oracle.data, rows[:, 0], classes, seed=seeds[0]),
+        diversity=estimate_diversity(oracle.data, rows[:, 0], classes),
         settings={
-            "tau": tau,
+            "tau": switch_time,
             "seeds": list(seeds),
             "steps": len(grid) - 1,
             "solver": solver,
@@ -177,71 +204,81 @@ def landing_test(
     )
 
 
-def fit_of(data: PointSet, rows: Tensor, labels: Tensor, *, seed: int = 0) -> Fit:
-    """Whether rows [b] that seeds of labels [b] landed on are drawn as the atoms weigh."""
-    drawing, found, freedom = generator(seed), 0.0, 0
-    null = torch.zeros(RANDOM_LANDINGS, dtype=torch.float64)
-    for weights, counts in _counts(data, rows, labels):
-        found += float(_chi2(counts[None], weights)[0])
-        null += _under_null(weights, int(counts.sum()), drawing)
-        freedom += len(weights) - 1
-    if not freedom:
+def goodness_of_fit(data: PointSet, rows: Tensor, labels: Tensor, *, seed: int = 0) -> Fit:
+    """Test whether rows [b], landed on by seeds of labels [b], are drawn as the points weigh."""
+    source, chi2, degrees = generator(seed), 0.0, 0
+    null = torch.zeros(NULL_DRAWS, dtype=torch.float64)
+    for weights, counts in _count_landings(data, rows, labels):
+        chi2 += float(_chi_squared(counts[None], weights)[0])
+        null += _draw_null(weights, int(counts.sum()), source)
+        degrees += len(weights) - 1
+    if not degrees:
         raise InputError("a class of a single point can only be landed on; take others")
-    chance = (1 + int((null >= found * (1 - 1e-9)).sum())) / (RANDOM_LANDINGS + 1)
-    return Fit(found, freedom, chance)
+    # The observed value counts as one more draw, so that p is never 0 and the test is exact. The
+    # factor lets equal statistics be equal although their sums round differently.
+    larger = int((null >= chi2 * (1 - 1e-9)).sum())
+    return Fit(chi2, degrees, (1 + larger) / (NULL_DRAWS + 1))
 
 
-def diversity_of(data: PointSet, rows: Tensor, labels: Tensor) -> Diversity:
-    """The effective number of atoms among rows [b] that seeds of labels [b] landed on.
+def estimate_diversity(data: PointSet, rows: Tensor, labels: Tensor) -> Diversity:
+    """The effective number of training points among rows [b], landed on by seeds of labels [b].
 
-    The variance of the coincidences is taken from those of three seeds, and they from a Poisson
-    number of that variance. No number is larger than that of the atoms there are.
+    Coincidences are taken as a Poisson number whose variance is estimated from triples of seeds.
+    No effective number exceeds the number of points.
     """
-    pairs, triples, bend, expected, knowable, atoms = 0, 0, 0.0, 0.0, 0.0, 0
-    for weights, counts in _counts(data, rows, labels):
-        seeds, several = int(counts.sum()), [n for n in counts.tolist() if n > 1]
-        here, concentration = sum(comb(n, 2) for n in several), float(weights.square().sum())
-        pairs += here
-        triples += sum(comb(n, 3) for n in several)
-        bend += 4 * here**2 / seeds
+    pairs, triples, square, expected, oracle_effective, points = 0, 0, 0.0, 0.0, 0.0, 0
+    for weights, counts in _count_landings(data, rows, labels):
+        seeds, repeated = int(counts.sum()), [n for n in counts.tolist() if n > 1]
+        class_pairs = sum(comb(n, 2) for n in repeated)
+        concentration = float(weights.square().sum())  # Σ w²
+        pairs += class_pairs
+        triples += sum(comb(n, 3) for n in repeated)
+        square += 4 * class_pairs**2 / seeds
         expected += comb(seeds, 2) * concentration
-        knowable += 1 / concentration
-        atoms += len(weights)
+        oracle_effective += 1 / concentration
+        points += len(weights)
     if not expected:
         raise InputError("no class has two seeds that could coincide; give more seeds")
-    low, high = _poisson(pairs, max(1.0, (pairs + 6 * triples - bend) / max(pairs, 1)))
-    effective, most = (min(knowable * expected / n, atoms) if n else None for n in (pairs, low))
-    least = min(knowable * expected / high, atoms)
-    return Diversity(pairs, expected, effective, least, most, knowable)
+    # Var[C] of the number C of coincidences is E[C] + 6 triples − 4 C² / n, over the mean C
+    dispersion = max(1.0, (pairs + 6 * triples - square) / max(pairs, 1))
+    low, high = _poisson_interval(pairs, dispersion)
+    # many coincidences are a small effective number: the ends of the interval change places
+    effective, largest = (
+        min(oracle_effective * expected / n, points) if n else None for n in (pairs, low)
+    )
+    smallest = min(oracle_effective * expected / high, points)
+    return Diversity(pairs, expected, effective, smallest, largest, oracle_effective)
 
 
-def _counts(data: PointSet, rows: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The weights of the atoms of each class, and how often each was landed on; [n] both."""
+def _count_landings(
+    data: PointSet, rows: Tensor, labels: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each class the weights of its points and how often each was landed on; [n] both."""
     for label in labels.unique().tolist():
-        atoms = data.atoms(label)
-        places = torch.searchsorted(atoms.rows, rows[labels == label])
-        yield atoms.weights, torch.bincount(places, minlength=len(atoms.rows))
+        points = data.atoms(label)
+        indices = torch.searchsorted(points.rows, rows[labels == label])
+        yield points.weights, torch.bincount(indices, minlength=len(points.rows))
 
 
-def _chi2(counts: Tensor, weights: Tensor) -> Tensor:
-    """χ² of counts [c, N] against weights [N]."""
+def _chi_squared(counts: Tensor, weights: Tensor) -> Tensor:
+    """χ² [c] of counts [c, N] against weights [N]."""
     expected = counts.sum(1, keepdim=True) * weights
     return ((counts - expected).square() / expected).sum(1)
 
 
-def _under_null(weights: Tensor, seeds: int, drawing: torch.Generator) -> Tensor:
-    """χ² of so many seeds that land as the weights say, many times over, float64 [c]."""
-    found, together = [], max(1, 2**22 // max(len(weights), seeds))
-    for start in range(0, RANDOM_LANDINGS, together):
-        times = min(together, RANDOM_LANDINGS - start)
-        drawn = torch.multinomial(weights, times * seeds, replacement=True, generator=drawing)
-        counts = torch.zeros(times, len(weights), dtype=torch.float64)
-        counts.scatter_add_(1, drawn.reshape(times, seeds), counts.new_ones(times, seeds))
-        found.append(_chi2(counts, weights))
-    return torch.cat(found)
+def _draw_null(weights: Tensor, seeds: int, source: torch.Generator) -> Tensor:
+    """χ² float64 [NULL_DRAWS] of so many seeds that land as the weights [N] say."""
+    statistics, draws_at_once = [], max(1, NULL_VALUES // max(len(weights), seeds))
+    for start in range(0, NULL_DRAWS, draws_at_once):
+        draws = min(draws_at_once, NULL_DRAWS - start)
+        points = torch.multinomial(weights, draws * seeds, replacement=True, generator=source)
+        counts = torch.zeros(draws, len(weights), dtype=torch.float64)
+        counts.scatter_add_(1, points.reshape(draws, seeds), counts.new_ones(draws, seeds))
+        statistics.append(_chi_squared(counts, weights))
+    return torch.cat(statistics)
 
 
-def _poisson(count: int, spread: float) -> tuple[float, float]:
-    """The exact 95 % interval of a Poisson mean; `spread` is the variance over the mean."""
-    low = float(gammaincinv(count / spread, TAIL)) if count else 0.0
-    return spread * low, spread * float(gammaincinv(count / spread + 1, 1 - TAIL))
+def _poisson_interval(count: int, dispersion: float) -> tuple[float, float]:
+    """The 95 % interval of a mean (Garwood 1936); `dispersion` is the variance over the mean."""
+    low = float(gammaincinv(count / dispersion, TAIL)) if count else 0.0
+    return dispersion * low, dispersion * float(gammaincinv(count / dispersion + 1, 1 - TAIL))

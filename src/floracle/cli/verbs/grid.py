@@ -39,9 +39,9 @@ def grid(
         Print it as JSON.
     """
     from floracle.run.errors import InputError
-    from floracle.sampling.presets import named_recipe, preset_grid
+    from floracle.sampling.presets import find_grid_recipe, preset_grid
 
-    named_recipe(name)
+    find_grid_recipe(name)
     try:
         shift = _shift(name, shift, mu, tokens=tokens)
     except ValueError as error:
@@ -80,8 +80,8 @@ def _print_json(preset: Preset, steps: int) -> None:
         "steps": preset.steps,
         "evaluations": preset.evaluations,
         "shift": {"s": preset.shift.s, "k": preset.shift.k, "mu": preset.shift.mu + 0.0},
-        "clock": preset.reads,
-        "readings": preset.readings.tolist(),
+        "clock": preset.clock_name,
+        "readings": preset.clock_times.tolist(),
         "t": preset.grid.tolist(),
         "note": preset.note,
     }
@@ -92,8 +92,8 @@ def _show(preset: Preset, steps: int) -> None:
     from floracle.cli.console import say, show_table
 
     asked = " · ".join(f"{name} {count}" for name, count in preset.evaluations.items())
-    own, shift = preset.reads if preset.reads != "t" else "its t", preset.shift
-    pairs = zip(preset.grid.tolist(), preset.readings.tolist(), strict=True)
+    own, shift = preset.clock_name if preset.clock_name != "t" else "its t", preset.shift
+    pairs = zip(preset.grid.tolist(), preset.clock_times.tolist(), strict=True)
     rows = [(str(i), f"{t:.6f}", f"{reading:.6f}") for i, (t, reading) in enumerate(pairs)]
     title = f"{preset.name} told {steps} takes {preset.steps} steps"
     show_table(("point", "t", own), rows, title)

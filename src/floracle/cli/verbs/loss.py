@@ -182,7 +182,7 @@ def _measure(job: LossJob, oracle: Oracle, fields: dict[str, VelocityField]) -> 
         "times": torch.tensor(asked["times"], dtype=torch.float64),
         "classes": asked["classes"],
         "seed": asked["seed"],
-        "yardsticks": {name: _yardstick(name, oracle) for name in asked["yardsticks"]},
+        "baselines": {name: _yardstick(name, oracle) for name in asked["yardsticks"]},
     }
     note(f"measuring {', '.join(fields)} on {asked['pairs']} pairs a class")
     on_path = oracle_losses(fields, oracle, pairs=asked["pairs"], held_out=job.held_out, **known)

@@ -165,13 +165,13 @@ def _asked(typed: dict[str, Any]) -> dict[str, dict[str, Any]]:
     from floracle.cli.parsing import checked_seed, numbers, seeds_of, whole_numbers
     from floracle.run.errors import InputError
     from floracle.sampling.grid import time_grid
-    from floracle.sampling.solvers import solver_named
+    from floracle.sampling.solvers import find_solver
 
     if typed["resume"] is None:
         check_useful(mix, typed, OF_RESUME, "--resume")
     if typed["switch"] is None and typed["landing"] is None:
         check_useful(mix, typed, OF_SEEDS, "--switch or --landing")
-    solver_named(typed["solver"])
+    find_solver(typed["solver"])
     time_grid(typed["grid"], shift=typed["shift"])
     following = {name: typed[name] for name in OF_SEEDS}
     seeds_of(typed["seeds"])

@@ -70,13 +70,17 @@ def measure(job: MixJob, asked: dict[str, dict[str, Any]], field: VelocityField)
 def _switched(job: MixJob, field: VelocityField, settings: dict[str, Any]) -> Any:
     from floracle.analysis.mixing.field_switching import switch_fields
 
-    return switch_fields(field, job.oracle, taus=settings["taus"], **_followed(job, settings))
+    return switch_fields(
+        field, job.oracle, switch_times=settings["taus"], **_followed(job, settings)
+    )
 
 
 def _landed(job: MixJob, field: VelocityField, settings: dict[str, Any]) -> Any:
     from floracle.analysis.mixing.landing_test import landing_test
 
-    return landing_test(field, job.oracle, tau=settings["taus"][0], **_followed(job, settings))
+    return landing_test(
+        field, job.oracle, switch_time=settings["taus"][0], **_followed(job, settings)
+    )
 
 
 def _followed(job: MixJob, settings: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def _resumed(job: MixJob, field: VelocityField, settings: dict[str, Any]) -> Any
         field,
         job.held_out,
         job.store,
-        taus=settings["taus"],
+        switch_times=settings["taus"],
         rows=rows_of(settings["rows"]),
         noises=settings["noises"],
         labelled=bool(classes(job.store)),
@@ -186,7 +190,9 @@ def _parts(job: MixJob) -> MixResults:
     return MixResults(
         job.name,
         switch=SwitchResult.of_results(there[SWITCH]) if SWITCH in there else None,
-        landings={one.tau: one for one in sorted(landings, key=lambda each: each.tau)},
+        landings={
+            one.switch_time: one for one in sorted(landings, key=lambda each: each.switch_time)
+        },
         resume=ForwardBackwardResult.of_results(there[RESUME]) if RESUME in there else None,
     )
 

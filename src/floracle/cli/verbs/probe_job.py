@@ -89,16 +89,16 @@ def answer(
 
 def check(job: ProbeJob) -> None:
     """Refuse what could not be probed, before data is read and results are compared."""
-    from floracle.analysis.trajectories.probe import check_asked
+    from floracle.analysis.trajectories.probe import check_probe
     from floracle.cli.parsing import seeds_of, whole_numbers
     from floracle.models.networks.diffusers import is_diffusers
     from floracle.run.errors import InputError
-    from floracle.sampling.solvers import solver_named
+    from floracle.sampling.solvers import find_solver
 
     settings = job.settings
     seeds_of(settings["seeds"])
-    solver_named(settings["solver"])
-    check_asked(**_asked(settings))
+    find_solver(settings["solver"])
+    check_probe(**_asked(settings))
     for name, form in (("labels", "3 or 0,1,2"), ("shape", "4,64,64")):
         if settings[name] is not None:
             whole_numbers(settings[name], f"--{name}", form)
@@ -108,7 +108,7 @@ def check(job: ProbeJob) -> None:
 
 def _asked(settings: dict[str, Any]) -> dict[str, Any]:
     """The grid, and what predictions on it are compared with, as the library takes them."""
-    from floracle.analysis.trajectories.probe import SHOWN
+    from floracle.analysis.trajectories.probe import PREDICTION_TIMES
     from floracle.sampling.grid import time_grid
 
     show = settings["show"]
@@ -116,7 +116,7 @@ def _asked(settings: dict[str, Any]) -> dict[str, Any]:
         "grid": time_grid(settings["grid"], shift=settings["shift"]),
         "threshold": settings["threshold"],
         "until": settings["until"],
-        "shown": SHOWN if show is None else times_of(show, "--show"),
+        "prediction_times": PREDICTION_TIMES if show is None else times_of(show, "--show"),
     }
 
 
@@ -239,10 +239,10 @@ def _try(field: VelocityField, shape: list[int], labels: list[int] | None) -> No
     import torch
 
     from floracle.core.seeds import noise
-    from floracle.sampling.solvers import velocity_at
+    from floracle.sampling.solvers import evaluate_field
 
     with torch.no_grad():
-        velocity_at(
+        evaluate_field(
             field, noise([0], shape), 0.0, None if labels is None else torch.tensor(labels)
         )
 

@@ -113,7 +113,7 @@ def sample(
     from floracle.run.exchange import barrier, broadcast_from_first
     from floracle.run.processes import current_group, process_device, process_memory
     from floracle.sampling.grid import split_grid, time_grid
-    from floracle.sampling.solvers import solver_named
+    from floracle.sampling.solvers import find_solver
 
     from .sample_output import is_whole, nearest_rows, report, write
 
@@ -122,7 +122,7 @@ def sample(
     _check_text(text, names, labels)
     guiding.check(len(names), labelled=bool(labels or text))
     _check_interval(guiding, path)
-    chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), solver_named(solver)
+    chosen, times, method = seeds_of(seeds), time_grid(grid, shift=shift), find_solver(solver)
     verb = "-".join(["sample", *(plain(name) for name in names if name != ORACLE)])
     group = current_group()
     device = str(choose_device(process_device(device, group)))

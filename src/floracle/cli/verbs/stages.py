@@ -209,7 +209,7 @@ def _write(job: StagesJob, stages: Stages | None, *, deep: bool) -> None:
 def _look_deeper(kept: ResumableStages) -> None:
     """Look deeper where that was not done yet."""
     from floracle.analysis.saved import stages_of_results
-    from floracle.analysis.trajectories.deep import analyse_trajectories
+    from floracle.analysis.trajectories.trajectory_analysis import analyse_trajectories
     from floracle.oracle.oracle import Oracle
     from floracle.report.stages.write import DEEP
     from floracle.run.results import has_result, load_results

@@ -13,7 +13,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from floracle.analysis.curves import Curve
-from floracle.analysis.loss.results import UNKNOWN, LossComparison, interval, loss_difference
+from floracle.analysis.loss.results import (
+    UNKNOWN,
+    LossComparison,
+    confidence_interval,
+    loss_difference,
+)
 from floracle.report.label_placement import name_curves
 from floracle.report.names import inscription, visible
 from floracle.report.plots import (
@@ -48,9 +53,9 @@ def loss_drawings(found: LossComparison) -> dict[str, Drawing]:
     first = next(iter(found.path.values()))
     with mpl.rc_context(STYLE):
         drawings = [by_time(found)]
-        if "difference" in first.groups[0].curves:
+        if "difference" in first.classes[0].curves:
             drawings.append(unseen(found))
-        if len(found.path) > 1 and bool((first.whole()["oracle"].mean > 0).all()):
+        if len(found.path) > 1 and bool((first.mean_curves()["oracle"].mean > 0).all()):
             drawings.append(between(found))
     return {drawing.name: drawing for drawing in drawings}
 
@@ -68,12 +73,16 @@ def by_time(found: LossComparison) -> Drawing:
     """The oracle loss of every field on the path, and dashed on its own trajectories."""
     figure, ax = axes()
     _time_axis(ax)
-    gap = next(iter(found.path.values())).whole()["gap"]
+    gap = next(iter(found.path.values())).mean_curves()["gap"]
     curves: dict[str, tuple[Curve, str, Any]] = {"gap": (gap, QUIET, DOTTED)}
     for (name, loss), colour in zip(found.path.items(), COLOURS, strict=False):
-        curves[name] = (loss.whole()["oracle"], colour, "-")
+        curves[name] = (loss.mean_curves()["oracle"], colour, "-")
         if name in found.own:
-            curves[f"{name}, own states"] = (found.own[name].whole()["oracle"], colour, DASHED)
+            curves[f"{name}, own states"] = (
+                found.own[name].mean_curves()["oracle"],
+                colour,
+                DASHED,
+            )
     low, high = FLOOR * float(gap.mean.max()), 0.0
     for curve, _, _ in curves.values():
         high = max(high, float(curve.mean.max()))
@@ -119,8 +128,8 @@ def unseen(found: LossComparison) -> Drawing:
     """How much more unseen data costs than training data at the same noise, in percent."""
     curves = {}
     for (name, loss), colour in zip(found.path.items(), COLOURS, strict=False):
-        whole = loss.whole()
-        parts = whole["difference"].mean, *interval(whole["difference"], loss.pairs)
+        whole = loss.mean_curves()
+        parts = whole["difference"].mean, *confidence_interval(whole["difference"], loss.pairs)
         mean, low, high = (100 * numbers(part / whole["conditional"].mean) for part in parts)
         curves[name] = Beside(mean, low, high, [True] * len(mean), colour)
     figure, times = _around_nothing(found, curves, "unseen − training / %")
@@ -135,7 +144,7 @@ def between(found: LossComparison) -> Drawing:
     curves = {}
     for name, colour in zip(others, COLOURS[1:], strict=False):
         curves[name] = _differing(found, name, "oracle", (colour, "-"))
-        if "held_out" in found.path[first].groups[0].by_pair:
+        if "held_out" in found.path[first].classes[0].by_pair:
             curves[f"{name}, unseen data"] = _differing(found, name, "held_out", (colour, DASHED))
     beside = inscription(_short(first))
     figure, times = _around_nothing(found, curves, f"loss beside that of {beside} / %")
@@ -147,7 +156,7 @@ def _differing(found: LossComparison, name: str, loss: str, drawn: tuple[str, An
     first = next(iter(found.path.values()))
     differs, base = (
         loss_difference(found.path[name], first, loss),
-        numbers(first.whole()[loss].mean),
+        numbers(first.mean_curves()[loss].mean),
     )
     parts = (differs.curve.mean, differs.low, differs.high)
     sure = [verdict != UNKNOWN for verdict in differs.verdicts()]

@@ -51,7 +51,7 @@ def page(
     """The whole page as HTML."""
     found = visibly(found)
     first = next(iter(found.path.values()))
-    classes = len(first.groups)
+    classes = len(first.classes)
     return rendered(
         "loss/page.html.j2",
         names=list(found.path),

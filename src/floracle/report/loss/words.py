@@ -14,7 +14,7 @@ from floracle.analysis.loss.results import (
     UNKNOWN,
     LossComparison,
     OracleLoss,
-    interval,
+    confidence_interval,
     loss_difference,
 )
 from floracle.report.formatting import format_count, format_means, format_percent
@@ -37,7 +37,7 @@ def headline(found: LossComparison) -> str:
 
 def _followed(loss: OracleLoss) -> str:
     """Up to when the distance from the oracle is less than the gap."""
-    whole = loss.whole()
+    whole = loss.mean_curves()
     if (whole["oracle"].mean.abs() < NOTHING).all():
         return "has no oracle loss at any time: it is the oracle itself"
     beyond = whole["oracle"].mean > whole["gap"].mean
@@ -62,9 +62,9 @@ def story(found: LossComparison) -> list[str]:
 
 def _agreement(loss: OracleLoss) -> str:
     """Whether both ways to the oracle loss agree."""
-    curve = loss.whole()["disagreement"]
-    low, high = interval(curve, loss.pairs, together=len(loss.times))
-    rounding = SAME * loss.whole()["oracle"].mean
+    curve = loss.mean_curves()["disagreement"]
+    low, high = confidence_interval(curve, loss.pairs, simultaneous=len(loss.times))
+    rounding = SAME * loss.mean_curves()["oracle"].mean
     outside = (low > rounding) | (high < -rounding)
     if outside.any():
         return (
@@ -75,11 +75,11 @@ def _agreement(loss: OracleLoss) -> str:
 
 
 def _memory(loss: OracleLoss) -> str:
-    whole = loss.whole()
+    whole = loss.mean_curves()
     if "difference" not in whole:
         return ""
-    low, high = interval(whole["difference"], loss.pairs, together=len(loss.times))
-    if not loss.enough:
+    low, high = confidence_interval(whole["difference"], loss.pairs, simultaneous=len(loss.times))
+    if not loss.has_enough_pairs:
         return f"Whether unseen data costs it more takes {ENOUGH} pairs to say."
     if (low > 0).any():
         return (
@@ -103,7 +103,7 @@ def _drift(path: OracleLoss, own: OracleLoss) -> str:
 
     A loss on the path that its error covers is no measure for another.
     """
-    on_path, on_own = path.whole()["oracle"], own.whole()["oracle"].mean
+    on_path, on_own = path.mean_curves()["oracle"], own.mean_curves()["oracle"].mean
     known = on_path.mean > 2 * on_path.error
     factor = torch.where(known, on_own / on_path.mean, 0.0)
     k = int(factor.argmax())
@@ -119,14 +119,14 @@ def differences(found: LossComparison) -> list[str]:
     """Where the others differ from the first field, a sentence for each and for unseen data."""
     first, *others = found.path
     told, base = [], visible(first)
-    exact = bool((found.path[first].whole()["oracle"].mean.abs() < NOTHING).all())
+    exact = bool((found.path[first].mean_curves()["oracle"].mean.abs() < NOTHING).all())
     for name in others:
         times, shown = found.path[first].times, visible(name)
         if not exact:  # what is not the oracle is farther from it than the oracle is
             verdicts = loss_difference(found.path[name], found.path[first]).verdicts()
             ways = {LESS: "closer to the oracle", MORE: "farther from the oracle"}
             told.append(_compared(f"{shown} is", f"than {base}", ways, verdicts, times))
-        if "held_out" in found.path[first].groups[0].by_pair:
+        if "held_out" in found.path[first].classes[0].by_pair:
             verdicts = loss_difference(found.path[name], found.path[first], "held_out").verdicts()
             ways = {LESS: "better", MORE: "worse"}
             subject = f"On unseen data {shown} is"
@@ -173,14 +173,14 @@ def at(times: Tensor, where: Tensor) -> str:
 def loss_table(found: LossComparison, name: str) -> Table:
     """The losses of a field by time, over classes by their share."""
     loss = found.path[name]
-    whole, unseen = loss.whole(), "difference" in loss.groups[0].curves
+    whole, unseen = loss.mean_curves(), "difference" in loss.classes[0].curves
     columns = {
         "oracle loss": format_means(whole["oracle"]),
         "cond. − gap": format_means(whole["less_gap"]),
         "gap": format_means(whole["gap"]),
     }
     if name in found.own:
-        columns["own states"] = format_means(found.own[name].whole()["oracle"])
+        columns["own states"] = format_means(found.own[name].mean_curves()["oracle"])
     if unseen:
         columns["unseen"] = [f"{float(v):.3g}" for v in whole["held_out"].mean]
         columns["unseen − training"] = format_means(whole["difference"])
@@ -195,9 +195,11 @@ def loss_table(found: LossComparison, name: str) -> Table:
 
 def closest(loss: OracleLoss) -> list[str]:
     """Which yardstick the field is closest to, by time; in how many of the classes."""
-    told, count = [], len(loss.groups)
+    told, count = [], len(loss.classes)
     for k in range(len(loss.times)):
-        names = [group.closest[k] if group.sure[k] else "cannot say" for group in loss.groups]
+        names = [
+            group.closest[k] if group.significant[k] else "cannot say" for group in loss.classes
+        ]
         ranked = sorted(set(names), key=names.count, reverse=True)
         most = ranked[0]
         told.append(most if count == 1 else f"{most} {names.count(most)}/{count}")
@@ -206,7 +208,7 @@ def closest(loss: OracleLoss) -> list[str]:
 
 def class_table(loss: OracleLoss) -> Table | None:
     """The oracle loss of every class at a few times."""
-    if len(loss.groups) < 2:
+    if len(loss.classes) < 2:
         return None
     step = -(-len(loss.times) // PARTS)
     chosen = list(range(0, len(loss.times), step))
@@ -215,9 +217,9 @@ def class_table(loss: OracleLoss) -> Table | None:
         ReportRow(
             (str(group.label), *(f"{float(group.curves['oracle'].mean[k]):.3g}" for k in chosen))
         )
-        for group in loss.groups
+        for group in loss.classes
     ]
-    curves = [group.curves["oracle"] for group in loss.groups]
+    curves = [group.curves["oracle"] for group in loss.classes]
     spread = torch.stack([curve.mean for curve in curves])
     known = (spread > 2 * torch.stack([curve.error for curve in curves])).all(0)
     ratio = spread.amax(0) / spread.amin(0)

@@ -15,7 +15,7 @@ from torch import Tensor
 from floracle.analysis.curves import Curve
 from floracle.analysis.mixing.field_switching import SwitchResult
 from floracle.analysis.mixing.forward_backward import ForwardBackwardResult
-from floracle.analysis.trajectories.frequency_bands import HALF
+from floracle.analysis.trajectories.frequency_bands import HALF_EXPLAINED
 from floracle.report.label_placement import name_curves
 from floracle.report.loss.figures import COLOURS, DASHED, DOTTED
 from floracle.report.plots import BLUE, ORANGE, PAPER, QUIET, STYLE, Drawing, axes, numbers
@@ -40,15 +40,15 @@ def mix_drawings(
         if switch is not None:
             found += [switching(switch, resume), copies(switch, "switch")]
             if "switch" in pictures:
-                heads = [_tau(tau) for tau in switch.taus.tolist()]
+                heads = [_tau(tau) for tau in switch.switch_times.tolist()]
                 alt = "Where samples end that the oracle leads until τ, a seed a row"
                 found.append(sheet("switch-pictures", pictures["switch"], heads, alt))
         if resume is not None:
             found += [settling(resume), finishing(resume)]
-            if bool(resume.copied()[0].any()):
+            if bool(resume.copy_share()[0].any()):
                 found.append(copies(resume, "resume"))
             if "resume" in pictures:
-                heads = ["datum", *(_tau(tau) for tau in resume.taus.tolist())]
+                heads = ["datum", *(_tau(tau) for tau in resume.switch_times.tolist())]
                 alt = "Where a field ends that goes on from unseen data at τ, a datum a row"
                 found.append(sheet("resume-pictures", pictures["resume"], heads, alt))
     return {drawing.name: drawing for drawing in found}
@@ -58,10 +58,10 @@ def switching(switch: SwitchResult, resume: ForwardBackwardResult | None = None)
     """How far samples end from the nearest training point and from the oracle's own end."""
     curves = {
         "to the nearest training point": (switch.distance(), BLUE, "-"),
-        "to where the oracle ends": (switch.from_own(), ORANGE, "-"),
+        "to where the oracle ends": (switch.distance_to_oracle(), ORANGE, "-"),
     }
-    level = None if resume is None else float(resume.own.mean()) / resume.dims**0.5
-    figure, drawn = _by_tau(switch.taus, curves, "distance / √D", level=level)
+    level = None if resume is None else float(resume.held_out_distance.mean()) / resume.dims**0.5
+    figure, drawn = _by_tau(switch.switch_times, curves, "distance / √D", level=level)
     alt = "How far samples end from training data, by the time τ until which the oracle leads"
     return Drawing("switch", alt, figure, drawn)
 
@@ -70,14 +70,16 @@ def settling(resume: ForwardBackwardResult) -> Drawing:
     """What is kept of unseen data by band, and how much the noise still decides."""
     curves, halves = {}, []
     for band, (name, colour) in enumerate(zip(resume.bands, COLOURS, strict=False)):
-        curves[f"apart, {name}"] = (resume.apart(band), colour, "-")
+        curves[f"apart, {name}"] = (resume.change(band), colour, "-")
         curves[f"spread, {name}"] = (resume.spread(band), colour, DASHED)
-        halves.append((resume.half(band), colour))
-    figure, drawn = _by_tau(resume.taus, curves, "share of what chance gives", least=CHANCE)
+        halves.append((resume.half_change(band), colour))
+    figure, drawn = _by_tau(
+        resume.switch_times, curves, "share of what chance gives", least=CHANCE
+    )
     for mark, colour in halves:
         if mark.value is not None:
             shape = {"ms": 6, "mfc": colour, "mec": PAPER, "mew": 0.8, "zorder": 4}
-            figure.axes[0].plot([mark.value], [HALF], "o", **shape)
+            figure.axes[0].plot([mark.value], [HALF_EXPLAINED], "o", **shape)
     told = ", ".join(
         f"{name} from τ = {mark}" for name, (mark, _) in zip(resume.bands, halves, strict=False)
     )
@@ -89,8 +91,8 @@ def settling(resume: ForwardBackwardResult) -> Drawing:
 def finishing(resume: ForwardBackwardResult) -> Drawing:
     """How far samples that go on from unseen data end from training data."""
     curves = {"to the nearest training point": (resume.distance(), BLUE, "-")}
-    level = float(resume.own.mean()) / resume.dims**0.5
-    figure, drawn = _by_tau(resume.taus, curves, "distance / √D", level=level)
+    level = float(resume.held_out_distance.mean()) / resume.dims**0.5
+    figure, drawn = _by_tau(resume.switch_times, curves, "distance / √D", level=level)
     alt = "How far samples end from training data that go on from unseen data at τ"
     return Drawing("resume-nearest", alt, figure, drawn)
 
@@ -99,8 +101,8 @@ def copies(found: SwitchResult | ForwardBackwardResult, name: str) -> Drawing:
     """The share of copies by τ, with its exact interval."""
     figure, ax = axes(high=2.6)
     _tau_axis(ax)
-    share, low, high = (numbers(part) for part in found.copied())
-    taus = numbers(found.taus)
+    share, low, high = (numbers(part) for part in found.copy_share())
+    taus = numbers(found.switch_times)
     ax.fill_between(taus, low, high, color=BLUE, alpha=0.22, lw=0)
     ax.plot(taus, share, "-o", ms=2.6, mew=0, color=BLUE, clip_on=False)
     ax.set_ylim(0, 1)

@@ -96,9 +96,9 @@ def _pictures(found: MixResults, display: Display | None) -> dict[str, Tensor]:
         return {}
     shown = {}
     for name, part in (("switch", found.switch), ("resume", found.resume)):
-        if part is not None and len(part.ends):
-            pictures = reduce_image(display.pictures(part.ends.flatten(0, 1)), LARGEST)
-            shown[name] = pictures.unflatten(0, part.ends.shape[:2])
+        if part is not None and len(part.samples):
+            pictures = reduce_image(display.pictures(part.samples.flatten(0, 1)), LARGEST)
+            shown[name] = pictures.unflatten(0, part.samples.shape[:2])
     return shown
 
 
@@ -127,7 +127,7 @@ def _asked(part: SwitchResult | LandingResult | ForwardBackwardResult) -> str:
 def headline(found: MixResults) -> str:
     """What matters most, in one line."""
     if found.resume is not None:
-        marks = [found.resume.half(band).value for band in range(len(found.resume.bands))]
+        marks = [found.resume.half_change(band).value for band in range(len(found.resume.bands))]
         told = [
             f"{name} from τ = {mark:.3g}"
             for name, mark in zip(_plain_bands(found.resume), marks, strict=True)
@@ -161,11 +161,11 @@ def story(found: MixResults) -> list[str]:
 
 def _copying(switch: SwitchResult, name: str) -> str:
     """From which τ on the field copies what the oracle has chosen."""
-    share, low, high = switch.copied()
-    inner = (switch.taus > 0) & (switch.taus < 1)
+    share, low, high = switch.copy_share()
+    inner = (switch.switch_times > 0) & (switch.switch_times < 1)
     mostly = inner & (low > 0.5)
     if mostly.any():
-        tau = float(switch.taus[mostly][0])
+        tau = float(switch.switch_times[mostly][0])
         return (
             f"From τ = {tau:.3g} on {name} copies, most of the time, what the oracle has chosen."
         )
@@ -173,21 +173,23 @@ def _copying(switch: SwitchResult, name: str) -> str:
         return f"{name} was not asked to take over between noise and data."
     last = int(inner.nonzero()[-1])
     return (
-        f"Even from τ = {float(switch.taus[last]):.3g} on {name} does not mostly copy what the"
-        f" oracle has chosen: {format_percent(float(share[last]))} of the ends are copies"
+        f"Even from τ = {float(switch.switch_times[last]):.3g} on {name} does not mostly copy what"
+        f" the oracle has chosen: {format_percent(float(share[last]))} of the ends are copies"
         f" ({COVERED}: {100 * float(low[last]):.0f} to {format_percent(float(high[last]))})."
     )
 
 
 def _resumed(resume: ForwardBackwardResult, name: str) -> list[str]:
-    halves = [f"{band} from τ = {resume.half(k)}" for k, band in enumerate(_plain_bands(resume))]
-    own, share = float(resume.own.mean()) / resume.dims**0.5, resume.copied()
-    before = resume.taus < 1
+    halves = [
+        f"{band} from τ = {resume.half_change(k)}" for k, band in enumerate(_plain_bands(resume))
+    ]
+    own, share = float(resume.held_out_distance.mean()) / resume.dims**0.5, resume.copy_share()
+    before = resume.switch_times < 1
     worst = int(share[0][before].argmax())
     most, bound = (format_percent(float(part[worst])) for part in (share[0], share[2]))
     copies = (
-        f"{most} of the ends at τ = {float(resume.taus[worst]):.3g} are copies, more than at any"
-        f" other ({COVERED}: up to {bound})."
+        f"{most} of the ends at τ = {float(resume.switch_times[worst]):.3g} are copies, more than"
+        f" at any other ({COVERED}: up to {bound})."
         if share[0][worst] > 0
         else f"no end is a copy ({COVERED}: at most {bound} would be)."
     )
@@ -205,11 +207,11 @@ def switch_table(switch: SwitchResult | None) -> Table | None:
         return None
     columns = {
         "to the nearest": format_means(switch.distance()),
-        "to the oracle's end": format_means(switch.from_own()),
-        "on its row": _percents((switch.rows == switch.own[:, None]).double().mean(0)),
-        "copies": _shares(switch.copied()),
+        "to the oracle's end": format_means(switch.distance_to_oracle()),
+        "on its row": _percents((switch.rows == switch.oracle_rows[:, None]).double().mean(0)),
+        "copies": _shares(switch.copy_share()),
     }
-    return _by_tau(switch.taus, columns)
+    return _by_tau(switch.switch_times, columns)
 
 
 def resume_table(resume: ForwardBackwardResult | None) -> Table | None:
@@ -218,11 +220,11 @@ def resume_table(resume: ForwardBackwardResult | None) -> Table | None:
         return None
     columns = {}
     for band, name in enumerate(resume.bands):
-        columns[f"apart, {name}"] = format_means(resume.apart(band))
+        columns[f"apart, {name}"] = format_means(resume.change(band))
         columns[f"spread, {name}"] = format_means(resume.spread(band))
     columns["to the nearest"] = format_means(resume.distance())
-    columns["copies"] = _shares(resume.copied())
-    return _by_tau(resume.taus, columns)
+    columns["copies"] = _shares(resume.copy_share())
+    return _by_tau(resume.switch_times, columns)
 
 
 def landing_table(landings: Mapping[float, LandingResult]) -> Table | None:
@@ -239,11 +241,11 @@ def landing_table(landings: Mapping[float, LandingResult]) -> Table | None:
                 (
                     f"{tau:g}",
                     one.verdict,
-                    f"{one.fit.chi2 / one.fit.freedom:.2f}",
-                    f"{one.fit.chance:.3f}",
+                    f"{one.fit.chi2 / one.fit.degrees:.2f}",
+                    f"{one.fit.p_value:.3f}",
                     effective,
                     f"{format_count(found.low)} – {high}",
-                    format_count(found.knowable),
+                    format_count(found.oracle_effective),
                 )
             )
         )

@@ -139,7 +139,7 @@ def _line(ax: Axes, times: Tensor, curve: Curve, colour: str) -> NDArray[np.floa
 
 def _mark(ax: Axes, probe: ProbeResult, name: str, colour: str) -> NDArray[np.float64]:
     """The transition, where it is reached, as a dot on the threshold with two errors."""
-    found = probe.transition(name)
+    found = probe.settling(name)
     if found.value is None:
         return np.zeros((0, 2))
     error = found.error if np.isfinite(found.error) else 0.0
@@ -153,7 +153,7 @@ def _mark(ax: Axes, probe: ProbeResult, name: str, colour: str) -> NDArray[np.fl
 
 def strips(fields: Sequence[ProbedFields], seeds: int = 3) -> Drawing:
     """Predictions of all fields from the same seeds as pictures, times across."""
-    shown = fields[0].probe.shown.tolist()
+    shown = fields[0].probe.prediction_times.tolist()
     count = min(seeds, *(len(_pictures(each)) for each in fields))
     names, inks = [visible(each.name) for each in fields], colours(fields)
     high = (len(fields) + BETWEEN_SEEDS) * count - BETWEEN_SEEDS + 0.45

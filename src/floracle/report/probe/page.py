@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.analysis.trajectories.frequency_bands import LAYOUT
+from floracle.analysis.trajectories.frequency_bands import COARSE_CYCLES
 from floracle.analysis.trajectories.probe import ProbeResult
 from floracle.core.point_set import NO_LABEL
 from floracle.data.store import Store
@@ -92,9 +92,9 @@ def page(
         summary=_unbroken(said.summary(fields, splits)),
         splits=bool(splits),
         lags=said.oracle_among(fields) is not None and len(fields) > 1,
-        layout=f"{LAYOUT:g}" if "layout" in first.columns else "",
+        layout=f"{COARSE_CYCLES:g}" if "layout" in first.columns else "",
         examples=_examples(fields),
-        times=[f"{t:.3g}" for t in first.shown.tolist()],
+        times=[f"{t:.3g}" for t in first.prediction_times.tolist()],
         pictures_note=_note(fields),
         by_threshold=said.by_threshold(fields),
         by_label=said.by_label(fields),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isnan
 
+from floracle.analysis.trajectories.lag import Lag, initial_error, lag
 from floracle.analysis.trajectories.probe import ProbeResult
-from floracle.analysis.trajectories.settling import Lag, lag, settling_of, start_apart
+from floracle.analysis.trajectories.settling import mean_settling
 from floracle.core.point_set import NO_LABEL
 from floracle.report.formatting import format_percent, format_time
 from floracle.report.names import visible
@@ -36,7 +37,7 @@ def headline(fields: Sequence[ProbedFields]) -> str:
 
 def _settles(each: ProbedFields) -> str:
     name = "the oracle" if each.oracle else visible(each.name)
-    found = each.probe.transition()
+    found = each.probe.settling()
     if found.value is None:
         return f"{name} does not settle before t = {each.probe.until:.3g} in every sample"
     return f"{name} settles at t = {format_time(found.value)}"
@@ -62,14 +63,14 @@ def story(fields: Sequence[ProbedFields]) -> list[str]:
         f" standard error."
     ]
     oracle = oracle_among(fields)
-    if oracle is not None and first.shown[0] == 0:
+    if oracle is not None and first.prediction_times[0] == 0:
         told += _beginning(oracle.probe, [each for each in fields if not each.oracle])
     return told
 
 
 def _beginning(oracle: ProbeResult, others: Sequence[ProbedFields]) -> list[str]:
     """How far from the mean of the data the others begin, in a sentence if there is one."""
-    apart = {visible(each.name): start_apart(each.probe, oracle).value for each in others}
+    apart = {visible(each.name): initial_error(each.probe, oracle).value for each in others}
     if not apart:
         return []
     begins = "At t = 0 the oracle predicts the mean of the data it is asked for"
@@ -105,13 +106,13 @@ def summary(fields: Sequence[ProbedFields], splits: Mapping[str, float] | None =
     rows = []
     for each in fields:
         found = each.probe
-        cells = [str(found.transition(name)) for name in names]
+        cells = [str(found.settling(name)) for name in names]
         if oracle is not None:
             cells += ["–" if each.oracle else _lag(each, oracle, name) for name in names]
         cells += [str(lag(found, time)) for time in parts.values()]
         peak_at, peak = found.peak()
         moved = [
-            format_percent(found.later().value, 1),
+            format_percent(found.late_movement().value, 1),
             f"{peak:.3f} at {peak_at:.3g}",
             f"{found.detour().value:.3f}",
         ]
@@ -131,9 +132,9 @@ def by_label(fields: Sequence[ProbedFields]) -> Table | None:
         return None
     oracle, rows = oracle_among(fields), []
     for label in labels[:LISTED]:
-        cells = [str(label), str(int(fields[0].probe.of(label).sum()))]
+        cells = [str(label), str(int(fields[0].probe.has_label(label).sum()))]
         for each in fields:
-            cells.append(str(each.probe.transition(label=label)))
+            cells.append(str(each.probe.settling(label=label)))
             if oracle is not None and not each.oracle:
                 cells.append(str(lag(each.probe, oracle.probe, label=label)))
         rows.append(ReportRow(cells))
@@ -150,7 +151,7 @@ def by_threshold(fields: Sequence[ProbedFields]) -> Table:
     levels = sorted({*THRESHOLDS, fields[0].probe.threshold}, reverse=True)
     oracle, rows = oracle_among(fields), []
     for each in fields:
-        times = (settling_of(each.probe.transitions(threshold=level)) for level in levels)
+        times = (mean_settling(each.probe.settling_times(threshold=level)) for level in levels)
         rows.append(ReportRow((visible(each.name), *map(str, times))))
         if oracle is not None and not each.oracle:
             lags = (lag(each.probe, oracle.probe, threshold=level) for level in levels)
@@ -171,7 +172,7 @@ def grid_in_short(each: ProbedFields) -> str:
 
 def steps_words(each: ProbedFields) -> str:
     """How fine the grid is where the transition lies."""
-    grid, found = each.probe.grid, each.probe.transition().value
+    grid, found = each.probe.grid, each.probe.settling().value
     steps = grid.diff()
     if found is None:
         return f"steps of {float(steps.min()):.3g} to {float(steps.max()):.3g}"

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from floracle.analysis.curves import Curve, Landmark
 from floracle.analysis.loss.baselines import BaselineDistances
 from floracle.analysis.stages.result import ClassStages, Stages
-from floracle.analysis.trajectories.deep import DeepAnalysis
-from floracle.analysis.trajectories.frequency_bands import HALF, SettledBands
-from floracle.analysis.trajectories.oracle import OracleTrajectories
+from floracle.analysis.trajectories.frequency_bands import HALF_EXPLAINED, SettledBands
+from floracle.analysis.trajectories.oracle_trajectories import OracleTrajectories
+from floracle.analysis.trajectories.trajectory_analysis import TrajectoryAnalysis
 from floracle.report.formatting import format_time
 from floracle.report.label_placement import name_curves
 from floracle.report.plots import (
@@ -92,7 +92,7 @@ def settling(settled: SettledBands, group: ClassStages) -> Drawing:
     with mpl.rc_context(STYLE):
         figure, ax = _by_time(group)
         curves = dict(zip(settled.bands.names, settled.explained, strict=True))
-        ax.axhline(HALF, color=QUIET, lw=0.8, ls=(0, (1, 2)))
+        ax.axhline(HALF_EXPLAINED, color=QUIET, lw=0.8, ls=(0, (1, 2)))
         for curve, colour in zip(curves.values(), _colours(len(curves)), strict=True):
             band(ax, settled.times, curve, colour)
         ax.set_ylim(-0.02, 1.04)
@@ -109,14 +109,14 @@ def settling(settled: SettledBands, group: ClassStages) -> Drawing:
     )
 
 
-def deep_drawings(stages: Stages, deep: DeepAnalysis) -> dict[str, Drawing]:
+def deep_drawings(stages: Stages, deep: TrajectoryAnalysis) -> dict[str, Drawing]:
     """All figures of a deeper look, by name."""
     group = stages.group(deep.label)
-    found = [speed(deep.followed, group)]
+    found = [speed(deep.trajectories, group)]
     if deep.distances is not None:
         found.append(yardsticks(deep.distances, group))
-    if deep.settled is not None:
-        found.append(settling(deep.settled, group))
+    if deep.bands is not None:
+        found.append(settling(deep.bands, group))
     return {drawing.name: drawing for drawing in found}
 
 
@@ -182,10 +182,10 @@ def _name_halves(ax: Axes, names: Iterable[str], halves: Sequence[Landmark]) -> 
     side, first, lowest = ("left", 0.6, 0.42) if early else ("right", 0.4, 0.9)
     lowest -= 0.085 * (len(ranked) - 1)
     for i, (t, name, colour) in enumerate(ranked):  # earliest lowest: so no leaders cross
-        ax.plot([t], [HALF], "o", ms=5.5, mfc=colour, mec=PAPER, mew=0.8, zorder=4)
+        ax.plot([t], [HALF_EXPLAINED], "o", ms=5.5, mfc=colour, mec=PAPER, mew=0.8, zorder=4)
         ax.annotate(
             f"{name}, half at {format_time(t)}",
-            (t, HALF),
+            (t, HALF_EXPLAINED),
             (first, lowest + 0.085 * i),
             textcoords="axes fraction",
             ha=side,
@@ -205,7 +205,7 @@ def _name_halves(ax: Axes, names: Iterable[str], halves: Sequence[Landmark]) -> 
 
 def _across(ax: Axes, t: float) -> float:
     """Where a time lies along the axis, as a share of its length."""
-    return float(ax.transAxes.inverted().transform(ax.transData.transform((t, HALF)))[0])
+    return float(ax.transAxes.inverted().transform(ax.transData.transform((t, HALF_EXPLAINED)))[0])
 
 
 def _colours(count: int) -> list[str]:

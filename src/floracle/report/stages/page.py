@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from floracle.analysis.stages.result import POOLED, ClassStages, Stages
-from floracle.analysis.trajectories.deep import DeepAnalysis
+from floracle.analysis.trajectories.trajectory_analysis import TrajectoryAnalysis
 from floracle.report.comparison.figures import NAMED, measured_landmarks
 from floracle.report.formatting import (
     format_count,
@@ -36,7 +36,7 @@ def page(
     stages: Stages,
     drawings: dict[str, Drawing],
     examples: Examples | None,
-    deep: DeepAnalysis | None = None,
+    deep: TrajectoryAnalysis | None = None,
     *,
     seconds: float | None = None,
 ) -> str:

@@ -6,7 +6,7 @@ import math
 
 from floracle.analysis.loss.baselines import BaselineDistances
 from floracle.analysis.stages.result import END, JUDGED, POOLED, TOLERATED, ClassStages, Stages
-from floracle.analysis.trajectories.deep import DeepAnalysis
+from floracle.analysis.trajectories.trajectory_analysis import TrajectoryAnalysis
 from floracle.core.point_set import NO_LABEL
 from floracle.report.formatting import (
     format_count,
@@ -188,9 +188,9 @@ BROKEN = (
 )
 
 
-def deep(found: DeepAnalysis) -> list[str]:
+def deep(found: TrajectoryAnalysis) -> list[str]:
     """What the deeper look shows, a sentence each."""
-    run = found.followed
+    run = found.trajectories
     told = [
         f"{len(run.rows)} trajectories of the oracle from noise to data take"
         f" {run.straightness.value:.3f} times the energy of straight lines and end on"
@@ -198,8 +198,8 @@ def deep(found: DeepAnalysis) -> list[str]:
     ]
     if found.distances is not None:
         told.append(_nearest(found.distances))
-    if found.settled is not None:
-        halves = zip(found.settled.bands.names, found.settled.half, strict=True)
+    if found.bands is not None:
+        halves = zip(found.bands.bands.names, found.bands.half, strict=True)
         spans = [f"{name} at {format_time(mark.value)}" for name, mark in halves]
         told.append(f"Half of each band of frequencies is explained: {', '.join(spans)}.")
     return told

@@ -9,7 +9,10 @@ from pathlib import Path
 from floracle.analysis.saved import load
 from floracle.analysis.stages.result import Stages
 from floracle.analysis.stages.resumable import seconds_taken
-from floracle.analysis.trajectories.deep import DeepAnalysis, deep_of
+from floracle.analysis.trajectories.trajectory_analysis import (
+    TrajectoryAnalysis,
+    read_trajectory_analysis,
+)
 from floracle.run.errors import InputError
 from floracle.run.files import digest, read_regular, write_bytes, write_text
 from floracle.run.results import RESULT, Results, differences, has_result, load_results
@@ -63,9 +66,9 @@ def examples_in(folder: Path, stages: Stages) -> Examples | None:
     return None if found is None else examples_of(found)
 
 
-def _deep_in(folder: Path, stages: Stages) -> DeepAnalysis | None:
+def _deep_in(folder: Path, stages: Stages) -> TrajectoryAnalysis | None:
     found = _beside(folder, DEEP, stages)
-    return None if found is None else deep_of(found)
+    return None if found is None else read_trajectory_analysis(found)
 
 
 def _beside(folder: Path, name: str, stages: Stages) -> Results | None:
