@@ -92,7 +92,7 @@ def loss() -> dict:
     words = ("--pairs", "16", "--trajectories", "4", "--classes", "0,3")
     run("loss", "digits-pico", "--data", "digits", *words, "--out", "l")
     losses = floracle.load("l")
-    (path,), (own,) = losses.path.values(), losses.oracle_rows.values()
+    (path,), (own,) = losses.path.values(), losses.own.values()
     return {f"{kind} {name}": curve.mean
             for kind, of in (("path", path), ("own", own))
             for name, curve in of.mean_curves().items()}  # fmt: skip
