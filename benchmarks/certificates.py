@@ -95,18 +95,18 @@ def mean_of(points, weights):
 @contextmanager
 def watched():
     """Which atoms were evaluated for every query in the end, by the bytes of the query."""
-    seen, plain = {}, pruning.exact
+    seen, plain = {}, pruning.evaluate_survivors
 
-    def watching(screen, asked, view, pairs, *rest):
-        for number, x in enumerate(asked.x):
-            seen[x.cpu().numpy().tobytes()] = pairs.atoms[pairs.asked == number]
-        return plain(screen, asked, view, pairs, *rest)
+    def watching(screen, queries, projected, pairs, *rest):
+        for number, x in enumerate(queries.x):
+            seen[x.cpu().numpy().tobytes()] = pairs.points[pairs.queries == number]
+        return plain(screen, queries, projected, pairs, *rest)
 
-    pruning.exact = watching
+    pruning.evaluate_survivors = watching
     try:
         yield seen
     finally:
-        pruning.exact = plain
+        pruning.evaluate_survivors = plain
 
 
 @contextmanager
@@ -210,8 +210,8 @@ def table(data, count, *, times=TIMES, only=None, seed=0, group=None):
     atoms, rows = data.atoms(), []
     points, log_weights = data.take(atoms.rows).flatten(1).float(), atoms.weights.log()
     oracles = [floracle.Oracle(data, tolerance=tolerance) for tolerance in ASKED]
-    oracles[1]._kept.update({-1: oracles[0].class_points()})  # one copy of the points is enough
-    oracles[1]._screens.update({-1: oracles[0]._screen(oracles[0].class_points())})
+    oracles[0]._screen(oracles[0].class_points())
+    oracles[1]._cache.put(-1, oracles[0]._cache.classes[-1])  # one copy of the points is enough
     drawn = torch.Generator().manual_seed(seed)
     state = torch.randn(count, points.shape[1], generator=drawn).double()
     for time_, after in zip(times, (*times[1:], 1.0), strict=True):

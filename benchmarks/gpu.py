@@ -72,9 +72,9 @@ def dense() -> list[dict[str, float]]:
             row["oracle"] = seconds(lambda x=x, t=t: oracle(x, t)) / two
             row["… its kernels"] = busy(lambda x=x, t=t: oracle(x, t)) / two
             if queries == QUERIES:
-                plain, pruning.LAUNCHES = pruning.LAUNCHES, 0.0
+                plain, pruning.GPU_MIN_PRODUCTS = pruning.GPU_MIN_PRODUCTS, 0.0
                 row["pruned"] = seconds(lambda x=x, t=t: certified(x, t), 3) / two
-                pruning.LAUNCHES = plain
+                pruning.GPU_MIN_PRODUCTS = plain
             rows.append({name: round(value, 3) for name, value in row.items()})
             print(rows[-1], flush=True)
     return rows

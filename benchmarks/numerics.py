@@ -12,8 +12,9 @@ import torch
 import floracle
 from floracle.core.paths import LINEAR
 from floracle.oracle.float64_refinement import refine
+from floracle.oracle.queries import prepare_queries
 from floracle.oracle.reference import reference
-from floracle.oracle.scan import queries, scan
+from floracle.oracle.scan import scan
 from measure import decaying, report
 
 TIMES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999)
@@ -46,7 +47,7 @@ def main() -> None:
                 t = torch.full((QUERIES,), time, dtype=torch.float64)
                 x = LINEAR.sample(data, torch.randn_like(data), t)
                 exact = reference(points, x, t).velocity
-                asked = queries(members, x, t, LINEAR)
+                asked = prepare_queries(members, x, t, LINEAR)
                 sums = scan(members, asked, dtype=torch.float32)
                 plain = asked.velocity(sums.points / sums.mass[:, None] + members.offset)
                 mended = refine(members, asked, sums)

@@ -85,7 +85,9 @@ def rivals_of(
     for label in classes(data) or [-1]:
         resident.class_points(label)
     took["all classes made ready, seconds"] = round(time.perf_counter() - start, 2)
-    took["classes resident"] = sum(m.points is not None for m in resident._kept.values())
+    took["classes resident"] = sum(
+        cached.points.points is not None for cached in resident._cache.classes.values()
+    )
     cold = floracle.Oracle(data, device=device, memory=COLD)
     for label in classes(data) or [-1]:  # norms and centres are known either way
         cold.class_points(label)

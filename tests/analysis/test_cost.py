@@ -159,8 +159,8 @@ def test_what_is_held_is_what_classes_take(labelled):
     oracle = floracle.Oracle(labelled, memory=2 * 20 * 24 * 4)
     for label in (0, 1, 2, 0, 0, 1):
         oracle.class_points(label)
-        sizes = [members.points.nbytes for members in oracle._kept.values()]
-        assert oracle._held() == sum(sizes) <= 2 * 20 * 24 * 4
+        sizes = [cached.points.points.nbytes for cached in oracle._cache.classes.values()]
+        assert oracle._cache.bytes == sum(sizes) <= 2 * 20 * 24 * 4
 
 
 def test_spectra_in_small_blocks_are_the_same(labelled):

@@ -58,9 +58,9 @@ def drawn_of(data, label):
 
 
 def test_pairs_of_classes_in_turn_are_those_of_each(data, threads, monkeypatch):
-    monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.STREAMED", 7 * DIMS)
-    monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.FEWEST", 25)
-    monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.MOST", 25)
+    monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.STREAMED_COORDINATES", 7 * DIMS)
+    monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.MIN_BLOCK_ROWS", 25)
+    monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.MAX_BLOCK_ROWS", 25)
     oracle, labels = floracle.Oracle(data), (3, 0, 2, 4, 1)
     found = dict(prefetch_classes(oracle, (drawn_of(data, label) for label in labels), TIMES))
     assert tuple(drawn.label for drawn in found) == labels

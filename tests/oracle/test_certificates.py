@@ -24,8 +24,8 @@ from floracle.oracle import oracle as oracle_module
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.pruning import search as pruning
 from floracle.oracle.pruning.levels import BoundLevel
-from floracle.oracle.pruning.screen import screen_of
-from floracle.oracle.scan import queries
+from floracle.oracle.pruning.screen import make_screen
+from floracle.oracle.queries import prepare_queries
 
 
 def rows_of(data, count, times, **more):
@@ -80,13 +80,13 @@ def test_a_bound_that_is_too_low_is_found_out(monkeypatch):
     """Without what lies beyond the first coordinates promises break, and this is seen."""
     further = BoundLevel._further
 
-    def less(level, view):
-        found = further(level, view)
+    def less(level, queries):
+        found = further(level, queries)
         found[:, :-2] = 0
         return found
 
     monkeypatch.setattr(BoundLevel, "_further", less)
-    monkeypatch.setattr(oracle_module, "quick", lambda: False)
+    monkeypatch.setattr(oracle_module, "has_bfloat16_units", lambda: False)
     with forced():
         rows = rows_of(open_store(certificates.decaying(700, 80, power=0.5)), 6, WIDE)
     assert sum(row["broken"] for row in rows) > 10
@@ -128,12 +128,13 @@ def test_points_of_any_size(points_source, size):
     """Where float32 holds no products of them, everything is handed back."""
     points = certificates.decaying(600, 80).double() * size
     members = Oracle(points_source(points)).class_points()
-    screen = screen_of(members, coarse_view(members.source))
+    screen = make_screen(members, coarse_view(members.source))
     t = torch.tensor(WIDE[1:], dtype=torch.float64).repeat(4)
     x = queries_of(points.float(), "forward path", t, generator(2))
     with forced():
-        found = pruning.prune(screen, queries(members, x, t, LINEAR), tolerance=1e-3, keep=8)
-    assert (len(found.places) > 0) == (size < 1e30)
+        queries = prepare_queries(members, x, t, LINEAR)
+        found = pruning.prune(screen, queries, tolerance=1e-3, top_k=8)
+    assert (len(found.indices) > 0) == (size < 1e30)
     assert found.mean.isfinite().all()
     assert (found.error <= 1e-3).all()
 
@@ -158,16 +159,16 @@ def test_lengths_whose_squares_vanish_are_still_bounds(points_source, size):
     points[:3, 50], points[:3, 0] = 0, size * (1 + torch.arange(3) / 3000)
     members = Oracle(points_source(points)).class_points()
     frame = Frame.along(torch.zeros(dims).double(), torch.eye(dims), (60, 96))
-    screen = screen_of(members, coarse_view(members.source, frame=frame))
+    screen = make_screen(members, coarse_view(members.source, frame=frame))
     x = torch.zeros(64, dims, dtype=torch.float64)
     x[:, 0] = x[:, 50] = 3e-7 / size
     x[:, 1] = x[:, 0] * torch.rand(64).double()
     t = torch.full((64,), 0.9999, dtype=torch.float64)
-    asked = queries(members, x, t, LINEAR)
+    asked = prepare_queries(members, x, t, LINEAR)
     with forced(), certificates.watched() as seen:
-        found = pruning.prune(screen, asked, tolerance=1e-3, keep=8)
+        found = pruning.prune(screen, asked, tolerance=1e-3, top_k=8)
     weights, *_ = evaluated(points, members.log_weights, x, t)
-    assert len(found.places) == 64
+    assert len(found.indices) == 64
     for row in range(64):
         weights[row, seen[x[row].numpy().tobytes()]] = 0
     assert (weights.sum(1) <= found.missing).all()

@@ -19,7 +19,7 @@ TIMES = torch.tensor([0.0, 0.05, 0.1, 0.2, 0.5, 0.9, 0.999], dtype=torch.float64
 @pytest.mark.parametrize(("tolerance", "launches"), [(0.0, 0), (1e-5, 0), (1e-5, 1e30)])
 def test_it_keeps_to_the_contract(points_source, monkeypatch, memory, tolerance, launches):
     """Scanned, pruned, and where pruning would not pay."""
-    monkeypatch.setattr(pruning, "LAUNCHES", launches)
+    monkeypatch.setattr(pruning, "GPU_MIN_PRODUCTS", launches)
     points = torch.randn(2000, 256) * (1 + torch.arange(256)) ** -0.5
     data, noise = points_source(points), torch.randn(len(TIMES), 256)
     oracle = Oracle(data, memory=memory, device="cuda", tolerance=tolerance)

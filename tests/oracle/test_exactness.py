@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from floracle.core.paths import LINEAR, PATHS
 from floracle.oracle import scan as dense
-from floracle.oracle.float64_refinement import TRIGGER, refine
+from floracle.oracle.float64_refinement import MAX_PREDICTED_ERROR, CorrectedSums, refine
 from floracle.oracle.oracle import Oracle
+from floracle.oracle.queries import prepare_queries
 from floracle.oracle.reference import reference
-from floracle.oracle.scan import Passed, queries, scan
+from floracle.oracle.scan import BlockMaxima, scan
 from floracle.sampling.grid import time_grid
 from floracle.sampling.sample import trajectory
 
@@ -213,7 +214,7 @@ def test_rescoring_takes_bounded_memory(points_source, monkeypatch):
     oracle = Oracle(points_source(points))
     x, t = placed(points, "noisy", TIMES), TIMES
     whole = oracle(x, t)
-    monkeypatch.setattr("floracle.oracle.float64_refinement.AT_ONCE", 1)
+    monkeypatch.setattr("floracle.oracle.float64_refinement.RESCORED_COORDINATES", 1)
     torch.testing.assert_close(oracle(x, t), whole, rtol=1e-12, atol=0)
 
 
@@ -236,7 +237,7 @@ def test_single_precision_alone_would_break_the_contract(points_source):
     """What the rescoring is for: without it midpoints are wrong by far more than the contract."""
     points = cloud(150, 96, layout="near 1e-3")
     oracle, x = Oracle(points_source(points)), placed(points, "two", TIMES)
-    asked = queries(oracle.class_points(), x, TIMES, LINEAR)
+    asked = prepare_queries(oracle.class_points(), x, TIMES, LINEAR)
     sums = scan(oracle.class_points(), asked)
     raw = asked.velocity(sums.points / sums.mass[:, None] + oracle.class_points().offset)
     assert errors(raw, points, x, TIMES).max() > 10
@@ -248,12 +249,12 @@ def test_what_is_not_rescored_did_not_need_it(points_source, layout):
     oracle = Oracle(points_source(points))
     for kind in QUERIES:
         x = placed(points, kind, TIMES)
-        asked = queries(oracle.class_points(), x, TIMES, LINEAR)
+        asked = prepare_queries(oracle.class_points(), x, TIMES, LINEAR)
         resolved = refine(oracle.class_points(), asked, scan(oracle.class_points(), asked))
         left = resolved.rescored == 0
         off = errors(asked.velocity(resolved.mean), points, x, TIMES)
         assert (off[left] <= 1).all()
-    assert TRIGGER < CONTRACT
+    assert MAX_PREDICTED_ERROR < CONTRACT
 
 
 def test_forward_path_in_navigation_is_not_rescored(points_source):
@@ -261,7 +262,7 @@ def test_forward_path_in_navigation_is_not_rescored(points_source):
     points = cloud(1000, 1024)
     t = torch.linspace(0, 0.12, 24, dtype=torch.float64)
     oracle, x = Oracle(points_source(points)), placed(points, "path", t)
-    asked = queries(oracle.class_points(), x, t, LINEAR)
+    asked = prepare_queries(oracle.class_points(), x, t, LINEAR)
     assert not refine(
         oracle.class_points(), asked, scan(oracle.class_points(), asked)
     ).rescored.any()
@@ -274,7 +275,7 @@ def test_leaders_put_right_within_the_sums_are_enough(points_source):
     points = torch.randn(3000, 4096) * (spectrum / spectrum.mean()).sqrt()
     oracle, t = Oracle(points_source(points)), torch.linspace(0.06, 0.09, 32).double()
     x = placed(points, "path", t)
-    asked = queries(oracle.class_points(), x, t, LINEAR)
+    asked = prepare_queries(oracle.class_points(), x, t, LINEAR)
     sums = scan(oracle.class_points(), asked)
     resolved = refine(oracle.class_points(), asked, sums)
     mended = resolved.rescored == sums.top.shape[1]
@@ -289,17 +290,17 @@ def test_leaders_put_right_within_the_sums_are_enough(points_source):
 def test_stretches_where_nothing_competes_can_be_left_out(points_source, layout, monkeypatch):
     """Scanning again wherever an atom competed gives what scanning everything again gives."""
     monkeypatch.setattr("floracle.oracle.scan.block_rows", lambda *_: 16)
-    monkeypatch.setattr("floracle.oracle.float64_refinement._mended", _unsettled)
+    monkeypatch.setattr("floracle.oracle.float64_refinement.correct_kept_logits", _unsettled)
     points = cloud(230, 96, layout=layout)
     oracle = Oracle(points_source(points))
     for kind in QUERIES:
         x = placed(points, kind, TIMES)
-        asked = queries(oracle.class_points(), x, TIMES, LINEAR)
-        passed = Passed.ready(oracle.class_points(), asked)
-        sums = scan(oracle.class_points(), asked, keep=2, passed=passed)
-        assert len(passed.stretches) == 15
+        asked = prepare_queries(oracle.class_points(), x, TIMES, LINEAR)
+        maxima = BlockMaxima.empty(oracle.class_points(), asked)
+        sums = scan(oracle.class_points(), asked, top_k=2, maxima=maxima)
+        assert len(maxima.ranges) == 15
         off = errors(
-            asked.velocity(refine(oracle.class_points(), asked, sums, passed).mean),
+            asked.velocity(refine(oracle.class_points(), asked, sums, maxima).mean),
             points,
             x,
             TIMES,
@@ -307,6 +308,6 @@ def test_stretches_where_nothing_competes_can_be_left_out(points_source, layout,
         assert (off <= 1).all()
 
 
-def _unsettled(members, asked, sums):
+def _unsettled(members, queries, sums):
     mean = sums.points / sums.mass[:, None] + members.offset
-    return sums, mean, torch.zeros(len(mean), dtype=torch.bool)
+    return CorrectedSums(sums, mean, torch.zeros(len(mean), dtype=torch.bool))

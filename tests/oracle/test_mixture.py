@@ -155,5 +155,5 @@ def test_many_classes_are_summed_alike(points_source, monkeypatch):
     times = torch.tensor([0.1, 0.5, 0.8])
     asked = torch.arange(20), torch.randn(20, 12), times
     sparse = oracle.pairs(*asked).class_entropy
-    monkeypatch.setattr("floracle.oracle.pairs.pair_posteriors.DENSE_CLASSES", 1000)
+    monkeypatch.setattr("floracle.oracle.pairs.pair_posteriors.MAX_CLASSES_BY_PRODUCT", 1000)
     assert_close(sparse, oracle.pairs(*asked).class_entropy, rtol=1e-5, atol=1e-6)

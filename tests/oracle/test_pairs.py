@@ -157,9 +157,9 @@ def test_pieces_change_nothing(points_source, monkeypatch, layout, mirrored):
 
     whole = curves()
     alike(curves(slice(0, 5)).joined(curves(slice(5, None))), whole)
-    monkeypatch.setattr("floracle.oracle.pairs.pair_posteriors.CACHED", 1)
+    monkeypatch.setattr("floracle.oracle.pairs.pair_posteriors.WEIGHTS_AT_ONCE", 1)
     alike(curves(), whole)
-    for name in ("FEWEST", "MOST"):
+    for name in ("MIN_BLOCK_ROWS", "MAX_BLOCK_ROWS"):
         monkeypatch.setattr(f"floracle.oracle.pairs.forward_pairs.{name}", 7)
     alike(curves(), whole)
     assert_close(curves().class_entropy, whole.class_entropy, atol=1e-5, rtol=1e-4)
@@ -170,9 +170,9 @@ def test_what_is_left_behind_never_comes_back(points_source, monkeypatch, layout
     """Following every atom to the end gives what dropping lost ones gives, to rounding."""
     data = laid_out(points_source, layout)
     rows, noise = drawn_pairs(data, -1)
-    monkeypatch.setattr("floracle.oracle.pairs.pair_posteriors.CROWDED", 1)
+    monkeypatch.setattr("floracle.oracle.pairs.pair_posteriors.PACKED_SHARE", 1)
     eager = Oracle(data).pairs(rows, noise, TIMES, mirrored=True)
-    monkeypatch.setattr("floracle.oracle.pairs.pair_posteriors.CROWDED", 10**9)
+    monkeypatch.setattr("floracle.oracle.pairs.pair_posteriors.PACKED_SHARE", 10**9)
     complete = Oracle(data).pairs(rows, noise, TIMES, mirrored=True)
     for name in (*CURVES, "class_entropy"):
         assert_close(getattr(eager, name), getattr(complete, name), atol=1e-6, rtol=1e-6)

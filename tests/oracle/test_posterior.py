@@ -12,8 +12,9 @@ from floracle.core.paths import LINEAR, PATHS
 from floracle.oracle import scan as dense
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.posterior import PosteriorSums
+from floracle.oracle.queries import prepare_queries
 from floracle.oracle.reference import reference
-from floracle.oracle.scan import queries, scan
+from floracle.oracle.scan import scan
 
 COUNT, DIMS = 90, 80
 T = torch.tensor([0, 0.02, 0.1, 0.2, 0.3, 0.5, 0.8, 0.97, 0.9999], dtype=torch.float64)
@@ -116,7 +117,7 @@ def test_log_masses_of_classes_add_up_to_that_of_everything(points_source):
 def fields_of(sums: PosteriorSums):
     """What two sums of the same atoms must agree on, whatever their peaks."""
     mean = sums.points / sums.mass[:, None]
-    total = sums.peak + sums.mass.log()
+    total = sums.max_logit + sums.mass.log()
     entropy = sums.mass.log() - sums.logits / sums.mass
     return mean, total, entropy, sums.squares / sums.mass**2, sums.norms / sums.mass
 
@@ -124,15 +125,17 @@ def fields_of(sums: PosteriorSums):
 def parts_of(oracle, data):
     """The sums of three thirds of the atoms."""
     members = oracle.class_points()
-    ready = queries(members, asked(data), T, LINEAR)
-    kernel = dense._kernel(members, ready, torch.float64, 32)
-    return [kernel.sums(slab, None) for slab in members.blocks(30)]
+    ready = prepare_queries(members, asked(data), T, LINEAR)
+    kernel = dense.BlockKernel.of(members, ready, torch.float64, 32)
+    return [kernel.block_sums(block, None) for block in members.blocks(30)]
 
 
 def test_merging_is_associative_and_commutative(oracle, data):
     a, b, c = parts_of(oracle, data)
-    expected = a.merge(b).merge(c)
-    for other in (a.merge(b.merge(c)), c.merge(a).merge(b), PosteriorSums.merged([b, c, a])):
+    merged = PosteriorSums.merged
+    expected = merged([merged([a, b]), c])
+    others = [a, merged([b, c])], [merged([c, a]), b], [b, c, a]
+    for other in map(merged, others):
         for found, known in zip(fields_of(other), fields_of(expected), strict=True):
             assert_close(found, known, rtol=1e-9, atol=1e-9)
         assert_close(other.top_logits, expected.top_logits)
@@ -142,9 +145,9 @@ def test_merging_is_associative_and_commutative(oracle, data):
 def test_a_far_lower_part_changes_nothing(oracle, data):
     a, b, _ = parts_of(oracle, data)
     low = PosteriorSums(
-        b.peak - 1e12, *(getattr(b, n) for n in list(PosteriorSums.__dataclass_fields__)[1:])
+        b.max_logit - 1e12, *(getattr(b, n) for n in list(PosteriorSums.__dataclass_fields__)[1:])
     )
-    for found, known in zip(fields_of(a.merge(low)), fields_of(a), strict=True):
+    for found, known in zip(fields_of(PosteriorSums.merged([a, low])), fields_of(a), strict=True):
         assert_close(found, known, rtol=1e-12, atol=1e-12)
 
 
@@ -154,7 +157,7 @@ def test_posterior_ignores_block_size(oracle, data, monkeypatch, rows, summed):
     x = asked(data)
     expected = oracle.posterior(x, T)
     monkeypatch.setattr(dense, "block_rows", lambda *_: rows)
-    monkeypatch.setattr(dense, "SUMMED", summed)
+    monkeypatch.setattr(dense, "MAX_ROWS_PER_SUM", summed)
     for memory in (None, 1):
         found = Oracle(data, memory=memory).posterior(x, T)
         for name in ("mean", "log_mass", "top_weights", "entropy", "participation"):
@@ -232,7 +235,8 @@ def test_wrong_questions_are_refused(oracle, change, words, how):
 
 def test_scan_keeps_the_true_leaders(oracle, data):
     x = asked(data)
-    sums = scan(oracle.class_points(), queries(oracle.class_points(), x, T, LINEAR), keep=5)
+    members = oracle.class_points()
+    sums = scan(members, prepare_queries(members, x, T, LINEAR), top_k=5)
     atoms = data.atoms()
     truth = reference(data.take(atoms.rows), x, T, weights=atoms.weights).posterior
     assert_close(sums.top[2:, 0], truth.argmax(1)[2:])
@@ -250,7 +254,7 @@ def test_without_a_budget_what_is_held_stays_within_half_of_what_was_free(
     free = 20 * 25 * 64 * 4
 
     def held():
-        return sum(oracle._held() for oracle in oracles)
+        return sum(oracle._cache.bytes for oracle in oracles)
 
     monkeypatch.setattr("floracle.run.budget.free_memory", lambda: free - held())
     most = 0

@@ -19,13 +19,14 @@ from floracle.core.nearest import Neighbours, nearest
 from floracle.core.paths import LINEAR
 from floracle.core.point_set import PointSet, Prepared
 from floracle.core.spectrum import moments
-from floracle.oracle import float64_refinement as rescoring
 from floracle.oracle import scan as dense
-from floracle.oracle.distributed import ProcessShare, SharedClassPoints, gather_shared_class_points
-from floracle.oracle.float64_refinement import refine
+from floracle.oracle.class_points import ClassPoints, gather_class_points
+from floracle.oracle.distributed import ProcessShare
+from floracle.oracle.float64_refinement import RoundingEffects, refine
 from floracle.oracle.oracle import Oracle
+from floracle.oracle.queries import prepare_queries
 from floracle.oracle.reference import reference
-from floracle.oracle.scan import queries, scan
+from floracle.oracle.scan import scan
 from floracle.run.exchange import merge_over_group
 from floracle.run.processes import ProcessGroup
 from floracle.sampling.grid import time_grid
@@ -122,7 +123,7 @@ def test_members_divide_points_and_share_the_rest(points_source, room, offset, m
     data = points_source(points, weights=torch.rand(50) + 0.1)
 
     def work(group):
-        return gather_shared_class_points(data, -1, group=group, room=room, device=CPU)
+        return gather_class_points(data, -1, group=group, room=room, device=CPU)
 
     members = in_threads(3, work, monkeypatch)
     whole = Oracle(data).class_points()
@@ -152,7 +153,7 @@ def test_what_a_source_knows_beforehand_is_not_measured_again(points_source, mon
     known = Prepared(centre, norms, float(norms.mean()), float(points.norm(dim=1).max()), None)
     monkeypatch.setattr(type(data), "prepared", lambda *_: known, raising=False)
     monkeypatch.setattr(type(data), "take", lambda self, rows: calls.append(rows) or points[rows])
-    found = gather_shared_class_points(data, -1, group=ProcessGroup(1, 4), room=2**30, device=CPU)
+    found = gather_class_points(data, -1, group=ProcessGroup(1, 4), room=2**30, device=CPU)
     assert found.norms is norms
     assert [rows.tolist() for rows in calls] == [[5, 6, 7, 8, 9]]
 
@@ -227,27 +228,27 @@ def test_what_is_scanned_again_is_scanned_by_all(points_source, offset, monkeypa
     x, naturally = placed(data.points, "two"), 32
     whole, asked_about = Oracle(data).class_points(), []
 
-    def about(members, position, plain=SharedClassPoints.about):
+    def centred_on(members, position, plain=ClassPoints.centred_on):
         asked_about.append(members.group.rank)
         near = plain(members, position)
-        torch.testing.assert_close(near.norms, whole.about(position).norms, rtol=1e-12, atol=0)
+        torch.testing.assert_close(
+            near.norms, whole.centred_on(position).norms, rtol=1e-12, atol=0
+        )
         return near
 
     def work(group):
         members = Oracle(data, group=group).class_points()
-        asked = queries(members, x, TIMES, LINEAR)
+        asked = prepare_queries(members, x, TIMES, LINEAR)
         found = refine(members, asked, scan(members, asked))
         return asked.velocity(found.mean), found.rescored
 
     truth = reference(data.points, x, TIMES).velocity
-    monkeypatch.setattr(SharedClassPoints, "about", about)
+    monkeypatch.setattr(ClassPoints, "centred_on", centred_on)
     for most in (naturally, len(whole)):
         velocity, rescored = same(in_threads(3, work, monkeypatch))
         assert rescored.max() >= most
         assert apart(velocity, truth, data, -1, x).max() <= 1e-5
-        monkeypatch.setattr(
-            rescoring, "predicted_error", lambda _, asked, *__, **___: asked.gain + 1
-        )
+        monkeypatch.setattr(RoundingEffects, "velocity_error", lambda self, *_: self.trace + 1)
     assert sorted(asked_about) == sorted([0, 1, 2] * (len(asked_about) // 3))
     assert len(asked_about) >= 3
 
@@ -288,7 +289,7 @@ def test_classes_are_let_go_of_together(points_source, monkeypatch):
         oracle = Oracle(data, memory=group.size * room, group=group)
         for label in (0, 1, 2, 0, 2, 1, 0):
             oracle(x, t, torch.tensor([label]))
-        return (torch.tensor(list(oracle._kept)),)
+        return (torch.tensor(list(oracle._cache.classes)),)
 
     assert len(same(in_threads(3, work, monkeypatch))[0]) >= 2
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from floracle.oracle.distributed import SharedClassPoints
 from floracle.oracle.oracle import Oracle
-from floracle.oracle.scan import queries, scan
+from floracle.oracle.queries import prepare_queries
+from floracle.oracle.scan import scan
 from floracle.run.errors import InputError
 from floracle.run.exchange import PeerLost
 from floracle.run.processes import ALONE
@@ -26,7 +26,7 @@ def same(parts):
 def test_alone_is_no_group_at_all(points_source):
     oracle = Oracle(points_source(cloud(9, 4)), group=ALONE)
     assert oracle.alone() is oracle
-    assert not isinstance(oracle.class_points(), SharedClassPoints)
+    assert oracle.class_points().group.alone
 
 
 OTHERS = {
@@ -74,7 +74,7 @@ def test_another_number_of_queries_at_a_time_is_no_deadlock(points_source, monke
         oracle = Oracle(data, group=group)
         members = oracle.class_points()
         x = torch.ones(2 + group.rank, 4)
-        scan(members, queries(members, x, torch.full((len(x),), 0.5), oracle.path))
+        scan(members, prepare_queries(members, x, torch.full((len(x),), 0.5), oracle.path))
 
     with pytest.raises(PeerLost, match="2 queries and 3 queries"):
         in_threads(2, work, monkeypatch)

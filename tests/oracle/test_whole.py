@@ -18,15 +18,15 @@ from floracle.core.seeds import generator
 from floracle.oracle import oracle as oracle_module
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.pruning import search as pruning
-from floracle.oracle.pruning.screen import screen_of
-from floracle.oracle.scan import queries
+from floracle.oracle.pruning.screen import make_screen
+from floracle.oracle.queries import prepare_queries
 
 WIDE = torch.tensor([0.02, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.9999], dtype=torch.float64).repeat(4)
 
 
 def screened(points):
     members = Oracle(points).class_points()
-    return members, screen_of(members, coarse_view(members.source), whole=True)
+    return members, make_screen(members, coarse_view(members.source), bfloat16=True)
 
 
 def logits(members, asked, points):
@@ -45,8 +45,8 @@ def test_no_logit_is_above_its_bound(points_source, size, power, away):
     members, screen = screened(points_source(points))
     for kind in ("forward path", "near data", "midpoints"):
         x = queries_of(points, kind, WIDE, generator(3))
-        asked = queries(members, x.double(), WIDE, LINEAR)
-        view, whole = screen.view(asked), screen.whole
+        asked = prepare_queries(members, x.double(), WIDE, LINEAR)
+        view, whole = screen.project(asked), screen.bfloat16
         truth = logits(members, asked, points)
         coefficients = whole.coefficients(view)
         bounds = whole.bounds(coefficients, torch.empty(len(points), len(x)))
@@ -61,11 +61,14 @@ def test_bounds_are_worth_having(points_source):
     points = certificates.decaying(2000, 768)
     members, screen = screened(points_source(points))
     t = torch.full((16,), 0.5, dtype=torch.float64)
-    asked = queries(members, queries_of(points, "forward path", t, generator(3)), t, LINEAR)
-    view, truth = screen.view(asked), logits(members, asked, points)
+    asked = prepare_queries(
+        members, queries_of(points, "forward path", t, generator(3)), t, LINEAR
+    )
+    view, truth = screen.project(asked), logits(members, asked, points)
     cut = truth.amax(1) - 40
-    found = screen.whole.bounds(screen.whole.coefficients(view), torch.empty(2000, 16))
-    survive = screen.whole.thresholds(view, cut)[:, None] <= found.T
+    level = screen.bfloat16
+    found = level.bounds(level.coefficients(view), torch.empty(2000, 16))
+    survive = level.thresholds(view, cut)[:, None] <= found.T
     assert survive.double().mean() < 0.01
 
 
@@ -73,9 +76,12 @@ def test_bounds_are_worth_having(points_source):
 def test_points_too_large_rule_nothing_out(points_source, size):
     points = certificates.decaying(500, 96) * torch.tensor(size)
     members, screen = screened(points_source(points))
-    asked = queries(members, queries_of(points, "forward path", WIDE, generator(3)), WIDE, LINEAR)
-    thresholds = screen.whole.thresholds(screen.view(asked), torch.zeros(len(WIDE)).double())
-    most = screen.whole.coefficients(screen.view(asked)).double().norm(dim=1) * size
+    asked = prepare_queries(
+        members, queries_of(points, "forward path", WIDE, generator(3)), WIDE, LINEAR
+    )
+    view, level = screen.project(asked), screen.bfloat16
+    thresholds = level.thresholds(view, torch.zeros(len(WIDE)).double())
+    most = level.coefficients(view).double().norm(dim=1) * size
     assert (thresholds[most > 1e39] == -torch.inf).all()
 
 
@@ -84,13 +90,13 @@ def test_points_too_large_rule_nothing_out(points_source, size):
 def test_certificates_of_queries_that_begin_here(points_source, monkeypatch, power, kind):
     begun = []
 
-    def planned(hunt):
-        begun.append(len(hunt.screen.starts))
-        return torch.full_like(hunt.touched, len(hunt.screen.starts) - 1)
+    def last_start(search):
+        begun.append(len(search.screen.starts))
+        return torch.full_like(search.touched, len(search.screen.starts) - 1)
 
-    monkeypatch.setattr(pruning, "planned", planned)
+    monkeypatch.setattr(pruning, "choose_start", last_start)
     monkeypatch.setattr(pruning, "COSTS", pruning.COSTS._replace(scan=1e12))
-    monkeypatch.setattr(oracle_module, "quick", lambda: True)
+    monkeypatch.setattr(oracle_module, "has_bfloat16_units", lambda: True)
     points = certificates.decaying(900, 120, power=power)
     data = points_source(points)
     oracle, asked = Oracle(data, tolerance=1e-4), torch.full((len(WIDE),), 1e-4).double()
@@ -104,7 +110,7 @@ def test_certificates_of_queries_that_begin_here(points_source, monkeypatch, pow
 
 def test_what_is_held_twice_counts_as_held(points_source, monkeypatch):
     """Where memory is short there are no coordinates in bfloat16, and the answer is the same."""
-    monkeypatch.setattr(oracle_module, "quick", lambda: True)
+    monkeypatch.setattr(oracle_module, "has_bfloat16_units", lambda: True)
     points = certificates.decaying(900, 120)
     data, t = points_source(points), torch.full((32,), 0.8, dtype=torch.float64)
     x = queries_of(points, "forward path", t, generator(4))
@@ -112,7 +118,7 @@ def test_what_is_held_twice_counts_as_held(points_source, monkeypatch):
     for memory, whole in ((size, False), (2 * size, True)):
         oracle = Oracle(data, tolerance=1e-4, memory=memory)
         velocity = oracle(x, t)
-        assert (oracle._screen(oracle.class_points()).whole is not None) == whole
-        assert oracle._held() == size + whole * size // 2
+        assert (oracle._screen(oracle.class_points()).bfloat16 is not None) == whole
+        assert oracle._cache.bytes == size + whole * size // 2
         plain = Oracle(data)(x, t)
         assert ((velocity - plain).norm(dim=1) <= 1e-4 * plain.norm(dim=1)).all()

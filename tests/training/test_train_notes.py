@@ -201,7 +201,7 @@ def test_nothing_of_the_data_stays_with_a_run_for_the_switch(tmp_path, monkeypat
         _Run, "_switch", lambda run, kept: (oracles.append(run.oracle), measured(run, kept))[1]
     )
     trained(tmp_path, replace(SHORT, switch=None))
-    assert not oracles[0]._kept
+    assert not oracles[0]._cache.classes
 
 
 def test_large_networks_on_a_cpu_are_warned_of():

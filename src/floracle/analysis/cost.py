@@ -311,7 +311,7 @@ def _weight_speed(pairs: int = 64, atoms: int = 2048, times: int = 50, dims: int
     norms, own = points.square().sum(1) / 2, points[:pairs]
     half = (norms + norms[:pairs, None] - own @ points.T).clamp(min=0)
     pull = fresh @ points.T - torch.linalg.vecdot(fresh, own)[:, None]
-    rows = ProductRows(torch.stack([pull, half, norms - norms[:pairs, None]]), None)
+    rows = ProductRows.of(pull, half, norms - norms[:pairs, None], dtype=pull.dtype)
     ratio = torch.expm1(torch.linspace(0, 4, times, dtype=torch.float64)).sqrt()
     near, none = half.amin(1), torch.full((pairs,), -1)
     followed = _fastest(lambda: pair_posteriors(rows, near, none, ratio, mirrored=True, classes=0))

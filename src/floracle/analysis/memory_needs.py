@@ -21,10 +21,15 @@ from floracle.core.point_set import NO_LABEL, prepared
 from floracle.core.spectrum import BLOCKS, GRAM_BYTES, MATRICES
 from floracle.data.store import Store
 from floracle.oracle.gaussian_data import COPIES as GAUSSIAN_COPIES
-from floracle.oracle.pairs.forward_pairs import BLOCK as PRODUCTS
-from floracle.oracle.pairs.forward_pairs import BYTES_OF_PRODUCT, FEWEST, MOST, bytes_of_pair
-from floracle.oracle.pairs.held_out_pairs import BYTES_OF_ATOM, ROW_BYTES, ROWS
-from floracle.oracle.scan import CHECKED, COPIES, TOGETHER
+from floracle.oracle.pairs.forward_pairs import (
+    MAX_BLOCK_ROWS,
+    MIN_BLOCK_ROWS,
+    PRODUCT_BYTES,
+    PRODUCTS_AT_ONCE,
+    bytes_of_pair,
+)
+from floracle.oracle.pairs.held_out_pairs import BLOCK_BYTES, BLOCK_ROWS, POINT_BYTES
+from floracle.oracle.scan import BLOCKS_PER_MERGE, COPIES_WHILE_CHECKED, COPIES_WHILE_SCANNED
 from floracle.run.budget import FREE_MEMORY_SHARE, memory_budget
 from floracle.run.errors import InputError
 
@@ -285,9 +290,11 @@ def _pairs(run: StagesRun) -> MemoryNeed:
     """Pairs of the label that takes most, beside the classes that are kept until then."""
     dims, n = run.dims, run.points
     each, fitting = run.pair_bytes, run.together
-    atoms = (PRODUCTS / fitting).clamp(FEWEST, MOST).minimum(n) - FEWEST
+    atoms = (PRODUCTS_AT_ONCE / fitting).clamp(MIN_BLOCK_ROWS, MAX_BLOCK_ROWS).minimum(
+        n
+    ) - MIN_BLOCK_ROWS
     drawn = min(run.pairs, max(1, run.oracle // 4 // (NOISE * dims))) * 4 * dims
-    work = fitting * (each + BYTES_OF_PRODUCT * atoms.clamp(min=0)) + drawn
+    work = fitting * (each + PRODUCT_BYTES * atoms.clamp(min=0)) + drawn
     beside = 24 * n + 32 * dims
     kept = run.copied.sum().clamp(max=run.oracle)
     size = torch.maximum(work + run.copied, torch.minimum(work + kept, work + run.oracle / 4))
@@ -303,9 +310,9 @@ def _held_out(run: StagesRun) -> MemoryNeed:
     assert run.held_out is not None
     dims, n = run.dims, float(run.points.max())
     count = held_out_pairs(run.pairs, dims)
-    each = BYTES_OF_ATOM * n + 8 * 8 * dims
+    each = POINT_BYTES * n + 8 * 8 * dims
     room = float(run.room.min())
-    rows = min(n, ROWS, max(1, ROW_BYTES // (8 * dims)))
+    rows = min(n, BLOCK_ROWS, max(1, BLOCK_BYTES // (8 * dims)))
     block = rows * dims * (8 if run.store.resident else 16)
     drawn = min(count, max(1, run.oracle // 8 // (8 * dims))) * 8 * dims
     size = min(count, max(1, room // each)) * each
@@ -339,7 +346,13 @@ def _examples(run: StagesRun) -> MemoryNeed:
 def _query(run: StagesRun, n: float) -> float:
     """Bytes of a query of n atoms; see `query_bytes`."""
     rows = max(1, min(32, 2**27 // (4 * run.dims)), min(2**24 // (4 * run.dims), 4096))
-    return 8 * run.dims * max(min(TOGETHER, ceil(n / rows)) + 1 + COPIES, CHECKED)
+    return (
+        8
+        * run.dims
+        * max(
+            min(BLOCKS_PER_MERGE, ceil(n / rows)) + 1 + COPIES_WHILE_SCANNED, COPIES_WHILE_CHECKED
+        )
+    )
 
 
 def _deep(run: StagesRun) -> MemoryNeed:

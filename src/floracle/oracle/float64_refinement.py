@@ -1,22 +1,26 @@
-"""What float32 cannot hold, done again in float64.
+"""What float32 cannot hold, computed again in float64: the 1e-5 of the contract.
 
-A logit from float32 products carries an error of about
+A logit from float32 products carries a typical error, in nats, of about
 
-    e = (α/σ²) 2⁻²³ (¼ ‖y‖ max‖x_i‖ + 2 |⟨y, x_L⟩|)
+    e = g 2⁻²³ (¼ ‖y‖ max‖x_i‖ + 2 |⟨y, x̂⟩|),        g = α/σ²      (benchmarks/numerics.py)
 
-(measured: benchmarks/numerics.py). Its effect on the velocity is at most about
-A e √(γ_max · tr Cov), which vanishes where no other atom comes near the leader. Rounding of the
-average adds A (2⁻²³ ‖x̂‖ + ρ ‖x‖), where ‖x‖ is the size of the points averaged, which may cancel
-in x̂, and ρ = min(6 · 2⁻²³, 1 − γ_max): each addition rounds the leader's part, however little it
-adds, but by no more than that. Where the two together exceed `TRIGGER` relative to ‖u*‖
-the leading atoms are rescored against the leader L,
+which moves the velocity by A e √(γ_max · tr Cov): nothing where no other point comes near the
+leader. The rounding of the mean moves it by A (2⁻²³ ‖x̂‖ + ρ ‖x‖), where ‖x‖ is the size of the
+points averaged, which may cancel in x̂, and ρ = min(6 · 2⁻²³, 1 − γ_max): each addition rounds the
+leader's part, however little it adds, but by no more than that.
 
-    l_i − l_L = (α/σ²) ⟨x − α (x_i + x_L)/2, x_i − x_L⟩ + log w_i / w_L,
+`refine` predicts this error for every query, and refines the queries where it is too large by one
+of three means, the cheapest that suffices:
 
-which loses nothing to cancellation. Where more atoms compete than are kept, the logits of those
-kept are put right within the sums: the others err as before, but none of them weighs much. Where
-that leaves doubt, those queries are scanned for again in float64, wherever in the class an atom
-competed; and where even that does, once more through all of it, with points seen from the leader.
+1. *The leaders are rescored* where all points that can matter are among the k leaders that the
+scan
+   has kept. Against the first leader L nothing cancels:
+       l_i − l_L = g ⟨x − α (x_i + x_L)/2, x_i − x_L⟩ + log w_i / w_L.
+2. *Kept logits are put right* within the sums where more points matter than are kept. The others
+   err as before, but none of them weighs more than the last leader; the prediction says whether
+   that is enough.
+3. *The class is scanned again in float64* where it is not, wherever a point came near the maximum;
+   and where even that is not enough, all of it with points seen from the leader.
 """
 
 from __future__ import annotations
@@ -28,225 +32,339 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .class_points import ClassPoints, Stretch
+from .class_points import ClassPoints, PositionRange
 from .posterior import PosteriorSums
-from .scan import Passed, Queries, scan
+from .scan import BlockMaxima, Queries, scan
 
 if TYPE_CHECKING:
     from .pruning.search import PruningResult
 
-TRIGGER = 8e-6
-"""Predicted relative velocity error above which float64 takes over; the contract is 1e-5."""
-WORST = 4.0
-"""How many typical errors the logit of one heavy atom is taken to be off; put right, those of many
-light ones are off by one at most (measured: up to 3.7, and .1)."""
-CROWDED = 1.5e-6
-"""The same where leaders crowd together: they err alike, which √γ_max does not allow for."""
-LONG = 8192
-"""Dimensions beyond which the rounding of an inner product grows with the root of their number."""
-LEFT_OUT = 1e-7
-"""Relative velocity error that leaving out all but the rescored atoms may cost."""
-SAFETY = 8.0
-"""How much larger than the typical error of a logit the worst one is taken to be."""
-AVERAGING = 6.0
-"""Rounding of a float32 average, in roundings of the points averaged (measured: up to 3.4)."""
-LOOKED_AT = 4
-"""Leaders between which distances are taken to see whether they crowd together."""
-AT_ONCE, LAUNCHED = 2**21, 2**25
-"""Coordinates of leaders that are rescored together, and on a GPU, which waits for launches."""
+MAX_PREDICTED_ERROR = 8e-6
+"""Predicted velocity error, relative to ‖u*‖, above which a query is refined. The contract is
+1e-5; the rest is for what the prediction may miss."""
+MAX_CROWDED_ERROR = 1.5e-6
+"""The same where leaders lie close together: their logits err alike, so that the error does not
+average out as √γ_max assumes."""
+CROWD_SIZE = 4
+"""Leaders whose distances show whether they lie close together."""
+CROWD_DISTANCE = 0.01
+"""Squared distance, as a share of tr Cov, below which two leaders lie close together."""
+HEAVY_LOGIT_ERRORS = 4.0
+"""Errors of a heavy point's logit in units of e (measured: up to 3.7). Those of many light ones
+average to .1 of them, and are taken as 1."""
+WORST_LOGIT_ERRORS = 8.0
+"""The same for the worst of all points, where points are left out for good."""
+LEFT_OUT_ERROR = 1e-7
+"""Relative velocity error that points below the cut may cost together."""
+AVERAGE_ROUNDINGS = 6.0
+"""ρ in roundings of the points averaged (measured: up to 3.4)."""
+LONG_PRODUCT_DIMS = 8192
+"""Dimensions beyond which the rounding of an inner product grows as their root: sums are taken in
+parts, and up to there the parts hide it."""
+MAX_LOGIT_ERROR = 50.0
+"""Nats at which e^e is bounded: beyond, nothing is left of a weight anyway."""
+RESCORED_COORDINATES, GPU_RESCORED_COORDINATES = 2**21, 2**25
+"""Coordinates of leaders in memory at once; more on a GPU, which waits for kernel launches."""
+FLOAT64_EPS = torch.finfo(torch.float64).eps
 
 
 @dataclass(frozen=True)
 class Refined:
-    """The sums with doubtful queries mended, and their means; float64."""
+    """Posterior sums and means that keep the contract; float64."""
 
     sums: PosteriorSums
     mean: Tensor
-    """[b, D]."""
+    """x̂ [b, D]."""
     rescored: Tensor
-    """How many atoms were rescored for each query, int64 [b]; the class size for a full rescan."""
+    """How many points of each query were evaluated in float64, int64 [b]: 0 where none needed it,
+    the size of the class where it was scanned again."""
     pruned: PruningResult | None = None
-    """The proof, where atoms were left out."""
+    """The certificate, where points were left out."""
 
 
 def refine(
-    members: ClassPoints, asked: Queries, sums: PosteriorSums, passed: Passed | None = None
+    members: ClassPoints, queries: Queries, sums: PosteriorSums, maxima: BlockMaxima | None = None
 ) -> Refined:
-    """Mend the queries that float32 leaves in doubt; `passed` is where the scan has been."""
+    """Refine the sums of a scan where their error is predicted to break the contract.
+
+    `maxima` says where in the class points came near the maximum; without, all of it is read again
+    for queries that are scanned again.
+    """
     mean = sums.points / sums.mass[:, None] + members.offset
-    size = asked.velocity(mean).norm(dim=1).clamp(min=1e-30)
-    rounding = torch.finfo(members.precision).eps
-    error = typical_error(members, asked, mean, rounding)
-    cut = hopeless(members, asked, size, error)
+    count, kept = len(members), sums.top.shape[1]
+
+    # What is predicted to be wrong.
+    effects = rounding_effects(members, queries, sums, mean, torch.finfo(members.precision).eps)
+    cut = _matters_within(members, queries, effects)  # nats below the leader, [b]
     rivals = (sums.top_logits >= (sums.top_logits[:, 0] - cut)[:, None]).sum(1)
-    predicted = predicted_error(members, asked, sums, mean, rounding)
-    doubtful = predicted > TRIGGER
-    unsure = ((predicted > CROWDED) & ~doubtful & (rivals > 1)).nonzero()[:, 0]
-    for places in unsure.split(_at_once(members, LOOKED_AT)):
-        some = _of(sums, places)
-        doubtful[places] = crowded(members, some, spread(members, some, mean[places], rounding))
+    predicted = effects.velocity_error()
+    doubtful = predicted > MAX_PREDICTED_ERROR
+    unsure = ((predicted > MAX_CROWDED_ERROR) & ~doubtful & (rivals > 1)).nonzero()[:, 0]
+    for indices in unsure.split(_queries_at_once(members, CROWD_SIZE)):
+        doubtful[indices] = _leaders_crowd(members, sums.top[indices], effects.trace[indices])
     if members.exact:
         doubtful &= rivals > 1  # alone, the leader is the mean to the last bit
-    complete = (rivals < sums.top.shape[1]) | (sums.top.shape[1] == len(members))
-    rescored = torch.zeros_like(rivals)
-    few, many = (chosen.nonzero()[:, 0] for chosen in (doubtful & complete, doubtful & ~complete))
-    if len(few):
-        kept = int(rivals[few].max())
-        new, mean[few] = _rescore_leaders(members, asked.of(few), _of(sums, few), kept)
-        sums, rescored[few] = _put(sums, few, new), rivals[few]
-    if len(many):
-        new, mean[many], settled = _mended(members, asked.of(many), _of(sums, many))
-        sums, rescored[many] = _put(sums, many, new), sums.top.shape[1]
-        many = many[~settled]
-    if len(many):
-        within = None if passed is None else passed.where((sums.peak - cut)[many], many)
-        new, mean[many] = _rescan(members, asked.of(many), _of(sums, many), within)
-        sums, rescored[many] = _put(sums, many, new), len(members)
-    return Refined(sums, mean, rescored)
+
+    # Which queries are refined by which means.
+    all_kept = (rivals < kept) | (kept == count)
+    rescored = (doubtful & all_kept).nonzero()[:, 0]
+    corrected = (doubtful & ~all_kept).nonzero()[:, 0]
+
+    # Results, each for queries of its own: (queries, sums, means, points evaluated).
+    results: list[tuple[Tensor, PosteriorSums, Tensor, Tensor | int]] = []
+    if len(rescored):
+        top_k = int(rivals[rescored].max())
+        found = rescore_leaders(members, queries.of(rescored), sums.of(rescored), top_k)
+        results.append((rescored, *found, rivals[rescored]))
+    if len(corrected):
+        found = correct_kept_logits(members, queries.of(corrected), sums.of(corrected))
+        enough = found.sufficient
+        results.append((corrected[enough], found.sums.of(enough), found.mean[enough], kept))
+        rescanned = corrected[~enough]
+        if len(rescanned):
+            floors = (sums.max_logit - cut)[rescanned]
+            within = None if maxima is None else maxima.ranges_above(floors, rescanned)
+            found = scan_again(members, queries.of(rescanned), kept, within)
+            results.append((rescanned, *found, count))
+    return _written(sums, mean, results)
 
 
-def hopeless(members: ClassPoints, asked: Queries, size: Tensor, error: Tensor) -> Tensor:
-    """How far below the peak logits cannot matter to a query, rounding included; nats, [b]."""
-    widest = 2 * members.norms.max().sqrt()
-    worth = (asked.amplification * widest / size).clamp(min=1)
-    return (len(members) * worth / LEFT_OUT).log() + 2 * SAFETY * error
-
-
-def predicted_error(
-    members: ClassPoints,
-    asked: Queries,
+def _written(
     sums: PosteriorSums,
     mean: Tensor,
-    rounding: float,
-    *,
-    heaviest: Tensor | None = None,
-    shared: Tensor | float = 0.0,
-) -> Tensor:
-    """The velocity error, relative to its norm, that products so rounded may have left; [b].
-
-    `heaviest` is the largest weight of an atom whose logit is so rounded; by default it is that of
-    the leader, which may be an unlucky one. `shared` is how much of the spread a part of the atoms
-    may be off together.
-    """
-    size = asked.velocity(mean).norm(dim=1).clamp(min=1e-30)
-    error = typical_error(members, asked, mean, rounding)
-    top = (sums.top_logits[:, 0] - sums.peak).exp() / sums.mass
-    around = spread(members, sums, mean, rounding)
-    working = (mean - members.offset).norm(dim=1)
-    averaged = (around + working.square()).sqrt()
-    concerned = WORST**2 * top if heaviest is None else heaviest
-    from_logits = torch.expm1(error.clamp(max=50)) * (concerned * around).sqrt()
-    from_logits += shared * around.sqrt()
-    summing = (1 - top).clamp(min=0, max=AVERAGING * rounding)
-    from_mean = rounding * working + summing * averaged
-    return asked.amplification * (from_logits + from_mean) / size
+    results: Sequence[tuple[Tensor, PosteriorSums, Tensor, Tensor | int]],
+) -> Refined:
+    """The sums and means with the results of some queries in place of theirs."""
+    evaluated = torch.zeros(len(mean), dtype=torch.int64, device=mean.device)
+    columns = vars(sums)
+    if results:
+        columns = {name: values.clone() for name, values in columns.items()}
+    for indices, new, new_mean, points in results:
+        for name, values in vars(new).items():
+            columns[name][indices] = values
+        mean[indices], evaluated[indices] = new_mean, points
+    return Refined(PosteriorSums(**columns), mean, evaluated)
 
 
-def spread(members: ClassPoints, sums: PosteriorSums, mean: Tensor, rounding: float) -> Tensor:
-    """The posterior's tr Cov, rounding included; [b]."""
+# The prediction --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RoundingEffects:
+    """What rounding has done to logits and to the mean; float64 [b]."""
+
+    unit: float
+    """The relative rounding of the products."""
+    logit_error: Tensor
+    """The typical error e of a logit, nats."""
+    max_weight: Tensor
+    """γ_max."""
+    trace: Tensor
+    """tr Cov(data | x), its own rounding included."""
+    mean_norm: Tensor
+    """‖x̂ − offset‖."""
+    speed: Tensor
+    """‖u*‖."""
+    amplification: Tensor
+    """A."""
+
+    def velocity_error(
+        self, heaviest: Tensor | None = None, shared_error: Tensor | float = 0.0
+    ) -> Tensor:
+        """The predicted error of the velocity, relative to ‖u*‖; [b].
+
+        `heaviest` is the largest weight of a point whose logit is so rounded; by default it is
+        that of the leader, which may be an unlucky one. `shared_error` is what a part of the
+        points may err by together, in units of √tr Cov.
+        """
+        weight = HEAVY_LOGIT_ERRORS**2 * self.max_weight if heaviest is None else heaviest
+        # (e^e − 1) √(γ_max tr Cov)
+        logits = self.logit_error.clamp(max=MAX_LOGIT_ERROR).expm1() * (weight * self.trace).sqrt()
+        logits += shared_error * self.trace.sqrt()
+        # 2⁻²³ ‖x̂‖ + ρ ‖x‖, where ‖x‖² = tr Cov + ‖x̂‖²
+        rho = (1 - self.max_weight).clamp(min=0, max=AVERAGE_ROUNDINGS * self.unit)
+        points_norm = (self.trace + self.mean_norm.square()).sqrt()
+        averaging = self.unit * self.mean_norm + rho * points_norm
+        return self.amplification * (logits + averaging) / self.speed
+
+
+def rounding_effects(
+    members: ClassPoints, queries: Queries, sums: PosteriorSums, mean: Tensor, unit: float
+) -> RoundingEffects:
+    """What products with the relative rounding `unit` have done to sums with this mean [b, D]."""
+    offset_mean = mean - members.offset
+    # e = g unit (¼ ‖y‖ max‖x_i‖ + 2 |⟨y, x̂⟩|), more where products are long
+    across = 0.25 * queries.centred.norm(dim=1) * members.largest
+    along = 2 * (queries.centred * offset_mean).sum(1).abs()
+    longer = max(1.0, members.dims / LONG_PRODUCT_DIMS) ** 0.5
+    # tr Cov = Σ γ ‖x_i − m‖² − ‖x̂ − m‖², at least its rounding
     norms = sums.norms / sums.mass
-    centred = (mean - members.centre).square().sum(1)
-    return (norms - centred).clamp(min=0) + rounding * norms
-
-
-def crowded(members: ClassPoints, sums: PosteriorSums, spread: Tensor) -> Tensor:
-    """Whether two of the first leaders are much closer than the posterior is wide; [b]."""
-    leaders = members.originals(sums.top[:, :LOOKED_AT])
-    apart = torch.cdist(leaders, leaders).square()
-    apart.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    return apart.amin((1, 2)) < 0.01 * spread
-
-
-def typical_error(members: ClassPoints, asked: Queries, mean: Tensor, rounding: float) -> Tensor:
-    """The typical error e of a logit from products so rounded, [b]."""
-    apart = 0.25 * asked.centred.norm(dim=1) * members.largest
-    along = 2 * (asked.centred * (mean - members.offset)).sum(1).abs()
-    longer = max(1.0, members.dims / LONG) ** 0.5
-    return asked.gain * rounding * longer * (apart + along)
-
-
-def _rescore_leaders(
-    members: ClassPoints, asked: Queries, sums: PosteriorSums, kept: int
-) -> tuple[PosteriorSums, Tensor]:
-    pieces = [
-        _rescored(members, asked.of(places), _of(sums, places), kept)
-        for places in _some(members, asked, kept)
-    ]
-    names, (parts, means) = sums.__dataclass_fields__, zip(*pieces, strict=True)
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
-    return PosteriorSums(**joined), torch.cat(means)
-
-
-def _some(members: ClassPoints, asked: Queries, leaders: int) -> tuple[Tensor, ...]:
-    """Places of queries whose leaders are looked at together."""
-    places = torch.arange(len(asked.x), device=asked.x.device)
-    return places.split(_at_once(members, leaders))
-
-
-def _at_once(members: ClassPoints, leaders: int) -> int:
-    """Of how many queries so many leaders are looked at together."""
-    most = LAUNCHED if members.centre.is_cuda else AT_ONCE
-    return max(1, most // (leaders * members.dims))
-
-
-def _mended(
-    members: ClassPoints, asked: Queries, sums: PosteriorSums
-) -> tuple[PosteriorSums, Tensor, Tensor]:
-    """The sums with the logits of all kept leaders put right; the means; whether that settles it.
-
-    Rounding moves the mean by about e √(γ_max · tr Cov) of the atoms it concerns: here of those
-    that are not kept, which weigh no more than the last leader. What the leaders erred by on
-    average, the others may still err by: that moves both parts against each other.
-    """
-    top, points = sums.top, torch.empty_like(sums.points)
-    logits = torch.empty_like(sums.top_logits)
-    for places in _some(members, asked, top.shape[1]):
-        leaders, some = members.originals(top[places]), asked.of(places)
-        along = ((leaders - members.centre) @ some.centred[:, :, None])[:, :, 0]
-        logits[places] = along * some.gain[:, None] + _heights(members, some, top[places])
-        moved = _weights(logits[places], sums.peak[places])
-        moved -= _weights(sums.top_logits[places], sums.peak[places])
-        points[places] = sums.points[places]
-        points[places] += (moved[:, None] @ (leaders - members.offset))[:, 0]
-    together = (logits - sums.top_logits).mean(1).abs()
-    sums, rounding = _moved(members, sums, logits, points), torch.finfo(members.precision).eps
-    mean = sums.points / sums.mass[:, None] + members.offset
-    weights = _weights(sums.top_logits, sums.peak) / sums.mass[:, None]
-    held = weights.sum(1).clamp(max=1)
-    left = predicted_error(
-        *(members, asked, sums, mean, rounding),
-        heaviest=weights[:, -1],
-        shared=together * (held * (1 - held)).sqrt(),
+    trace = (norms - (mean - members.centre).square().sum(1)).clamp(min=0) + unit * norms
+    return RoundingEffects(
+        unit,
+        logit_error=queries.gain * unit * longer * (across + along),
+        max_weight=(sums.top_logits[:, 0] - sums.max_logit).exp() / sums.mass,
+        trace=trace,
+        mean_norm=offset_mean.norm(dim=1),
+        speed=queries.velocity(mean).norm(dim=1).clamp(min=1e-30),
+        amplification=queries.amplification,
     )
-    fine = torch.finfo(torch.float64).eps
-    left += predicted_error(members, asked, sums, mean, fine)
-    close = crowded(members, sums, spread(members, sums, mean, rounding))
-    return sums, mean, (left <= TRIGGER) & ~close
 
 
-def _heights(members: ClassPoints, asked: Queries, positions: Tensor) -> Tensor:
-    """What logits have beside inner products: −(α²/2σ²) ‖x_i − m‖² + log w_i; [b, k]."""
-    half = (asked.gain * asked.alpha / 2)[:, None]
+def _matters_within(members: ClassPoints, queries: Queries, effects: RoundingEffects) -> Tensor:
+    """How far below the largest logit a point can matter, its rounding included; nats, [b].
+
+    n points at that depth, each as far as the class is wide, cost `LEFT_OUT_ERROR` together.
+    """
+    diameter = 2 * members.norms.max().sqrt()
+    worth = (queries.amplification * diameter / effects.speed).clamp(min=1)
+    depth = (len(members) * worth / LEFT_OUT_ERROR).log()
+    return depth + 2 * WORST_LOGIT_ERRORS * effects.logit_error
+
+
+def _leaders_crowd(members: ClassPoints, top: Tensor, trace: Tensor) -> Tensor:
+    """Whether two of the first leaders are much closer than the posterior is wide; bool [b]."""
+    leaders = members.originals(top[:, :CROWD_SIZE])
+    squared = torch.cdist(leaders, leaders).square()
+    squared.diagonal(dim1=1, dim2=2).fill_(torch.inf)
+    return squared.amin((1, 2)) < CROWD_DISTANCE * trace
+
+
+def _queries_at_once(members: ClassPoints, leaders: int) -> int:
+    """How many queries' leaders are evaluated together."""
+    gpu = members.centre.is_cuda
+    coordinates = GPU_RESCORED_COORDINATES if gpu else RESCORED_COORDINATES
+    return max(1, coordinates // (leaders * members.dims))
+
+
+# 1. The leaders are rescored -------------------------------------------------------------------
+
+
+def rescore_leaders(
+    members: ClassPoints, queries: Queries, sums: PosteriorSums, top_k: int
+) -> tuple[PosteriorSums, Tensor]:
+    """The sums and means [b, D] over the first `top_k` leaders of each query, in float64."""
+    indices = torch.arange(len(queries.x), device=queries.x.device)
+    pieces = [
+        _rescore_some(members, queries.of(some), sums.of(some), top_k)
+        for some in indices.split(_queries_at_once(members, top_k))
+    ]
+    parts, means = zip(*pieces, strict=True)
+    return PosteriorSums.cat(parts), torch.cat(means)
+
+
+def _rescore_some(
+    members: ClassPoints, queries: Queries, sums: PosteriorSums, top_k: int
+) -> tuple[PosteriorSums, Tensor]:
+    top = sums.top[:, :top_k]
+    points = members.originals(top)  # x_i [b, k, D]
+    leader = points[:, :1]  # x_L [b, 1, D]
+    from_leader = points - leader
+    alpha = queries.alpha[:, None, None]
+    # x − α (x_i + x_L)/2 = x − α x_L − α (x_i − x_L)/2
+    from_middle = queries.x[:, None] - alpha * leader - alpha * from_leader / 2
+    log_weights = members.log_weights[top]
+    logits = queries.gain[:, None] * (from_middle * from_leader).sum(2)  # l_i − l_L [b, k]
+    logits = logits + log_weights - log_weights[:, :1]
+    best = logits.max(1)
+    relative = logits - best.values[:, None]
+    weights = relative.exp()
+    mass = weights.sum(1)
+    mean = (weights[:, None] @ points)[:, 0] / mass[:, None]
+    order = logits.argsort(dim=1, descending=True)
+
+    # The largest logit itself, about the centre as the scan has it.
+    rows = torch.arange(len(top), device=top.device)
+    along = ((points[rows, best.indices] - members.centre) * queries.centred).sum(1)
+    position = top[rows, best.indices][:, None]
+    max_logit = queries.gain * along + _constant_logits(members, queries, position)[:, 0]
+    refined = PosteriorSums(
+        max_logit,
+        mass,
+        points=(mean - members.offset) * mass[:, None],
+        logits=(weights * relative.clamp(min=-1e4)).sum(1),  # no 0 · ∞
+        squares=weights.square().sum(1),
+        norms=(weights * members.norms[top]).sum(1),
+        top_logits=_with_leaders(sums.top_logits, max_logit[:, None] + relative.gather(1, order)),
+        top=_with_leaders(sums.top, top.gather(1, order)),
+    )
+    return refined, mean
+
+
+def _with_leaders(values: Tensor, leaders: Tensor) -> Tensor:
+    """The values [b, k] with the first of them replaced."""
+    return torch.cat([leaders, values[:, leaders.shape[1] :]], 1)
+
+
+def _constant_logits(members: ClassPoints, queries: Queries, positions: Tensor) -> Tensor:
+    """What logits have beside g ⟨y, x_i − m⟩: log w_i − ½ g α ‖x_i − m‖²; [b, k]."""
+    half = (queries.gain * queries.alpha / 2)[:, None]
     return members.log_weights[positions] - half * members.norms[positions]
 
 
-def _weights(logits: Tensor, peak: Tensor) -> Tensor:
-    return (logits - peak[:, None]).exp()
+# 2. Kept logits are put right ------------------------------------------------------------------
 
 
-def _moved(
+@dataclass(frozen=True)
+class CorrectedSums:
+    """Sums with the logits of all kept leaders put right."""
+
+    sums: PosteriorSums
+    mean: Tensor
+    """float64 [b, D]."""
+    sufficient: Tensor
+    """Whether the predicted error keeps the contract, bool [b]."""
+
+
+def correct_kept_logits(
+    members: ClassPoints, queries: Queries, sums: PosteriorSums
+) -> CorrectedSums:
+    """Put the logits of the kept leaders right within the sums, and predict what is left.
+
+    The other points err as before, by A e √(γ · tr Cov), where γ is at most the weight of the last
+    leader. What the leaders erred by on average, the others may still err by: that moves the mean
+    of the leaders against that of the others, by error · √(p (1 − p) tr Cov) for leaders of
+    weight p.
+    """
+    points, logits = torch.empty_like(sums.points), torch.empty_like(sums.top_logits)
+    every = torch.arange(len(queries.x), device=queries.x.device)
+    for indices in every.split(_queries_at_once(members, sums.top.shape[1])):
+        some, top = queries.of(indices), sums.top[indices]
+        leaders = members.originals(top)  # [b, k, D]
+        along = ((leaders - members.centre) @ some.centred[:, :, None])[:, :, 0]
+        logits[indices] = along * some.gain[:, None] + _constant_logits(members, some, top)
+        gained = _weights(logits[indices], sums.max_logit[indices])
+        gained -= _weights(sums.top_logits[indices], sums.max_logit[indices])
+        points[indices] = sums.points[indices]
+        points[indices] += (gained[:, None] @ (leaders - members.offset))[:, 0]
+    shared_error = (logits - sums.top_logits).mean(1).abs()  # nats [b]
+    sums = _with_logits(members, sums, logits, points)
+    mean = sums.points / sums.mass[:, None] + members.offset
+
+    # What is left: the rounding of the others in float32, and that of everything in float64.
+    unit = torch.finfo(members.precision).eps
+    effects = rounding_effects(members, queries, sums, mean, unit)
+    weights = _weights(sums.top_logits, sums.max_logit) / sums.mass[:, None]  # [b, k]
+    leaders_weight = weights.sum(1).clamp(max=1)
+    apart = shared_error * (leaders_weight * (1 - leaders_weight)).sqrt()
+    left = effects.velocity_error(weights[:, -1], apart)
+    left += rounding_effects(members, queries, sums, mean, FLOAT64_EPS).velocity_error()
+    crowded = _leaders_crowd(members, sums.top, effects.trace)
+    return CorrectedSums(sums, mean, (left <= MAX_PREDICTED_ERROR) & ~crowded)
+
+
+def _with_logits(
     members: ClassPoints, sums: PosteriorSums, logits: Tensor, points: Tensor
 ) -> PosteriorSums:
-    """The sums with other logits of the kept leaders, and the sums of points that they give."""
-    pairs = [(values, _weights(values, sums.peak)) for values in (sums.top_logits, logits)]
-    (before, old), (after, new) = pairs
-    apart = [values - sums.peak[:, None] for values in (before, after)]
+    """The sums with other logits [b, k] of the leaders, and the sums of points they give."""
+    before, after = (values - sums.max_logit[:, None] for values in (sums.top_logits, logits))
+    old, new = before.exp(), after.exp()
     best = logits.sort(dim=1, descending=True)
     return replace(
         sums,
         mass=sums.mass + (new - old).sum(1),
         points=points,
-        logits=sums.logits + (new * apart[1] - old * apart[0]).sum(1),
+        logits=sums.logits + (new * after - old * before).sum(1),
         squares=sums.squares + (new.square() - old.square()).sum(1),
         norms=sums.norms + ((new - old) * members.norms[sums.top]).sum(1),
         top_logits=best.values,
@@ -254,91 +372,34 @@ def _moved(
     )
 
 
-def _rescored(
-    members: ClassPoints, asked: Queries, sums: PosteriorSums, kept: int
+def _weights(logits: Tensor, max_logit: Tensor) -> Tensor:
+    return (logits - max_logit[:, None]).exp()
+
+
+# 3. The class is scanned again -----------------------------------------------------------------
+
+
+def scan_again(
+    members: ClassPoints,
+    queries: Queries,
+    top_k: int,
+    within: Sequence[PositionRange] | None,
 ) -> tuple[PosteriorSums, Tensor]:
-    top = sums.top[:, :kept]
-    points = members.originals(top)
-    leader = points[:, :1]
-    apart = points - leader
-    alpha = asked.alpha[:, None, None]
-    middle = asked.x[:, None] - alpha * leader - alpha * apart / 2
-    log_weights = members.log_weights[top]
-    relative = asked.gain[:, None] * (middle * apart).sum(2) + log_weights - log_weights[:, :1]
-    best = relative.max(1)
-    weights = (relative - best.values[:, None]).exp()
-    mass = weights.sum(1)
-    mean = (weights[:, None] @ points)[:, 0] / mass[:, None]
-    order = relative.argsort(dim=1, descending=True)
-    peak = _leader_logit(members, asked, points, top, best.indices)
-    return (
-        replace(
-            sums,
-            peak=peak,
-            mass=mass,
-            points=(mean - members.offset) * mass[:, None],
-            logits=(weights * (relative - best.values[:, None]).clamp(min=-1e4)).sum(1),
-            squares=weights.square().sum(1),
-            norms=(weights * members.norms[top]).sum(1),
-            top_logits=_led(
-                sums.top_logits, peak[:, None] + (relative - best.values[:, None]).gather(1, order)
-            ),
-            top=_led(sums.top, top.gather(1, order)),
-        ),
-        mean,
-    )
-
-
-def _leader_logit(
-    members: ClassPoints, asked: Queries, points: Tensor, top: Tensor, best: Tensor
-) -> Tensor:
-    places = torch.arange(len(best), device=best.device)
-    leader, position = points[places, best] - members.centre, top[places, best]
-    along = asked.gain * (asked.centred * leader).sum(1)
-    return along + _heights(members, asked, position[:, None])[:, 0]
-
-
-def _led(kept: Tensor, leaders: Tensor) -> Tensor:
-    return torch.cat([leaders, kept[:, leaders.shape[1] :]], 1)
-
-
-def _rescan(
-    members: ClassPoints, asked: Queries, sums: PosteriorSums, within: Sequence[Stretch] | None
-) -> tuple[PosteriorSums, Tensor]:
-    original = members if members.exact else members.unshifted()
-    keep = sums.top.shape[1]
-    again = scan(original, asked, dtype=torch.float64, keep=keep, within=within)
-    mean = again.points / again.mass[:, None]
-    rounding = torch.finfo(torch.float64).eps
-    doubtful = predicted_error(original, asked, again, mean, rounding) > TRIGGER
-    for places in doubtful.nonzero()[:, :1]:
-        new, mean[places] = _scan_about(original, asked.of(places), _of(again, places))
-        again = _put(again, places, new)
-    return again, mean
-
-
-def _scan_about(
-    members: ClassPoints, asked: Queries, sums: PosteriorSums
-) -> tuple[PosteriorSums, Tensor]:
-    """One query again, with all points, and so the logits, seen from its leader."""
-    near = members.about(int(sums.top[0, 0]))
-    seen = replace(asked, centred=asked.x - asked.alpha[:, None] * near.centre)
-    new = scan(near, seen, dtype=torch.float64, keep=sums.top.shape[1])
-    mean = new.points / new.mass[:, None] + near.offset
-    return (
-        replace(new, points=mean * new.mass[:, None], norms=sums.norms / sums.mass * new.mass),
-        mean,
-    )
-
-
-def _of(sums: PosteriorSums, places: Tensor) -> PosteriorSums:
-    return PosteriorSums(*(getattr(sums, name)[places] for name in sums.__dataclass_fields__))
-
-
-def _put(sums: PosteriorSums, places: Tensor, new: PosteriorSums) -> PosteriorSums:
-    fields = {}
-    for name in sums.__dataclass_fields__:
-        value = getattr(sums, name).clone()
-        value[places] = getattr(new, name)
-        fields[name] = value
-    return PosteriorSums(**fields)
+    """The sums and means [b, D] of a float64 scan, and of one about the leader where needed."""
+    members = members if members.exact else members.with_original_points()
+    sums = scan(members, queries, dtype=torch.float64, top_k=top_k, within=within)
+    mean = sums.points / sums.mass[:, None]
+    effects = rounding_effects(members, queries, sums, mean, FLOAT64_EPS)
+    doubtful = (effects.velocity_error() > MAX_PREDICTED_ERROR).nonzero()
+    results = []
+    for index in doubtful[:, :1]:  # each query has its own leader, and so its own norms
+        query, before = queries.of(index), sums.of(index)
+        seen = members.centred_on(int(before.top[0, 0]))
+        query = replace(query, centred=query.x - query.alpha[:, None] * seen.centre)
+        new = scan(seen, query, dtype=torch.float64, top_k=before.top.shape[1])
+        new_mean = new.points / new.mass[:, None] + seen.offset
+        # Points and norms again about the origin and the centre of the class.
+        points, norms = new_mean * new.mass[:, None], before.norms / before.mass * new.mass
+        results.append((index, replace(new, points=points, norms=norms), new_mean, len(members)))
+    refined = _written(sums, mean, results)
+    return refined.sums, refined.mean

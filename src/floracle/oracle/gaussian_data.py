@@ -1,12 +1,12 @@
-"""The oracle of data whose samples are Gaussians: an autoencoder's posteriors N(μ_i, diag s_i²).
+"""The oracle of data whose training points are Gaussians: an autoencoder's N(μ_i, diag s_i²).
 
-A noisy sample of atom i is N(α μ_i, σ² + α² s_i²) in every coordinate, so with v_i = σ² + α² s_i²
+A noisy sample of point i is N(α μ_i, σ² + α² s_i²) in every coordinate, so with v_i = σ² + α² s_i²
 
     l_i   = log w_i − ½ Σ_d [ (x − α μ_i)² / v_i + log(v_i / σ²) ]
     m_i   = μ_i + (α s_i² / v_i) (x − α μ_i)            the data, given x and i
     x̂     = Σ_i γ_i m_i,        u* = α' x̂ + (σ'/σ) (x − α x̂).
 
-What x tells about i obeys the information law with the part of the variance between atoms,
+What x tells about i obeys the information law with the part of the variance between points,
 E‖m_own − x̂‖²; the part within, E Σ_d s² / (1 + r² s²), belongs to the Gaussians themselves and
 carries ½ E Σ_d log(1 + r² s²). Precisions differ at every time, so nothing is shared between times
 and everything is float64 products: three to five per block and time. As s → 0 it is `Oracle`.
@@ -22,25 +22,27 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from floracle.core.paths import LINEAR, ProbabilityPath, check_times
-from floracle.core.point_set import NO_LABEL, PointSet, classes
+from floracle.core.paths import LINEAR, Coefficients, ProbabilityPath, check_times
+from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.spectrum import PASS_BYTES
 from floracle.run.budget import memory_budget
-from floracle.run.errors import InputError
 
-from .pairs.forward_pairs import PairCurves
+from .pairs.forward_pairs import PairCurves, positions_of_rows
 from .posterior import Posterior, PosteriorSums
+from .queries import check_label, check_queries
 
-TOP = 8
-BLOCKS = 8
-"""A block of atoms is this many times the size of a pass: its products are what costs."""
+REPORTED_LEADERS = 8
+PASSES_PER_BLOCK = 8
+"""A block of points is this many times the size of a pass: its products are what costs."""
 COPIES = 16
-"""Float64 copies of a pair, or of a query, that are in memory at once."""
+"""Float64 copies of a pair, or of a query, in memory at once."""
+MIN_LOGIT = -700.0
+"""Logits relative to the largest are bounded here, where e^l is still a float64."""
 
 
 @runtime_checkable
 class GaussianPointSet(PointSet, Protocol):
-    """A source whose points are means, with a standard deviation for every coordinate."""
+    """A point set whose points are means, with a standard deviation for every coordinate."""
 
     def take_stds(self, rows: Tensor) -> Tensor:
         """The standard deviations float32 [len(rows), *shape] of any rows."""
@@ -48,35 +50,36 @@ class GaussianPointSet(PointSet, Protocol):
 
 
 class GaussianBlock(NamedTuple):
-    """Some Gaussians of a class, float64: rows start … of it."""
+    """Some Gaussians of a class, float64, from the position `start` on."""
 
     start: int
-    rows: Tensor
     log_weights: Tensor
+    """[n]."""
     means: Tensor
+    """μ [n, D]."""
     variances: Tensor
+    """s² [n, D]."""
 
 
-@dataclass(frozen=True)
-class Moment:
-    """The path's coefficients at one time."""
+class GaussianPairs(NamedTuple):
+    """p pairs of data μ + s · inner and noise."""
 
-    alpha: float
-    sigma: float
-    d_alpha: float
-    d_sigma: float
-
-    def velocity(self, x: Tensor, mean: Tensor) -> Tensor:
-        """u* from the posterior mean."""
-        return self.d_alpha * mean + (x - self.alpha * mean) * (self.d_sigma / self.sigma)
+    own: Tensor
+    """Positions of the own Gaussians in their class, int64 [p]."""
+    rows: Tensor
+    """Their rows, int64 [p]."""
+    noise: Tensor
+    """[p, *shape]."""
+    inner: Tensor
+    """The noise within the Gaussians, [p, *shape]."""
 
 
 @dataclass(frozen=True)
 class GaussianOracle:
-    """The oracle velocity of Gaussian samples, as a velocity field.
+    """The oracle velocity of Gaussian training points, as a velocity field.
 
-    `data` gives the means as points and their deviations by `take_stds`. Exact, in float64.
-    `memory` ("4G" or bytes; by default half of what is free) bounds what is worked on at a time.
+    `data` gives the means as points and their deviations by `take_stds`. Exact, in float64. `memory`
+    ("4G" or bytes; by default half of the free memory) bounds what is computed at a time.
     """
 
     data: GaussianPointSet
@@ -87,22 +90,22 @@ class GaussianOracle:
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """u* at samples x [b, *shape], times t [b] in [0, 1), labels int64 [b]; as x's type."""
         velocity = torch.empty_like(x)
-        for places, moment, sums in self._summed(x, t, labels):
+        for indices, c, sums in self._query_sums(x, t, labels, REPORTED_LEADERS):
             mean = sums.points / sums.mass[:, None]
-            found = moment.velocity(x[places].flatten(1).double(), mean)
-            velocity[places] = found.reshape(-1, *self.data.shape).to(x.dtype)
+            values = c.velocity(x[indices].flatten(1).double(), mean)
+            velocity[indices] = values.reshape(-1, *self.data.shape).to(x.dtype)
         return velocity
 
     @torch.no_grad()
     def posterior(
-        self, x: Tensor, t: Tensor, labels: Tensor | None = None, *, top: int = TOP
+        self, x: Tensor, t: Tensor, labels: Tensor | None = None, *, top: int = REPORTED_LEADERS
     ) -> Posterior:
-        """Who votes at samples x [b, *shape]: means, weights, entropy, log mass (float64)."""
+        """Posterior weights of the training points given x [b, *shape], as for `Oracle`."""
         parts, groups = [], []
-        for places, _, sums in self._summed(x, t, labels, top):
-            label = NO_LABEL if labels is None else int(labels[places[0]])
+        for indices, _, sums in self._query_sums(x, t, labels, top):
+            label = NO_LABEL if labels is None else int(labels[indices[0]])
             parts.append(self._posterior(sums, self.data.atoms(label).rows))
-            groups.append(places)
+            groups.append(indices)
         return Posterior.joined(parts, groups)
 
     def room(self, label: int = NO_LABEL) -> int:
@@ -112,15 +115,12 @@ class GaussianOracle:
     def log_density(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The density log p_t(x) in nats, float64 [b]."""
         sigma = self.path.coefficients(t).sigma
-        dims = torch.Size(self.data.shape).numel()
-        return (
-            self.posterior(x, t, labels, top=1).log_mass
-            - dims / 2 * (2 * math.pi * sigma**2).log()
-        )
+        normal = self._dims / 2 * (2 * math.pi * sigma**2).log()
+        return self.posterior(x, t, labels, top=1).log_mass - normal
 
     def variance(self, label: int = NO_LABEL) -> float:
-        """The mean of s² over the atoms of a class and their coordinates."""
-        parts = (atoms.log_weights.exp() @ atoms.variances for atoms in self._atoms(label))
+        """The mean of s² over the points of a class and their coordinates."""
+        parts = (block.log_weights.exp() @ block.variances for block in self._blocks(label))
         return sum(float(part.mean()) for part in parts)
 
     @torch.no_grad()
@@ -138,186 +138,160 @@ class GaussianOracle:
 
         `noise` and `inner` are [p, *shape]. `mirrored` averages with the opposite noise.
         """
-        own = self._positions(rows, label)
-        size = self._together
-        pieces = zip(*(one.split(size) for one in (own, rows, noise, inner)), strict=True)
-        drawn = (_Drawn(*piece) for piece in pieces)
-        curves = [self._curves(some, times, label, mirrored=mirrored) for some in drawn]
-        c = self.path.coefficients(times)
-        variance, within, top, weight, entropy, concentration = torch.cat(curves, 1)
+        own, size = positions_of_rows(self.data.atoms(label).rows, rows, label), self._batch_size
+        batches = zip(*(values.split(size) for values in (own, rows, noise, inner)), strict=True)
+        parts = [
+            self._curves(GaussianPairs(*batch), times, label, mirrored=mirrored)
+            for batch in batches
+        ]
+        curves = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return PairCurves(
             times=times.double(),
-            amplification=c.amplification,
-            variance=variance,
-            control_variate=torch.zeros_like(variance),
-            max_weight=top,
-            self_weight=weight,
-            entropy=entropy,
-            participation=concentration,
+            amplification=self.path.coefficients(times).amplification,
+            control_variate=torch.zeros_like(curves["variance"]),
             rivals=torch.full_like(own, -1),
-            within_variance=within,
+            **curves,
         )
 
     @property
-    def _together(self) -> int:
-        """How many pairs or queries fit the memory at a time."""
-        dims = torch.Size(self.data.shape).numel()
-        return max(1, self.room() // (8 * COPIES * dims))
+    def _dims(self) -> int:
+        return torch.Size(self.data.shape).numel()
 
-    def _curves(self, drawn: _Drawn, times: Tensor, label: int, *, mirrored: bool) -> Tensor:
-        """Between, within, top, own, entropy, concentration [6, p, T] of pairs that fit."""
-        noises = (drawn.noise, -drawn.noise) if mirrored else (drawn.noise,)
-        signs, curves = [drawn._replace(noise=noise) for noise in noises], []
-        for moment in self._moments(times):
-            each = [self._pair_curves(some, moment, label) for some in signs]
-            curves.append(torch.stack(each).mean(0))
-        return torch.stack(curves, 2)
+    @property
+    def _batch_size(self) -> int:
+        """How many pairs or queries fit in memory at a time."""
+        return max(1, self.room() // (8 * COPIES * self._dims))
 
-    def _pair_curves(self, drawn: _Drawn, moment: Moment, label: int) -> Tensor:
-        """Between, within, top, own, entropy, concentration [6, p] at one time."""
-        means = self.data.take(drawn.rows).flatten(1).double()
-        deviations = self.data.take_stds(drawn.rows).flatten(1).double()
-        x = moment.alpha * (means + deviations * drawn.inner.flatten(1).double())
-        x = x + moment.sigma * drawn.noise.flatten(1).double()
-        sums, own_logit = self._scan(x, moment, label, keep=1, own=drawn.own)
-        variances = moment.sigma**2 + (moment.alpha * deviations) ** 2
-        share = moment.alpha * deviations**2 / variances
-        guess = means + share * (x - moment.alpha * means)
-        between = (guess - sums.points / sums.mass[:, None]).square().sum(1)
-        within = (moment.sigma**2 * deviations**2 / variances).sum(1)
-        weight = (own_logit - sums.peak).exp() / sums.mass
-        entropy = (sums.mass.log() - sums.logits / sums.mass).clamp(min=0)
-        squares = sums.squares / sums.mass**2
-        return torch.stack([between, within, 1 / sums.mass, weight, entropy, squares])
+    def _curves(
+        self, pairs: GaussianPairs, times: Tensor, label: int, *, mirrored: bool
+    ) -> dict[str, Tensor]:
+        """The curves of pairs that fit in memory, by their names in `PairCurves`; [p, T] each."""
+        noises = (pairs.noise, -pairs.noise) if mirrored else (pairs.noise,)
+        columns: dict[str, list[Tensor]] = {}
+        for c in self._coefficients(times):
+            signs = [self._pair_values(pairs._replace(noise=noise), c, label) for noise in noises]
+            for name in signs[0]:
+                mean = torch.stack([values[name] for values in signs]).mean(0)
+                columns.setdefault(name, []).append(mean)
+        return {name: torch.stack(column, 1) for name, column in columns.items()}
+
+    def _pair_values(self, pairs: GaussianPairs, c: Coefficients, label: int) -> dict[str, Tensor]:
+        """The curves' values [p] at one time, by name."""
+        alpha, sigma = float(c.alpha), float(c.sigma)
+        means = self.data.take(pairs.rows).flatten(1).double()  # μ [p, D]
+        deviations = self.data.take_stds(pairs.rows).flatten(1).double()  # s [p, D]
+        x = alpha * (means + deviations * pairs.inner.flatten(1).double())
+        x = x + sigma * pairs.noise.flatten(1).double()
+        sums, own_logit = self._scan(x, c, label, top_k=1, own=pairs.own)
+        variances = sigma**2 + (alpha * deviations) ** 2  # v [p, D]
+        share = alpha * deviations**2 / variances
+        own_mean = means + share * (x - alpha * means)  # m_own [p, D]
+        return {
+            "variance": (own_mean - sums.points / sums.mass[:, None]).square().sum(1),
+            "within_variance": (sigma**2 * deviations**2 / variances).sum(1),
+            "max_weight": 1 / sums.mass,
+            "self_weight": (own_logit - sums.max_logit).exp() / sums.mass,
+            "entropy": sums.entropy,
+            "participation": sums.participation,
+        }
 
     def _posterior(self, sums: PosteriorSums, rows: Tensor) -> Posterior:
         return Posterior(
             mean=(sums.points / sums.mass[:, None]).reshape(-1, *self.data.shape),
-            log_mass=sums.peak + sums.mass.log(),
-            top_weights=(sums.top_logits - sums.peak[:, None]).exp() / sums.mass[:, None],
+            log_mass=sums.max_logit + sums.mass.log(),
+            top_weights=sums.top_weights(sums.top.shape[1]),
             top_rows=rows[sums.top],
-            entropy=(sums.mass.log() - sums.logits / sums.mass).clamp(min=0),
-            participation=(sums.squares / sums.mass**2).clamp(max=1),
+            entropy=sums.entropy,
+            participation=sums.participation.clamp(max=1),
             missing=torch.zeros_like(sums.mass),
             error=torch.zeros_like(sums.mass),
             touched=torch.full(sums.mass.shape, len(rows)),
         )
 
-    def _summed(
-        self, x: Tensor, t: Tensor, labels: Tensor | None, top: int = TOP
-    ) -> Iterator[tuple[Tensor, Moment, PosteriorSums]]:
-        """Queries by class and time: their places, coefficients and sums."""
-        self._check(x, t, labels)
+    def _query_sums(
+        self, x: Tensor, t: Tensor, labels: Tensor | None, top_k: int
+    ) -> Iterator[tuple[Tensor, Coefficients, PosteriorSums]]:
+        """Queries by class and time: their indices, the coefficients, and their sums."""
+        check_queries(self.data, x, t, labels)
         if labels is None:
             labels = torch.full((len(x),), NO_LABEL)
-        asked = torch.stack([labels.double(), check_times(t)], 1)
-        each, index = asked.unique(dim=0, return_inverse=True)
-        for number, (label, moment) in enumerate(
-            zip(each[:, 0].tolist(), self._moments(each[:, 1]), strict=True)
-        ):
-            for places in (index == number).nonzero()[:, 0].split(self._together):
-                sums, _ = self._scan(x[places].flatten(1).double(), moment, int(label), keep=top)
-                yield places, moment, sums
+        label_and_time = torch.stack([labels.double(), check_times(t)], 1)
+        distinct, index = label_and_time.unique(dim=0, return_inverse=True)
+        coefficients = self._coefficients(distinct[:, 1])
+        for number, (label, c) in enumerate(zip(distinct[:, 0], coefficients, strict=True)):
+            for indices in (index == number).nonzero()[:, 0].split(self._batch_size):
+                batch = x[indices].flatten(1).double()
+                sums, _ = self._scan(batch, c, int(label), top_k=top_k)
+                yield indices, c, sums
 
     def _scan(
-        self, x: Tensor, moment: Moment, label: int, *, keep: int, own: Tensor | None = None
+        self, x: Tensor, c: Coefficients, label: int, *, top_k: int, own: Tensor | None = None
     ) -> tuple[PosteriorSums, Tensor]:
-        """One pass over a class, and the logits [b] of each query's own atom."""
+        """One pass over a class, and the logits [b] of each query's own Gaussian."""
         total: list[PosteriorSums] = []
         own_logits = torch.full((len(x),), -torch.inf, dtype=torch.float64)
-        for atoms in self._atoms(label):
-            logits, mean = _block(x, atoms, moment)
+        for block in self._blocks(label):
+            logits, mean = _block_logits(x, block, c)
             if own is not None:
-                here = ((own >= atoms.start) & (own < atoms.start + len(atoms.rows))).nonzero()
-                own_logits[here] = logits[here, own[here] - atoms.start]
-            total = [
-                PosteriorSums.merged([*total, _sums(logits, mean, x, atoms.start, keep)], keep)
-            ]
+                stop = block.start + len(block.means)
+                inside = ((own >= block.start) & (own < stop)).nonzero()
+                own_logits[inside] = logits[inside, own[inside] - block.start]
+            sums = _block_sums(logits, mean, x, block.start, top_k)
+            total = [PosteriorSums.merged([*total, sums], top_k)]
         return total[0], own_logits
 
-    def _atoms(self, label: int) -> Iterator[GaussianBlock]:
-        start, dims = 0, torch.Size(self.data.shape).numel()
-        if label != NO_LABEL and not (self.data.labels == label).any():
-            raise InputError(
-                f"there is no class {label}; labels are {classes(self.data) or 'all −1'}"
-            )
-        for block in self.data.blocks(label, rows=max(1, BLOCKS * PASS_BYTES // (8 * dims))):
-            deviations = self.data.take_stds(block.rows).flatten(1).double()
-            yield GaussianBlock(
-                start,
-                block.rows,
-                block.weights.log(),
-                block.points.double(),
-                deviations.square(),
-            )
+    def _blocks(self, label: int) -> Iterator[GaussianBlock]:
+        """The Gaussians of a class in order."""
+        check_label(self.data, label)
+        start, rows = 0, max(1, PASSES_PER_BLOCK * PASS_BYTES // (8 * self._dims))
+        for block in self.data.blocks(label, rows=rows):
+            variances = self.data.take_stds(block.rows).flatten(1).double().square()
+            yield GaussianBlock(start, block.weights.log(), block.points.double(), variances)
             start += len(block.rows)
 
-    def _moments(self, times: Tensor) -> list[Moment]:
+    def _coefficients(self, times: Tensor) -> list[Coefficients]:
+        """The coefficients at each of the times, 0-d each."""
         c = self.path.coefficients(times)
         if (c.sigma <= 0).any():
             raise ValueError("the oracle's velocity is 0 / 0 at t = 1; ask for it at t < 1")
-        return [Moment(*values) for values in torch.stack(list(c), 1).tolist()]
-
-    def _positions(self, rows: Tensor, label: int) -> Tensor:
-        known = self.data.atoms(label).rows
-        found = torch.searchsorted(known, rows).clamp(max=len(known) - 1)
-        if not (known[found] == rows).all():
-            raise ValueError(f"some rows are no atoms of class {label}; draw from atoms()")
-        return found
-
-    def _check(self, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
-        if tuple(x.shape[1:]) != tuple(self.data.shape):
-            raise ValueError(
-                f"samples have shape {tuple(x.shape[1:])}, but points {tuple(self.data.shape)}"
-            )
-        if not x.isfinite().all():
-            raise ValueError("samples contain NaN or infinity")
-        if t.shape != (len(x),) or (labels is not None and labels.shape != (len(x),)):
-            raise ValueError(f"t and labels must be [{len(x)}], one a sample")
+        return [Coefficients(*values) for values in zip(*c, strict=True)]
 
 
-class _Drawn(NamedTuple):
-    """Pairs of a class: positions and rows of their atoms, int64 [p], and noises [p, *shape]."""
+class _MeanTerms(NamedTuple):
+    """Σ γ_i m_i(x) is γ @ constant + (γ @ slope) · x."""
 
-    own: Tensor
-    rows: Tensor
-    noise: Tensor
-    inner: Tensor
-    """The noise within the Gaussians."""
+    constant: Tensor
+    slope: Tensor
 
 
-class _Mean(NamedTuple):
-    """Σ γ_i m_i(x) is γ @ fixed + (γ @ along) · x."""
-
-    fixed: Tensor
-    along: Tensor
-
-
-def _block(x: Tensor, atoms: GaussianBlock, moment: Moment) -> tuple[Tensor, _Mean]:
-    """The logits [b, n] of a block of atoms and what their posterior means are made of."""
-    alpha, sigma = moment.alpha, moment.sigma
-    centre = atoms.means.mean(0)
-    means, seen = atoms.means - centre, x - alpha * centre
-    signal = (alpha / sigma) ** 2 * atoms.variances
-    precision = 1 / (sigma**2 * (1 + signal))
-    squares = seen.square() @ precision.T - 2 * alpha * seen @ (precision * means).T
-    squares += alpha**2 * (precision * means.square()).sum(1) + torch.log1p(signal).sum(1)
-    share = alpha * atoms.variances * precision
-    return atoms.log_weights - squares / 2, _Mean(atoms.means * (1 - alpha * share), share)
+def _block_logits(x: Tensor, block: GaussianBlock, c: Coefficients) -> tuple[Tensor, _MeanTerms]:
+    """The logits [b, n] of a block, and what its posterior means are made of."""
+    alpha, sigma = float(c.alpha), float(c.sigma)
+    centre = block.means.mean(0)  # about it, so that squares do not cancel
+    means, y = block.means - centre, x - alpha * centre
+    snr = (alpha / sigma) ** 2 * block.variances  # r² s² [n, D]
+    precision = 1 / (sigma**2 * (1 + snr))  # 1 / v [n, D]
+    # Σ_d (y − α μ)² / v, as three products
+    squares = y.square() @ precision.T - 2 * alpha * y @ (precision * means).T
+    squares += alpha**2 * (precision * means.square()).sum(1) + torch.log1p(snr).sum(1)
+    share = alpha * block.variances * precision  # α s² / v [n, D]
+    return block.log_weights - squares / 2, _MeanTerms(block.means * (1 - alpha * share), share)
 
 
-def _sums(logits: Tensor, mean: _Mean, x: Tensor, start: int, keep: int) -> PosteriorSums:
-    top = logits.topk(min(keep, logits.shape[1]), dim=1)
-    peak = top.values[:, 0]
-    relative = (logits - peak[:, None]).clamp(min=-700)
+def _block_sums(
+    logits: Tensor, mean: _MeanTerms, x: Tensor, start: int, top_k: int
+) -> PosteriorSums:
+    top = logits.topk(min(top_k, logits.shape[1]), dim=1)
+    max_logit = top.values[:, 0]
+    relative = (logits - max_logit[:, None]).clamp(min=MIN_LOGIT)
     weights = relative.exp()
     return PosteriorSums(
-        peak,
+        max_logit,
         weights.sum(1),
-        weights @ mean.fixed + (weights @ mean.along) * x,
+        weights @ mean.constant + (weights @ mean.slope) * x,
         (weights * relative).sum(1),
         weights.square().sum(1),
-        torch.zeros_like(peak),
+        torch.zeros_like(max_logit),
         top.values,
         top.indices + start,
     )

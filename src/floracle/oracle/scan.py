@@ -1,11 +1,11 @@
-"""The dense scan: two matrix products a block, everything else kept out of their way.
+"""The scan: two matrix products for each block of training points.
 
-For queries x with centred form y = x − α m, the logit of atom i is, up to a constant of the query,
+For queries x with centred form y = x − α m, the logit of point i is, up to a constant of x,
 
-    l_i = log w_i + (α/σ²) ⟨y, x_i − m⟩ − (α²/2σ²) ‖x_i − m‖²      (− ‖y‖² / 2σ²).
+    l_i = log w_i + g ⟨y, x_i − m⟩ − ½ g α ‖x_i − m‖²,        g = α/σ².      (short of −‖y‖²/2σ²)
 
 The inner products are taken in float32 (never TF32), or in float64 where points have few
-dimensions, the rest of the logit in float64. Atoms whose weight cannot change the mean even in
+dimensions; the rest of the logit is float64. Points whose weight cannot change the mean even in
 its last bit are left out of the second product: past the end of navigation, nearly all of them.
 """
 
@@ -17,186 +17,162 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.core.paths import Coefficients, ProbabilityPath
+from floracle.run.exchange import gather_parts
 
-from .class_points import ClassPoints, PointBlock, Stretch
-from .distributed import everywhere
-from .posterior import NEGLIGIBLE, PosteriorSums, exp_or_zero
+from .class_points import ClassPoints, PointBlock, PositionRange
+from .posterior import NEGLIGIBLE_LOGIT, PosteriorSums, exp_or_zero
+from .queries import Queries
 
-TOP = 32
-"""How many leading atoms are kept for each query."""
-TOGETHER = 8
-"""Blocks merged at a time."""
-COPIES, CHECKED = 5, 12
-"""Float64 copies of a query while blocks are summed: itself, seen from the centre, sums on their
-way into one; and how many there are once its mean is checked."""
-SUMMED = 4096
-"""Atoms that are averaged together at most: more would let rounding add up."""
-LAUNCHED, STREAMED = 2**30, 2**27
-"""Bytes of a block on a GPU, of points that lie there and of others."""
-LEAST_ROWS, LEAST_BYTES = 32, 2**27
-"""Atoms of a block at least, unless they take more than these bytes."""
-FEW = 8
-"""Fewer queries than these wait for memory rather than for arithmetic."""
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Noisy points, ready for a class; float64 unless stated, [b] unless stated."""
-
-    x: Tensor
-    """[b, D]."""
-    centred: Tensor
-    """x − α · centre, [b, D]."""
-    alpha: Tensor
-    sigma: Tensor
-    d_alpha: Tensor
-    d_sigma: Tensor
-    gain: Tensor
-    """α / σ², over the temperature."""
-
-    @property
-    def amplification(self) -> Tensor:
-        """A = α' − α σ' / σ: how much an error of the mean grows in the velocity."""
-        return Coefficients(self.alpha, self.sigma, self.d_alpha, self.d_sigma).amplification
-
-    def of(self, chosen: Tensor) -> Queries:
-        """Some of the queries, in their order."""
-        if len(chosen) == len(self.x):
-            return self
-        return Queries(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
-
-    def velocity(self, mean: Tensor) -> Tensor:
-        """u* from the posterior mean, both float64 [b, D]; the pull towards it comes last."""
-        pull = (self.x - self.alpha[:, None] * mean) * (self.d_sigma / self.sigma)[:, None]
-        return self.d_alpha[:, None] * mean + pull
-
-
-def queries(
-    members: ClassPoints, x: Tensor, t: Tensor, path: ProbabilityPath, *, temperature: float = 1.0
-) -> Queries:
-    """Queries x [b, D] at times t [b] < 1, for one class; logits are divided by `temperature`."""
-    c = path.coefficients(t.to(x.device))
-    if (c.sigma <= 0).any():
-        raise ValueError("the oracle's velocity is 0 / 0 at t = 1; ask for it at t < 1")
-    x = x.double()
-    gain = c.alpha / (c.sigma**2 * temperature)
-    return Queries(x, x - c.alpha[:, None] * members.centre, *c, gain)
+TOP_K = 32
+"""Leaders that are kept for each query."""
+BLOCKS_PER_MERGE = 8
+COPIES_WHILE_SCANNED, COPIES_WHILE_CHECKED = 5, 12
+"""Float64 copies of a query while blocks are summed (itself, centred, sums being merged), and
+while its mean is checked."""
+MAX_ROWS_PER_SUM = 4096
+"""Points in one float32 sum at most: with more of them rounding would add up."""
+GPU_RESIDENT_BLOCK_BYTES = 2**30  # large: a GPU loses more to kernel launches than to its cache
+GPU_STREAMED_BLOCK_BYTES = 2**27  # small: copies over the bus overlap with the last block's scan
+GPU_LOGITS = 2**26  # logits of a block on a GPU at most
+BLOCK_BYTES_FEW_QUERIES, BLOCK_BYTES = 16 * 2**20, 24 * 2**20
+"""A block should stay in cache between its two products; fewer queries leave less to share it."""
+FEW_QUERIES = 8
+"""Below this batch size a scan waits for memory rather than for arithmetic."""
+BLOCK_LOGITS = 2**22  # logits of a block at most
+MIN_BLOCK_ROWS, MIN_ROWS_BYTES = 32, 2**27
+"""Points of a block at least, unless they take more than these bytes."""
 
 
 @dataclass(frozen=True)
-class Passed:
-    """Where a scan has been, and the largest logit that each query found there."""
+class BlockMaxima:
+    """The blocks that a scan has read, and the largest logit of each query in each of them."""
 
-    stretches: list[Stretch]
-    peaks: Tensor
-    """float64 [most, b]; one tensor, since many small ones would leave holes in the heap."""
+    ranges: list[PositionRange]
+    max_logits: Tensor
+    """float64 [blocks at most, b]; one tensor, as many small ones would fragment the heap."""
 
     @classmethod
-    def ready(cls, members: ClassPoints, asked: Queries) -> Passed:
-        """Room for a scan of a class that has yet to come."""
-        rows = block_rows(members, len(asked.x), members.precision)
-        return cls([], asked.gain.new_empty(-(-len(members) // rows), len(asked.x)))
+    def empty(cls, members: ClassPoints, queries: Queries) -> BlockMaxima:
+        """Room for all blocks of a class."""
+        rows = block_rows(members, len(queries.x), members.precision)
+        return cls([], queries.gain.new_empty(-(-len(members) // rows), len(queries.x)))
 
-    def note(self, block: PointBlock, peak: Tensor) -> None:
-        """Remember a block and the largest logits [b] in it."""
-        self.peaks[len(self.stretches)] = peak
-        self.stretches.append(Stretch(block.start, block.start + len(block.points)))
-
-    def where(self, floor: Tensor, places: Tensor) -> list[Stretch]:
-        """The stretches where some atom came above the floor [p] of the query at its place [p]."""
-        high = (self.peaks[: len(self.stretches), places] >= floor).any(1).tolist()
-        return [one for one, here in zip(self.stretches, high, strict=True) if here]
+    def ranges_above(self, floors: Tensor, indices: Tensor) -> list[PositionRange]:
+        """Where the logit of some point exceeds the floor [p] of the query of the index [p]."""
+        high = (self.max_logits[: len(self.ranges), indices] >= floors).any(1).tolist()
+        return [block for block, above in zip(self.ranges, high, strict=True) if above]
 
 
 def scan(
     members: ClassPoints,
-    asked: Queries,
+    queries: Queries,
     *,
     dtype: torch.dtype | None = None,
-    keep: int = TOP,
-    passed: Passed | None = None,
-    within: Sequence[Stretch] | None = None,
+    top_k: int = TOP_K,
+    maxima: BlockMaxima | None = None,
+    within: Sequence[PositionRange] | None = None,
 ) -> PosteriorSums:
-    """One pass over a class, with inner products in `dtype`; `keep` leaders are remembered.
+    """The posterior sums of queries over a class, in one pass with inner products in `dtype`.
 
-    Without a `dtype` products are in float32, or in float64 for points of few dimensions. Where
-    several processes share the class all of them take part, and get the sums over all of it.
-    What was read joins `passed`; with `within`, no more than those stretches are.
+    By default products are in float32, or in float64 for points of few dimensions. `top_k` leaders
+    of each query are kept. The largest logits of every block are written to `maxima`; `within`
+    names the positions that are read, by default all. Where several processes share the class, all
+    of them take part, and get the sums over all of it.
     """
     dtype = dtype or members.precision
-    kernel = _kernel(members, asked, dtype, keep)
-    total, parts, floor = [], [], None
-    rows = block_rows(members, len(asked.x), dtype)
+    kernel = BlockKernel.of(members, queries, dtype, top_k)
+    total: list[PosteriorSums] = []
+    parts: list[PosteriorSums] = []
+    max_logit: Tensor | None = None  # so far, [b]
+    rows = block_rows(members, len(queries.x), dtype)
     for block in members.blocks(rows, wide=dtype == torch.float64, within=within):
-        parts.append(kernel.sums(block, floor))
-        peak = parts[-1].peak
-        if passed is not None:
-            passed.note(block, peak)
-        floor = peak if floor is None else torch.maximum(floor, peak)
-        if len(parts) == TOGETHER:
-            total, parts = [PosteriorSums.merged(total + parts, keep)], []
-    return everywhere(members, total + parts, keep, batch=len(asked.x))
+        parts.append(kernel.block_sums(block, max_logit))
+        block_max = parts[-1].max_logit
+        if maxima is not None:
+            maxima.max_logits[len(maxima.ranges)] = block_max
+            maxima.ranges.append(PositionRange(block.start, block.start + len(block.points)))
+        max_logit = block_max if max_logit is None else torch.maximum(max_logit, block_max)
+        if len(parts) == BLOCKS_PER_MERGE:
+            total, parts = [PosteriorSums.merged(total + parts, top_k)], []
+    return _merge_shares(members, total + parts, top_k, batch=len(queries.x))
 
 
-def _kernel(members: ClassPoints, asked: Queries, dtype: torch.dtype, keep: int) -> _Kernel:
-    gain = asked.gain[:, None]
-    shift = gain * (asked.centred @ (members.centre - members.offset))[:, None]
-    half = gain * asked.alpha[:, None] / 2
-    return _Kernel(members, asked.centred.to(dtype), gain, half, shift, dtype, keep)
+def _merge_shares(
+    members: ClassPoints, parts: Sequence[PosteriorSums], top_k: int, *, batch: int
+) -> PosteriorSums:
+    """The sums over a whole class from those over the blocks that this process has read."""
+    if not members.group.alone and not parts:  # a share may be empty
+        zeros = members.centre.new_zeros(batch)
+        none = members.centre.new_zeros(batch, 0)
+        wide = zeros[:, None].expand(batch, members.dims)
+        sums = zeros, wide, zeros, zeros, zeros
+        parts = [PosteriorSums(zeros - torch.inf, *sums, none, none.long())]
+    share = PosteriorSums.merged(parts, top_k)
+    if members.group.alone:
+        return share
+    return PosteriorSums.merged(gather_parts(members.group, share, what=f"{batch} queries"), top_k)
 
 
 def block_rows(members: ClassPoints, batch: int, dtype: torch.dtype) -> int:
-    """Rows a block: small enough to stay in cache for few queries, large for many.
-
-    Never so many that rounding would add up: within a block sums are taken in `dtype`. A GPU,
-    which waits for launches, takes many more of what lies there, and sums them in parts.
-    """
+    """Rows of a block: few for a small batch, so that they stay in cache, more for a large one."""
+    row_bytes = members.dims * dtype.itemsize
     if members.centre.is_cuda:
-        size = LAUNCHED if members.points is not None else STREAMED
-        return max(32, min(size // (members.dims * dtype.itemsize), 2**26 // max(batch, 1)))
-    size, row = (16 if batch < FEW else 24) * 2**20, members.dims * dtype.itemsize
-    most = min(size // row, 2**22 // max(batch, 1))
-    return max(1, min(LEAST_ROWS, LEAST_BYTES // row), min(most, SUMMED))
+        resident = members.points is not None
+        size = GPU_RESIDENT_BLOCK_BYTES if resident else GPU_STREAMED_BLOCK_BYTES
+        return max(32, min(size // row_bytes, GPU_LOGITS // max(batch, 1)))
+    size = BLOCK_BYTES_FEW_QUERIES if batch < FEW_QUERIES else BLOCK_BYTES
+    rows = min(size // row_bytes, BLOCK_LOGITS // max(batch, 1), MAX_ROWS_PER_SUM)
+    return max(1, min(MIN_BLOCK_ROWS, MIN_ROWS_BYTES // row_bytes), rows)
 
 
 def query_bytes(members: ClassPoints) -> int:
-    """Bytes that a query takes while a class is scanned for it."""
+    """Bytes that one query takes while a class is scanned for it."""
     rows = block_rows(members, 1, members.precision)
-    blocks = min(TOGETHER, -(-len(members) // rows)) + 1  # their sums wait to be merged
-    return 8 * members.dims * max(blocks + COPIES, CHECKED)
+    unmerged = min(BLOCKS_PER_MERGE, -(-len(members) // rows)) + 1
+    return 8 * members.dims * max(unmerged + COPIES_WHILE_SCANNED, COPIES_WHILE_CHECKED)
 
 
 @dataclass(frozen=True)
-class _Kernel:
+class BlockKernel:
     """What every block of a scan needs of its queries."""
 
     members: ClassPoints
     centred: Tensor
     """y in the type of the products, [b, D]."""
     gain: Tensor
-    """α / σ², [b, 1]."""
+    """g = α/σ², [b, 1]."""
     half: Tensor
-    """α² / (2σ²), [b, 1]."""
+    """½ g α, [b, 1]."""
     shift: Tensor
-    """(α/σ²) ⟨y, centre − offset⟩ [b, 1]: what working points lack of centred ones."""
+    """g ⟨y, m − offset⟩ [b, 1]: products with working points less those with centred ones."""
     dtype: torch.dtype
-    keep: int
+    top_k: int
 
-    def sums(self, block: PointBlock, floor: Tensor | None) -> PosteriorSums:
-        """The sums over one block; atoms hopelessly below `floor` are not averaged."""
-        points = block.points.to(self.dtype)
-        logits = self.logits(points, block.start)
-        top = logits.topk(min(self.keep, logits.shape[1]), dim=1)
-        peak = top.values[:, 0]
-        relative = logits.sub_(peak[:, None]).to(self.dtype)
-        matters = self.matters(relative, peak, floor)
-        weights = exp_or_zero(relative)
+    @classmethod
+    def of(
+        cls, members: ClassPoints, queries: Queries, dtype: torch.dtype, top_k: int
+    ) -> BlockKernel:
+        """The kernel of queries over a class."""
+        gain = queries.gain[:, None]
+        shift = gain * (queries.centred @ (members.centre - members.offset))[:, None]
+        half = gain * queries.alpha[:, None] / 2
+        return cls(members, queries.centred.to(dtype), gain, half, shift, dtype, top_k)
+
+    def block_sums(self, block: PointBlock, max_logit_so_far: Tensor | None) -> PosteriorSums:
+        """The sums over one block, relative to its own largest logit [b]."""
+        points = block.points.to(self.dtype)  # [n, D]
+        logits = self.logits(points, block.start)  # l [b, n], float64
+        top = logits.topk(min(self.top_k, logits.shape[1]), dim=1)
+        max_logit = top.values[:, 0]
+        # Narrowed to the products' type only now: l itself reaches 1e6, where float32 loses units.
+        relative = logits.sub_(max_logit[:, None]).to(self.dtype)  # at most 0
+        contributes = self._contributes(relative, max_logit, max_logit_so_far)
+        weights = exp_or_zero(relative)  # e^{l − max} [b, n]
         norms = self.members.norms[block.start : block.start + len(points)]
         return PosteriorSums(
-            peak,
+            max_logit,
             weights.sum(1, dtype=torch.float64),
-            self.average(points, weights, matters),
+            self._weighted_sum(points, weights, contributes),
             torch.linalg.vecdot(weights, relative).double(),
             torch.linalg.vecdot(weights, weights).double(),
             (weights @ norms.to(self.dtype)).double(),
@@ -205,27 +181,30 @@ class _Kernel:
         )
 
     def logits(self, points: Tensor, start: int) -> Tensor:
-        """The logits [b, n], float64, short of −‖y‖² / (2σ²)."""
-        these = slice(start, start + len(points))
+        """L [b, n] in float64, short of −‖y‖²/2σ², of working points from the position `start`."""
+        positions = slice(start, start + len(points))
         logits = (self.centred @ points.T).double().mul_(self.gain).sub_(self.shift)
-        logits.addcmul_(self.half, self.members.norms[None, these], value=-1)
-        return logits.add_(self.members.log_weights[these])
+        logits.addcmul_(self.half, self.members.norms[None, positions], value=-1)
+        return logits.add_(self.members.log_weights[positions])
 
-    def matters(self, relative: Tensor, peak: Tensor, floor: Tensor | None) -> Tensor:
-        """Which atoms [n] can matter to any query, given the largest logits found so far."""
-        cut = torch.full_like(peak, NEGLIGIBLE)
-        if floor is not None:
-            cut += (floor - peak).clamp(min=0)
-        return (relative > cut[:, None]).any(0)
+    def _contributes(
+        self, relative: Tensor, max_logit: Tensor, max_logit_so_far: Tensor | None
+    ) -> Tensor:
+        """Whether a point has weight for any query, by the largest logits so far; bool [n]."""
+        floor = torch.full_like(max_logit, NEGLIGIBLE_LOGIT)
+        if max_logit_so_far is not None:
+            floor += (max_logit_so_far - max_logit).clamp(min=0)
+        return (relative > floor[:, None]).any(0)
 
-    def average(self, points: Tensor, weights: Tensor, matters: Tensor) -> Tensor:
-        """Σ weights · points [b, D], over the atoms that matter."""
-        if int(matters.sum()) <= len(points) // 2:
-            chosen = matters.nonzero()[:, 0]
+    def _weighted_sum(self, points: Tensor, weights: Tensor, contributes: Tensor) -> Tensor:
+        """Σ e^{l − max} x_i over the points that contribute, float64 [b, D]."""
+        if int(contributes.sum()) <= len(points) // 2:  # else copying costs more than it saves
+            chosen = contributes.nonzero()[:, 0]
             weights, points = weights[:, chosen], points[chosen]
-        if len(points) <= SUMMED:
+        if len(points) <= MAX_ROWS_PER_SUM:
             return (weights @ points).double()
-        whole = len(points) // SUMMED * SUMMED
-        parts = weights[:, :whole].unflatten(1, (-1, SUMMED)).transpose(0, 1)
-        total = torch.bmm(parts, points[:whole].unflatten(0, (-1, SUMMED))).double().sum(0)
-        return total.add_(weights[:, whole:] @ points[whole:])
+        # Sums of 4096 points each, then the sum of these in float64.
+        full = len(points) // MAX_ROWS_PER_SUM * MAX_ROWS_PER_SUM
+        parts = weights[:, :full].unflatten(1, (-1, MAX_ROWS_PER_SUM)).transpose(0, 1)
+        total = torch.bmm(parts, points[:full].unflatten(0, (-1, MAX_ROWS_PER_SUM)))
+        return total.double().sum(0).add_(weights[:, full:] @ points[full:])

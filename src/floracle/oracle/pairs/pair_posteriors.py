@@ -1,10 +1,10 @@
-"""The course of weights through time: what a block of atoms adds to the curves of known pairs.
+"""Streaming sums of posterior weights over all times: what a block of points adds to curves.
 
-Against a pair's own atom logits are l_j = log w_j / w_o + r p_j − r² d_j, where p_j is the pull of
-the noise and d_j half the squared distance. Divided by r, r p_j − r² d_j falls with r: once it is
-far below zero it never comes back. So an atom that has lost all weight against the own one has
-lost it at all later times, and only the others are followed on, until the own atom is alone (the
-certificate: all that is left behind weighs at most n e^−43 of it).
+Against a pair's own point x_o logits are l_j = log w_j/w_o + r p_j − r² d_j, where p_j = ⟨ε, x_j −
+x_o⟩ and d_j = ½‖x_j − x_o‖². Divided by r, r p_j − r² d_j falls with r: once it is far below zero
+it never comes back. So a point that has lost all weight against the own one has lost it at all
+later times, and only the others are followed on, until the own point is alone (the certificate:
+all that is left behind weighs at most n e^−43 of it).
 """
 
 from __future__ import annotations
@@ -16,106 +16,124 @@ from math import prod
 import torch
 from torch import Tensor
 
-from floracle.oracle.posterior import NEGLIGIBLE, exp_or_zero
+from floracle.oracle.posterior import NEGLIGIBLE_LOGIT, exp_or_zero
 
-FOLLOWED = ("peak", "mass", "half", "lean", "logits", "squares")
-CACHED = 2**18
-"""Weights followed together: they should stay in cache."""
-LAUNCHED = 2**24
-"""The same on a GPU, which waits for launches."""
-CROWDED = 3
-"""Atoms are chosen anew when no more than one in so many is alive."""
-LOST = 1e20
-"""Half a squared distance at which no atom has weight."""
-DENSE_CLASSES = 64
-"""Up to so many classes their weights are summed by a product."""
-NOTHING = -1e30
-"""The peak of no atoms at all."""
-HIGHEST = 700.0
-"""Class masses are kept against the own atom; e to this power is still a float64."""
+WEIGHTS_AT_ONCE, GPU_WEIGHTS_AT_ONCE = 2**18, 2**24
+"""Weights computed together: they should stay in cache; on a GPU, which waits for launches,
+more."""
+PACKED_SHARE = 3
+"""Points are packed anew when no more than one in so many still has weight."""
+LOST_DISTANCE = 1e20
+"""A d_j at which no point has weight."""
+MAX_CLASSES_BY_PRODUCT = 64
+"""Up to so many classes, their weights are summed by a matrix product."""
+NO_LOGIT = -1e30
+"""The largest logit of no points at all."""
+MAX_CLASS_LOGIT = 700.0
+"""Class masses are relative to the own point; e to this power is still a float64."""
+
+SUMS = ("mass", "variance", "control", "logits", "squares")
 
 
 @dataclass(frozen=True)
 class PairPosteriors:
-    """Sums over some atoms of e^{l − peak} times what is named; float64 [p, T], peaks too.
+    """Sums over some points of e^{l − max} times what is named; float64 [p, T].
 
-    Logits l are relative to the own atom of each pair. Summaries of disjoint sets of atoms merge.
+    Logits l are relative to the own point of each pair. Sums of disjoint sets of points merge.
     """
 
-    peak: Tensor
+    max_logit: Tensor
     mass: Tensor
-    half: Tensor
-    """Of d_j = ½ ‖x_j − x_o‖²."""
-    lean: Tensor
+    """Of 1."""
+    variance: Tensor
+    """Of d_j = ½‖x_j − x_o‖²."""
+    control: Tensor
     """Of ½ (‖x_j‖² − ‖x_o‖²)."""
     logits: Tensor
-    """Of l − peak."""
+    """Of l − max."""
     squares: Tensor
-    """Of e^{l − peak} itself."""
+    """Of e^{l − max} itself."""
     nearest: Tensor
-    """The smallest d_j of another atom, [p]; infinite where there is none."""
+    """The smallest d_j of another point, [p]; infinite where there is none."""
     rival: Tensor
-    """Where that atom stands, int64 [p]; −1 where there is none."""
+    """The position of that point, int64 [p]; −1 where there is none."""
     classes: Tensor | None = None
     """Of e^l by class, [p, T, C]."""
 
     @classmethod
     def empty(cls, pairs: int, times: int, classes: int, device: torch.device) -> PairPosteriors:
-        """Over no atoms at all."""
+        """The sums over no points at all."""
         zeros = torch.zeros(pairs, times, dtype=torch.float64, device=device)
-        sums = {name: zeros for name in FOLLOWED[1:]}
         return cls(
-            zeros + NOTHING,
-            **sums,
+            zeros + NO_LOGIT,
+            **dict.fromkeys(SUMS, zeros),
             nearest=zeros.new_full((pairs,), torch.inf),
             rival=torch.full((pairs,), -1, device=device),
             classes=zeros.new_zeros(pairs, times, classes) if classes else None,
         )
 
     def merge(self, other: PairPosteriors) -> PairPosteriors:
-        """The sums over both sets of atoms."""
-        peak = torch.maximum(self.peak, other.peak)
-        ours, theirs = self._raised(peak), other._raised(peak)
-        sums = {name: ours[name] + theirs[name] for name in FOLLOWED[1:]}
+        """The sums over both sets of points."""
+        highest = torch.maximum(self.max_logit, other.max_logit)
+        ours, theirs = self._relative_to(highest), other._relative_to(highest)
         closer = other.nearest < self.nearest
+        classes = other.classes if self.classes is None else self.classes
+        if self.classes is not None and other.classes is not None:
+            classes = self.classes + other.classes
         return PairPosteriors(
-            peak,
-            **sums,
+            highest,
+            **{name: ours[name] + theirs[name] for name in SUMS},
             nearest=torch.where(closer, other.nearest, self.nearest),
             rival=torch.where(closer, other.rival, self.rival),
-            classes=_added(self.classes, other.classes),
+            classes=classes,
         )
 
-    def _raised(self, peak: Tensor) -> dict[str, Tensor]:
-        """The sums relative to a higher peak."""
-        apart = (self.peak - peak).clamp(min=-1e300)  # so that nothing gives 0, not 0 · ∞
-        scale = apart.exp()
-        sums = {name: getattr(self, name) * scale for name in ("mass", "half", "lean")}
-        logits = self.logits * scale + sums["mass"] * apart
+    def _relative_to(self, highest: Tensor) -> dict[str, Tensor]:
+        """The sums relative to a higher largest logit."""
+        below = (self.max_logit - highest).clamp(min=-1e300)  # so that nothing gives 0, not 0 · ∞
+        scale = below.exp()
+        sums = {name: getattr(self, name) * scale for name in ("mass", "variance", "control")}
+        logits = self.logits * scale + sums["mass"] * below
         return {**sums, "logits": logits, "squares": self.squares * scale.square()}
 
 
 @dataclass(frozen=True)
 class ProductRows:
-    """What the logits of p pairs over n atoms are made of."""
+    """What the logits of p pairs over n points are made of; made by `ProductRows.of`."""
 
     terms: Tensor
-    """[k, p, n], float32, or float64 for points of few dimensions: ⟨ε, x_j − x_o⟩, d_j, unless
-    all weigh the same log w_j / w_o, and the lean last."""
+    """p_j, d_j, log w_j/w_o unless all weigh the same, and the control last, [k, p, n]: one
+    tensor, so that logits at several times, and their sums, are one product each. float32, or
+    float64 for points of few dimensions."""
     classes: Tensor | None
-    """The class of every atom, int64 [n], counted from 0; [p, n] once atoms are left behind."""
+    """The class of every point, int64 [n], counted from 0; [p, n] once points are packed."""
+
+    @classmethod
+    def of(
+        cls,
+        noise_products: Tensor,
+        half_distances: Tensor,
+        controls: Tensor,
+        *,
+        log_weights: Tensor | None = None,
+        classes: Tensor | None = None,
+        dtype: torch.dtype = torch.float64,
+    ) -> ProductRows:
+        """From p_j, d_j, ½ (‖x_j‖² − ‖x_o‖²) and log w_j/w_o where weights differ, [p, n] each."""
+        terms = [noise_products, half_distances, log_weights, controls]
+        return cls(torch.stack([term.to(dtype) for term in terms if term is not None]), classes)
 
     @property
-    def atoms(self) -> int:
-        """How many atoms are followed."""
+    def points(self) -> int:
+        """How many points are followed."""
         return self.terms.shape[2]
 
     @property
     def log_weights(self) -> Tensor | None:
-        """Of every pair and atom, log w_j / w_o [p, n]; None where all weigh the same."""
+        """Log w_j/w_o [p, n]; None where all weigh the same."""
         return self.terms[2] if len(self.terms) > 3 else None
 
-    def of(self, pairs: slice) -> ProductRows:
+    def of_pairs(self, pairs: slice) -> ProductRows:
         """Some of the pairs."""
         return replace(self, terms=self.terms[:, pairs])
 
@@ -126,10 +144,10 @@ class ProductRows:
         return replace(self, terms=twice)
 
     def factors(self, ratio: Tensor) -> Tensor:
-        """What terms are multiplied with to give logits at α/σ [T]: [T, k], 0 for the lean."""
-        one = torch.ones_like(ratio)
-        known = [ratio, -ratio.square(), one][: len(self.terms) - 1]
-        return torch.stack([*known, torch.zeros_like(one)], 1)
+        """What terms are multiplied with to give logits at r [T]: r, −r², 1, and 0; [T, k]."""
+        ones = torch.ones_like(ratio)
+        factors = [ratio, -ratio.square(), ones][: len(self.terms) - 1]
+        return torch.stack([*factors, torch.zeros_like(ones)], 1)
 
 
 def pair_posteriors(
@@ -141,128 +159,131 @@ def pair_posteriors(
     mirrored: bool,
     classes: int,
 ) -> PairPosteriors:
-    """Follow pairs through increasing α/σ [T]; mirrored, there are 2p of them.
+    """The sums of pairs over a block of points at increasing r = α/σ [T]; 2p pairs if mirrored.
 
-    `nearest` is the smallest d_j [p] of another atom and `rival` where it stands, `classes` their
-    number in the whole set (0: not followed).
+    `nearest` is the smallest d_j [p] of another point and `rival` its position, `classes` their
+    number in the whole set (0: not told apart).
     """
-    pairs = rows.terms.shape[1]
-    size = max(1, _together(rows) // (rows.atoms * (1 + mirrored)))
-    places = [slice(start, min(start + size, pairs)) for start in range(0, pairs, size)]
-    pieces = [rows.of(some) for some in places]
-    parts = [_followed(p.mirrored() if mirrored else p, ratio, classes) for p in pieces]
-    curves = torch.cat([_apart(curves, mirrored) for curves, _ in parts], 2).flatten(1, 2)
-    of_classes = None
-    if classes:
-        found = [_apart(found[None], mirrored)[0] for _, found in parts if found is not None]
-        of_classes = torch.cat(found, 1).flatten(0, 1)
-    nearest, rival = (one.repeat(1 + mirrored) for one in (nearest, rival))
-    sums = dict(zip(FOLLOWED, curves, strict=True))
-    return PairPosteriors(**sums, nearest=nearest, rival=rival, classes=of_classes)
+    pairs, signs = rows.terms.shape[1], 1 + mirrored
+    size = max(1, _weights_at_once(rows) // (rows.points * signs))
+    parts = []
+    for start in range(0, pairs, size):
+        part = rows.of_pairs(slice(start, min(start + size, pairs)))
+        parts.append(_sum_over_times(part.mirrored() if mirrored else part, ratio, classes))
+
+    def joined(name: str) -> Tensor:
+        """The pairs of all parts, then all their mirror images."""
+        by_sign = [part[name].unflatten(0, (signs, -1)) for part in parts]
+        return torch.cat(by_sign, 1).flatten(0, 1)
+
+    return PairPosteriors(
+        **{name: joined(name) for name in parts[0]},
+        nearest=nearest.repeat(signs),
+        rival=rival.repeat(signs),
+    )
 
 
-def _together(rows: ProductRows) -> int:
-    """How many weights are followed at a time."""
-    return LAUNCHED if rows.terms.is_cuda else CACHED
+def _weights_at_once(rows: ProductRows) -> int:
+    return GPU_WEIGHTS_AT_ONCE if rows.terms.is_cuda else WEIGHTS_AT_ONCE
 
 
-def _followed(rows: ProductRows, ratio: Tensor, classes: int) -> tuple[Tensor, Tensor | None]:
-    """The sums [6, p, T] of a piece, and those of classes [p, T, C]."""
+def _sum_over_times(rows: ProductRows, ratio: Tensor, classes: int) -> dict[str, Tensor]:
+    """The largest logits and sums of a part of the pairs, [p, T] and [p, T, C], by name."""
     ratio, pairs, times = ratio.to(rows.terms.device), rows.terms.shape[1], len(ratio)
-    found = ratio.new_zeros(times, pairs, classes) if classes else None
-    factors, start, parts = rows.factors(ratio), 0, []
-    room = rows.terms.new_empty(max(_together(rows), rows.terms[0].numel()))
-    while start < times and rows.atoms:
-        together = max(1, _together(rows) // rows.terms[0].numel())
-        these = slice(start, min(start + together, times))
-        logits = _logits(rows, factors[these], room)
-        alive = _alive(rows, logits[-1])
-        peak = logits.amax(2)
-        relative = logits.sub_(peak[:, :, None])
+    class_masses = ratio.new_zeros(times, pairs, classes) if classes else None
+    factors, start, steps = rows.factors(ratio), 0, []
+    buffer = rows.terms.new_empty(max(_weights_at_once(rows), rows.terms[0].numel()))
+    while start < times and rows.points:
+        # 1. As many times together as fit; the more points have lost, the more times.
+        count = max(1, _weights_at_once(rows) // rows.terms[0].numel())
+        now = slice(start, min(start + count, times))
+        # 2. Their logits and weights.
+        logits = _logits(rows, factors[now], buffer)  # [T', p, n]
+        alive = _still_alive(rows, logits[-1])
+        max_logit = logits.amax(2)
+        relative = logits.sub_(max_logit[:, :, None])
         weights = exp_or_zero(relative, out=relative)
-        parts.append((peak, *_sums(rows, weights)))
-        if found is not None:
-            found[these] = _by_class(rows, weights, peak, classes)
-        rows = rows if alive is None else _packed(rows, alive)
-        start = these.stop
-    curves = ratio.new_zeros(len(FOLLOWED), pairs, times)
-    curves[0] = NOTHING
-    if parts:
-        curves[:, :, :start] = _named(parts, factors[:start])
-    return curves, None if found is None else found.transpose(0, 1)
+        # 3. The sums over points, of all terms by one product: [T', p] and [p, T', k].
+        terms = torch.bmm(weights.transpose(0, 1), rows.terms.permute(1, 2, 0))
+        steps.append((max_logit, weights.sum(2), torch.linalg.vector_norm(weights, dim=2), terms))
+        if class_masses is not None:
+            class_masses[now] = _sum_by_class(rows, weights, max_logit, classes)
+        # 4. Points that have lost are left behind.
+        rows = rows if alive is None else _pack(rows, alive)
+        start = now.stop
+    sums = {"max_logit": ratio.new_full((pairs, times), NO_LOGIT)}
+    sums |= {name: ratio.new_zeros(pairs, times) for name in SUMS}
+    if steps:
+        for name, values in _name_sums(steps, factors[:start]).items():
+            sums[name][:, :start] = values
+    if class_masses is not None:
+        sums["classes"] = class_masses.transpose(0, 1)
+    return sums
 
 
-def _logits(rows: ProductRows, factors: Tensor, room: Tensor) -> Tensor:
-    """[T, p, n], written into the same room every time."""
+def _logits(rows: ProductRows, factors: Tensor, buffer: Tensor) -> Tensor:
+    """L [T, p, n], written into the same memory every time."""
     terms = rows.terms[:-1]
     shape = (len(factors), *terms.shape[1:])
-    found = room[: prod(shape)].view(len(factors), -1)
-    return torch.mm(factors[:, :-1].to(terms), terms.flatten(1), out=found).view(shape)
+    out = buffer[: prod(shape)].view(len(factors), -1)
+    return torch.mm(factors[:, :-1].to(terms), terms.flatten(1), out=out).view(shape)
 
 
-def _alive(rows: ProductRows, logits: Tensor) -> Tensor | None:
-    """Which atoms [p, n] may still matter at later times; None where too many to choose."""
-    if rows.log_weights is not None:  # what weights hold down may yet rise
+def _still_alive(rows: ProductRows, logits: Tensor) -> Tensor | None:
+    """Which points may have weight at later times, bool [p, n]; None where too many to pack."""
+    if rows.log_weights is not None:  # what a small w_j/w_o holds down may yet rise
         logits = logits - rows.log_weights.clamp(max=0)
-    alive = logits > NEGLIGIBLE
-    return None if int(alive.count_nonzero()) * CROWDED > alive.numel() else alive
+    alive = logits > NEGLIGIBLE_LOGIT
+    return None if int(alive.count_nonzero()) * PACKED_SHARE > alive.numel() else alive
 
 
-def _packed(rows: ProductRows, alive: Tensor) -> ProductRows:
-    """The atoms that are alive, side by side; where a pair has fewer, lost ones fill its row."""
+def _pack(rows: ProductRows, alive: Tensor) -> ProductRows:
+    """The points that are alive, side by side; where a pair has fewer, lost ones fill its row."""
     counts = alive.sum(1)
-    pairs, wide = len(counts), int(counts.max())
-    chosen = alive.flatten().nonzero()[:, 0]
-    begin = torch.arange(pairs, device=alive.device) * wide - (counts.cumsum(0) - counts)
-    place = torch.arange(len(chosen), device=alive.device) + begin.repeat_interleave(counts)
+    pairs, width = len(counts), int(counts.max())
+    source = alive.flatten().nonzero()[:, 0]
+    # Point i of pair q goes to column i − (all of the pairs before) of row q.
+    shift = torch.arange(pairs, device=alive.device) * width - (counts.cumsum(0) - counts)
+    target = torch.arange(len(source), device=alive.device) + shift.repeat_interleave(counts)
 
     def packed(table: Tensor) -> Tensor:
-        room = table.new_zeros(len(table), pairs * wide)
-        return room.index_copy_(1, place, table.index_select(1, chosen)).unflatten(1, (pairs, -1))
+        room = table.new_zeros(len(table), pairs * width)
+        return room.index_copy_(1, target, table.index_select(1, source)).unflatten(1, (pairs, -1))
 
     terms = packed(rows.terms.flatten(1))
-    filled = torch.arange(wide, device=alive.device) < counts[:, None]
-    terms[1].masked_fill_(~filled, LOST)
+    filled = torch.arange(width, device=alive.device) < counts[:, None]
+    terms[1].masked_fill_(~filled, LOST_DISTANCE)
     if rows.classes is None:
         return ProductRows(terms, None)
     return ProductRows(terms, packed(rows.classes.expand(alive.shape).reshape(1, -1))[0])
 
 
-def _sums(rows: ProductRows, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of weights [T, p, n] their sums and roots of squares [T, p], and of terms [p, T, k]."""
-    terms = torch.bmm(weights.transpose(0, 1), rows.terms.permute(1, 2, 0))
-    return weights.sum(2), torch.linalg.vector_norm(weights, dim=2), terms
+def _name_sums(steps: Sequence[tuple[Tensor, ...]], factors: Tensor) -> dict[str, Tensor]:
+    """Largest logits and sums by name, float64 [p, T], from steps of times one after another."""
+    maxima, masses, roots, terms = zip(*steps, strict=True)
+    max_logit, mass, root = (torch.cat(values).double().T for values in (maxima, masses, roots))
+    totals = torch.cat(terms, 1).double()  # Σ e^{l − max} times every term, [p, T, k]
+    return {
+        "max_logit": max_logit,
+        "mass": mass,
+        "variance": totals[..., 1],
+        "control": totals[..., -1],
+        "logits": (totals * factors).sum(2) - max_logit * mass,
+        "squares": root.square(),
+    }
 
 
-def _named(parts: Sequence[tuple[Tensor, ...]], factors: Tensor) -> Tensor:
-    """All that is followed, float64 [6, p, T], from peaks and sums of times one after another."""
-    peaks, masses, roots, terms = zip(*parts, strict=True)
-    peak, mass, root = (torch.cat(one).double().T for one in (peaks, masses, roots))
-    every = torch.cat(terms, 1).double()
-    logits = (every * factors).sum(2) - peak * mass
-    return torch.stack([peak, mass, every[..., 1], every[..., -1], logits, root.square()])
-
-
-def _by_class(rows: ProductRows, weights: Tensor, peak: Tensor, classes: int) -> Tensor:
-    """The mass of every class [T, p, C], against the own atom; float64."""
+def _sum_by_class(rows: ProductRows, weights: Tensor, max_logit: Tensor, classes: int) -> Tensor:
+    """Σ e^l of every class, relative to the own point; float64 [T, p, C]."""
     assert rows.classes is not None
     first = int(rows.classes.min())
-    wide = int(rows.classes.max()) - first + 1
-    local, sums = rows.classes - first, weights.new_zeros(*peak.shape, wide)
-    if local.ndim == 1 and wide <= DENSE_CLASSES:
-        sums = weights @ torch.nn.functional.one_hot(local, wide).to(weights.dtype)
+    width = int(rows.classes.max()) - first + 1  # points are in the order of rows, often by class
+    local, sums = rows.classes - first, weights.new_zeros(*max_logit.shape, width)
+    if local.ndim == 1 and width <= MAX_CLASSES_BY_PRODUCT:
+        sums = weights @ torch.nn.functional.one_hot(local, width).to(weights.dtype)
     else:
         sums.scatter_add_(2, local.expand(weights.shape), weights)
-    found = torch.zeros(*peak.shape, classes, dtype=torch.float64, device=weights.device)
-    scale = peak.double().clamp(max=HIGHEST).exp()[..., None]
-    found[..., first : first + wide] = sums.double() * scale
-    return found
-
-
-def _apart(found: Tensor, mirrored: bool) -> Tensor:
-    """Pairs [k, p, …] as [k, signs, pairs, …]."""
-    return found.unflatten(1, (1 + mirrored, -1))
-
-
-def _added(ours: Tensor | None, theirs: Tensor | None) -> Tensor | None:
-    return theirs if ours is None else ours if theirs is None else ours + theirs
+    total = torch.zeros(*max_logit.shape, classes, dtype=torch.float64, device=weights.device)
+    scale = max_logit.double().clamp(max=MAX_CLASS_LOGIT).exp()[..., None]
+    total[..., first : first + width] = sums.double() * scale
+    return total

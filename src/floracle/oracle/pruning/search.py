@@ -1,20 +1,22 @@
-"""Pruning with a proof: atoms whose logits cannot reach a cut are never looked at.
+"""Pruning with a certificate: points whose logits cannot reach a cut are never evaluated.
 
-A guessed leader bounds the peak from below. Atoms whose bound U_i stays under
+1. A guessed leader bounds the largest logit from below. Points whose bound U_i stays under
 
-    cut = (lower bound of the peak) − log(n · worth / tolerance),     worth = 4 A · radius / ‖u‖,
+       cut = (lower bound of the largest logit) − log(n · worth / tolerance),
+       worth = 4 A · radius / ‖u‖,
 
-have together no more mass than moves the velocity by half the tolerance. Those above the cut pass
-through deeper and deeper levels, then through float32 products over all coordinates; what is left
-is evaluated in float64. Where the bound so found exceeds the tolerance, the cut is lowered once.
-Where pruning would take longer than a scan, by a cost model and a sample of atoms, or where the
-bound cannot be shown, queries are handed back for the dense scan.
+   have together no more mass than moves the velocity by half the tolerance.
+2. A cost model, with the share of survivors among a sample of points, chooses the level that is
+   applied to all points, or hands the query back where a scan would be quicker.
+3. Survivors pass the deeper levels, then float32 products over all coordinates.
+4. What is left is evaluated in float64, with a bound on the error of the velocity. Where the bound
+   exceeds the tolerance, the cut is lowered once; where it still does, the query is handed back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -22,82 +24,97 @@ from torch import Tensor
 
 from floracle.oracle.class_points import ClassPoints
 from floracle.oracle.posterior import PosteriorSums
-from floracle.oracle.scan import Queries
+from floracle.oracle.queries import Queries
 
 from .bfloat16_bounds import Bfloat16Bounds
-from .levels import BoundLevel, View
-from .screen import BLOCK, Screen, blocked, in_blocks
-from .survivors import ExactSurvivors, UndecidedPairs, best_of, exact, single, working
+from .levels import BoundLevel, ProjectedQueries
+from .screen import SCREENED_ROWS, Screen, screened_blocks, screened_room
+from .survivors import (
+    ExactSurvivors,
+    UndecidedPairs,
+    evaluate_survivors,
+    float32_logits,
+    working_points,
+)
 
-SMALLEST = 512
-"""Atoms below which a scan is as quick."""
-LAUNCHES = 2.5e11
-"""The same on a GPU, in atoms × dimensions × queries: what it multiplies while the many small
+MIN_POINTS = 512
+"""Points of a class below which a scan is as quick."""
+GPU_MIN_PRODUCTS = 2.5e11
+"""The same on a GPU, in points × dimensions × queries: what it multiplies while the many small
 kernels of pruning are launched (measured: benchmarks/gpu.py)."""
-BOUNDS = 2**23
-"""Bounds (atoms × queries) that are held together, for at least `TOGETHER` queries."""
-TOGETHER = 16
-ALONE = 12.0
+BOUNDS_AT_ONCE, MIN_QUERIES_AT_ONCE = 2**23, 16
+"""Bounds (points × queries) in memory at once, for so many queries at least."""
+SINGLE_QUERY_COST = 12.0
 """How much more a column costs for a single query, which waits for memory."""
 WORTHWHILE = 0.8
 """Share of a scan's cost that pruning may be expected to take."""
-PARTLY = 0.5
+PARTLY_WORTHWHILE = 0.5
 """The same where some queries are scanned for all the same: more of them will turn out so."""
-CHEAP = 3.0
-"""Cost of what follows a level, relative to its own, below which no other is considered."""
+CHEAP_REST = 3.0
+"""Cost of what follows the first level, relative to its own, below which no other is
+considered."""
 PROBES = 8
 """Queries that are tried before the whole of a batch is prepared."""
-FEW = 256
+FEW_PAIRS = 256
 """Pairs that skip the remaining levels."""
-STREAMED = 2.0
-"""How much more a scan costs whose atoms do not lie in memory."""
-LOWERED = 2.0
-"""By how much more than needed a failing cut is lowered, in nats."""
+STREAMED_SCAN_COST = 2.0
+"""How much more a scan costs whose points do not lie in memory."""
+LOWERED_NATS = 2.0
+"""By how much more than needed a failing cut is lowered."""
 
 
 class Costs(NamedTuple):
-    """What things take, in units of one column of one atom in a product for one query."""
+    """What things take, in units of one column of one point in a product for one query."""
 
     scan: float
-    """The dense scan, by dimension."""
+    """The scan, by dimension."""
     over: float
-    """A pass over bounds, by atom and query."""
+    """A pass over bounds, by point and query."""
     pair: float
+    """A pair that is evaluated in float32, beside its columns."""
     column: float
-    """A pair that is looked at in float32, and each of its columns."""
+    """Each column of such a pair."""
     wide: float
     """Each column in float64."""
     whole: float = 0.22
-    """The product over all coordinates in bfloat16, where processors are quick at it."""
+    """The product over all coordinates in bfloat16, by dimension, where processors are quick."""
     fetched: float = 2e6
-    """An atom that does not lie in memory."""
+    """A point that does not lie in memory."""
 
 
 USUAL = Costs(1.4, 30.0, 1250.0, 21.0, 100.0)
-WIDE_PRODUCTS = Costs(1.6, 30.0, 2500.0, 85.0, 550.0)
+WIDE_VECTORS = Costs(1.6, 30.0, 2500.0, 85.0, 550.0)
 """Products gain more from wide vectors than what waits for memory."""
-COSTS = WIDE_PRODUCTS if torch.backends.cpu.get_cpu_capability() == "AVX512" else USUAL
+COSTS = WIDE_VECTORS if torch.backends.cpu.get_cpu_capability() == "AVX512" else USUAL
 """Of this machine, by what its processor can do: a timing would make results depend on chance
 (measured: benchmarks/pruned.py)."""
 
 
 @dataclass(frozen=True)
 class PruningResult:
-    """The posterior at those of b queries where pruning was worthwhile; [p] unless stated."""
+    """The posterior at those of b queries that have a certificate; [p] unless stated."""
 
-    places: Tensor
+    indices: Tensor
     """Which queries these are, int64."""
-    left: Tensor
-    """The others, for the dense scan; int64 [b − p]."""
+    unanswered: Tensor
+    """The others, for the scan; int64 [b − p]."""
     sums: PosteriorSums
     mean: Tensor
     """float64 [p, D]."""
     missing: Tensor
-    """A proven upper bound on the posterior mass not looked at."""
+    """A proven upper bound on the posterior weight of the points left out."""
     error: Tensor
     """A proven upper bound on ‖u − u_S‖ / ‖u‖, the rounding of this evaluation included."""
     touched: Tensor
-    """How many atoms were looked at in full, int64."""
+    """How many points were evaluated over all coordinates, int64."""
+
+
+class _Certified(NamedTuple):
+    """The certified posterior of some queries."""
+
+    indices: Tensor
+    survivors: ExactSurvivors
+    touched: Tensor
 
 
 @dataclass(frozen=True)
@@ -105,12 +122,12 @@ class _Search:
     """Queries on their way through the levels; [b]."""
 
     screen: Screen
-    asked: Queries
-    view: View
+    queries: Queries
+    projected: ProjectedQueries
     floor: Tensor
     """A lower bound of the largest logit."""
     margin: Tensor
-    """How far below it atoms may be left out."""
+    """How far below it points may be left out, nats."""
     touched: Tensor
 
     @property
@@ -118,239 +135,251 @@ class _Search:
         """Logits that may be left out are below this."""
         return self.floor - self.margin
 
-    def of(self, chosen: Tensor) -> _Search:
+    def of(self, indices: Tensor) -> _Search:
         """Some of the queries, in their order."""
-        if len(chosen) == len(self.floor):
+        if len(indices) == len(self.floor):
             return self
-        rest = (self.floor[chosen], self.margin[chosen], self.touched[chosen])
-        return _Search(self.screen, self.asked.of(chosen), self.view.of(chosen), *rest)
+        numbers = self.floor[indices], self.margin[indices], self.touched[indices]
+        return _Search(self.screen, self.queries.of(indices), self.projected.of(indices), *numbers)
 
 
-def possible(members: ClassPoints, queries: int) -> bool:
-    """Whether leaving atoms out could pay at all for so many queries of a class."""
-    if len(members) < SMALLEST:
+def pruning_may_pay(members: ClassPoints, queries: int) -> bool:
+    """Whether leaving points out could pay at all for so many queries of a class."""
+    if len(members) < MIN_POINTS:
         return False
-    on_gpu = members.centre.is_cuda
-    return not on_gpu or queries * len(members) * members.dims >= LAUNCHES
+    products = queries * len(members) * members.dims
+    return not members.centre.is_cuda or products >= GPU_MIN_PRODUCTS
 
 
-def prune(screen: Screen, asked: Queries, *, tolerance: float, keep: int) -> PruningResult:
+def prune(screen: Screen, queries: Queries, *, tolerance: float, top_k: int) -> PruningResult:
     """The posterior at queries, with a velocity error proven to be within `tolerance`.
 
-    Queries for which pruning is not worthwhile, or the bound cannot be shown, are `left`. `keep`
-    leaders are reported; where fewer were looked at, others of no weight fill up.
+    Queries for which pruning is not worthwhile, or the bound cannot be shown, are `unanswered`.
+    `top_k` leaders are reported; where fewer were evaluated, others of no weight fill up.
     """
-    count, places = len(screen.members), torch.arange(len(asked.x), device=asked.x.device)
-    found: list[tuple[Tensor, ExactSurvivors, Tensor]] = []
-    if count >= SMALLEST and tolerance > 0 and _promising(screen, asked, tolerance):
-        for some in places.split(max(TOGETHER, BOUNDS // count)):
-            hunt = _begun(screen, asked.of(some), tolerance)
-            for here, proven, touched in _settled(hunt, tolerance, keep):
-                found.append((some[here], proven, touched))
-    return _joined(screen, found, places, keep)
+    count = len(screen.members)
+    every = torch.arange(len(queries.x), device=queries.x.device)
+    parts: list[_Certified] = []
+    if count >= MIN_POINTS and tolerance > 0 and _is_promising(screen, queries, tolerance):
+        for indices in every.split(max(MIN_QUERIES_AT_ONCE, BOUNDS_AT_ONCE // count)):
+            search = _begin(screen, queries.of(indices), tolerance)
+            certified = _certify(search, tolerance, top_k)
+            parts += (part._replace(indices=indices[part.indices]) for part in certified)
+    return _join(parts or [_nothing(screen, every, top_k)], every)
 
 
-def _promising(screen: Screen, asked: Queries, tolerance: float) -> bool:
+def _is_promising(screen: Screen, queries: Queries, tolerance: float) -> bool:
     """Whether any of a few queries of a large batch, late ones among them, would be pruned."""
-    batch = len(asked.x)
+    batch = len(queries.x)
     if batch < 4 * PROBES:
         return True
-    some = asked.gain.argsort()[torch.linspace(0, batch - 1, PROBES).long()]
-    return bool((planned(_begun(screen, asked.of(some), tolerance)) >= 0).any())
+    probes = queries.gain.argsort()[torch.linspace(0, batch - 1, PROBES).long()]
+    return bool((choose_start(_begin(screen, queries.of(probes), tolerance)) >= 0).any())
 
 
-def _settled(
-    hunt: _Search, tolerance: float, keep: int
-) -> Iterator[tuple[Tensor, ExactSurvivors, Tensor]]:
-    """Groups of queries with a proof: their places, what was found, atoms touched."""
-    start = planned(hunt)
+def _certify(search: _Search, tolerance: float, top_k: int) -> Iterator[_Certified]:
+    """Groups of queries with a certificate; those that are not among them have none."""
+    start = choose_start(search)
     for level in start[start >= 0].unique().tolist():
-        places = (start == level).nonzero()[:, 0]
-        for _ in range(2):
-            if not len(places):
+        indices = (start == level).nonzero()[:, 0]
+        for _ in range(2):  # with the cut, and once with a lower one
+            if not len(indices):
                 break
-            kept, found, touched = _through(hunt.of(places), level, keep)
-            places, proven = places[kept], found.error <= tolerance
-            yield places[proven], _of(found, proven), touched[proven]
-            again = ~proven & (found.rounding < tolerance / 2)
-            short = (found.error[again] / tolerance).log().clamp(max=100) + LOWERED
-            places = places[again]
-            margin = hunt.margin.index_add(0, places, short)
-            hunt = replace(hunt, margin=margin)
+            part = _pass_levels(search.of(indices), level, top_k)
+            survivors, indices = part.survivors, indices[part.indices]
+            proven = survivors.error <= tolerance
+            yield _Certified(indices[proven], survivors.of(proven), part.touched[proven])
+            again = ~proven & (survivors.rounding_error < tolerance / 2)
+            excess = (survivors.error[again] / tolerance).log().clamp(max=100) + LOWERED_NATS
+            indices = indices[again]
+            search = replace(search, margin=search.margin.index_add(0, indices, excess))
 
 
-def _begun(screen: Screen, asked: Queries, tolerance: float) -> _Search:
-    """Queries with a lower bound of their peaks, from guessed leaders, and their margins."""
-    view = screen.view(asked)
-    candidates = screen.candidates(view)
-    queries, each = candidates.shape
-    numbers = torch.arange(queries, device=candidates.device).repeat_interleave(each)
-    pairs = UndecidedPairs(candidates.flatten(), numbers)
-    logits, error = single(screen, view, pairs)
-    best, leaders = best_of(pairs, logits, queries)
-    worth = 4 * asked.amplification.abs() * screen.radius / _speed(screen, asked, leaders)
+def _begin(screen: Screen, queries: Queries, tolerance: float) -> _Search:
+    """Queries with a lower bound of their largest logits, from guessed leaders, and margins."""
+    projected = screen.project(queries)
+    candidates = screen.guess_leaders(projected)
+    count, each = candidates.shape
+    query = torch.arange(count, device=candidates.device).repeat_interleave(each)
+    pairs = UndecidedPairs(candidates.flatten(), query)
+    logits, error = float32_logits(screen, projected, pairs)
+    best, leaders = pairs.best(logits, count)
+    worth = 4 * queries.amplification.abs() * screen.radius / _speed(screen, queries, leaders)
     margin = (len(screen.members) * worth / tolerance).clamp(min=1).log()
-    return _Search(screen, asked, view, best - error, margin, torch.full_like(leaders, each))
+    touched = torch.full_like(leaders, each)
+    return _Search(screen, queries, projected, best - error, margin, touched)
 
 
-def _speed(screen: Screen, asked: Queries, leaders: Tensor) -> Tensor:
-    """About ‖u‖ if the leader alone mattered, [b]; an estimate in float32."""
-    points = working(screen.members, leaders) + screen.members.offset.float()
-    pull = (asked.d_sigma / asked.sigma).float()[:, None] * asked.x.float()
-    velocity = pull.addcmul_(asked.amplification.float()[:, None], points)
+def _speed(screen: Screen, queries: Queries, leaders: Tensor) -> Tensor:
+    """About ‖u‖ if the leader alone mattered, [b]; an estimate of A x_L + B x in float32."""
+    points = working_points(screen.members, leaders) + screen.members.offset.float()
+    velocity = queries.coefficients.contraction.float()[:, None] * queries.x.float()
+    velocity = velocity.addcmul_(queries.amplification.float()[:, None], points)
     return torch.linalg.vector_norm(velocity, dim=1).double().clamp(min=1e-300)
 
 
-def planned(hunt: _Search) -> Tensor:
+# What it would cost ----------------------------------------------------------------------------
+
+
+def choose_start(search: _Search) -> Tensor:
     """Which of the screen's starts each query takes, −1 where a scan is cheaper; int64 [b]."""
-    levels, members = hunt.screen.levels, hunt.screen.members
-    slower = max(1.0, ALONE / len(hunt.floor))
-    scan = _scan(members) * slower * WORTHWHILE
+    levels, members = search.screen.levels, search.screen.members
+    slower = max(1.0, SINGLE_QUERY_COST / len(search.floor))
+    scan = _scan_cost(members) * slower * WORTHWHILE
     costs = [slower * (level.columns + 8) + COSTS.over for level in levels]
-    following = [_pair(level.columns) for level in levels[1:]] + [_looked_at(members)]
-    after = _share(hunt, levels[0]) * following[0]
-    if (after < CHEAP * costs[0]).all() and costs[0] * (1 + CHEAP) < scan:
-        return torch.zeros_like(hunt.touched)
-    after, totals, last = torch.zeros_like(hunt.floor), [], len(levels) - 1
-    if (whole := hunt.screen.whole) is not None:
+    # What a survivor of each level costs next.
+    following = [_pair_cost(level.columns) for level in levels[1:]] + [_full_pair_cost(members)]
+    after = _survivor_share(search, levels[0]) * following[0]
+    if (after < CHEAP_REST * costs[0]).all() and costs[0] * (1 + CHEAP_REST) < scan:
+        return torch.zeros_like(search.touched)
+    after, totals, last = torch.zeros_like(search.floor), [], len(levels) - 1
+    if (bfloat16 := search.screen.bfloat16) is not None:
         cost = slower * (COSTS.whole * members.dims + 8) + COSTS.over
-        totals.append(cost + _share(hunt, whole) * following[-1])
+        totals.append(cost + _survivor_share(search, bfloat16) * following[-1])
         last += 1
+    # From the deepest level up: a start at level k pays for its pass and for all levels after it.
     for k in reversed(range(len(levels))):
-        after = after + _share(hunt, levels[k]) * following[k]
+        after = after + _survivor_share(search, levels[k]) * following[k]
         totals.append(after + costs[k])
         if (after > scan).all():  # what survives this level survives those before it
             break
-    level, worth = _common(torch.stack(totals), scan, ALONE * (slower == 1))
-    return torch.where(worth, last - level, -1)
+    chosen, worth = _common_start(torch.stack(totals), scan, SINGLE_QUERY_COST * (slower == 1))
+    return torch.where(worth, last - chosen, -1)
 
 
-def _common(costs: Tensor, scan: float, alone: float) -> tuple[int, Tensor]:
-    """The level [k, b] at which all that are worth it start, and which queries [b] these are.
+def _common_start(costs: Tensor, scan: float, fixed: float) -> tuple[int, Tensor]:
+    """The start [k, b] of all queries that are worth it, and which queries [b] these are.
 
-    One for all, since each passes over every atom. A scan costs `scan` for each query and as much
-    as that of `alone` more, however few they are: the last ones go with the rest, or all do.
+    One for all, since each passes over every point. A scan costs `scan` for each query and as much
+    as that of `fixed` more, however few they are: the last ones go with the rest, or all do.
     """
     worth = costs.amin(0) < scan
     if not worth.any():
         return 0, worth
-    level = int(costs[:, worth].mean(1).argmin())
-    worth = costs[level] < scan
-    left = scan * (int((~worth).sum()) + alone)
-    if float(costs[level, ~worth].sum()) < left:
-        return level, torch.ones_like(worth)
-    taken = float(costs[level, worth].sum()) + left / WORTHWHILE
-    return level, worth & (taken < PARTLY * scan / WORTHWHILE * (len(worth) + alone))
+    start = int(costs[:, worth].mean(1).argmin())
+    worth = costs[start] < scan
+    scanned = scan * (int((~worth).sum()) + fixed)
+    if float(costs[start, ~worth].sum()) < scanned:
+        return start, torch.ones_like(worth)
+    total = float(costs[start, worth].sum()) + scanned / WORTHWHILE
+    return start, worth & (total < PARTLY_WORTHWHILE * scan / WORTHWHILE * (len(worth) + fixed))
 
 
-def _scan(members: ClassPoints) -> float:
-    """What an atom costs a query in a scan."""
-    return COSTS.scan * members.dims * (STREAMED if members.points is None else 1)
+def _scan_cost(members: ClassPoints) -> float:
+    """What a point costs a query in a scan."""
+    return COSTS.scan * members.dims * (STREAMED_SCAN_COST if members.points is None else 1)
 
 
-def _pair(columns: int) -> float:
+def _pair_cost(columns: int) -> float:
+    """What it costs to multiply so many columns of a pair."""
     return COSTS.pair + COSTS.column * columns
 
 
-def _looked_at(members: ClassPoints) -> float:
-    """What it costs to look at an atom in full."""
-    return _pair(members.dims) + (COSTS.fetched if members.points is None else 0)
+def _full_pair_cost(members: ClassPoints) -> float:
+    """What it costs to evaluate a point over all coordinates."""
+    return _pair_cost(members.dims) + (COSTS.fetched if members.points is None else 0)
 
 
-def _share(hunt: _Search, level: BoundLevel | Bfloat16Bounds) -> Tensor:
-    """The estimated share of atoms that survive a level, [b]; 1 where it cannot be used."""
-    coefficients = level.coefficients(hunt.view)
-    thresholds = level.thresholds(hunt.view, hunt.cut)
+def _survivor_share(search: _Search, level: BoundLevel | Bfloat16Bounds) -> Tensor:
+    """The estimated share of points that survive a level, [b]; infinite where it is of no use."""
+    coefficients = level.coefficients(search.projected)
+    thresholds = level.thresholds(search.projected, search.cut)
     above = (level.sample @ coefficients.T >= thresholds).double().mean(0)
     usable = coefficients.isfinite().all(1) & thresholds.isfinite()
     return torch.where(usable, above + 0.5 / len(level.sample), torch.inf)
 
 
-def _through(hunt: _Search, first: int, keep: int) -> tuple[Tensor, ExactSurvivors, Tensor]:
-    """Queries through the levels from the `first` on: those not given up, and what was found."""
-    pairs = _survivors(hunt, hunt.screen.starts[first])
-    kept = torch.ones_like(hunt.touched, dtype=torch.bool)
-    for level in hunt.screen.levels[first + 1 :]:
-        pairs = _affordable(hunt, pairs, kept, _pair(level.columns))
-        if len(pairs.atoms) <= FEW:
+# Through the levels ----------------------------------------------------------------------------
+
+
+def _pass_levels(search: _Search, start: int, top_k: int) -> _Certified:
+    """Queries through the levels from `start` on; those with too many survivors are given up."""
+    screen, members = search.screen, search.screen.members
+    pairs = _apply_to_all(search, screen.starts[start])
+    kept = torch.ones_like(search.touched, dtype=torch.bool)
+    for level in screen.levels[start + 1 :]:
+        pairs = _affordable(search, pairs, kept, _pair_cost(level.columns))
+        if len(pairs.points) <= FEW_PAIRS:
             break
-        products = level.pairs(level.coefficients(hunt.view), pairs.atoms, pairs.asked)
-        pairs = pairs.of(products >= level.thresholds(hunt.view, hunt.cut)[pairs.asked])
-    pairs = _affordable(hunt, pairs, kept, _looked_at(hunt.screen.members))
-    touched = (hunt.touched + pairs.counts(len(kept))).clamp(max=len(hunt.screen.members))
-    logits, error = single(hunt.screen, hunt.view, pairs)
-    best, leaders = best_of(pairs, logits, len(kept))
-    hunt = replace(hunt, floor=torch.maximum(hunt.floor, best - error))
-    pairs = pairs.of(logits + error[pairs.asked] >= hunt.cut[pairs.asked])
-    pairs = _affordable(hunt, pairs, kept, COSTS.wide * hunt.screen.members.dims)
-    chosen = kept.nonzero()[:, 0]
-    number = kept.long().cumsum(0) - 1
-    pairs = UndecidedPairs(pairs.atoms, number[pairs.asked])
-    some = hunt.of(chosen)
-    found = exact(some.screen, some.asked, some.view, pairs, leaders[chosen], some.cut, keep)
-    return chosen, found, touched[chosen]
+        bounds = level.pair_bounds(
+            level.coefficients(search.projected), pairs.points, pairs.queries
+        )
+        thresholds = level.thresholds(search.projected, search.cut)
+        pairs = pairs.of(bounds >= thresholds[pairs.queries])
+    # Over all coordinates in float32, which may also find a better leader.
+    pairs = _affordable(search, pairs, kept, _full_pair_cost(members))
+    touched = (search.touched + pairs.counts(len(kept))).clamp(max=len(members))
+    logits, error = float32_logits(screen, search.projected, pairs)
+    best, leaders = pairs.best(logits, len(kept))
+    search = replace(search, floor=torch.maximum(search.floor, best - error))
+    pairs = pairs.of(logits + error[pairs.queries] >= search.cut[pairs.queries])
+    # In float64.
+    pairs = _affordable(search, pairs, kept, COSTS.wide * members.dims)
+    indices = kept.nonzero()[:, 0]
+    number = kept.long().cumsum(0) - 1  # of a query among those that are left
+    pairs = UndecidedPairs(pairs.points, number[pairs.queries])
+    left = search.of(indices)
+    survivors = evaluate_survivors(
+        screen, left.queries, left.projected, pairs, leaders[indices], left.cut, top_k
+    )
+    return _Certified(indices, survivors, touched[indices])
 
 
-def _survivors(hunt: _Search, level: BoundLevel | Bfloat16Bounds) -> UndecidedPairs:
-    """Pairs that a level, applied to all atoms, cannot rule out."""
-    count, thresholds = len(hunt.screen.members), level.thresholds(hunt.view, hunt.cut)
-    coefficients = level.coefficients(hunt.view)
-    bounds = blocked(count, len(thresholds), coefficients)
+def _apply_to_all(search: _Search, level: BoundLevel | Bfloat16Bounds) -> UndecidedPairs:
+    """Pairs that a level, applied to all points, cannot rule out."""
+    count = len(search.screen.members)
+    thresholds = level.thresholds(search.projected, search.cut)
+    coefficients = level.coefficients(search.projected)
+    bounds = screened_room(count, len(thresholds), coefficients)
     level.bounds(coefficients, bounds[:count])
-    blocks = in_blocks(bounds)
+    # Few blocks of points have a survivor: their best bound says which.
+    blocks = screened_blocks(bounds)
     hit = (blocks.amax(1) >= thresholds).nonzero()
-    if 4 * len(hit) * BLOCK > bounds.numel():
+    if 4 * len(hit) * SCREENED_ROWS > bounds.numel():
         return UndecidedPairs(*(bounds[:count] >= thresholds).nonzero().T)
     values = blocks[hit[:, 0], :, hit[:, 1]]
-    place, within = (values >= thresholds[hit[:, 1], None]).nonzero().T
-    return UndecidedPairs(hit[place, 0] * BLOCK + within, hit[place, 1])
+    index, within = (values >= thresholds[hit[:, 1], None]).nonzero().T
+    return UndecidedPairs(hit[index, 0] * SCREENED_ROWS + within, hit[index, 1])
 
 
-def _affordable(hunt: _Search, pairs: UndecidedPairs, kept: Tensor, cost: float) -> UndecidedPairs:
-    """Pairs of queries that do not have so many that a scan is cheaper; others are given up."""
-    members, counts = hunt.screen.members, pairs.counts(len(kept))
-    alone = max(1.0, ALONE / len(kept))
-    scan = _scan(members) * alone * len(members)
+def _affordable(
+    search: _Search, pairs: UndecidedPairs, kept: Tensor, cost: float
+) -> UndecidedPairs:
+    """Pairs of queries that have not so many that a scan is cheaper; others leave `kept`."""
+    members, counts = search.screen.members, pairs.counts(len(kept))
+    slower = max(1.0, SINGLE_QUERY_COST / len(kept))
+    scan = _scan_cost(members) * slower * len(members)
     many = counts * cost >= scan
-    if float(counts[many].sum()) * cost < scan * (int(many.sum()) + ALONE * (alone == 1)):
+    fixed = SINGLE_QUERY_COST * (slower == 1)
+    if float(counts[many].sum()) * cost < scan * (int(many.sum()) + fixed):
         many = torch.zeros_like(many)
     kept &= ~many & (counts > 0)
-    return pairs if kept.all() else pairs.of(kept[pairs.asked])
+    return pairs if kept.all() else pairs.of(kept[pairs.queries])
 
 
-def _of(found: ExactSurvivors, chosen: Tensor) -> ExactSurvivors:
-    sums = PosteriorSums(*(getattr(found.sums, f.name)[chosen] for f in fields(PosteriorSums)))
-    return ExactSurvivors(
-        sums, *(getattr(found, f.name)[chosen] for f in fields(ExactSurvivors)[1:])
-    )
-
-
-def _joined(screen: Screen, parts: list, places: Tensor, keep: int) -> PruningResult:
-    parts = parts or [_nothing(screen, places, keep)]
-    where = torch.cat([part[0] for part in parts])
-    order = where.argsort()
-
-    def joined(values: list[Tensor]) -> Tensor:
-        return torch.cat(values)[order]
-
-    found = [part[1] for part in parts]
-    sums = [joined([getattr(one.sums, f.name) for one in found]) for f in fields(PosteriorSums)]
-    left = torch.ones_like(places, dtype=torch.bool)
-    left[where] = False
+def _join(parts: list[_Certified], every: Tensor) -> PruningResult:
+    """One result from those of groups of queries, in their order."""
+    answered = torch.cat([part.indices for part in parts])
+    order = answered.argsort()
+    unanswered = torch.ones_like(every, dtype=torch.bool)
+    unanswered[answered] = False
+    survivors = [part.survivors for part in parts]
+    numbers = {
+        name: torch.cat([getattr(part, name) for part in survivors])[order]
+        for name in ("mean", "missing", "error")
+    }
     return PruningResult(
-        where[order],
-        left.nonzero()[:, 0],
-        PosteriorSums(*sums),
-        joined([one.mean for one in found]),
-        joined([one.missing for one in found]),
-        joined([one.error for one in found]),
-        joined([part[2] for part in parts]),
+        answered[order],
+        unanswered.nonzero()[:, 0],
+        PosteriorSums.cat([part.sums for part in survivors]).of(order),
+        touched=torch.cat([part.touched for part in parts])[order],
+        **numbers,
     )
 
 
-def _nothing(screen: Screen, places: Tensor, keep: int) -> tuple[Tensor, ExactSurvivors, Tensor]:
-    """Found nowhere."""
+def _nothing(screen: Screen, every: Tensor, top_k: int) -> _Certified:
+    """A certificate of no queries."""
     none = screen.norms[:0]
-    wide, top = none.new_empty(0, screen.members.dims), none.new_empty(0, keep)
+    wide, top = none.new_empty(0, screen.members.dims), none.new_empty(0, top_k)
     sums = PosteriorSums(none, none, wide, none, none, none, top, top.long())
-    return places[:0], ExactSurvivors(sums, wide, none, none, none), places[:0]
+    return _Certified(every[:0], ExactSurvivors(sums, wide, none, none, none), every[:0])

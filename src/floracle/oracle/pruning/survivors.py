@@ -1,6 +1,6 @@
-"""What survives a screen, evaluated in full: float32 with a bound first, then float64.
+"""What survives a screen, evaluated over all coordinates: float32 with a bound, then float64.
 
-Against a leader L the logit of atom i is, with a = x − α x_L and d = x_i − x_L,
+Against a leader L the logit of point i is, with a = x − α x_L and d = x_i − x_L,
 
     l_i − l_L = g (⟨a, d⟩ − α ‖d‖² / 2) + log w_i / w_L,
 
@@ -9,7 +9,7 @@ If every logit is right to within e, weights are right to within a factor e^{±2
 
     ‖x̂_S − computed‖ ≤ (e^{2e} − 1) Σ γ_i ‖d_i‖,
 
-and atoms left out, whose logits are below `cut`, move it by at most their mass times their
+and points left out, whose logits are below `cut`, move it by at most their mass times their
 distance. Sums of products are taken in √D pieces of √D, which keeps their rounding at 2 √D units.
 """
 
@@ -23,35 +23,44 @@ from torch import Tensor
 
 from floracle.oracle.class_points import ClassPoints
 from floracle.oracle.posterior import PosteriorSums
-from floracle.oracle.scan import Queries
+from floracle.oracle.queries import Queries
 
-from .levels import DOUBLE, SINGLE, TOGETHER, View, gamma
+from .levels import FLOAT32_UNIT, FLOAT64_UNIT, PAIR_FEATURES, ProjectedQueries, gamma
 from .screen import MARGIN, Screen
 
-FETCHED = 2**22
-"""Numbers of points that do not lie in memory and are read together."""
-COORDINATES = 2**20
-"""Numbers of points that are evaluated together in float64."""
-LOWEST = -1e4
-"""Logits relative to the peak are bounded here where they multiply weights of zero."""
+READ_COORDINATES = 2**22
+"""Coordinates of points outside memory that are read together."""
+FLOAT64_COORDINATES = 2**20
+"""Coordinates of points that are evaluated together in float64."""
+MIN_LOGIT = -1e4
+"""Logits relative to the largest are bounded here where they multiply weights of zero."""
 
 
 @dataclass(frozen=True)
 class UndecidedPairs:
-    """Pairs of an atom and a query that may matter to each other; [p]."""
+    """Pairs of a point and a query that may matter to each other; int64 [p]."""
 
-    atoms: Tensor
-    """Positions of atoms, int64."""
-    asked: Tensor
-    """Which query, int64."""
+    points: Tensor
+    """Positions in the class."""
+    queries: Tensor
+    """Which query."""
 
-    def of(self, chosen: Tensor) -> UndecidedPairs:
+    def of(self, indices: Tensor) -> UndecidedPairs:
         """Some of the pairs."""
-        return UndecidedPairs(self.atoms[chosen], self.asked[chosen])
+        return UndecidedPairs(self.points[indices], self.queries[indices])
 
     def counts(self, queries: int) -> Tensor:
         """How many each query has, int64 [b]."""
-        return torch.bincount(self.asked, minlength=queries)
+        return torch.bincount(self.queries, minlength=queries)
+
+    def best(self, values: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+        """The largest value of each query [b], and the position it belongs to, int64 [b]."""
+        best = values.new_full((queries,), -torch.inf)
+        best = best.scatter_reduce(0, self.queries, values, "amax")
+        is_best = values >= best[self.queries]
+        leaders = self.points.new_zeros(queries)
+        leaders[self.queries[is_best]] = self.points[is_best]
+        return best, leaders
 
 
 @dataclass(frozen=True)
@@ -62,98 +71,105 @@ class ExactSurvivors:
     mean: Tensor
     """[b, D]."""
     missing: Tensor
-    """At least the posterior mass of all atoms left out."""
+    """At least the posterior weight of all points left out."""
     error: Tensor
     """At least ‖u − u_S‖ / ‖u‖, rounding included."""
-    rounding: Tensor
-    """The part of it that looking at more atoms would not mend."""
+    rounding_error: Tensor
+    """The part of it that evaluating more points would not mend."""
+
+    def of(self, indices: Tensor) -> ExactSurvivors:
+        """The posterior of some of the queries."""
+        return ExactSurvivors(
+            self.sums.of(indices),
+            self.mean[indices],
+            self.missing[indices],
+            self.error[indices],
+            self.rounding_error[indices],
+        )
 
 
-def single(screen: Screen, view: View, pairs: UndecidedPairs) -> tuple[Tensor, Tensor]:
+def float32_logits(
+    screen: Screen, queries: ProjectedQueries, pairs: UndecidedPairs
+) -> tuple[Tensor, Tensor]:
     """Logits of pairs [p] from float32 products over all coordinates, and their error [b]."""
-    members = screen.members
-    apart = members.offset - screen.centre
-    lacking, y = view.centred @ apart, view.centred.float()
-    at_hand = members.points is not None
-    found, size = [view.gain.new_empty(0)], (TOGETHER if at_hand else FETCHED) // members.dims
-    size = max(16, size)
-    for atoms, of in zip(pairs.atoms.split(size), pairs.asked.split(size), strict=True):
-        found.append(working(members, atoms).mul_(y[of]).sum(1).double())
-    q, atoms = pairs.asked, pairs.atoms
-    logits = view.gain[q] * (torch.cat(found) + lacking[q]) + members.log_weights[atoms]
-    products = view.length * members.largest * gamma(members.dims + 4, SINGLE)
-    shift = view.length * float(apart.norm())
-    error = view.gain * (products + gamma(members.dims + 8, DOUBLE) * shift) + view.slip
-    return logits - view.half[q] * screen.norms[atoms], error
+    members, shift = screen.members, screen.members.offset - screen.centre
+    shift_products, y = queries.centred @ shift, queries.centred.float()
+    coordinates = READ_COORDINATES if members.points is None else PAIR_FEATURES
+    size = max(16, coordinates // members.dims)
+    products = [queries.gain.new_empty(0)]
+    for points, of in zip(pairs.points.split(size), pairs.queries.split(size), strict=True):
+        products.append(working_points(members, points).mul_(y[of]).sum(1).double())
+    q, points = pairs.queries, pairs.points
+    # log w + g ⟨y, z⟩ − h ‖z‖²
+    logits = queries.gain[q] * (torch.cat(products) + shift_products[q])
+    logits = logits + members.log_weights[points] - queries.half[q] * screen.norms[points]
+    rounding = queries.length * members.largest * gamma(members.dims + 4, FLOAT32_UNIT)
+    shift_length = queries.length * float(shift.norm())
+    rounding = rounding + gamma(members.dims + 8, FLOAT64_UNIT) * shift_length
+    return logits, queries.gain * rounding + queries.logit_error
 
 
-def working(members: ClassPoints, atoms: Tensor) -> Tensor:
-    """Working points float32 [p, D]."""
+def working_points(members: ClassPoints, positions: Tensor) -> Tensor:
+    """Working points float32 [p, D]; each is read once where they are not in memory."""
     if members.points is not None:
-        return members.points.index_select(0, atoms)
-    some, place = members.rows[atoms].cpu().unique(return_inverse=True)
-    points = members.source.take(some).flatten(1).to(members.centre.device)
-    return (points - members.offset.float()).index_select(0, place.to(points.device))
+        return members.points.index_select(0, positions)
+    rows, index = members.rows[positions].cpu().unique(return_inverse=True)
+    points = members.source.take(rows).flatten(1).to(members.centre.device)
+    return (points - members.offset.float()).index_select(0, index.to(points.device))
 
 
-def best_of(pairs: UndecidedPairs, values: Tensor, queries: int) -> tuple[Tensor, Tensor]:
-    """The largest value of each query [b], and the atom it belongs to, int64 [b]."""
-    best = values.new_full((queries,), -torch.inf)
-    best = best.scatter_reduce(0, pairs.asked, values, "amax")
-    is_best = values >= best[pairs.asked]
-    leaders = pairs.atoms.new_zeros(queries)
-    leaders[pairs.asked[is_best]] = pairs.atoms[is_best]
-    return best, leaders
-
-
-def exact(
+def evaluate_survivors(
     screen: Screen,
-    asked: Queries,
-    view: View,
+    queries: Queries,
+    projected: ProjectedQueries,
     pairs: UndecidedPairs,
     leaders: Tensor,
     cut: Tensor,
-    keep: int,
+    top_k: int,
 ) -> ExactSurvivors:
-    """The posterior over pairs, when the logits of all other atoms are below `cut` [b]."""
-    about = _About.of_leaders(screen, asked, leaders)
-    against = about.relative(pairs)
-    best, first = best_of(pairs, against.logits, len(leaders))
-    if (best > 0).any():  # another one leads; seen from there less is lost
-        about = _About.of_leaders(screen, asked, torch.where(best > 0, first, leaders))
-        against = about.relative(pairs)
-        best, _ = best_of(pairs, against.logits, len(leaders))
-    weighed = against.weighed(pairs, best)
-    mean = about.mean(pairs, weighed)
-    logits, wrong = _leader_logits(screen, view, about)
-    left = len(screen.members) - pairs.counts(len(leaders))
-    short = cut - (logits - wrong + best - weighed.error)
-    ratio = MARGIN * left * short.exp() / weighed.mass
-    missing = torch.where(left > 0, ratio / (1 + ratio), 0.0).nan_to_num(nan=1.0)
-    lost, rounded = _velocity_errors(screen, asked, view, weighed, missing)
-    size = torch.linalg.vector_norm(asked.velocity(mean), dim=1)
+    """The posterior over pairs, when the logits of all other points are below `cut` [b]."""
+    # 1. Logits against the leaders, from the points that turn out to lead.
+    seen = _LeaderView.of(screen, queries, leaders)
+    against = seen.logits(pairs)
+    best, first = pairs.best(against.logits, len(leaders))
+    if (best > 0).any():
+        seen = _LeaderView.of(screen, queries, torch.where(best > 0, first, leaders))
+        against = seen.logits(pairs)
+        best, _ = pairs.best(against.logits, len(leaders))
+    weighted = against.weigh(pairs, best)
+    mean = seen.mean(pairs, weighted)
+    # 2. The weight of what was left out: at most e^cut each, against the mass of what was not.
+    leader_logits, leader_error = _leader_logits(screen, projected, seen)
+    left_out = len(screen.members) - pairs.counts(len(leaders))
+    cut_below_mass = cut - (leader_logits - leader_error + best - weighted.error)
+    ratio = MARGIN * left_out * cut_below_mass.exp() / weighted.mass
+    missing = torch.where(left_out > 0, ratio / (1 + ratio), 0.0).nan_to_num(nan=1.0)
+    # 3. The certificate.
+    lost, rounded = _velocity_errors(screen, queries, projected, weighted, missing)
+    speed = torch.linalg.vector_norm(queries.velocity(mean), dim=1)
     if not screen.shares_centre:
-        logits = _logits_about_mean(about)
+        leader_logits = _logits_about_mean(seen)
     return ExactSurvivors(
-        _sums(about, pairs, weighed, mean, logits + best, keep),
+        _sums(seen, pairs, weighted, mean, leader_logits + best, top_k),
         mean,
         missing,
-        _relative(lost + rounded, size),
-        _relative(rounded, size),
+        _relative(lost + rounded, speed),
+        _relative(rounded, speed),
     )
 
 
-def _relative(error: Tensor, size: Tensor) -> Tensor:
+def _relative(error: Tensor, speed: Tensor) -> Tensor:
     """An error of u relative to ‖u‖, of which only an estimate that much off is known."""
-    return torch.where(error < size, error / (size - error), torch.inf).nan_to_num(nan=torch.inf)
+    relative = torch.where(error < speed, error / (speed - error), torch.inf)
+    return relative.nan_to_num(nan=torch.inf)
 
 
 @dataclass(frozen=True)
-class _Weighed:
+class _WeightedPairs:
     """Weights of pairs [p] and what they sum to [b]."""
 
     logits: Tensor
-    """Relative to the peak, [p]."""
+    """Relative to the largest, [p]."""
     weights: Tensor
     """Their exponentials, [p]."""
     mass: Tensor
@@ -164,173 +180,186 @@ class _Weighed:
 
 
 @dataclass(frozen=True)
-class _Against:
-    """Pairs against the leaders of their queries; [p]."""
+class _PairLogits:
+    """Logits of pairs against the leaders of their queries; [p]."""
 
     logits: Tensor
-    apart: Tensor
+    distance: Tensor
     """‖d‖."""
     error: Tensor
     """How far the logits may be off."""
 
-    def weighed(self, pairs: UndecidedPairs, best: Tensor) -> _Weighed:
+    def weigh(self, pairs: UndecidedPairs, best: Tensor) -> _WeightedPairs:
         """Their weights; `best` is the largest logit of each query."""
-        q, nothing = pairs.asked, torch.zeros_like(best)
+        q, zeros = pairs.queries, torch.zeros_like(best)
         logits = self.logits - best[q]
         weights = logits.exp()
-        mass = nothing.index_add(0, q, weights)
-        spread = nothing.index_add(0, q, weights * self.apart) / mass
-        error = nothing.scatter_reduce(0, q, self.error, "amax")
-        return _Weighed(logits, weights, mass, spread, error + 4 * DOUBLE)
+        mass = zeros.index_add(0, q, weights)
+        spread = zeros.index_add(0, q, weights * self.distance) / mass
+        error = zeros.scatter_reduce(0, q, self.error, "amax")
+        return _WeightedPairs(logits, weights, mass, spread, error + 4 * FLOAT64_UNIT)
 
 
 @dataclass(frozen=True)
-class _About:
+class _LeaderView:
     """Queries seen from their leaders."""
 
     members: ClassPoints
-    asked: Queries
+    queries: Queries
     leaders: Tensor
     """Positions, int64 [b]."""
     points: Tensor
-    """The leaders themselves, float64 [b, D]."""
-    away: Tensor
-    """x − α x_L, float64 [b, D]."""
-    reach: float
-    """At least the largest norm of an atom."""
+    """x_L, float64 [b, D]."""
+    from_leader: Tensor
+    """a = x − α x_L, float64 [b, D]."""
+    max_norm: float
+    """At least the largest ‖x_i‖."""
 
     @classmethod
-    def of_leaders(cls, screen: Screen, asked: Queries, leaders: Tensor) -> _About:
-        """Queries seen from atoms at positions [b]."""
+    def of(cls, screen: Screen, queries: Queries, leaders: Tensor) -> _LeaderView:
+        """Queries seen from points at positions [b]."""
         points = screen.members.originals(leaders)
-        away = asked.x - asked.alpha[:, None] * points
-        return cls(screen.members, asked, leaders, points, away, screen.reach)
+        from_leader = queries.x - queries.alpha[:, None] * points
+        return cls(screen.members, queries, leaders, points, from_leader, screen.max_norm)
 
-    def relative(self, pairs: UndecidedPairs) -> _Against:
-        """Logits of pairs against their leaders."""
-        along, squared = self.away.new_zeros(2, len(pairs.atoms))
-        for places in self._others(pairs):
-            apart = self._apart(pairs.of(places))
-            along[places] = in_pieces(self.away[pairs.asked[places]].mul_(apart))
-            squared[places] = in_pieces(apart.mul_(apart))
-        q, lead, apart = pairs.asked, self.leaders[pairs.asked], squared.sqrt()
-        gain, alpha = self.asked.gain[q], self.asked.alpha[q]
+    def logits(self, pairs: UndecidedPairs) -> _PairLogits:
+        """l_i − l_L of pairs."""
+        along, squared = self.from_leader.new_zeros(2, len(pairs.points))  # ⟨a, d⟩, ‖d‖²
+        for indices in self._others(pairs):
+            d = self._differences(pairs.of(indices))
+            along[indices] = sum_in_pieces(self.from_leader[pairs.queries[indices]].mul_(d))
+            squared[indices] = sum_in_pieces(d.mul_(d))
+        q, leader, distance = pairs.queries, self.leaders[pairs.queries], squared.sqrt()
+        gain, alpha = self.queries.gain[q], self.queries.alpha[q]
         logits = gain * (along - alpha * squared / 2)
-        shares = [self.members.log_weights[atoms] for atoms in (pairs.atoms, lead)]
-        weights = 4 * DOUBLE * (shares[0].abs() + shares[1].abs() + logits.abs())
-        length = torch.linalg.vector_norm(self.away, dim=1)
-        moved = 2 * DOUBLE * (length + self.asked.alpha * self.reach)
-        products = self._gamma * (length[q] * apart + alpha * squared) + moved[q] * apart
-        error = torch.where(pairs.atoms == lead, 0.0, gain * products + weights)
-        return _Against(logits + (shares[0] - shares[1]), apart, error)
+        log_weights, of_leader = (self.members.log_weights[at] for at in (pairs.points, leader))
+        # What float64 may have lost of weights, of a, and of the two sums.
+        weights = 4 * FLOAT64_UNIT * (log_weights.abs() + of_leader.abs() + logits.abs())
+        length = torch.linalg.vector_norm(self.from_leader, dim=1)
+        moved = 2 * FLOAT64_UNIT * (length + self.queries.alpha * self.max_norm)
+        side = math.isqrt(self.members.dims)
+        summed = gamma(side + self.members.dims // side + 10, FLOAT64_UNIT)
+        products = summed * (length[q] * distance + alpha * squared) + moved[q] * distance
+        error = torch.where(pairs.points == leader, 0.0, gain * products + weights)
+        return _PairLogits(logits + (log_weights - of_leader), distance, error)
 
-    def mean(self, pairs: UndecidedPairs, weighed: _Weighed) -> Tensor:
+    def mean(self, pairs: UndecidedPairs, weighted: _WeightedPairs) -> Tensor:
         """x_L + Σ γ d, float64 [b, D]."""
-        gamma, others = weighed.weights / weighed.mass[pairs.asked], self._others(pairs)
+        weights = weighted.weights / weighted.mass[pairs.queries]  # γ [p]
+        others = self._others(pairs)
         if not len(others[0]):
             return self.points
         moved = torch.zeros_like(self.points)
-        for places in others:
-            some = pairs.of(places)
-            moved.index_add_(0, some.asked, self._apart(some).mul_(gamma[places][:, None]))
+        for indices in others:
+            some = pairs.of(indices)
+            d = self._differences(some)
+            moved.index_add_(0, some.queries, d.mul_(weights[indices][:, None]))
         return moved.add_(self.points)
 
-    def _apart(self, pairs: UndecidedPairs) -> Tensor:
-        return self.members.originals(pairs.atoms).sub_(self.points[pairs.asked])
+    def _differences(self, pairs: UndecidedPairs) -> Tensor:
+        """D = x_i − x_L, [p, D]."""
+        return self.members.originals(pairs.points).sub_(self.points[pairs.queries])
 
     def _others(self, pairs: UndecidedPairs) -> tuple[Tensor, ...]:
-        """Places of pairs that are not leaders, a few at a time."""
-        places = (pairs.atoms != self.leaders[pairs.asked]).nonzero()[:, 0]
-        return places.split(max(16, COORDINATES // self.members.dims))
-
-    @property
-    def _gamma(self) -> float:
-        side = math.isqrt(self.members.dims)
-        return gamma(side + self.members.dims // side + 10, DOUBLE)
+        """Indices of pairs that are not leaders, a few at a time."""
+        indices = (pairs.points != self.leaders[pairs.queries]).nonzero()[:, 0]
+        return indices.split(max(16, FLOAT64_COORDINATES // self.members.dims))
 
 
-def in_pieces(values: Tensor) -> Tensor:
+def sum_in_pieces(values: Tensor) -> Tensor:
     """Sums of rows [p, D], float64, in about √D pieces of √D."""
     side = math.isqrt(values.shape[1])
     whole = values.shape[1] // side * side
     return values[:, :whole].unflatten(1, (-1, side)).sum(2).sum(1) + values[:, whole:].sum(1)
 
 
-def _leader_logits(screen: Screen, view: View, about: _About) -> tuple[Tensor, Tensor]:
+def _leader_logits(
+    screen: Screen, queries: ProjectedQueries, seen: _LeaderView
+) -> tuple[Tensor, Tensor]:
     """The logits of the leaders about the centre of the coarse view, and their error; [b]."""
-    along = torch.linalg.vecdot(view.centred, about.points - screen.centre)
-    logits = view.gain * along - view.half * screen.norms[about.leaders]
-    logits = logits + screen.members.log_weights[about.leaders]
-    products = gamma(len(screen.centre) + 8, DOUBLE) * view.length * screen.radius
-    return logits, view.gain * products + 2 * view.slip + 8 * DOUBLE * logits.abs()
+    along = torch.linalg.vecdot(queries.centred, seen.points - screen.centre)
+    logits = queries.gain * along - queries.half * screen.norms[seen.leaders]
+    logits = logits + screen.members.log_weights[seen.leaders]
+    products = gamma(len(screen.centre) + 8, FLOAT64_UNIT) * queries.length * screen.radius
+    error = queries.gain * products + 2 * queries.logit_error + 8 * FLOAT64_UNIT * logits.abs()
+    return logits, error
 
 
-def _logits_about_mean(about: _About) -> Tensor:
-    """The logits of the leaders as the dense scan has them, about the mean of the class; [b]."""
-    members, asked = about.members, about.asked
-    along = torch.linalg.vecdot(asked.centred, about.points - members.centre)
-    logits = asked.gain * (along - asked.alpha / 2 * members.norms[about.leaders])
-    return logits + members.log_weights[about.leaders]
+def _logits_about_mean(seen: _LeaderView) -> Tensor:
+    """The logits of the leaders as the scan has them, about the mean of the class; [b]."""
+    members, queries = seen.members, seen.queries
+    along = torch.linalg.vecdot(queries.centred, seen.points - members.centre)
+    logits = queries.gain * (along - queries.alpha / 2 * members.norms[seen.leaders])
+    return logits + members.log_weights[seen.leaders]
 
 
 def _velocity_errors(
-    screen: Screen, asked: Queries, view: View, weighed: _Weighed, missing: Tensor
+    screen: Screen,
+    queries: Queries,
+    projected: ProjectedQueries,
+    weighted: _WeightedPairs,
+    missing: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """At most what the velocity lacks for atoms left out, and for rounding; [b]."""
-    amplification, length = asked.amplification.abs(), view.length + asked.alpha * screen.reach
-    wrong = torch.expm1(2 * weighed.error) + gamma(len(weighed.weights) + 8, DOUBLE)
-    moved = wrong * weighed.spread + 8 * DOUBLE * screen.reach
-    turned = (asked.d_sigma / asked.sigma).abs() * (length + asked.alpha * screen.reach)
-    last = asked.d_alpha.abs() * screen.reach + turned
+    """At most what the velocity lacks for points left out, and for rounding; [b]."""
+    c, amplification = queries.coefficients, queries.amplification.abs()
+    # A (e^{2e} − 1) Σ γ ‖d‖, and what float64 loses of the mean
+    wrong = torch.expm1(2 * weighted.error) + gamma(len(weighted.weights) + 8, FLOAT64_UNIT)
+    moved = wrong * weighted.spread + 8 * FLOAT64_UNIT * screen.max_norm
+    # … and of the terms of u
+    length = projected.length + queries.alpha * screen.max_norm
+    turned = c.contraction.abs() * (length + queries.alpha * screen.max_norm)
+    last = c.d_alpha.abs() * screen.max_norm + turned
     lost = amplification * missing * (2 * screen.radius)
-    return lost, amplification * moved + 8 * DOUBLE * last
+    return lost, amplification * moved + 8 * FLOAT64_UNIT * last
 
 
 def _sums(
-    about: _About, pairs: UndecidedPairs, weighed: _Weighed, mean: Tensor, peak: Tensor, keep: int
+    seen: _LeaderView,
+    pairs: UndecidedPairs,
+    weighted: _WeightedPairs,
+    mean: Tensor,
+    max_logit: Tensor,
+    top_k: int,
 ) -> PosteriorSums:
-    members, q, w = about.members, pairs.asked, weighed.weights
-    nothing = torch.zeros_like(peak)
+    members, q, w = seen.members, pairs.queries, weighted.weights
+    zeros = torch.zeros_like(max_logit)
 
     def total(values: Tensor) -> Tensor:
-        return nothing.index_add(0, q, values)
+        return zeros.index_add(0, q, values)
 
-    top, logits = leading(pairs, weighed.logits, len(peak), min(keep, len(members)))
+    top_k = min(top_k, len(members))
+    top, logits = _leading_points(pairs, weighted.logits, len(max_logit), top_k)
     points = mean if members.exact else mean - members.offset
     return PosteriorSums(
-        peak,
-        weighed.mass,
-        points * weighed.mass[:, None],
-        total(w * weighed.logits.clamp(min=LOWEST)),
-        total(w.square()),
-        total(w * members.norms[pairs.atoms]),
-        peak[:, None] + logits,
-        top,
+        max_logit,
+        weighted.mass,
+        points=points * weighted.mass[:, None],
+        logits=total(w * weighted.logits.clamp(min=MIN_LOGIT)),
+        squares=total(w.square()),
+        norms=total(w * members.norms[pairs.points]),
+        top_logits=max_logit[:, None] + logits,
+        top=top,
     )
 
 
-def leading(
-    pairs: UndecidedPairs, logits: Tensor, queries: int, keep: int
+def _leading_points(
+    pairs: UndecidedPairs, logits: Tensor, queries: int, top_k: int
 ) -> tuple[Tensor, Tensor]:
-    """The first atoms of each query and their logits, [b, keep]; others of no weight fill up."""
+    """The leaders of each query and their logits, [b, top_k]; others of no weight fill up."""
     order = logits.argsort(descending=True, stable=True)
-    order = order[pairs.asked[order].argsort(stable=True)]
-    asked, counts = pairs.asked[order], pairs.counts(queries)
-    rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[asked]
-    first = rank < keep
-    asked, rank, order = asked[first], rank[first], order[first]
-    values = logits.new_full((queries, keep), -torch.inf)
-    values[asked, rank] = logits[order]
-    top = pairs.atoms.new_full((queries, keep), -1)
-    top[asked, rank] = pairs.atoms[order]
-    return _filled(top), values
-
-
-def _filled(top: Tensor) -> Tensor:
-    """Positions with −1 replaced by the smallest positions that are not yet among them."""
-    free = torch.arange(2 * top.shape[1], device=top.device)
-    taken = (top[:, :, None] == free).any(1)
-    spare = taken.long().argsort(dim=1, stable=True)
+    order = order[pairs.queries[order].argsort(stable=True)]  # by query, then by logit
+    query, counts = pairs.queries[order], pairs.counts(queries)
+    rank = torch.arange(len(order), device=order.device) - (counts.cumsum(0) - counts)[query]
+    reported = rank < top_k
+    query, rank, order = query[reported], rank[reported], order[reported]
+    values = logits.new_full((queries, top_k), -torch.inf)
+    values[query, rank] = logits[order]
+    top = pairs.points.new_full((queries, top_k), -1)
+    top[query, rank] = pairs.points[order]
+    # Where a query has fewer, the smallest positions that are not yet among them.
+    candidates = torch.arange(2 * top_k, device=top.device)
+    used = (top[:, :, None] == candidates).any(1)
+    spare = used.long().argsort(dim=1, stable=True)
     empty = top < 0
     nth = (empty.cumsum(1) - 1).clamp(min=0)
-    return torch.where(empty, spare.gather(1, nth), top)
+    return torch.where(empty, spare.gather(1, nth), top), values

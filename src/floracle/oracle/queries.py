@@ -1,0 +1,80 @@
+"""Noisy points at their times, ready to be compared with the points of a class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from floracle.core.paths import Coefficients, ProbabilityPath
+from floracle.core.point_set import NO_LABEL, PointSet, classes
+from floracle.run.errors import InputError
+
+from .class_points import ClassPoints
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Noisy points, ready for a class; float64, [b] unless stated."""
+
+    x: Tensor
+    """[b, D]."""
+    centred: Tensor
+    """y = x − α m, [b, D]."""
+    coefficients: Coefficients
+    gain: Tensor
+    """g = α/σ², over the temperature."""
+
+    @property
+    def alpha(self) -> Tensor:
+        """α."""
+        return self.coefficients.alpha
+
+    @cached_property
+    def amplification(self) -> Tensor:
+        """A = α' − α σ'/σ: how much an error of the mean grows in the velocity."""
+        return self.coefficients.amplification
+
+    def of(self, indices: Tensor) -> Queries:
+        """Some of the queries, in their order."""
+        if len(indices) == len(self.x):
+            return self
+        chosen = self.x[indices], self.centred[indices], self.coefficients.of(indices)
+        return Queries(*chosen, self.gain[indices])
+
+    def velocity(self, mean: Tensor) -> Tensor:
+        """u* from the posterior mean, both float64 [b, D]."""
+        return self.coefficients.velocity(self.x, mean)
+
+
+def prepare_queries(
+    members: ClassPoints, x: Tensor, t: Tensor, path: ProbabilityPath, *, temperature: float = 1.0
+) -> Queries:
+    """Queries x [b, D] at times t [b] < 1, for one class; logits are divided by `temperature`."""
+    c = path.coefficients(t.to(x.device))
+    if (c.sigma <= 0).any():
+        raise ValueError("the oracle's velocity is 0 / 0 at t = 1; ask for it at t < 1")
+    x = x.double()
+    gain = c.alpha / (c.sigma**2 * temperature)
+    return Queries(x, x - c.alpha[:, None] * members.centre, c, gain)
+
+
+def check_queries(data: PointSet, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
+    """Refuse queries whose shapes do not fit the data."""
+    if tuple(x.shape[1:]) != tuple(data.shape):
+        raise ValueError(
+            f"samples have shape {tuple(x.shape[1:])}, but points of the data {tuple(data.shape)}"
+        )
+    if not x.isfinite().all():
+        raise ValueError("samples contain NaN or infinity")
+    if t.shape != (len(x),):
+        raise ValueError(f"t must be [{len(x)}], one time a sample, got {tuple(t.shape)}")
+    if labels is not None and labels.shape != (len(x),):
+        raise ValueError(f"labels must be [{len(x)}], one a sample, got {tuple(labels.shape)}")
+
+
+def check_label(data: PointSet, label: int) -> None:
+    """Refuse a class that does not occur in the data."""
+    if label != NO_LABEL and not (data.labels == label).any():
+        raise InputError(f"there is no class {label}; labels are {classes(data) or 'all −1'}")
