@@ -97,10 +97,10 @@ def watched():
     """Which atoms were evaluated for every query in the end, by the bytes of the query."""
     seen, plain = {}, pruning.evaluate_survivors
 
-    def watching(screen, queries, projected, pairs, *rest):
+    def watching(screen, queries, projected, pairs, *rest, **more):
         for number, x in enumerate(queries.x):
             seen[x.cpu().numpy().tobytes()] = pairs.points[pairs.queries == number]
-        return plain(screen, queries, projected, pairs, *rest)
+        return plain(screen, queries, projected, pairs, *rest, **more)
 
     pruning.evaluate_survivors = watching
     try:

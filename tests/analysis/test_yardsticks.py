@@ -12,7 +12,7 @@ from torch.testing import assert_close
 import floracle.oracle.baselines.patch_local as local
 from floracle.analysis.loss.baselines import baseline_distances
 from floracle.core.paths import LINEAR, PATHS, TRIGONOMETRIC
-from floracle.oracle.baselines.gaussian import class_gaussians, fitted, gaussian_field
+from floracle.oracle.baselines.gaussian import class_gaussians, fit_gaussian, gaussian_field
 from floracle.oracle.baselines.patch_local import local_oracle
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.reference import reference
@@ -110,7 +110,9 @@ def test_densities_of_unlike_ranks_are_of_one_space(unlike, path):
         total = c.alpha.square()[:, None, None] * covariance
         total = total + c.sigma.square()[:, None, None] * torch.eye(10)
         dense = torch.distributions.MultivariateNormal(c.alpha[:, None] * mean, total)
-        assert_close(fitted(unlike, label).log_density(x, c), dense.log_prob(x), rtol=1e-9, atol=0)
+        assert_close(
+            fit_gaussian(unlike, label).log_density(x, c), dense.log_prob(x), rtol=1e-9, atol=0
+        )
 
 
 def test_the_mixture_of_class_gaussians_is_the_dense_one(unlike):
@@ -191,7 +193,9 @@ def test_local_oracle_is_the_sum_over_patches(points_source, monkeypatch, patch)
     assert_close(local_oracle(source, patch=patch)(x, t), expected, rtol=1e-9, atol=1e-9)
     mine = labels == 1
     expected = naive_local(points[mine].double(), shares[mine], x, t, patch)
-    monkeypatch.setattr(local, "VOTES_BYTES", 8 * x.numel() * 2)  # a few atoms and queries a time
+    monkeypatch.setattr(
+        local, "DIFFERENCE_BYTES", 8 * x.numel() * 2
+    )  # a few atoms and queries a time
     found = local_oracle(source, patch=patch)(x, t, torch.ones(6, dtype=torch.int64))
     assert_close(found, expected, rtol=1e-9, atol=1e-9)
 

@@ -133,7 +133,7 @@ def test_points_of_any_size(points_source, size):
     x = queries_of(points.float(), "forward path", t, generator(2))
     with forced():
         queries = prepare_queries(members, x, t, LINEAR)
-        found = pruning.prune(screen, queries, tolerance=1e-3, top_k=8)
+        found, _ = pruning.prune(screen, queries, tolerance=1e-3, top_k=8)
     assert (len(found.indices) > 0) == (size < 1e30)
     assert found.mean.isfinite().all()
     assert (found.error <= 1e-3).all()
@@ -166,7 +166,7 @@ def test_lengths_whose_squares_vanish_are_still_bounds(points_source, size):
     t = torch.full((64,), 0.9999, dtype=torch.float64)
     asked = prepare_queries(members, x, t, LINEAR)
     with forced(), certificates.watched() as seen:
-        found = pruning.prune(screen, asked, tolerance=1e-3, top_k=8)
+        found, _ = pruning.prune(screen, asked, tolerance=1e-3, top_k=8)
     weights, *_ = evaluated(points, members.log_weights, x, t)
     assert len(found.indices) == 64
     for row in range(64):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from floracle.core.paths import LINEAR, PATHS
 from floracle.oracle import scan as dense
-from floracle.oracle.float64_refinement import MAX_PREDICTED_ERROR, CorrectedSums, refine
+from floracle.oracle.float64_refinement import MAX_PREDICTED_ERROR, refine
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.queries import prepare_queries
 from floracle.oracle.reference import reference
@@ -296,7 +296,7 @@ def test_stretches_where_nothing_competes_can_be_left_out(points_source, layout,
     for kind in QUERIES:
         x = placed(points, kind, TIMES)
         asked = prepare_queries(oracle.class_points(), x, TIMES, LINEAR)
-        maxima = BlockMaxima.empty(oracle.class_points(), asked)
+        maxima = BlockMaxima()
         sums = scan(oracle.class_points(), asked, top_k=2, maxima=maxima)
         assert len(maxima.ranges) == 15
         off = errors(
@@ -310,4 +310,4 @@ def test_stretches_where_nothing_competes_can_be_left_out(points_source, layout,
 
 def _unsettled(members, queries, sums):
     mean = sums.points / sums.mass[:, None] + members.offset
-    return CorrectedSums(sums, mean, torch.zeros(len(mean), dtype=torch.bool))
+    return sums, mean, torch.zeros(len(mean), dtype=torch.bool)

@@ -14,8 +14,8 @@ than the defect; lengths are rounded up by that and by what computing them may h
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -23,18 +23,20 @@ from torch import Tensor
 from .point_set import NO_LABEL, PointSet, prepared
 from .spectrum import dimension, moments
 
-KEPT = 512
-"""Coordinates of a point that are held, at most."""
-SPANNED = 1024
+MAX_STORED = 512
+"""Coordinates of a point that are stored, at most."""
+MAX_DIRECTIONS = 1024
 """Directions that bands are made of, at most."""
-SAMPLE = 4096
+MAX_SAMPLE = 4096
 """Points that the directions are taken from, at most."""
 NUMBERS = 2**24
 """Numbers of the sample, and of the directions, at most: both shrink where points are large."""
-BLOCK = 2**23
+BLOCK_NUMBERS = 2**23
 """Numbers of a float64 block of points whose coordinates are taken."""
 SWEEPS = 3
 """Subspace iterations; more would turn the directions by less than sampling did."""
+FLOAT32_MARGIN = 1 + 2.0**-22
+"""Lengths are raised by this before they are rounded to float32, so that they stay bounds."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class CoarseView:
     directions: Tensor
     """Rows orthonormal to rounding, float32 [L, D], leading ones first."""
     edges: tuple[int, ...]
-    """Coordinates are held along directions[: edges[0]]; bands lie between consecutive edges, the
-    last of which is L; one more band is all that no direction spans."""
+    """Coordinates are stored along directions[: edges[0]]; bands lie between consecutive edges,
+    the last of which is L; one more band is all that no direction spans."""
     coordinates: Tensor
     """V z of every atom along the first edges[0] directions, float32 or float16 [n, edges[0]]."""
     remainders: Tensor
@@ -56,14 +58,10 @@ class CoarseView:
     def __len__(self) -> int:
         return len(self.coordinates)
 
-    def part(self, rows: slice | Tensor) -> CoarseView:
-        """The same view of some of the atoms, such as those of a class."""
-        return replace(self, coordinates=self.coordinates[rows], remainders=self.remainders[rows])
-
 
 @dataclass(frozen=True)
 class Frame:
-    """Directions and bands, ready to be looked along; made by `frame_of`."""
+    """A centre, directions and bands along which points are seen; made by `Frame.along`."""
 
     centre: Tensor
     directions: Tensor
@@ -76,33 +74,33 @@ class Frame:
     @classmethod
     def along(cls, centre: Tensor, directions: Tensor, edges: tuple[int, ...]) -> Frame:
         """Directions float32 [L, D] about a centre [D], with bands between `edges`."""
-        _check_edges(edges, len(directions))
+        if list(edges) != sorted(set(edges)) or edges[0] < 1 or edges[-1] != len(directions):
+            raise ValueError(
+                f"edges must rise from at least 1 to {len(directions)}, got {tuple(edges)}"
+            )
         wide = directions.double()
-        return cls(
-            centre, directions, edges, wide, orthogonality_defect(wide) + product_rounding(wide)
-        )
+        slack = orthogonality_defect(wide) + product_rounding(wide)
+        return cls(centre, directions, edges, wide, slack)
 
     def of_block(self, points: Tensor, *, half: bool = False) -> CoarseView:
         """Points [n, D] seen along the directions; coordinates in float16 if `half`."""
-        centred = points.flatten(1).double() - self.centre
-        squared = centred.square().sum(1)
-        length, along = squared.sqrt(), centred @ self.wide.T
-        first, last = self.edges[0], self.edges[-1]
-        held = along[:, :first].to(torch.float16 if half else torch.float32)
-        if not held.isfinite().all():
+        z = points.flatten(1).double() - self.centre
+        squared = z.square().sum(1)
+        length, along = squared.sqrt(), z @ self.wide.T  # ‖z‖ [n], V z [n, L]
+        stored = along[:, : self.edges[0]].to(torch.float16 if half else torch.float32)
+        if not stored.isfinite().all():
             raise ValueError("coordinates exceed float16; keep them in float32 (half=False)")
-        bands = [part.norm(dim=1) + self.slack * length for part in self._bands(along)]
-        if last < centred.shape[1]:
+        remainders = [
+            along[:, low:high].norm(dim=1) + self.slack * length
+            for low, high in pairwise(self.edges)
+        ]
+        if self.edges[-1] < z.shape[1]:  # ‖z‖² less what the directions span, which errs by slack
             beyond = (squared - along.square().sum(1)).clamp(min=0)
-            bands.append((beyond + 4 * self.slack * squared).sqrt())
-        else:  # nothing is left that no direction spans
-            bands.append(torch.zeros_like(length))
-        remainders = torch.stack(bands, 1) * (1 + 2.0**-22)
-        return CoarseView(self.centre, self.directions, self.edges, held, remainders.float())
-
-    def _bands(self, along: Tensor) -> tuple[Tensor, ...]:
-        widths = [high - low for low, high in zip(self.edges, self.edges[1:], strict=False)]
-        return along[:, self.edges[0] :].split(widths, 1) if widths else ()
+            remainders.append((beyond + 4 * self.slack * squared).sqrt())
+        else:
+            remainders.append(torch.zeros_like(length))
+        bounds = (torch.stack(remainders, 1) * FLOAT32_MARGIN).float()
+        return CoarseView(self.centre, self.directions, self.edges, stored, bounds)
 
 
 def coarse_view(
@@ -114,34 +112,32 @@ def coarse_view(
     frame: Frame | None = None,
     seed: int = 0,
 ) -> CoarseView:
-    """The coarse view of a class in one pass (and one for its mean, where that is not known).
+    """The coarse view of a class in one pass, and one for its mean where that is not known.
 
-    `kept` coordinates are held, by default a quarter of the dimensions and 512 at most; `half`
-    holds them in float16. Another class's `frame` may be used as well. A source that keeps such a
+    `kept` coordinates are stored, by default a quarter of the dimensions and 512 at most; `half`
+    stores them in float16. Another class's `frame` may be used as well. A source that keeps such a
     view is not read, if nothing else is asked for.
     """
-    held = known_coarse(source, label) if frame is None and kept is None else None
-    if held is not None:
-        return held
+    read_stored = getattr(source, "coarse", None)
+    if frame is None and kept is None and read_stored is not None:
+        stored = read_stored(label)
+        if stored is not None:
+            return stored
     frame = frame or frame_of(source, label, kept=kept, seed=seed)
-    count, first = len(source.atoms(label).rows), frame.edges[0]
-    coordinates = torch.empty(count, first, dtype=torch.float16 if half else torch.float32)
+    count = len(source.atoms(label).rows)
+    coordinates = torch.empty(
+        count, frame.edges[0], dtype=torch.float16 if half else torch.float32
+    )
     remainders = torch.empty(count, len(frame.edges))
-    rows, start = max(1, BLOCK // dimension(source)), 0
-    for block in source.blocks(label, rows=rows):
-        found, here = (
+    start = 0
+    for block in source.blocks(label, rows=max(1, BLOCK_NUMBERS // dimension(source))):
+        seen, positions = (
             frame.of_block(block.points, half=half),
             slice(start, start + len(block.rows)),
         )
-        coordinates[here], remainders[here] = found.coordinates, found.remainders
+        coordinates[positions], remainders[positions] = seen.coordinates, seen.remainders
         start += len(block.rows)
     return CoarseView(frame.centre, frame.directions, frame.edges, coordinates, remainders)
-
-
-def known_coarse(source: PointSet, label: int = NO_LABEL) -> CoarseView | None:
-    """The coarse view that a source keeps of a class; None where it keeps none."""
-    known = getattr(source, "coarse", None)
-    return known(label) if known is not None else None
 
 
 def kept_coordinates(source: PointSet) -> int:
@@ -156,18 +152,18 @@ def frame_of(
     known = prepared(source, label)
     centre = known.centre if known is not None else moments(source, label).mean.float().double()
     dims, rows = len(centre), source.atoms(label).rows
-    sample = max(2, min(SAMPLE, NUMBERS // dims, len(rows)))
-    drawn = torch.Generator().manual_seed(seed)
-    some = rows[torch.randperm(len(rows), generator=drawn)[:sample].sort().values]
-    centred = source.take(some).flatten(1).double() - centre
-    spanned = max(1, min(SPANNED, dims, NUMBERS // dims, len(some)))
+    count = max(2, min(MAX_SAMPLE, NUMBERS // dims, len(rows)))
+    shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    sample = rows[shuffled[:count].sort().values]
+    centred = source.take(sample).flatten(1).double() - centre
+    spanned = max(1, min(MAX_DIRECTIONS, dims, NUMBERS // dims, len(sample)))
     directions = leading_directions(centred.float(), spanned, seed=seed)
     return Frame.along(centre, directions, default_edges(spanned, dims, kept))
 
 
 def default_edges(spanned: int, dims: int, kept: int | None = None) -> tuple[int, ...]:
-    """Band edges: a quarter of the dimensions held (512 at most), four bands beyond them."""
-    first = min(kept or KEPT, spanned)
+    """Band edges: a quarter of the dimensions stored (512 at most), four bands beyond them."""
+    first = min(kept or MAX_STORED, spanned)
     if kept is None:
         first = max(1, min(first, 2 ** max(0, dims.bit_length() - 3)))
     beyond = spanned - first
@@ -179,14 +175,15 @@ def leading_directions(centred: Tensor, count: int, *, seed: int = 0) -> Tensor:
 
     Halko, Martinsson, Tropp 2011, Algorithm 4.4; orthonormal whatever the points are.
     """
-    drawn = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     centred = centred / 2.0 ** centred.abs().max().frexp().exponent  # products stay in float32
-    basis = torch.randn(centred.shape[1], count, generator=drawn)
+    basis = torch.randn(centred.shape[1], count, generator=generator)
     for _ in range(SWEEPS):
-        basis = torch.linalg.qr(centred.T @ (centred @ basis)).Q
-    seen = (centred @ basis).double()
-    _, turn = torch.linalg.eigh(seen.T @ seen)
-    return torch.linalg.qr(basis.double() @ turn.flip(1)).Q.T.float().contiguous()
+        basis = torch.linalg.qr(centred.T @ (centred @ basis)).Q  # [D, count]
+    # Within the subspace, the principal directions, largest first.
+    projected = (centred @ basis).double()
+    _, rotation = torch.linalg.eigh(projected.T @ projected)
+    return torch.linalg.qr(basis.double() @ rotation.flip(1)).Q.T.float().contiguous()
 
 
 def orthogonality_defect(directions: Tensor) -> float:
@@ -201,8 +198,3 @@ def product_rounding(directions: Tensor) -> float:
     """What float64 may lose of V y for directions [L, D], relative to ‖y‖ (Higham 2002, §3.1)."""
     count, dims = directions.shape
     return 2 * (dims + 4) * 2.0**-53 * count**0.5
-
-
-def _check_edges(edges: Sequence[int], spanned: int) -> None:
-    if list(edges) != sorted(set(edges)) or edges[0] < 1 or edges[-1] != spanned:
-        raise ValueError(f"edges must rise from at least 1 to {spanned}, got {tuple(edges)}")

@@ -93,10 +93,10 @@ class ProbabilityPath:
     def velocity(self, data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """The training target at times t [b]; data, noise and result are [b, *shape]."""
         c = self.coefficients(t)
-        endless = ~(c.d_alpha.isfinite() & c.d_sigma.isfinite())
-        if endless.any():
+        infinite = ~(c.d_alpha.isfinite() & c.d_sigma.isfinite())
+        if infinite.any():
             raise ValueError(
-                f"the velocity of the {self.name} path is infinite at t = {_first(t, endless):g};"
+                f"the velocity of the {self.name} path is infinite at t = {_first(t, infinite):g};"
                 f" draw times that leave it out"
             )
         return interpolate(c.d_alpha, data, c.d_sigma, noise)
@@ -104,16 +104,16 @@ class ProbabilityPath:
     def row(self, quantity: Quantity, t: Tensor) -> tuple[Tensor, Tensor]:
         """The pair (a, b), each [b], with quantity = a · data + b · noise."""
         c = self.coefficients(t)
-        one, zero = torch.ones_like(c.alpha), torch.zeros_like(c.alpha)
+        ones, zeros = torch.ones_like(c.alpha), torch.zeros_like(c.alpha)
         match quantity:
             case "data":
-                return one, zero
+                return ones, zeros
             case "noise":
-                return zero, one
+                return zeros, ones
             case "velocity":
                 return c.d_alpha, c.d_sigma
             case "score":
-                return zero, -1 / c.sigma
+                return zeros, -1 / c.sigma
         raise ValueError(f"unknown quantity {quantity!r}; one of {', '.join(QUANTITIES)}")
 
 
@@ -131,16 +131,16 @@ def expand(values: Tensor, like: Tensor) -> Tensor:
 def check_times(t: Tensor) -> Tensor:
     """Times in float64, refused outside [0, 1]."""
     t = torch.as_tensor(t).to(torch.float64)
-    wrong = ~((t >= 0) & (t <= 1))
-    if wrong.any():
+    outside = ~((t >= 0) & (t <= 1))  # NaN as well
+    if outside.any():
         raise ValueError(
-            f"t must lie in [0, 1], got {_first(t, wrong):g}; t = 0 is noise, t = 1 is data"
+            f"t must lie in [0, 1], got {_first(t, outside):g}; t = 0 is noise, t = 1 is data"
         )
     return t
 
 
-def _first(t: Tensor, where: Tensor) -> float:
-    return torch.as_tensor(t, dtype=torch.float64)[where].flatten()[0].item()
+def _first(t: Tensor, mask: Tensor) -> float:
+    return torch.as_tensor(t, dtype=torch.float64)[mask].flatten()[0].item()
 
 
 def derivative(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -175,16 +175,18 @@ def convert(
     if source == target:
         return value
     c = path.coefficients(t)
+    # x = α data + σ noise and value = a data + b noise, solved for target = p data + q noise:
+    # target = ((p b − q a) x + (α q − σ p) value) / (α b − σ a).
     a, b = path.row(source, t)
-    wanted_data, wanted_noise = path.row(target, t)
+    p, q = path.row(target, t)
     determinant = c.alpha * b - c.sigma * a
-    from_x = (wanted_data * b - wanted_noise * a) / determinant
-    from_value = (c.alpha * wanted_noise - c.sigma * wanted_data) / determinant
-    lost = ~(from_x.isfinite() & from_value.isfinite())
-    if lost.any():
+    from_x = (p * b - q * a) / determinant
+    from_value = (c.alpha * q - c.sigma * p) / determinant
+    singular = ~(from_x.isfinite() & from_value.isfinite())
+    if singular.any():
         raise ValueError(
-            f"{target} does not follow from {source} at t = {_first(t, lost):g} on the {path.name}"
-            f" path; keep off that end"
+            f"{target} does not follow from {source} at t = {_first(t, singular):g} on the"
+            f" {path.name} path; keep off that end"
         )
     return interpolate(from_value, value, from_x, x)
 
@@ -206,7 +208,7 @@ TRIGONOMETRIC = ProbabilityPath(
 Albergo & Vanden-Eijnden 2023; GVP in SiT.
 """
 
-_OFFSET = 0.008
+_OFFSET = 0.008  # Nichol & Dhariwal's s: noise of the first step is about that of a pixel
 _QUARTER = math.pi / 2 / (1 + _OFFSET)
 _END = math.cos(_QUARTER * _OFFSET)
 
@@ -220,7 +222,7 @@ def _cosine_alpha(t: Tensor) -> Tensor:
 
 
 def _cosine_sigma(t: Tensor) -> Tensor:
-    # cos² e − cos² a = sin(a + e) sin(a − e), which does not cancel near the data
+    # σ² = 1 − α² ∝ cos² e − cos² a = sin(a + e) sin(a − e), which does not cancel near the data
     product = torch.sin(_angle(t) + _QUARTER * _OFFSET) * torch.sin(_QUARTER * (1 - t))
     return torch.where(t == 0, 1.0, product.sqrt() / _END)
 

@@ -94,6 +94,11 @@ class ClassPoints:
         return torch.float64 if self.dims < FLOAT64_DIMS else torch.float32
 
     @cached_property
+    def undivided(self) -> bool:
+        """Whether this process reads all points."""
+        return self.group.alone
+
+    @cached_property
     def share(self) -> slice:
         """The positions that this process reads."""
         return contiguous_share(len(self), self.group)
@@ -121,7 +126,7 @@ class ClassPoints:
 
         They are shifted in float64 if `wide`; with `within` only those of some ranges are read.
         """
-        if self.points is None and within is None and self.group.alone:
+        if self.points is None and within is None and self.undivided:
             start = 0
             for block in self.source.blocks(self.label, rows=rows):  # which may read ahead
                 yield PointBlock(start, self._shift(block.points, wide))
@@ -140,7 +145,7 @@ class ClassPoints:
     def originals(self, positions: Tensor) -> Tensor:
         """Original points in float64 [*positions, D], whosever share they lie in."""
         flat = positions.flatten()
-        if self.points is not None and self.exact and self.group.alone:
+        if self.points is not None and self.exact and self.undivided:
             points = self.points[flat]
         else:
             points = _read(self.source, self.rows[flat]).to(self.centre.device)

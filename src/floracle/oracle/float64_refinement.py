@@ -37,7 +37,7 @@ from .posterior import PosteriorSums
 from .scan import BlockMaxima, Queries, scan
 
 if TYPE_CHECKING:
-    from .pruning.search import PruningResult
+    from .pruning.survivors import CertifiedPosterior
 
 MAX_PREDICTED_ERROR = 8e-6
 """Predicted velocity error, relative to ‖u*‖, above which a query is refined. The contract is
@@ -78,7 +78,7 @@ class Refined:
     rescored: Tensor
     """How many points of each query were evaluated in float64, int64 [b]: 0 where none needed it,
     the size of the class where it was scanned again."""
-    pruned: PruningResult | None = None
+    pruned: CertifiedPosterior | None = None
     """The certificate, where points were left out."""
 
 
@@ -91,17 +91,19 @@ def refine(
     for queries that are scanned again.
     """
     mean = sums.points / sums.mass[:, None] + members.offset
-    count, kept = len(members), sums.top.shape[1]
+    count, kept = len(members.rows), sums.top.shape[1]
+    unit = torch.finfo(members.precision).eps
 
     # What is predicted to be wrong.
-    effects = rounding_effects(members, queries, sums, mean, torch.finfo(members.precision).eps)
-    cut = _matters_within(members, queries, effects)  # nats below the leader, [b]
+    effects = rounding_effects(members, queries, sums, mean)
+    cut = _matters_within(members, effects, unit)  # nats below the leader, [b]
     rivals = (sums.top_logits >= (sums.top_logits[:, 0] - cut)[:, None]).sum(1)
-    predicted = effects.velocity_error()
+    predicted = effects.velocity_error(unit)
     doubtful = predicted > MAX_PREDICTED_ERROR
     unsure = ((predicted > MAX_CROWDED_ERROR) & ~doubtful & (rivals > 1)).nonzero()[:, 0]
     for indices in unsure.split(_queries_at_once(members, CROWD_SIZE)):
-        doubtful[indices] = _leaders_crowd(members, sums.top[indices], effects.trace[indices])
+        spread = effects.spread(unit)[indices]
+        doubtful[indices] = _leaders_crowd(members, sums.top[indices], spread)
     if members.exact:
         doubtful &= rivals > 1  # alone, the leader is the mean to the last bit
 
@@ -114,18 +116,18 @@ def refine(
     results: list[tuple[Tensor, PosteriorSums, Tensor, Tensor | int]] = []
     if len(rescored):
         top_k = int(rivals[rescored].max())
-        found = rescore_leaders(members, queries.of(rescored), sums.of(rescored), top_k)
-        results.append((rescored, *found, rivals[rescored]))
+        leaders = rescore_leaders(members, queries.of(rescored), sums.of(rescored), top_k)
+        results.append((rescored, *leaders, rivals[rescored]))
     if len(corrected):
-        found = correct_kept_logits(members, queries.of(corrected), sums.of(corrected))
-        enough = found.sufficient
-        results.append((corrected[enough], found.sums.of(enough), found.mean[enough], kept))
+        some = queries.of(corrected), sums.of(corrected)
+        new, new_mean, enough = correct_kept_logits(members, *some)
+        results.append((corrected[enough], new.of(enough), new_mean[enough], kept))
         rescanned = corrected[~enough]
         if len(rescanned):
             floors = (sums.max_logit - cut)[rescanned]
             within = None if maxima is None else maxima.ranges_above(floors, rescanned)
-            found = scan_again(members, queries.of(rescanned), kept, within)
-            results.append((rescanned, *found, count))
+            rescan = scan_again(members, queries.of(rescanned), kept, within)
+            results.append((rescanned, *rescan, count))
     return _written(sums, mean, results)
 
 
@@ -151,16 +153,16 @@ def _written(
 
 @dataclass(frozen=True)
 class RoundingEffects:
-    """What rounding has done to logits and to the mean; float64 [b]."""
+    """What rounding does to logits and means, by the rounding `unit` of a product; float64 [b]."""
 
-    unit: float
-    """The relative rounding of the products."""
-    logit_error: Tensor
-    """The typical error e of a logit, nats."""
+    logit_error_per_unit: Tensor
+    """e / unit, nats."""
     max_weight: Tensor
     """γ_max."""
+    norms: Tensor
+    """Σ γ ‖x_i − m‖²."""
     trace: Tensor
-    """tr Cov(data | x), its own rounding included."""
+    """tr Cov(data | x), short of the rounding of the norms."""
     mean_norm: Tensor
     """‖x̂ − offset‖."""
     speed: Tensor
@@ -168,8 +170,16 @@ class RoundingEffects:
     amplification: Tensor
     """A."""
 
+    def logit_error(self, unit: float) -> Tensor:
+        """The typical error e of a logit from products so rounded, nats [b]."""
+        return self.logit_error_per_unit * unit
+
+    def spread(self, unit: float) -> Tensor:
+        """The posterior's tr Cov(data | x), at least its rounding, [b]."""
+        return self.trace + unit * self.norms
+
     def velocity_error(
-        self, heaviest: Tensor | None = None, shared_error: Tensor | float = 0.0
+        self, unit: float, heaviest: Tensor | None = None, shared_error: Tensor | float = 0.0
     ) -> Tensor:
         """The predicted error of the velocity, relative to ‖u*‖; [b].
 
@@ -178,56 +188,55 @@ class RoundingEffects:
         points may err by together, in units of √tr Cov.
         """
         weight = HEAVY_LOGIT_ERRORS**2 * self.max_weight if heaviest is None else heaviest
-        # (e^e − 1) √(γ_max tr Cov)
-        logits = self.logit_error.clamp(max=MAX_LOGIT_ERROR).expm1() * (weight * self.trace).sqrt()
-        logits += shared_error * self.trace.sqrt()
+        error, spread = self.logit_error(unit).clamp(max=MAX_LOGIT_ERROR), self.spread(unit)
+        logits = error.expm1() * (weight * spread).sqrt()  # (e^e − 1) √(γ_max tr Cov)
+        logits += shared_error * spread.sqrt()
         # 2⁻²³ ‖x̂‖ + ρ ‖x‖, where ‖x‖² = tr Cov + ‖x̂‖²
-        rho = (1 - self.max_weight).clamp(min=0, max=AVERAGE_ROUNDINGS * self.unit)
-        points_norm = (self.trace + self.mean_norm.square()).sqrt()
-        averaging = self.unit * self.mean_norm + rho * points_norm
+        rho = (1 - self.max_weight).clamp(min=0, max=AVERAGE_ROUNDINGS * unit)
+        averaging = unit * self.mean_norm + rho * (spread + self.mean_norm.square()).sqrt()
         return self.amplification * (logits + averaging) / self.speed
 
 
 def rounding_effects(
-    members: ClassPoints, queries: Queries, sums: PosteriorSums, mean: Tensor, unit: float
+    members: ClassPoints, queries: Queries, sums: PosteriorSums, mean: Tensor
 ) -> RoundingEffects:
-    """What products with the relative rounding `unit` have done to sums with this mean [b, D]."""
-    offset_mean = mean - members.offset
-    # e = g unit (¼ ‖y‖ max‖x_i‖ + 2 |⟨y, x̂⟩|), more where products are long
+    """What rounding does to sums with this mean [b, D]."""
+    from_offset = mean - members.offset
+    # e = g unit (¼ ‖y‖ max‖x_i‖ + 2 |⟨y, x̂⟩|), more where products are long. A unit is a power of
+    # two, so that it may come last without a bit of difference.
     across = 0.25 * queries.centred.norm(dim=1) * members.largest
-    along = 2 * (queries.centred * offset_mean).sum(1).abs()
+    along = 2 * (queries.centred * from_offset).sum(1).abs()
     longer = max(1.0, members.dims / LONG_PRODUCT_DIMS) ** 0.5
-    # tr Cov = Σ γ ‖x_i − m‖² − ‖x̂ − m‖², at least its rounding
     norms = sums.norms / sums.mass
-    trace = (norms - (mean - members.centre).square().sum(1)).clamp(min=0) + unit * norms
+    velocity = queries.coefficients.velocity(queries.x, mean)
     return RoundingEffects(
-        unit,
-        logit_error=queries.gain * unit * longer * (across + along),
+        logit_error_per_unit=queries.gain * longer * (across + along),
         max_weight=(sums.top_logits[:, 0] - sums.max_logit).exp() / sums.mass,
-        trace=trace,
-        mean_norm=offset_mean.norm(dim=1),
-        speed=queries.velocity(mean).norm(dim=1).clamp(min=1e-30),
+        norms=norms,
+        trace=(norms - (mean - members.centre).square().sum(1)).clamp(min=0),
+        mean_norm=from_offset.norm(dim=1),
+        speed=velocity.norm(dim=1).clamp(min=1e-30),
         amplification=queries.amplification,
     )
 
 
-def _matters_within(members: ClassPoints, queries: Queries, effects: RoundingEffects) -> Tensor:
+def _matters_within(members: ClassPoints, effects: RoundingEffects, unit: float) -> Tensor:
     """How far below the largest logit a point can matter, its rounding included; nats, [b].
 
     n points at that depth, each as far as the class is wide, cost `LEFT_OUT_ERROR` together.
     """
     diameter = 2 * members.norms.max().sqrt()
-    worth = (queries.amplification * diameter / effects.speed).clamp(min=1)
-    depth = (len(members) * worth / LEFT_OUT_ERROR).log()
-    return depth + 2 * WORST_LOGIT_ERRORS * effects.logit_error
+    worth = (effects.amplification * diameter / effects.speed).clamp(min=1)
+    depth = (len(members.rows) * worth / LEFT_OUT_ERROR).log()
+    return depth + 2 * WORST_LOGIT_ERRORS * effects.logit_error(unit)
 
 
-def _leaders_crowd(members: ClassPoints, top: Tensor, trace: Tensor) -> Tensor:
+def _leaders_crowd(members: ClassPoints, top: Tensor, spread: Tensor) -> Tensor:
     """Whether two of the first leaders are much closer than the posterior is wide; bool [b]."""
     leaders = members.originals(top[:, :CROWD_SIZE])
     squared = torch.cdist(leaders, leaders).square()
     squared.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    return squared.amin((1, 2)) < CROWD_DISTANCE * trace
+    return squared.amin((1, 2)) < CROWD_DISTANCE * spread
 
 
 def _queries_at_once(members: ClassPoints, leaders: int) -> int:
@@ -260,7 +269,7 @@ def _rescore_some(
     points = members.originals(top)  # x_i [b, k, D]
     leader = points[:, :1]  # x_L [b, 1, D]
     from_leader = points - leader
-    alpha = queries.alpha[:, None, None]
+    alpha = queries.coefficients.alpha[:, None, None]
     # x − α (x_i + x_L)/2 = x − α x_L − α (x_i − x_L)/2
     from_middle = queries.x[:, None] - alpha * leader - alpha * from_leader / 2
     log_weights = members.log_weights[top]
@@ -278,6 +287,7 @@ def _rescore_some(
     along = ((points[rows, best.indices] - members.centre) * queries.centred).sum(1)
     position = top[rows, best.indices][:, None]
     max_logit = queries.gain * along + _constant_logits(members, queries, position)[:, 0]
+    top_logits = max_logit[:, None] + relative.gather(1, order)
     refined = PosteriorSums(
         max_logit,
         mass,
@@ -285,46 +295,30 @@ def _rescore_some(
         logits=(weights * relative.clamp(min=-1e4)).sum(1),  # no 0 · ∞
         squares=weights.square().sum(1),
         norms=(weights * members.norms[top]).sum(1),
-        top_logits=_with_leaders(sums.top_logits, max_logit[:, None] + relative.gather(1, order)),
-        top=_with_leaders(sums.top, top.gather(1, order)),
+        top_logits=torch.cat([top_logits, sums.top_logits[:, top_k:]], 1),
+        top=torch.cat([top.gather(1, order), sums.top[:, top_k:]], 1),
     )
     return refined, mean
 
 
-def _with_leaders(values: Tensor, leaders: Tensor) -> Tensor:
-    """The values [b, k] with the first of them replaced."""
-    return torch.cat([leaders, values[:, leaders.shape[1] :]], 1)
-
-
 def _constant_logits(members: ClassPoints, queries: Queries, positions: Tensor) -> Tensor:
     """What logits have beside g ⟨y, x_i − m⟩: log w_i − ½ g α ‖x_i − m‖²; [b, k]."""
-    half = (queries.gain * queries.alpha / 2)[:, None]
+    half = (queries.gain * queries.coefficients.alpha / 2)[:, None]
     return members.log_weights[positions] - half * members.norms[positions]
 
 
 # 2. Kept logits are put right ------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class CorrectedSums:
-    """Sums with the logits of all kept leaders put right."""
-
-    sums: PosteriorSums
-    mean: Tensor
-    """float64 [b, D]."""
-    sufficient: Tensor
-    """Whether the predicted error keeps the contract, bool [b]."""
-
-
 def correct_kept_logits(
     members: ClassPoints, queries: Queries, sums: PosteriorSums
-) -> CorrectedSums:
-    """Put the logits of the kept leaders right within the sums, and predict what is left.
+) -> tuple[PosteriorSums, Tensor, Tensor]:
+    """The sums and means [b, D] with the logits of the kept leaders put right.
 
-    The other points err as before, by A e √(γ · tr Cov), where γ is at most the weight of the last
-    leader. What the leaders erred by on average, the others may still err by: that moves the mean
-    of the leaders against that of the others, by error · √(p (1 − p) tr Cov) for leaders of
-    weight p.
+    And whether the error that is left is predicted to keep the contract, bool [b]. Other points
+    err as before, by A e √(γ · tr Cov), where γ is at most the weight of the last leader. What the
+    leaders erred by on average, the others may still err by: for leaders of weight p that moves
+    the mean of the ones against that of the others, by error · √(p (1 − p) tr Cov).
     """
     points, logits = torch.empty_like(sums.points), torch.empty_like(sums.top_logits)
     every = torch.arange(len(queries.x), device=queries.x.device)
@@ -343,14 +337,14 @@ def correct_kept_logits(
 
     # What is left: the rounding of the others in float32, and that of everything in float64.
     unit = torch.finfo(members.precision).eps
-    effects = rounding_effects(members, queries, sums, mean, unit)
+    effects = rounding_effects(members, queries, sums, mean)
     weights = _weights(sums.top_logits, sums.max_logit) / sums.mass[:, None]  # [b, k]
     leaders_weight = weights.sum(1).clamp(max=1)
     apart = shared_error * (leaders_weight * (1 - leaders_weight)).sqrt()
-    left = effects.velocity_error(weights[:, -1], apart)
-    left += rounding_effects(members, queries, sums, mean, FLOAT64_EPS).velocity_error()
-    crowded = _leaders_crowd(members, sums.top, effects.trace)
-    return CorrectedSums(sums, mean, (left <= MAX_PREDICTED_ERROR) & ~crowded)
+    left = effects.velocity_error(unit, weights[:, -1], apart)
+    left += effects.velocity_error(FLOAT64_EPS)
+    crowded = _leaders_crowd(members, sums.top, effects.spread(unit))
+    return sums, mean, (left <= MAX_PREDICTED_ERROR) & ~crowded
 
 
 def _with_logits(
@@ -389,8 +383,8 @@ def scan_again(
     members = members if members.exact else members.with_original_points()
     sums = scan(members, queries, dtype=torch.float64, top_k=top_k, within=within)
     mean = sums.points / sums.mass[:, None]
-    effects = rounding_effects(members, queries, sums, mean, FLOAT64_EPS)
-    doubtful = (effects.velocity_error() > MAX_PREDICTED_ERROR).nonzero()
+    effects = rounding_effects(members, queries, sums, mean)
+    doubtful = (effects.velocity_error(FLOAT64_EPS) > MAX_PREDICTED_ERROR).nonzero()
     results = []
     for index in doubtful[:, :1]:  # each query has its own leader, and so its own norms
         query, before = queries.of(index), sums.of(index)

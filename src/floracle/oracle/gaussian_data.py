@@ -78,8 +78,8 @@ class GaussianPairs(NamedTuple):
 class GaussianOracle:
     """The oracle velocity of Gaussian training points, as a velocity field.
 
-    `data` gives the means as points and their deviations by `take_stds`. Exact, in float64. `memory`
-    ("4G" or bytes; by default half of the free memory) bounds what is computed at a time.
+    `data` gives the means as points and their deviations by `take_stds`. Exact, in float64.
+    `memory` ("4G" or bytes; by default half of the free memory) bounds what is computed at a time.
     """
 
     data: GaussianPointSet

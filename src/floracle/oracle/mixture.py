@@ -1,4 +1,4 @@
-"""Classes as one mixture: who votes is a class first, then a sample of it.
+"""Classes as one mixture: the posterior over classes first, then over the points of each.
 
 With priors π_c and p_c the density of noisy samples of class c,
 
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from floracle.core.paths import expand
 from floracle.core.point_set import NO_LABEL, classes, mass
 from floracle.run.errors import InputError
 
@@ -29,7 +30,7 @@ class Mixture:
     oracle: Oracle
     labels: tuple[int, ...]
     log_priors: Tensor
-    """float64 [C], in the order of `labels`."""
+    """log π_c, float64 [C], in the order of `labels`."""
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
@@ -40,32 +41,28 @@ class Mixture:
         if (~mixed).any():
             velocity[~mixed] = self.oracle(x[~mixed], t[~mixed], labels[~mixed])
         if mixed.any():
-            velocity[mixed] = self._mixed(x[mixed], t[mixed])
+            velocity[mixed] = self._mixed_velocity(x[mixed], t[mixed])
         return velocity
 
     @torch.no_grad()
     def class_posterior(self, x: Tensor, t: Tensor) -> Tensor:
         """p(c | x, t), float64 [b, C]: how likely x is a noisy sample of each class."""
-        return self._weighed(self._masses(x, t))
+        queries = (torch.full((len(x),), label) for label in self.labels)
+        # The normalisation of p_c is the same for all classes, so that log masses do.
+        masses = [self.oracle.posterior(x, t, labels, top=1).log_mass for labels in queries]
+        return (self.log_priors + torch.stack(masses, 1)).softmax(1)
 
-    def _mixed(self, x: Tensor, t: Tensor) -> Tensor:
+    def _mixed_velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """u* is linear in x̂, so that it is averaged as x̂ is."""
         weights = self.class_posterior(x, t)
         velocity = torch.zeros(x.shape, dtype=torch.float64)
         for label, weight in zip(self.labels, weights.T, strict=True):
-            heard = weight > 0
-            if heard.any():
-                asked = torch.full((int(heard.sum()),), label)
-                found = self.oracle(x[heard].double(), t[heard], asked)
-                velocity[heard] += weight[heard].reshape(-1, *[1] * (x.ndim - 1)) * found
+            some = weight > 0
+            if some.any():
+                labels = torch.full((int(some.sum()),), label)
+                of_class = self.oracle(x[some].double(), t[some], labels)
+                velocity[some] += expand(weight[some], of_class) * of_class
         return velocity.to(x.dtype)
-
-    def _masses(self, x: Tensor, t: Tensor) -> Tensor:
-        """The log masses of every class [b, C]."""
-        asked = (torch.full((len(x),), label) for label in self.labels)
-        return torch.stack([self.oracle.posterior(x, t, one, top=1).log_mass for one in asked], 1)
-
-    def _weighed(self, masses: Tensor) -> Tensor:
-        return (self.log_priors + masses).softmax(1)
 
 
 def mixture(oracle: Oracle, priors: Sequence[float] | Tensor | None = None) -> Mixture:

@@ -120,7 +120,8 @@ class Oracle:
         """
         velocity = torch.empty_like(x)
         for answer in self._answers(x, t, labels, REPORTED_LEADERS):
-            values = answer.queries.velocity(answer.refined.mean).to(x.dtype).to(x.device)
+            queries, mean = answer.queries, answer.refined.mean
+            values = queries.coefficients.velocity(queries.x, mean).to(x.dtype).to(x.device)
             velocity[answer.indices] = values.reshape(-1, *self.data.shape)
         return velocity
 
@@ -251,16 +252,16 @@ class Oracle:
     ) -> Iterator[_Answer]:
         """The posteriors of queries of one class: pruned where that pays, and scanned."""
         if self._may_prune(members, len(indices)):
-            pruned = prune(self._screen(members), queries, tolerance=self.tolerance, top_k=top)
+            screen, tolerance = self._screen(members), self.tolerance
+            pruned, unanswered = prune(screen, queries, tolerance=tolerance, top_k=top)
             if len(pruned.indices):
                 refined = Refined(pruned.sums, pruned.mean, pruned.touched, pruned)
                 answered = indices[pruned.indices.to(indices.device)]
                 yield _Answer(answered, members, queries.of(pruned.indices), refined)
-            if not len(pruned.unanswered):
+            if not len(unanswered):
                 return
-            indices = indices[pruned.unanswered.to(indices.device)]
-            queries = queries.of(pruned.unanswered)
-        maxima = BlockMaxima.empty(members, queries)
+            indices, queries = indices[unanswered.to(indices.device)], queries.of(unanswered)
+        maxima = BlockMaxima()
         sums = scan(members, queries, top_k=max(top, TOP_K), maxima=maxima)
         yield _Answer(indices, members, queries, refine(members, queries, sums, maxima))
 
@@ -348,11 +349,11 @@ class Oracle:
 
     def _check_same(self, tensors: dict[str, Tensor]) -> None:
         """Refuse processes whose data, oracles or queries differ."""
-        if self._group.alone:
+        if self.group is None or self.group.alone:
             return
         content = {"data": digest(self.data.fingerprint)}
         content["settings of the oracle"] = digest(f"{self.path.name} {self.temperature}")
         for name, values in tensors.items():
             shape = f"{values.dtype} {list(values.shape)}"
             content[name] = digest(shape, bytes_of(values).numpy().data)
-        check_same(self._group, content)
+        check_same(self.group, content)

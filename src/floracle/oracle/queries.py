@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from torch import Tensor
 
@@ -23,6 +22,8 @@ class Queries:
     centred: Tensor
     """y = x − α m, [b, D]."""
     coefficients: Coefficients
+    amplification: Tensor
+    """A = α' − α σ'/σ: how much an error of the mean grows in the velocity."""
     gain: Tensor
     """g = α/σ², over the temperature."""
 
@@ -31,17 +32,13 @@ class Queries:
         """α."""
         return self.coefficients.alpha
 
-    @cached_property
-    def amplification(self) -> Tensor:
-        """A = α' − α σ'/σ: how much an error of the mean grows in the velocity."""
-        return self.coefficients.amplification
-
     def of(self, indices: Tensor) -> Queries:
         """Some of the queries, in their order."""
         if len(indices) == len(self.x):
             return self
-        chosen = self.x[indices], self.centred[indices], self.coefficients.of(indices)
-        return Queries(*chosen, self.gain[indices])
+        coefficients = Coefficients(*(values[indices] for values in self.coefficients))
+        amplification, gain = self.amplification[indices], self.gain[indices]
+        return Queries(self.x[indices], self.centred[indices], coefficients, amplification, gain)
 
     def velocity(self, mean: Tensor) -> Tensor:
         """u* from the posterior mean, both float64 [b, D]."""
@@ -57,7 +54,7 @@ def prepare_queries(
         raise ValueError("the oracle's velocity is 0 / 0 at t = 1; ask for it at t < 1")
     x = x.double()
     gain = c.alpha / (c.sigma**2 * temperature)
-    return Queries(x, x - c.alpha[:, None] * members.centre, c, gain)
+    return Queries(x, x - c.alpha[:, None] * members.centre, c, c.amplification, gain)
 
 
 def check_queries(data: PointSet, x: Tensor, t: Tensor, labels: Tensor | None) -> None:

@@ -12,7 +12,7 @@ its last bit are left out of the second product: past the end of navigation, nea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -43,22 +43,17 @@ MIN_BLOCK_ROWS, MIN_ROWS_BYTES = 32, 2**27
 """Points of a block at least, unless they take more than these bytes."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class BlockMaxima:
     """The blocks that a scan has read, and the largest logit of each query in each of them."""
 
-    ranges: list[PositionRange]
-    max_logits: Tensor
+    ranges: list[PositionRange] = field(default_factory=list)
+    max_logits: Tensor | None = None
     """float64 [blocks at most, b]; one tensor, as many small ones would fragment the heap."""
-
-    @classmethod
-    def empty(cls, members: ClassPoints, queries: Queries) -> BlockMaxima:
-        """Room for all blocks of a class."""
-        rows = block_rows(members, len(queries.x), members.precision)
-        return cls([], queries.gain.new_empty(-(-len(members) // rows), len(queries.x)))
 
     def ranges_above(self, floors: Tensor, indices: Tensor) -> list[PositionRange]:
         """Where the logit of some point exceeds the floor [p] of the query of the index [p]."""
+        assert self.max_logits is not None, "a scan fills this in"
         high = (self.max_logits[: len(self.ranges), indices] >= floors).any(1).tolist()
         return [block for block, above in zip(self.ranges, high, strict=True) if above]
 
@@ -85,10 +80,12 @@ def scan(
     parts: list[PosteriorSums] = []
     max_logit: Tensor | None = None  # so far, [b]
     rows = block_rows(members, len(queries.x), dtype)
+    if maxima is not None:
+        maxima.max_logits = queries.gain.new_empty(-(-len(members.rows) // rows), len(queries.x))
     for block in members.blocks(rows, wide=dtype == torch.float64, within=within):
         parts.append(kernel.block_sums(block, max_logit))
         block_max = parts[-1].max_logit
-        if maxima is not None:
+        if maxima is not None and maxima.max_logits is not None:
             maxima.max_logits[len(maxima.ranges)] = block_max
             maxima.ranges.append(PositionRange(block.start, block.start + len(block.points)))
         max_logit = block_max if max_logit is None else torch.maximum(max_logit, block_max)
@@ -101,14 +98,14 @@ def _merge_shares(
     members: ClassPoints, parts: Sequence[PosteriorSums], top_k: int, *, batch: int
 ) -> PosteriorSums:
     """The sums over a whole class from those over the blocks that this process has read."""
-    if not members.group.alone and not parts:  # a share may be empty
+    if not members.undivided and not parts:  # a share may be empty
         zeros = members.centre.new_zeros(batch)
         none = members.centre.new_zeros(batch, 0)
         wide = zeros[:, None].expand(batch, members.dims)
         sums = zeros, wide, zeros, zeros, zeros
         parts = [PosteriorSums(zeros - torch.inf, *sums, none, none.long())]
     share = PosteriorSums.merged(parts, top_k)
-    if members.group.alone:
+    if members.undivided:
         return share
     return PosteriorSums.merged(gather_parts(members.group, share, what=f"{batch} queries"), top_k)
 
@@ -128,7 +125,7 @@ def block_rows(members: ClassPoints, batch: int, dtype: torch.dtype) -> int:
 def query_bytes(members: ClassPoints) -> int:
     """Bytes that one query takes while a class is scanned for it."""
     rows = block_rows(members, 1, members.precision)
-    unmerged = min(BLOCKS_PER_MERGE, -(-len(members) // rows)) + 1
+    unmerged = min(BLOCKS_PER_MERGE, -(-len(members.rows) // rows)) + 1
     return 8 * members.dims * max(unmerged + COPIES_WHILE_SCANNED, COPIES_WHILE_CHECKED)
 
 
@@ -155,7 +152,7 @@ class BlockKernel:
         """The kernel of queries over a class."""
         gain = queries.gain[:, None]
         shift = gain * (queries.centred @ (members.centre - members.offset))[:, None]
-        half = gain * queries.alpha[:, None] / 2
+        half = gain * queries.coefficients.alpha[:, None] / 2
         return cls(members, queries.centred.to(dtype), gain, half, shift, dtype, top_k)
 
     def block_sums(self, block: PointBlock, max_logit_so_far: Tensor | None) -> PosteriorSums:

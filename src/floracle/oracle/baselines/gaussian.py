@@ -1,4 +1,4 @@
-"""Yardstick fields of Gaussians: what a field would be that knows means and covariances alone.
+"""Baselines of Gaussians: the field of a data set of which only means and covariances are known.
 
 With data ~ N(m, C) a noisy sample x_t is N(αm, α²C + σ²) and the posterior mean is linear in it,
 
@@ -28,6 +28,9 @@ from floracle.core.spectrum import PASS_BYTES, dimension, moments
 from floracle.run.budget import memory_budget
 from floracle.run.errors import InputError
 
+MIN_BLOCK_ROWS = 64
+"""Points of a block at least; with D / 4 of them a product D × D is worth its passes over it."""
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -42,25 +45,24 @@ class Gaussian:
 
     def posterior_mean(self, x: Tensor, c: Coefficients) -> Tensor:
         """x̂ at samples x [b, D] where the path's coefficients [b] are c."""
-        _, along, total = self._seen(x, c)
-        return self.mean + (c.alpha[:, None] * self.variances / total * along) @ self.directions.T
+        _, z, variances = self._project(x, c)
+        return self.mean + (c.alpha[:, None] * self.variances / variances * z) @ self.directions.T
 
     def log_density(self, x: Tensor, c: Coefficients) -> Tensor:
         """Log p_t(x) [b] in nats, over all D dimensions."""
-        apart, along, total = self._seen(x, c)
-        rest = (apart - along @ self.directions.T).square().sum(1)
-        inside = (total.log() + along.square() / total).sum(1)
-        narrow = c.sigma.square()
-        free = len(self.mean) - len(self.variances)
-        return -(
-            inside + free * narrow.log() + rest / narrow + len(self.mean) * math.log(2 * math.pi)
-        ) / 2  # fmt: skip
+        centred, z, variances = self._project(x, c)
+        rest = (centred - z @ self.directions.T).square().sum(1)  # ‖rest‖² [b]
+        spanned = (variances.log() + z.square() / variances).sum(1)
+        noise_variance, dims = c.sigma.square(), len(self.mean)
+        unspanned = (dims - len(self.variances)) * noise_variance.log()
+        total = spanned + unspanned + rest / noise_variance + dims * math.log(2 * math.pi)
+        return -total / 2
 
-    def _seen(self, x: Tensor, c: Coefficients) -> tuple[Tensor, Tensor, Tensor]:
-        """Samples less αm [b, D], their z [b, k], and its variances α²λ + σ² [b, k]."""
-        apart = x - c.alpha[:, None] * self.mean
-        total = c.alpha.square()[:, None] * self.variances + c.sigma.square()[:, None]
-        return apart, apart @ self.directions, total
+    def _project(self, x: Tensor, c: Coefficients) -> tuple[Tensor, Tensor, Tensor]:
+        """Centred samples x − αm [b, D], their z [b, k], and the variances α²λ + σ² [b, k]."""
+        centred = x - c.alpha[:, None] * self.mean
+        variances = c.alpha.square()[:, None] * self.variances + c.sigma.square()[:, None]
+        return centred, centred @ self.directions, variances
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class GaussianField:
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The velocity at samples x [b, *shape], times t [b] in [0, 1); as x's type."""
-        mean = self.gaussian.posterior_mean(flat(x, self.shape), self.path.coefficients(t.cpu()))
-        return towards(mean, x, t, self.path)
+        flat, c = flatten_samples(x, self.shape), self.path.coefficients(t.cpu())
+        return velocity_of_mean(self.gaussian.posterior_mean(flat, c), x, t, self.path)
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class ClassGaussians:
     """The oracle of a Gaussian for each class, or of their mixture; made by `class_gaussians`."""
 
     gaussians: Mapping[int, Gaussian]
-    log_shares: Tensor
+    log_priors: Tensor
     """Log of the classes' shares of the mass, float64 [C], in the order of the Gaussians."""
     shape: tuple[int, ...]
     path: ProbabilityPath
@@ -91,37 +93,39 @@ class ClassGaussians:
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The velocity at samples x [b, *shape], times t [b], labels [b]; −1 is the mixture."""
-        at, c = flat(x, self.shape), self.path.coefficients(t.cpu())
-        mean = torch.zeros_like(at)
-        for label, shares in self._votes(at, c, labels).items():
-            heard = shares > 0
-            found = self.gaussians[label].posterior_mean(at[heard], _chosen(c, heard))
-            mean[heard] += shares[heard, None] * found
-        return towards(mean, x, t, self.path)
+        flat, c = flatten_samples(x, self.shape), self.path.coefficients(t.cpu())
+        mean = torch.zeros_like(flat)
+        for label, weights in self._class_weights(flat, c, labels).items():
+            weighted = weights > 0
+            of_class = self.gaussians[label].posterior_mean(flat[weighted], c.of(weighted))
+            mean[weighted] += weights[weighted, None] * of_class
+        return velocity_of_mean(mean, x, t, self.path)
 
     @torch.no_grad()
     def class_posterior(self, x: Tensor, t: Tensor) -> Tensor:
         """p(c | x, t), float64 [b, C]: how likely x is a noisy sample of each Gaussian."""
-        return self._weighed(flat(x, self.shape), self.path.coefficients(t.cpu()))
+        return self._posterior(flatten_samples(x, self.shape), self.path.coefficients(t.cpu()))
 
-    def _weighed(self, x: Tensor, c: Coefficients) -> Tensor:
+    def _posterior(self, x: Tensor, c: Coefficients) -> Tensor:
         densities = [gaussian.log_density(x, c) for gaussian in self.gaussians.values()]
-        return (torch.stack(densities, 1) + self.log_shares).softmax(1)
+        return (torch.stack(densities, 1) + self.log_priors).softmax(1)
 
-    def _votes(self, x: Tensor, c: Coefficients, labels: Tensor | None) -> dict[int, Tensor]:
-        """The share [b] that each class that is heard has in x̂."""
-        asked = torch.full((len(x),), NO_LABEL) if labels is None else labels.cpu()
-        unknown = set(asked.unique().tolist()) - {NO_LABEL, *self.gaussians}
+    def _class_weights(
+        self, x: Tensor, c: Coefficients, labels: Tensor | None
+    ) -> dict[int, Tensor]:
+        """What each class weighs in x̂, [b]; classes without any weight are left out."""
+        labels = torch.full((len(x),), NO_LABEL) if labels is None else labels.cpu()
+        unknown = set(labels.unique().tolist()) - {NO_LABEL, *self.gaussians}
         if unknown:
             raise InputError(
                 f"there is no class {min(unknown)}; labels are {list(self.gaussians)}"
             )
-        votes = (asked[:, None] == torch.tensor(list(self.gaussians))).double()
-        mixed = asked == NO_LABEL
+        weights = (labels[:, None] == torch.tensor(list(self.gaussians))).double()  # [b, C]
+        mixed = labels == NO_LABEL
         if mixed.any():
-            votes[mixed] = self._weighed(x[mixed], _chosen(c, mixed))
-        columns = zip(self.gaussians, votes.T, strict=True)
-        return {label: shares for label, shares in columns if shares.any()}
+            weights[mixed] = self._posterior(x[mixed], c.of(mixed))
+        columns = zip(self.gaussians, weights.T, strict=True)
+        return {label: column for label, column in columns if column.any()}
 
 
 def gaussian_field(source: PointSet, *, path: ProbabilityPath = LINEAR) -> GaussianField:
@@ -130,7 +134,7 @@ def gaussian_field(source: PointSet, *, path: ProbabilityPath = LINEAR) -> Gauss
     It costs the inner products of the smaller side of the data, n × n or D × D, and holds D × that
     many numbers.
     """
-    return GaussianField(fitted(source), tuple(source.shape), path)
+    return GaussianField(fit_gaussian(source), tuple(source.shape), path)
 
 
 def class_gaussians(source: PointSet, *, path: ProbabilityPath = LINEAR) -> ClassGaussians:
@@ -141,12 +145,12 @@ def class_gaussians(source: PointSet, *, path: ProbabilityPath = LINEAR) -> Clas
     labels = classes(source)
     if not labels or (source.labels == NO_LABEL).any():
         raise InputError("a Gaussian a class needs a label on every row; some have none")
-    shares = torch.tensor([mass(source, label) for label in labels], dtype=torch.float64)
-    gaussians = {label: fitted(source, label) for label in labels}
-    return ClassGaussians(gaussians, shares.log(), tuple(source.shape), path)
+    priors = torch.tensor([mass(source, label) for label in labels], dtype=torch.float64)
+    gaussians = {label: fit_gaussian(source, label) for label in labels}
+    return ClassGaussians(gaussians, priors.log(), tuple(source.shape), path)
 
 
-def fitted(source: PointSet, label: int = NO_LABEL) -> Gaussian:
+def fit_gaussian(source: PointSet, label: int = NO_LABEL) -> Gaussian:
     """The Gaussian with the weighted mean and covariance of a class; of the whole set for −1."""
     dims, count = dimension(source), len(source.atoms(label).rows)
     small = min(dims, count)
@@ -157,45 +161,37 @@ def fitted(source: PointSet, label: int = NO_LABEL) -> Gaussian:
             f" but {free >> 20:,} MiB may be used; measure fewer points or smaller ones"
         )
     mean = moments(source, label).mean
-    centred = _centred(source, label, mean)
-    return _of_few(centred, mean, count) if count <= dims else _of_many(centred, mean)
-
-
-def _of_few(centred: Iterator[Tensor], mean: Tensor, count: int) -> Gaussian:
-    """From the n × n inner products: an eigenvector u of them is the direction Pᵀu / √λ."""
-    points = torch.empty(count, len(mean), dtype=torch.float64)
-    start = 0
-    for block in centred:
-        points[start : start + len(block)] = block
-        start += len(block)
-    variances, vectors = _leading(points @ points.T)
-    return Gaussian(mean, points.T @ (vectors / variances.sqrt()), variances)
-
-
-def _of_many(centred: Iterator[Tensor], mean: Tensor) -> Gaussian:
-    """From the D × D covariance."""
-    covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-    for block in centred:
+    blocks = _weighted_blocks(source, label, mean)
+    if count <= dims:  # P Pᵀ [n, n], of which an eigenvector u gives the direction Pᵀ u / √λ
+        points = torch.empty(count, dims, dtype=torch.float64)
+        start = 0
+        for block in blocks:
+            points[start : start + len(block)] = block
+            start += len(block)
+        variances, vectors = _positive_eigenpairs(points @ points.T)
+        return Gaussian(mean, points.T @ (vectors / variances.sqrt()), variances)
+    covariance = torch.zeros(dims, dims, dtype=torch.float64)
+    for block in blocks:
         covariance.addmm_(block.T, block)
-    variances, vectors = _leading(covariance)
+    variances, vectors = _positive_eigenpairs(covariance)
     return Gaussian(mean, vectors, variances)
 
 
-def _leading(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def _positive_eigenpairs(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and vectors of a symmetric matrix, without those that are 0 to rounding."""
     values, vectors = torch.linalg.eigh(matrix)
-    kept = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
-    return values[kept], vectors[:, kept]
+    positive = values > len(values) * torch.finfo(torch.float64).eps * values[-1]
+    return values[positive], vectors[:, positive]
 
 
-def _centred(source: PointSet, label: int, mean: Tensor) -> Iterator[Tensor]:
-    """Atoms less their mean times the root of their weight, float64, block by block."""
-    rows = max(64, PASS_BYTES // (8 * len(mean)), len(mean) // 4)
+def _weighted_blocks(source: PointSet, label: int, mean: Tensor) -> Iterator[Tensor]:
+    """√w_i (x_i − m), float64 [n, D], block by block."""
+    rows = max(MIN_BLOCK_ROWS, PASS_BYTES // (8 * len(mean)), len(mean) // 4)
     for block in source.blocks(label, rows=rows):
         yield (block.points.double() - mean) * block.weights.sqrt()[:, None]
 
 
-def flat(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+def flatten_samples(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Samples x [b, *shape] as float64 [b, D] on the CPU; refused where the shape is another."""
     if tuple(x.shape[1:]) != shape:
         raise ValueError(
@@ -204,12 +200,8 @@ def flat(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return x.cpu().double().flatten(1)
 
 
-def towards(mean: Tensor, x: Tensor, t: Tensor, path: ProbabilityPath) -> Tensor:
+def velocity_of_mean(mean: Tensor, x: Tensor, t: Tensor, path: ProbabilityPath) -> Tensor:
     """The velocity [b, *shape] at (x, t) of a field whose posterior mean is `mean` [b, D]."""
-    known = {"source": "data", "target": "velocity", "path": path}
-    found = convert(mean.reshape(x.shape), x.cpu().double(), t.cpu(), **known)
-    return found.to(x.device, x.dtype)
-
-
-def _chosen(c: Coefficients, where: Tensor) -> Coefficients:
-    return Coefficients(*(values[where] for values in c))
+    mean, wide = mean.reshape(x.shape), x.cpu().double()
+    velocity = convert(mean, wide, t.cpu(), source="data", target="velocity", path=path)
+    return velocity.to(x.device, x.dtype)

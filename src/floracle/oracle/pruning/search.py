@@ -30,7 +30,7 @@ from .bfloat16_bounds import Bfloat16Bounds
 from .levels import BoundLevel, ProjectedQueries
 from .screen import SCREENED_ROWS, Screen, screened_blocks, screened_room
 from .survivors import (
-    ExactSurvivors,
+    CertifiedPosterior,
     UndecidedPairs,
     evaluate_survivors,
     float32_logits,
@@ -51,8 +51,7 @@ WORTHWHILE = 0.8
 PARTLY_WORTHWHILE = 0.5
 """The same where some queries are scanned for all the same: more of them will turn out so."""
 CHEAP_REST = 3.0
-"""Cost of what follows the first level, relative to its own, below which no other is
-considered."""
+"""Cost of what follows the first level, relative to its own, below which it is taken."""
 PROBES = 8
 """Queries that are tried before the whole of a batch is prepared."""
 FEW_PAIRS = 256
@@ -91,33 +90,6 @@ COSTS = WIDE_VECTORS if torch.backends.cpu.get_cpu_capability() == "AVX512" else
 
 
 @dataclass(frozen=True)
-class PruningResult:
-    """The posterior at those of b queries that have a certificate; [p] unless stated."""
-
-    indices: Tensor
-    """Which queries these are, int64."""
-    unanswered: Tensor
-    """The others, for the scan; int64 [b − p]."""
-    sums: PosteriorSums
-    mean: Tensor
-    """float64 [p, D]."""
-    missing: Tensor
-    """A proven upper bound on the posterior weight of the points left out."""
-    error: Tensor
-    """A proven upper bound on ‖u − u_S‖ / ‖u‖, the rounding of this evaluation included."""
-    touched: Tensor
-    """How many points were evaluated over all coordinates, int64."""
-
-
-class _Certified(NamedTuple):
-    """The certified posterior of some queries."""
-
-    indices: Tensor
-    survivors: ExactSurvivors
-    touched: Tensor
-
-
-@dataclass(frozen=True)
 class _Search:
     """Queries on their way through the levels; [b]."""
 
@@ -151,21 +123,32 @@ def pruning_may_pay(members: ClassPoints, queries: int) -> bool:
     return not members.centre.is_cuda or products >= GPU_MIN_PRODUCTS
 
 
-def prune(screen: Screen, queries: Queries, *, tolerance: float, top_k: int) -> PruningResult:
+def prune(
+    screen: Screen, queries: Queries, *, tolerance: float, top_k: int
+) -> tuple[CertifiedPosterior, Tensor]:
     """The posterior at queries, with a velocity error proven to be within `tolerance`.
 
-    Queries for which pruning is not worthwhile, or the bound cannot be shown, are `unanswered`.
-    `top_k` leaders are reported; where fewer were evaluated, others of no weight fill up.
+    And which queries are left for a scan, int64, because pruning is not worthwhile for them or the
+    bound cannot be shown. `top_k` leaders are reported; where fewer were evaluated, others of no
+    weight fill up.
     """
     count = len(screen.members)
     every = torch.arange(len(queries.x), device=queries.x.device)
-    parts: list[_Certified] = []
+    parts: list[CertifiedPosterior] = []
     if count >= MIN_POINTS and tolerance > 0 and _is_promising(screen, queries, tolerance):
         for indices in every.split(max(MIN_QUERIES_AT_ONCE, BOUNDS_AT_ONCE // count)):
             search = _begin(screen, queries.of(indices), tolerance)
             certified = _certify(search, tolerance, top_k)
-            parts += (part._replace(indices=indices[part.indices]) for part in certified)
-    return _join(parts or [_nothing(screen, every, top_k)], every)
+            parts += (replace(part, indices=indices[part.indices]) for part in certified)
+    if not parts:
+        none = screen.norms[:0]
+        wide, top = none.new_empty(0, screen.members.dims), none.new_empty(0, top_k)
+        sums = PosteriorSums(none, none, wide, none, none, none, top, top.long())
+        return CertifiedPosterior(every[:0], sums, wide, none, none, none, every[:0]), every
+    certified = CertifiedPosterior.cat(parts)
+    unanswered = torch.ones_like(every, dtype=torch.bool)
+    unanswered[certified.indices] = False
+    return certified.of(certified.indices.argsort()), unanswered.nonzero()[:, 0]
 
 
 def _is_promising(screen: Screen, queries: Queries, tolerance: float) -> bool:
@@ -177,7 +160,7 @@ def _is_promising(screen: Screen, queries: Queries, tolerance: float) -> bool:
     return bool((choose_start(_begin(screen, queries.of(probes), tolerance)) >= 0).any())
 
 
-def _certify(search: _Search, tolerance: float, top_k: int) -> Iterator[_Certified]:
+def _certify(search: _Search, tolerance: float, top_k: int) -> Iterator[CertifiedPosterior]:
     """Groups of queries with a certificate; those that are not among them have none."""
     start = choose_start(search)
     for level in start[start >= 0].unique().tolist():
@@ -185,13 +168,13 @@ def _certify(search: _Search, tolerance: float, top_k: int) -> Iterator[_Certifi
         for _ in range(2):  # with the cut, and once with a lower one
             if not len(indices):
                 break
-            part = _pass_levels(search.of(indices), level, top_k)
-            survivors, indices = part.survivors, indices[part.indices]
-            proven = survivors.error <= tolerance
-            yield _Certified(indices[proven], survivors.of(proven), part.touched[proven])
-            again = ~proven & (survivors.rounding_error < tolerance / 2)
-            excess = (survivors.error[again] / tolerance).log().clamp(max=100) + LOWERED_NATS
-            indices = indices[again]
+            found = _pass_levels(search.of(indices), level, top_k)
+            found = replace(found, indices=indices[found.indices])
+            proven = found.error <= tolerance
+            yield found.of(proven)
+            again = ~proven & (found.rounding_error < tolerance / 2)
+            excess = (found.error[again] / tolerance).log().clamp(max=100) + LOWERED_NATS
+            indices = found.indices[again]
             search = replace(search, margin=search.margin.index_add(0, indices, excess))
 
 
@@ -292,7 +275,7 @@ def _survivor_share(search: _Search, level: BoundLevel | Bfloat16Bounds) -> Tens
 # Through the levels ----------------------------------------------------------------------------
 
 
-def _pass_levels(search: _Search, start: int, top_k: int) -> _Certified:
+def _pass_levels(search: _Search, start: int, top_k: int) -> CertifiedPosterior:
     """Queries through the levels from `start` on; those with too many survivors are given up."""
     screen, members = search.screen, search.screen.members
     pairs = _apply_to_all(search, screen.starts[start])
@@ -320,9 +303,11 @@ def _pass_levels(search: _Search, start: int, top_k: int) -> _Certified:
     pairs = UndecidedPairs(pairs.points, number[pairs.queries])
     left = search.of(indices)
     survivors = evaluate_survivors(
-        screen, left.queries, left.projected, pairs, leaders[indices], left.cut, top_k
+        *(screen, left.queries, left.projected, pairs, leaders[indices], left.cut),
+        touched=touched[indices],
+        top_k=top_k,
     )
-    return _Certified(indices, survivors, touched[indices])
+    return replace(survivors, indices=indices)
 
 
 def _apply_to_all(search: _Search, level: BoundLevel | Bfloat16Bounds) -> UndecidedPairs:
@@ -355,31 +340,3 @@ def _affordable(
         many = torch.zeros_like(many)
     kept &= ~many & (counts > 0)
     return pairs if kept.all() else pairs.of(kept[pairs.queries])
-
-
-def _join(parts: list[_Certified], every: Tensor) -> PruningResult:
-    """One result from those of groups of queries, in their order."""
-    answered = torch.cat([part.indices for part in parts])
-    order = answered.argsort()
-    unanswered = torch.ones_like(every, dtype=torch.bool)
-    unanswered[answered] = False
-    survivors = [part.survivors for part in parts]
-    numbers = {
-        name: torch.cat([getattr(part, name) for part in survivors])[order]
-        for name in ("mean", "missing", "error")
-    }
-    return PruningResult(
-        answered[order],
-        unanswered.nonzero()[:, 0],
-        PosteriorSums.cat([part.sums for part in survivors]).of(order),
-        touched=torch.cat([part.touched for part in parts])[order],
-        **numbers,
-    )
-
-
-def _nothing(screen: Screen, every: Tensor, top_k: int) -> _Certified:
-    """A certificate of no queries."""
-    none = screen.norms[:0]
-    wide, top = none.new_empty(0, screen.members.dims), none.new_empty(0, top_k)
-    sums = PosteriorSums(none, none, wide, none, none, none, top, top.long())
-    return _Certified(every[:0], ExactSurvivors(sums, wide, none, none, none), every[:0])

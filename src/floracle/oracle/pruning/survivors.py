@@ -16,7 +16,9 @@ distance. Sums of products are taken in √D pieces of √D, which keeps their r
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,28 +66,35 @@ class UndecidedPairs:
 
 
 @dataclass(frozen=True)
-class ExactSurvivors:
-    """The posterior over survivors, and how far the velocity may be off; float64, [b]."""
+class CertifiedPosterior:
+    """The posterior over survivors, and how far the velocity may be off; float64, [p]."""
 
+    indices: Tensor
+    """Which queries these are, int64."""
     sums: PosteriorSums
     mean: Tensor
-    """[b, D]."""
+    """[p, D]."""
     missing: Tensor
-    """At least the posterior weight of all points left out."""
+    """A proven upper bound on the posterior weight of all points left out."""
     error: Tensor
-    """At least ‖u − u_S‖ / ‖u‖, rounding included."""
+    """A proven upper bound on ‖u − u_S‖ / ‖u‖, the rounding of this evaluation included."""
     rounding_error: Tensor
     """The part of it that evaluating more points would not mend."""
+    touched: Tensor
+    """How many points were evaluated over all coordinates, int64."""
 
-    def of(self, indices: Tensor) -> ExactSurvivors:
+    def of(self, rows: Tensor) -> CertifiedPosterior:
         """The posterior of some of the queries."""
-        return ExactSurvivors(
-            self.sums.of(indices),
-            self.mean[indices],
-            self.missing[indices],
-            self.error[indices],
-            self.rounding_error[indices],
-        )
+        columns = {name: value for name, value in vars(self).items() if name != "sums"}
+        chosen = {name: value[rows] for name, value in columns.items()}
+        return CertifiedPosterior(sums=self.sums.of(rows), **chosen)
+
+    @staticmethod
+    def cat(parts: Sequence[CertifiedPosterior]) -> CertifiedPosterior:
+        """The posterior of several sets of queries."""
+        names = [name for name in vars(parts[0]) if name != "sums"]
+        columns = {name: torch.cat([getattr(part, name) for part in parts]) for name in names}
+        return CertifiedPosterior(sums=PosteriorSums.cat([p.sums for p in parts]), **columns)
 
 
 def float32_logits(
@@ -125,36 +134,63 @@ def evaluate_survivors(
     pairs: UndecidedPairs,
     leaders: Tensor,
     cut: Tensor,
+    touched: Tensor,
     top_k: int,
-) -> ExactSurvivors:
+) -> CertifiedPosterior:
     """The posterior over pairs, when the logits of all other points are below `cut` [b]."""
+    count, q = len(leaders), pairs.queries
     # 1. Logits against the leaders, from the points that turn out to lead.
     seen = _LeaderView.of(screen, queries, leaders)
-    against = seen.logits(pairs)
-    best, first = pairs.best(against.logits, len(leaders))
+    logits = seen.logits(pairs)
+    best, first = pairs.best(logits.values, count)
     if (best > 0).any():
         seen = _LeaderView.of(screen, queries, torch.where(best > 0, first, leaders))
-        against = seen.logits(pairs)
-        best, _ = pairs.best(against.logits, len(leaders))
-    weighted = against.weigh(pairs, best)
-    mean = seen.mean(pairs, weighted)
-    # 2. The weight of what was left out: at most e^cut each, against the mass of what was not.
+        logits = seen.logits(pairs)
+        best, _ = pairs.best(logits.values, count)
+    # 2. Weights, and the mean.
+    zeros, relative = torch.zeros_like(best), logits.values - best[q]
+    weights = relative.exp()  # e^{l − max} [p]
+    mass = zeros.index_add(0, q, weights)
+    mean = seen.mean(pairs, weights / mass[q])
+    logit_error = zeros.scatter_reduce(0, q, logits.error, "amax") + 4 * FLOAT64_UNIT
+    # 3. The weight of what was left out: at most e^cut each, against the mass of what was not.
     leader_logits, leader_error = _leader_logits(screen, projected, seen)
-    left_out = len(screen.members) - pairs.counts(len(leaders))
-    cut_below_mass = cut - (leader_logits - leader_error + best - weighted.error)
-    ratio = MARGIN * left_out * cut_below_mass.exp() / weighted.mass
+    left_out = len(screen.members) - pairs.counts(count)
+    cut_below_mass = cut - (leader_logits - leader_error + best - logit_error)
+    ratio = MARGIN * left_out * cut_below_mass.exp() / mass
     missing = torch.where(left_out > 0, ratio / (1 + ratio), 0.0).nan_to_num(nan=1.0)
-    # 3. The certificate.
-    lost, rounded = _velocity_errors(screen, queries, projected, weighted, missing)
+    # 4. The certificate: what that and rounding move the velocity by.
+    distance = zeros.index_add(0, q, weights * logits.distance) / mass  # Σ γ ‖d‖
+    wrong = torch.expm1(2 * logit_error) + gamma(len(weights) + 8, FLOAT64_UNIT)
+    lost = queries.amplification.abs() * missing * (2 * screen.radius)
+    rounded = _rounding_error(screen, queries, projected, wrong * distance)
     speed = torch.linalg.vector_norm(queries.velocity(mean), dim=1)
-    if not screen.shares_centre:
-        leader_logits = _logits_about_mean(seen)
-    return ExactSurvivors(
-        _sums(seen, pairs, weighted, mean, leader_logits + best, top_k),
+    # 5. The sums that a scan would have given.
+    members = screen.members
+    if not screen.shares_centre:  # the scan has logits about the mean of the class
+        along = torch.linalg.vecdot(queries.centred, seen.points - members.centre)
+        half_norms = queries.alpha / 2 * members.norms[seen.leaders]
+        leader_logits = queries.gain * (along - half_norms) + members.log_weights[seen.leaders]
+    max_logit = leader_logits + best
+    top, top_logits = _leading_points(pairs, relative, count, min(top_k, len(members)))
+    sums = PosteriorSums(
+        max_logit,
+        mass,
+        points=(mean if members.exact else mean - members.offset) * mass[:, None],
+        logits=zeros.index_add(0, q, weights * relative.clamp(min=MIN_LOGIT)),
+        squares=zeros.index_add(0, q, weights.square()),
+        norms=zeros.index_add(0, q, weights * members.norms[pairs.points]),
+        top_logits=max_logit[:, None] + top_logits,
+        top=top,
+    )
+    return CertifiedPosterior(
+        torch.arange(count, device=best.device),
+        sums,
         mean,
         missing,
-        _relative(lost + rounded, speed),
-        _relative(rounded, speed),
+        error=_relative(lost + rounded, speed),
+        rounding_error=_relative(rounded, speed),
+        touched=touched,
     )
 
 
@@ -164,40 +200,27 @@ def _relative(error: Tensor, speed: Tensor) -> Tensor:
     return relative.nan_to_num(nan=torch.inf)
 
 
-@dataclass(frozen=True)
-class _WeightedPairs:
-    """Weights of pairs [p] and what they sum to [b]."""
-
-    logits: Tensor
-    """Relative to the largest, [p]."""
-    weights: Tensor
-    """Their exponentials, [p]."""
-    mass: Tensor
-    spread: Tensor
-    """Σ γ ‖d‖."""
-    error: Tensor
-    """How far logits may be off."""
+def _rounding_error(
+    screen: Screen, queries: Queries, projected: ProjectedQueries, moved: Tensor
+) -> Tensor:
+    """At most what rounding moves the velocity by, when logits move the mean by `moved`; [b]."""
+    c, longest = queries.coefficients, screen.max_norm
+    moved = moved + 8 * FLOAT64_UNIT * longest  # and what float64 loses of the mean
+    # … and of the terms α' x̂ and B (x − α x̂) of u
+    length = projected.length + queries.alpha * longest
+    terms = c.d_alpha.abs() * longest + c.contraction.abs() * (length + queries.alpha * longest)
+    return queries.amplification.abs() * moved + 8 * FLOAT64_UNIT * terms
 
 
-@dataclass(frozen=True)
-class _PairLogits:
+class _PairLogits(NamedTuple):
     """Logits of pairs against the leaders of their queries; [p]."""
 
-    logits: Tensor
+    values: Tensor
+    """l_i − l_L."""
     distance: Tensor
     """‖d‖."""
     error: Tensor
     """How far the logits may be off."""
-
-    def weigh(self, pairs: UndecidedPairs, best: Tensor) -> _WeightedPairs:
-        """Their weights; `best` is the largest logit of each query."""
-        q, zeros = pairs.queries, torch.zeros_like(best)
-        logits = self.logits - best[q]
-        weights = logits.exp()
-        mass = zeros.index_add(0, q, weights)
-        spread = zeros.index_add(0, q, weights * self.distance) / mass
-        error = zeros.scatter_reduce(0, q, self.error, "amax")
-        return _WeightedPairs(logits, weights, mass, spread, error + 4 * FLOAT64_UNIT)
 
 
 @dataclass(frozen=True)
@@ -243,9 +266,8 @@ class _LeaderView:
         error = torch.where(pairs.points == leader, 0.0, gain * products + weights)
         return _PairLogits(logits + (log_weights - of_leader), distance, error)
 
-    def mean(self, pairs: UndecidedPairs, weighted: _WeightedPairs) -> Tensor:
-        """x_L + Σ γ d, float64 [b, D]."""
-        weights = weighted.weights / weighted.mass[pairs.queries]  # γ [p]
+    def mean(self, pairs: UndecidedPairs, weights: Tensor) -> Tensor:
+        """x_L + Σ γ d, float64 [b, D], from γ [p]."""
         others = self._others(pairs)
         if not len(others[0]):
             return self.points
@@ -283,63 +305,6 @@ def _leader_logits(
     products = gamma(len(screen.centre) + 8, FLOAT64_UNIT) * queries.length * screen.radius
     error = queries.gain * products + 2 * queries.logit_error + 8 * FLOAT64_UNIT * logits.abs()
     return logits, error
-
-
-def _logits_about_mean(seen: _LeaderView) -> Tensor:
-    """The logits of the leaders as the scan has them, about the mean of the class; [b]."""
-    members, queries = seen.members, seen.queries
-    along = torch.linalg.vecdot(queries.centred, seen.points - members.centre)
-    logits = queries.gain * (along - queries.alpha / 2 * members.norms[seen.leaders])
-    return logits + members.log_weights[seen.leaders]
-
-
-def _velocity_errors(
-    screen: Screen,
-    queries: Queries,
-    projected: ProjectedQueries,
-    weighted: _WeightedPairs,
-    missing: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """At most what the velocity lacks for points left out, and for rounding; [b]."""
-    c, amplification = queries.coefficients, queries.amplification.abs()
-    # A (e^{2e} − 1) Σ γ ‖d‖, and what float64 loses of the mean
-    wrong = torch.expm1(2 * weighted.error) + gamma(len(weighted.weights) + 8, FLOAT64_UNIT)
-    moved = wrong * weighted.spread + 8 * FLOAT64_UNIT * screen.max_norm
-    # … and of the terms of u
-    length = projected.length + queries.alpha * screen.max_norm
-    turned = c.contraction.abs() * (length + queries.alpha * screen.max_norm)
-    last = c.d_alpha.abs() * screen.max_norm + turned
-    lost = amplification * missing * (2 * screen.radius)
-    return lost, amplification * moved + 8 * FLOAT64_UNIT * last
-
-
-def _sums(
-    seen: _LeaderView,
-    pairs: UndecidedPairs,
-    weighted: _WeightedPairs,
-    mean: Tensor,
-    max_logit: Tensor,
-    top_k: int,
-) -> PosteriorSums:
-    members, q, w = seen.members, pairs.queries, weighted.weights
-    zeros = torch.zeros_like(max_logit)
-
-    def total(values: Tensor) -> Tensor:
-        return zeros.index_add(0, q, values)
-
-    top_k = min(top_k, len(members))
-    top, logits = _leading_points(pairs, weighted.logits, len(max_logit), top_k)
-    points = mean if members.exact else mean - members.offset
-    return PosteriorSums(
-        max_logit,
-        weighted.mass,
-        points=points * weighted.mass[:, None],
-        logits=total(w * weighted.logits.clamp(min=MIN_LOGIT)),
-        squares=total(w.square()),
-        norms=total(w * members.norms[pairs.points]),
-        top_logits=max_logit[:, None] + logits,
-        top=top,
-    )
 
 
 def _leading_points(
