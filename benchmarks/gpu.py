@@ -101,7 +101,7 @@ def curve() -> dict[str, float]:
 def store(folder: Path) -> dict[str, Any]:
     imagenet_store.make(folder, CLASSES)
     command = [sys.executable, "-m", "floracle", "pack", str(folder / "points.npy")]
-    command += [str(folder / "store"), "--labels", str(folder / "labels.npy")]
+    command += [str(folder / "store"), "--label-file", str(folder / "labels.npy")]
     start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     packed, sizes = folder / "store", imagenet_store.class_sizes(CLASSES)

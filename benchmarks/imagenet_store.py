@@ -208,7 +208,13 @@ def run_step(name: str, folder: Path, classes: int) -> dict[str, float]:
 
 def packed(folder: Path) -> dict[str, float]:
     command = [sys.executable, "-m", "floracle", "pack", str(folder / "points.npy")]
-    command += [str(folder / "store"), "--labels", str(folder / "labels.npy"), "--memory", "2G"]
+    command += [
+        str(folder / "store"),
+        "--label-file",
+        str(folder / "labels.npy"),
+        "--memory",
+        "2G",
+    ]
     seconds = timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     size = sum(path.stat().st_size for path in (folder / "store").rglob("*") if path.is_file())

@@ -58,7 +58,7 @@ def command_of(options: argparse.Namespace) -> list[str]:
         *("--every", str(ceil(options.images / options.looks)), "--samples", str(options.shown)),
         *("--normalize", options.normalize, "--pairs", str(options.pairs)),
         *(["--patch", str(options.patch)] if options.patch else []),
-        *("--switch", f"{options.switch:.4f}"),
+        *("--target-until", f"{options.switch:.4f}"),
         *(["--compile"] if options.compile else []),
     ]
 

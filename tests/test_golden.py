@@ -109,7 +109,7 @@ def probe() -> dict:
 def mix() -> dict:
     words = ("--switch", "0,.3,1", "--landing", ".1", "--seeds", "0:16", "--labels", "3")
     unseen = ("--held-out", "digits", "--resume", ".2,.5", "--rows", "0:8")
-    run("mix", "digits-pico", "--data", "digits", *words, *unseen, "--grid", "20", "--out", "m")
+    run("mix", "digits-pico", "--data", "digits", *words, *unseen, "--steps", "20", "--out", "m")
     parts = ("switch", "landing-0.1", "resume")
     switch, landing, resume = (floracle.load(f"m/{part}") for part in parts)
     return {

@@ -41,7 +41,7 @@ def imported(name: str, path: Path) -> Iterator[str]:
 
 def test_every_module_is_reached():
     known = modules()
-    places = [verb.place.partition(":")[0] for verb in VERBS.values()]
+    places = [verb.function.partition(":")[0] for verb in VERBS.values()]
     left = {"floracle.__main__", "floracle.cli", *places, *(f"floracle.{home}" for home in _HOMES)}
     reached: set[str] = set()
     while left:

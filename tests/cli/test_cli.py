@@ -75,7 +75,10 @@ MISTAKES = {
     "memory": ([*SMALL, "--memory", "lots"], "800M or 4G"),
     "device": ([*SMALL, "--device", "warp"], "'warp'"),
     "classes": ([*SMALL, "--classes", "some"], "each, whole, both"),
-    "class without labels": ([*SMALL, "--classes", "3"], "the data has no labels"),
+    "class without labels": (
+        [*SMALL, "--classes", "3"],
+        "class 3 does not occur in the data, which has no labels",
+    ),
     "held-out shape": ([*SMALL, "--held-out", "gaussian:9x7"], "[7]"),
     "points alone": (["predict", "--points", "9"], "dims or spectrum"),
     "nothing to predict": (["predict"], "give either data"),
@@ -85,15 +88,18 @@ MISTAKES = {
         "--what-if",
     ),
     "field": (["sample", "orakel", "gaussian:9x4"], "'orakel'"),
-    "grid": (["sample", "oracle", "gaussian:9x4", "--grid", "0"], "one step"),
+    "grid": (["sample", "oracle", "gaussian:9x4", "--steps", "0"], "one step"),
     "no whole step": (
-        ["sample", "oracle", "gaussian:9x4", "--grid", "50.7"],
-        "--grid is a whole number, got 50.7",
+        ["sample", "oracle", "gaussian:9x4", "--steps", "50.7"],
+        "--steps is a whole number, got 50.7",
     ),
     "shift": (["sample", "oracle", "gaussian:9x4", "--shift", "0"], "shift must be positive"),
     "seeds": (["sample", "oracle", "gaussian:9x4", "--seeds", "9:3"], "--seeds"),
     "large seeds": (["sample", "oracle", "gaussian:9x4", "--seeds", "4294967296"], "2**32"),
-    "labels": (["sample", "oracle", "gaussian:9x4", "--labels", "1"], "no class 1"),
+    "labels": (
+        ["sample", "oracle", "gaussian:9x4", "--labels", "1"],
+        "class 1 does not occur in the data, which has no labels",
+    ),
     "solver": (["sample", "oracle", "gaussian:9x4", "--solver", "euclid"], "euler"),
     "no result": (["report", "/nowhere"], "there is no folder /nowhere"),
     "no result there": (["report", "/usr"], "holds other files beside its result"),
@@ -279,7 +285,17 @@ def test_what_lies_beyond_t_1_is_left_out(words, capsys):
 
 
 def test_samples_of_the_oracle_land_on_training_rows(capsys):
-    arguments = ["sample", "oracle", "digits", "--seeds", "3:9", "--labels", "3,5", "--grid", "12"]
+    arguments = [
+        "sample",
+        "oracle",
+        "digits",
+        "--seeds",
+        "3:9",
+        "--labels",
+        "3,5",
+        "--steps",
+        "12",
+    ]
     assert main([*arguments, "--out", "six"]) == 0
     assert "6 of 6 samples landed on a training row" in capsys.readouterr().out
 

@@ -58,7 +58,7 @@ def test_an_oracle_of_gaussians_samples_around_them(stored, tmp_path):
     where, means, stds = stored
     out = tmp_path / "samples"
     asked = ["sample", "oracle", str(where), "--layout", "mean-std", "--moments", "gaussian"]
-    assert main([*asked, "--seeds", "0:16", "--grid", "60", "--out", str(out)]) == 0
+    assert main([*asked, "--seeds", "0:16", "--steps", "60", "--out", str(out)]) == 0
     found = np.load(out / "samples.npz")
     apart = found["arr_0"] - means[found["rows"]]
     scaled = apart / stds[found["rows"]]

@@ -54,7 +54,7 @@ def folder(tmp_path):
 
 def typed(folder, *words, out="out"):
     """The exit code; few pairs, times and steps unless the words say otherwise."""
-    words = (*words, "--data", folder / "points.npy", "--labels", folder / "classes.npy")
+    words = (*words, "--data", folder / "points.npy", "--label-file", folder / "classes.npy")
     for option, value in FEW.items():
         words += () if option in words else (option, value)
     return main(["loss", *map(str, words), "--out", str(folder / out)])
@@ -66,7 +66,7 @@ def both(folder):
 
 @pytest.mark.slow
 def test_fields_are_measured_as_the_library_does(folder, capsys):
-    unseen = ("--held-out", folder / "unseen.npy", "--held-out-labels")
+    unseen = ("--held-out", folder / "unseen.npy", "--held-out-label-file")
     words = (*both(folder), "--names", "near,far", *READ, *unseen, folder / "unseen-classes.npy")
     assert typed(folder, *words) == 0
     found, told = floracle.load(folder / "out"), capsys.readouterr()
@@ -105,9 +105,9 @@ def test_held_out_data_without_the_classes_is_named(folder, capsys):
     assert typed(folder, *words) == 2
     said = capsys.readouterr().err
     assert f"the held-out data {folder / 'unseen.npy'} has no labels" in said
-    assert "give --held-out-labels, or --classes whole" in said
+    assert "give --held-out-label-file, or --classes whole" in said
     np.save(folder / "ones.npy", np.ones(30, int))
-    assert typed(folder, *words, "--held-out-labels", folder / "ones.npy") == 2
+    assert typed(folder, *words, "--held-out-label-file", folder / "ones.npy") == 2
     assert "has no class 0" in capsys.readouterr().err
     assert not (folder / "out").exists()
 
@@ -123,7 +123,7 @@ def test_where_nothing_can_be_said_that_is_said(folder, capsys):
 
 @pytest.mark.slow
 def test_the_oracle_stays_with_the_oracle(folder, capsys):
-    assert typed(folder, "oracle", "--yardsticks", "none") == 0
+    assert typed(folder, "oracle", "--baselines", "none") == 0
     said = capsys.readouterr().out
     assert "oracle has no oracle loss at any time: it is the oracle itself" in said
     loss = floracle.load(folder / "out").path["oracle"].mean_curves()
@@ -156,28 +156,28 @@ def test_the_same_again_answers_and_other_settings_are_listed(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ((), "name a field"),
+        ((), "no field given"),
         (("orcale",), "there is no"),
         (("oracle", "oracle"), "different names"),
         (("oracle", "--names", "a,b"), "--names needs a name"),
         (("oracle", *READ), "only the oracle is named"),
         (("oracle", "--classes", "both"), "each or whole"),
-        (("oracle", "--classes", "7"), "no class 7"),
+        (("oracle", "--classes", "7"), "class 7 does not occur in the data"),
         (("oracle", "--times", "0,1"), "fields end at t = 1"),
         (("oracle", "--times", "0,2"), "between noise (0) and data (1)"),
         (("oracle", "--times", "a"), "--times 'a' is not understood"),
         (("oracle", "--pairs", "1"), "at least 2 --pairs"),
         (("oracle", "--trajectories", "1"), "2 --trajectories, or 0"),
-        (("oracle", "--yardsticks", "gausian"), "did you mean 'gaussian'?"),
+        (("oracle", "--baselines", "gausian"), "did you mean 'gaussian'?"),
         (("oracle", "--held-out", "digits"), "held-out points have shape [1, 8, 8]"),
         (("oracle", "--seed", "-1"), "--seed lies in"),
         (("oracle", "--names", "a\x1b[2J"), r"--names takes what can be printed, got 'a\x1b[2J'"),
         (("oracle", "--pairs", "50.7"), "--pairs is a whole number, got 50.7"),
         (("oracle", "--steps", "0"), "--steps is 1 at least"),
         (("oracle", "--trajectories", "0"), "--steps is for --trajectories"),
-        (("oracle", "--held-out-labels", "l.npy"), "--held-out-labels is for --held-out"),
+        (("oracle", "--held-out-label-file", "l.npy"), "--held-out-label-file is for --held-out"),
         (("oracle", "--classes", "foo"), "write each, whole or labels like 0,3,5"),
-        (("oracle", "--yardsticks", "none,gaussian"), "leaves nothing beside it"),
+        (("oracle", "--baselines", "none,gaussian"), "excludes others"),
     ],
 )
 def test_mistakes(folder, capsys, words, told):

@@ -33,7 +33,7 @@ def mean():
     return Mean()
 '''
 READ = ("--convention", "predicts=data,null_label=10")
-FEW = ("--grid", 10, "--seeds", "0:20")
+FEW = ("--steps", 10, "--seeds", "0:20")
 
 
 @pytest.fixture
@@ -117,15 +117,15 @@ def test_parts_are_kept_and_joined(folder, capsys):
 def test_every_part_has_a_line_of_its_own_and_what_was_asked_is_said_first(folder, capsys):
     """The page of two runs repeats both, each with its own seeds and labels."""
     few = {"field": "oracle", "out": "out"}
-    assert typed(folder, "--switch", ".5,1", "--seeds", "0:4", "--grid", "4", **few) == 0
-    words = ("--landing", ".5", "--seeds", "0:12", "--labels", "3", "--grid", "4")
+    assert typed(folder, "--switch", ".5,1", "--seeds", "0:4", "--steps", "4", **few) == 0
+    words = ("--landing", ".5", "--seeds", "0:12", "--labels", "3", "--steps", "4")
     assert typed(folder, *words, **few) == 0
     said = capsys.readouterr().out
     assert said.rindex("the oracle from τ on") < said.rindex("the oracle until τ")
     page = (folder / "out" / "mix.html").read_text()
     known = "floracle mix oracle --data digits"
-    assert f"<pre>{known} --switch .5,1 --seeds 0:4 --grid 4\n{known} --landing 0.5" in page
-    assert "--landing 0.5 --seeds 0:12 --labels 3 --grid 4</pre>" in page
+    assert f"<pre>{known} --switch .5,1 --seeds 0:4 --steps 4\n{known} --landing 0.5" in page
+    assert "--landing 0.5 --seeds 0:12 --labels 3 --steps 4</pre>" in page
     assert "<dt>the oracle until τ</dt><dd>seeds 0:4</dd>" in page
     assert "<dd>seeds 0:12, labels 3</dd>" in page
 
@@ -156,14 +156,14 @@ def test_points_that_are_no_pictures_have_no_pictures(folder, capsys):
 def test_labels_of_samples_and_of_points_are_told_apart(folder, capsys):
     np.save(folder / "points.npy", np.random.default_rng(0).normal(size=(40, 6)).astype("f4"))
     np.save(folder / "kinds.npy", np.arange(40) % 2)
-    words = ("--data-labels", folder / "kinds.npy", "--labels", "1", "--switch", ".5,1")
+    words = ("--label-file", folder / "kinds.npy", "--labels", "1", "--switch", ".5,1")
     data = str(folder / "points.npy")
     assert typed(folder, *words, *FEW, data=data, field="oracle") == 0
     assert (floracle.load(folder / "out" / "switch").oracle_rows % 2 == 1).all()
     page = (folder / "out" / "mix.html").read_text()
     assert "--switch .5,1" in page
     assert "--labels 1" in page
-    assert f"--data-labels {folder / 'kinds.npy'}" in page
+    assert f"--label-file {folder / 'kinds.npy'}" in page
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_labels_of_samples_and_of_points_are_told_apart(folder, capsys):
         (("--resume", ".5"), "give --held-out"),
         (("--switch", "0,2"), "between noise (0) and data (1)"),
         (("--landing", "1"), "a time τ before 1"),
-        (("--switch", ".5", "--labels", "12"), "no class 12"),
+        (("--switch", ".5", "--labels", "12"), "class 12 does not occur in the data"),
         (("--switch", ".5", "--solver", "eulr"), "did you mean 'euler'?"),
         (("--resume", ".5", "--held-out", "digits", "--rows", "0:9999"), "there is no row"),
         (("--resume", ".5", "--held-out", "digits", "--noises", "1"), "1 noises"),
@@ -181,12 +181,15 @@ def test_labels_of_samples_and_of_points_are_told_apart(folder, capsys):
         (("--switch", ".5", "--name", ""), "--name needs"),
         (("--switch", ".5", "--name", "a\nb"), r"--name takes what can be printed, got 'a\nb'"),
         (("--switch", ".5", "--noises", 3), "--noises is for --resume"),
-        (("--switch", ".5", "--held-out-labels", "l.npy"), "--held-out-labels is for --resume"),
+        (
+            ("--switch", ".5", "--held-out-label-file", "l.npy"),
+            "--held-out-label-file is for --resume",
+        ),
         (("--resume", ".5", "--held-out", "digits", "--labels", 1), "--labels is for --switch"),
         (("--resume", ".5", "--held-out", "digits", "--rows", "5:5"), "--rows 5:5 holds no row"),
         (("--resume", ".5", "--held-out", "digits", "--rows", "5,5"), "is named twice"),
         (("--resume", ".5", "--held-out", "digits", "--noises", "2.5"), "--noises is a whole"),
-        (("--switch", ".5", "--grid", "1e1.5"), "--grid is a whole number, got 1e1.5"),
+        (("--switch", ".5", "--steps", "1e1.5"), "--steps is a whole number, got 1e1.5"),
         (("--switch", ".5", "--shift", -1), "shift must be positive"),
     ],
 )

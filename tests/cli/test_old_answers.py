@@ -9,7 +9,7 @@ from floracle.models.weights import write_network
 from floracle.run.results import load_results
 
 PLAN = Architecture(1, 8, 1, patch=4, channels=1, side=8, classes=10)
-FEW = ["--seeds", "0:2", "--grid", "4"]
+FEW = ["--seeds", "0:2", "--steps", "4"]
 VERBS = {
     "sample": ["{}", "digits", *FEW],
     "loss": ["{}", "--data", "digits", "--pairs", "2", "--trajectories", "0", "--times", ".3,.5"],
@@ -110,7 +110,7 @@ def test_default_folders_of_different_questions_do_not_collide(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     asked = (["0:2"], ["0:2", "--labels", "3"], ["0:2"])
     for words in asked:
-        assert main(["sample", "oracle", "digits", "--grid", "2", "--seeds", *words]) == 0
+        assert main(["sample", "oracle", "digits", "--steps", "2", "--seeds", *words]) == 0
     assert [path.name for path in sorted((tmp_path / "runs").iterdir())] == [
         "sample-digits",
         "sample-digits-2",
@@ -119,11 +119,11 @@ def test_default_folders_of_different_questions_do_not_collide(tmp_path, monkeyp
 
 
 def test_data_sets_in_folders_called_train_get_folders_of_their_own(tmp_path, monkeypatch):
-    from floracle.cli.parsing import folder_for
+    from floracle.cli.parsing import default_folder
 
     monkeypatch.chdir(tmp_path)
-    assert folder_for("stages", "flowers/train").name == "stages-flowers-train"
-    assert folder_for("stages", "birds/train/").name == "stages-birds-train"
-    assert folder_for("stages", "birds/latents.npy").name == "stages-birds-latents"
-    assert folder_for("stages", "digits").name == "stages-digits"
-    assert folder_for("stages", "gaussian:20x4").name == "stages-gaussian-20x4"
+    assert default_folder("stages", "flowers/train").name == "stages-flowers-train"
+    assert default_folder("stages", "birds/train/").name == "stages-birds-train"
+    assert default_folder("stages", "birds/latents.npy").name == "stages-birds-latents"
+    assert default_folder("stages", "digits").name == "stages-digits"
+    assert default_folder("stages", "gaussian:20x4").name == "stages-gaussian-20x4"

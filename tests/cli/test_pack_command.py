@@ -21,12 +21,12 @@ def somewhere(tmp_path, monkeypatch):
 
 
 def test_it_says_what_it_packed_and_how_to_go_on(capsys):
-    assert main(["pack", "points.npy", "packed", "--labels", "labels.npy"]) == 0
+    assert main(["pack", "points.npy", "packed", "--label-file", "labels.npy"]) == 0
     said = capsys.readouterr().out
     assert "60 of shape 8" in said
     assert "none: every point is the same to the last bit" in said
     assert "then: floracle stages packed" in said
-    assert main(["pack", "points.npy", "packed", "--labels", "labels.npy"]) == 0
+    assert main(["pack", "points.npy", "packed", "--label-file", "labels.npy"]) == 0
     assert capsys.readouterr().out == said
 
 
@@ -34,7 +34,7 @@ def test_what_a_narrower_type_costs_is_printed(capsys):
     assert main(["pack", "points.npy", "packed", "--dtype", "fp16", "--no-spectra"]) == 0
     said = capsys.readouterr().out
     assert "float16" in said
-    assert "rms, of the deviation of the points" in said
+    assert "rms, of the points' deviation" in said
 
 
 def test_every_option_reaches_the_store():
@@ -97,7 +97,7 @@ def test_inspect_verifies_packed_stores_only(capsys):
 @pytest.mark.slow
 def test_stages_of_the_packed_store_are_those_of_the_data(capsys):
     asked = ["--classes", "each", "--pairs", "8", "--times", "12"]
-    labels = ["--labels", "labels.npy"]
+    labels = ["--label-file", "labels.npy"]
     assert main(["pack", "points.npy", "packed", *labels]) == 0
     assert main(["stages", "points.npy", *labels, *asked, "--out", "plain"]) == 0
     assert main(["stages", "packed", *asked, "--out", "fast"]) == 0

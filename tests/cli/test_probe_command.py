@@ -51,7 +51,7 @@ def folder(tmp_path):
 
 def typed(folder, *words, out="out"):
     """The exit code of `floracle probe` with these words."""
-    where = ("--seeds", "0:6", "--grid", "20", "--out", str(folder / out))
+    where = ("--seeds", "0:6", "--steps", "20", "--out", str(folder / out))
     return main(["probe", *map(str, words), *where])
 
 
@@ -64,7 +64,7 @@ def opened(folder):
 @pytest.mark.slow
 def test_with_data_the_lag_behind_its_oracle_is_said(folder, capsys):
     field, data = f"{folder / 'networks.py'}:pull", folder / "points.npy"
-    labelled = ("--data-labels", folder / "classes.npy", "--labels", "0,1")
+    labelled = ("--label-file", folder / "classes.npy", "--labels", "0,1")
     assert typed(folder, field, "--data", data, *AS_TYPED, *labelled) == 0
     told = capsys.readouterr()
     assert "predicts the data" in told.err  # what was assumed of it
@@ -149,7 +149,7 @@ def test_mistakes(folder, capsys):
     pull = f"{place}:pull"
     np.save(folder / "rows.npy", np.zeros((3, 5), np.float32))
     for words, told in (
-        ((), "name a field"),
+        ((), "no field given"),
         (("oracle",), "give --data"),
         ((pull, *AS_TYPED), "give --shape, or --data"),
         ((pull, "--shape", "1,4,4"), "convention="),
@@ -162,7 +162,7 @@ def test_mistakes(folder, capsys):
         ((pull, "--shape", "1,4,4", "--show", "0,2", *AS_TYPED), "--show takes times"),
         ((pull, "--shape", "1,4,4", "--show", "x", *AS_TYPED), "--show 'x'"),
         (("oracle", "--data", data, *AS_TYPED), "only the oracle is named"),
-        (("oracle", "--data", data, "--labels", 3), "no class 3"),
+        (("oracle", "--data", data, "--labels", 3), "class 3 does not occur in the data"),
         ((f"{place}:nothing", "--shape", "1,4,4", *AS_TYPED), "nothing"),
         ((pull, "--shape", "1,4,4", "--prompt", "a shark", *AS_TYPED), "a text is for SD3"),
         ((pull, "--data", folder / "rows.npy", *AS_TYPED), "return a tensor like its samples"),
@@ -228,7 +228,9 @@ def test_pipelines_from_a_folder_without_data_or_labels(pipelines, tmp_path, tex
     fields = [str(pipelines / kind) for kind in SIZES]
     words = ("--embeddings", pipelines / f"{text}.safetensors", "--autoencoder", fields[0])
     assert typed(tmp_path, *fields, *words, "--shape", "4,8,8") == 0
-    assert ("needs labels; 0 to 1 in turn" in capsys.readouterr().err) == (text == "prompts")
+    assert ("needs labels; 0 to 1 are used in rotation" in capsys.readouterr().err) == (
+        text == "prompts"
+    )
     labels = torch.arange(6) % 2 if text == "prompts" else None
     for kind in SIZES:
         found = floracle.load(tmp_path / "out" / kind)
@@ -260,7 +262,7 @@ def test_options_are_judged_before_data_is_opened(folder, capsys):
         ((*gone, "--names", "a\tb"), r"--names takes what can be printed, got 'a\tb'"),
         ((*pull, "--flips"), "--flips is for --data"),
         ((*pull, "--normalize", "2"), "--normalize is for --data"),
-        ((*gone, "--grid", "50.7"), "--grid is a whole number, got 50.7"),
+        ((*gone, "--steps", "50.7"), "--steps is a whole number, got 50.7"),
     ):
         command = ["probe", *map(str, words), "--out", str(folder / "out")]
         assert main(command) == 2, words
@@ -314,7 +316,7 @@ def test_two_lags_are_told_with_their_names(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["stages", "digits", "--classes", "3", "--pairs", "256", "--out", "parted"]) == 0
     stages = floracle.load("parted").main
-    words = ["digits-pico", "--data", "digits", "--seeds", "0:4", "--labels", "3", "--grid", "20"]
+    words = ["digits-pico", "--data", "digits", "--seeds", "0:4", "--labels", "3", "--steps", "20"]
     capsys.readouterr()
     assert main(["probe", *words, "--stages", "parted", "--out", "probed"]) == 0
     told = " ".join(capsys.readouterr().out.split())

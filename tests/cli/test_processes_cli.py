@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from floracle.analysis.saved import load
-from floracle.cli import MISTAKE, TOGETHER, VERBS, main
+from floracle.cli import MISTAKE, VERBS, main
 from floracle.cli import _outcome as outcome
 from floracle.run.processes import ProcessGroup
 from many import Started
 
-DIGITS = ["sample", "oracle", "digits", "--seeds", "0:6", "--labels", "3,5", "--grid", "10"]
-POINTS = ["sample", "oracle", "gaussian:90x80", "--seeds", "0:5", "--grid", "8"]
+DIGITS = ["sample", "oracle", "digits", "--seeds", "0:6", "--labels", "3,5", "--steps", "10"]
+POINTS = ["sample", "oracle", "gaussian:90x80", "--seeds", "0:5", "--steps", "8"]
 
 DYING = """
 import os, signal, sys
@@ -78,7 +78,7 @@ def assert_same_samples(folder, alone):
         assert apart.max() <= (1 if bytes_ else 1e-6)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in TOGETHER])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if not VERBS[verb].parallel])
 def test_what_one_process_does_is_refused(verb, capsys):
     assert outcome([verb, "digits"], ProcessGroup(0, 2)) == MISTAKE
     assert f"{verb} is the work of one process" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def test_a_network_is_followed_by_its_name(folder, capsys):
     told = capsys.readouterr()
     assert "predicts the data" in told.err  # what was assumed of it
     assert "0 of 6 samples landed" in told.out
-    labelled = ("--data-labels", folder / "labels.npy", "--labels", "0,1")
+    labelled = ("--label-file", folder / "labels.npy", "--labels", "0,1")
     code, found = typed(folder, field, folder / "points.npy", *AS_TYPED, *labelled, out="two")
     assert (found[0::2] - 2).abs().max() < 1e-5
     assert (found[1::2] + 2).abs().max() < 1e-5
@@ -63,7 +63,7 @@ def test_two_fields_are_two_samplings_on_one_grid(folder, capsys):
     model = floracle.load_model(field, convention=AS_TYPED[1])
     early, late = floracle.split_grid(floracle.time_grid(20), at=0.33)
     for k, (first, then) in enumerate(((("oracle", field)), (field, "oracle"))):
-        words = (first, data, "--then", then, "--at", 0.33, "--grid", 20, *AS_TYPED)
+        words = (first, data, "--then", then, "--at", 0.33, "--steps", 20, *AS_TYPED)
         code, found = typed(folder, *words, out=str(k))
         assert code == 0
         fields = {"oracle": oracle, field: model}
@@ -148,7 +148,7 @@ def test_samples_do_not_go_into_the_data(folder, capsys):
 def test_fields_are_followed_on_other_paths(capsys, tmp_path, monkeypatch):
     """The oracle and a network of it, on the path that was asked for."""
     monkeypatch.chdir(tmp_path)
-    common = ["sample", "oracle", "digits", "--seeds", "0:4", "--grid", "20"]
+    common = ["sample", "oracle", "digits", "--seeds", "0:4", "--steps", "20"]
     assert main([*common, "--path", "cosine", "--out", "cosine"]) == 0
     assert "4 of 4 samples landed" in capsys.readouterr().out
     assert main([*common, "--out", "linear"]) == 0
@@ -161,7 +161,7 @@ def test_fields_are_followed_on_other_paths(capsys, tmp_path, monkeypatch):
     assert main(["loss", *network, "--pairs", "4", "--trajectories", "0", "--classes", "3"]) == 0
     assert main(["probe", *network, "--seeds", "0:2", "--labels", "3"]) == 0
     mixing = ["--switch", ".3", "--landing", ".1", "--seeds", "0:2", "--labels", "3"]
-    assert main(["mix", *network, *mixing, "--grid", "6"]) == 0
+    assert main(["mix", *network, *mixing, "--steps", "6"]) == 0
     guided = ["--guidance", "2", "--labels", "3", "--interval", "edm:.4,.9"]
     capsys.readouterr()
     assert main([*common, "--path", "cosine", *guided, "--out", "guided"]) == 2

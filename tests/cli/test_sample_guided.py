@@ -65,7 +65,7 @@ def digits_guided(scale, grid, **how):
     return floracle.sample(field, floracle.noise(range(4), (1, 8, 8)), grid, labels=labels)
 
 
-DIGITS = ("oracle", "digits", "--seeds", "0:4", "--labels", "3,5", "--grid", 10)
+DIGITS = ("oracle", "digits", "--seeds", "0:4", "--labels", "3,5", "--steps", 10)
 
 
 @pytest.mark.slow
@@ -117,8 +117,8 @@ def test_the_cost_is_told(tmp_path, capsys):
 @pytest.mark.slow
 def test_two_fields_have_a_scale_each(folder):
     field, data = f"{folder / 'networks.py'}:pull", folder / "points.npy"
-    labelled = ("--data-labels", folder / "labels.npy", "--labels", "0,1", "--seeds", "0:6")
-    words = ("oracle", data, "--then", field, "--at", 0.33, "--grid", 20, *AS_TYPED, *labelled)
+    labelled = ("--label-file", folder / "labels.npy", "--labels", "0,1", "--seeds", "0:6")
+    words = ("oracle", data, "--then", field, "--at", 0.33, "--steps", 20, *AS_TYPED, *labelled)
     oracle = floracle.Oracle(floracle.open_store(str(data), labels=folder / "labels.npy"))
     model = floracle.load_model(field, convention=AS_TYPED[1])
     early, late = floracle.split_grid(floracle.time_grid(20), at=0.33)
@@ -134,8 +134,8 @@ def test_two_fields_have_a_scale_each(folder):
 
 def test_an_interval_between_the_times_of_the_grid_is_refused(folder, capsys):
     words = [f"{folder / 'networks.py'}:pull", str(folder / "points.npy"), *AS_TYPED]
-    words += ["--seeds", "0:2", "--data-labels", str(folder / "labels.npy"), "--labels", "0"]
-    words += ["--guidance", "2", "--grid", "10"]
+    words += ["--seeds", "0:2", "--label-file", str(folder / "labels.npy"), "--labels", "0"]
+    words += ["--guidance", "2", "--steps", "10"]
     out = str(folder / "never")
     assert main(["sample", *words, "--interval", ".21,.215", "--out", out]) == 2
     assert "nothing would be guided" in capsys.readouterr().err
@@ -145,7 +145,7 @@ def test_an_interval_between_the_times_of_the_grid_is_refused(folder, capsys):
 def test_a_weaker_field_is_a_reference(folder):
     field, weak = (f"{folder / 'networks.py'}:{name}" for name in ("pull", "weak"))
     words = ("--guidance", 1.5, "--reference", weak, "--seeds", "0:4", "--labels", "0")
-    data = (folder / "points.npy", "--data-labels", folder / "labels.npy")
+    data = (folder / "points.npy", "--label-file", folder / "labels.npy")
     code, found = typed(folder, field, *data, *AS_TYPED, *words)
     assert code == 0
     assert (found - 3).abs().max() < 1e-4  # 0 + 1.5 (2 − 0)
@@ -154,7 +154,7 @@ def test_a_weaker_field_is_a_reference(folder):
 @pytest.mark.slow
 def test_mistakes(folder, capsys):
     field, data = f"{folder / 'networks.py'}:pull", folder / "points.npy"
-    labelled = (data, "--data-labels", folder / "labels.npy", "--labels", "0", *AS_TYPED)
+    labelled = (data, "--label-file", folder / "labels.npy", "--labels", "0", *AS_TYPED)
     other = f"{folder / 'networks.py'}:narrow"
     linear = f"{folder / 'networks.py'}:linear"
     guidance = ("--guidance", 2)
@@ -188,7 +188,7 @@ def test_mistakes(folder, capsys):
 def mnist(shared):
     """The words for the test pictures of MNIST in [0, 1], as the network has them."""
     images = shared / "data" / "mnist" / "t10k-images-idx3-ubyte.gz"
-    return images, "--normalize", 1 / 255, "--seeds", "0:4", "--grid", 4
+    return images, "--normalize", 1 / 255, "--seeds", "0:4", "--steps", 4
 
 
 @pytest.mark.parametrize(
@@ -208,10 +208,10 @@ def test_a_real_network_declared_wrongly_is_noticed(tmp_path, mnist, capsys, dec
     if told is None:
         assert code == 0
         assert "warning" not in said
-        assert "can say" not in said
+        assert "cannot be checked" not in said
     elif code == 0:
-        assert f"seems to be read wrongly: {told}" in said
-        fix = said.partition("say --convention ")[2].split()[0]
+        assert f"seems to be wrong: {told}" in said
+        fix = said.partition("pass --convention ")[2].split()[0]
         assert fix == "predicts=data,null_label=10"
         assert typed(tmp_path, MNIST, *mnist, "--convention", fix, out="mended")[0] == 0
         assert "warning" not in capsys.readouterr().err

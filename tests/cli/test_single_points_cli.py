@@ -32,7 +32,7 @@ def data(request, tmp_path_factory):
     if labels is None:
         return [str(folder / "points.npy")], None
     np.save(folder / "labels.npy", labels)
-    return [str(folder / "points.npy"), "--labels", str(folder / "labels.npy")], 1
+    return [str(folder / "points.npy"), "--label-file", str(folder / "labels.npy")], 1
 
 
 def test_stages_answers_and_draws(data, tmp_path, capsys):
@@ -61,9 +61,9 @@ def test_stages_answers_and_draws(data, tmp_path, capsys):
 
 def test_samples_end_on_it(data, tmp_path, capsys):
     (where, *labels), label = data
-    labels = ["--data-labels", *labels[1:], "--labels", str(label)] if labels else []
+    labels = ["--label-file", *labels[1:], "--labels", str(label)] if labels else []
     out = tmp_path / "o"
-    asked = [where, *labels, "--seeds", "0:4", "--grid", "1", "--out", str(out)]
+    asked = [where, *labels, "--seeds", "0:4", "--steps", "1", "--out", str(out)]
     assert main(["sample", "oracle", *asked]) == 0
     with np.load(out / "samples.npz") as file:
         samples = torch.from_numpy(next(file[name] for name in file if file[name].ndim == 2))
@@ -76,7 +76,7 @@ def test_other_verbs_write_numbers(data, verb, tmp_path, capsys):
     (where, *labels), label = data
     more = {
         "loss": [*labels, "--pairs", "4", "--trajectories", "2", "--steps", "4"],
-        "probe": ["--data-labels", *labels[1:], "--labels", str(label)] if labels else [],
+        "probe": ["--label-file", *labels[1:], "--labels", str(label)] if labels else [],
     }[verb]
     out = tmp_path / "o"
     assert main([verb, "oracle", "--data", where, *more, "--out", str(out)]) == 0

@@ -18,8 +18,9 @@ import pytest
 import floracle
 from floracle import cli
 from floracle.cli import BUG, MISTAKE, OK, VERBS, main
-from floracle.cli.console import show_table, transliterate
+from floracle.cli.console import transliterate
 from floracle.cli.registry import Verb
+from floracle.cli.tables import show_table
 from floracle.run.errors import InputError
 
 FULL = Path("/dev/full")
@@ -32,7 +33,8 @@ from floracle import cli
 module = sys.modules["fake_verbs"] = ModuleType("fake_verbs")
 {verb}
 module.fake = fake
-cli.VERBS["{name}"] = cli.registry.Verb("Tools", "fake_verbs:fake", "A verb of this test.", "")
+usual = cli.VERBS.get("{name}", cli.VERBS["grid"])
+cli.VERBS["{name}"] = usual._replace(function="fake_verbs:fake")
 sys.exit(cli.main(["{name}"]))
 """
 

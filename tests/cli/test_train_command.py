@@ -13,7 +13,7 @@ from floracle.cli import main
 from many import Started
 
 TINY = {"model": "nano", "patch": 4, "batch": 32, "rate": 1e-3, "lines": 10, "images": 320}
-TINY |= {"switch": 0.5, "every": 320, "pairs": 0, "samples": 0}
+TINY |= {"target_until": 0.5, "every": 320, "pairs": 0, "samples": 0}
 
 
 def asked(**options):
@@ -63,7 +63,7 @@ def test_other_settings_are_refused_with_the_list_of_them(capsys):
 @pytest.mark.slow
 def test_a_run_is_sampled_by_its_folder(capsys):
     assert main(asked(out="runs/mine", images=64)) == 0
-    words = ["sample", "runs/mine", "digits", "--seeds", "0:2", "--grid", "2", "--out", "samples"]
+    words = ["sample", "runs/mine", "digits", "--seeds", "0:2", "--steps", "2", "--out", "samples"]
     assert main(words) == 0
     assert np.load("samples/samples.npz")["arr_0"].shape == (2, 8, 8, 1)
 
@@ -115,7 +115,15 @@ def test_help_tells_every_option_without_loading_torch():
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    for option in ("--target", "--switch", "--images", "--recipe", "--accumulate", "--held-out"):
+    for option in (
+        "--target",
+        "--target-until",
+        "--time-density",
+        "--images",
+        "--recipe",
+        "--accumulate",
+        "--held-out",
+    ):
         assert option in found.stdout
 
 

@@ -249,10 +249,10 @@ def test_the_verb_encodes_and_says_what_came_of_it(tmp_path, capsys):
 
 
 def test_processes_without_work_are_mentioned(tmp_path, capsys):
-    from floracle.cli.verbs.encode import _show as show
+    from floracle.cli.verbs.encode import _report as report
 
     found = encode(pictures(tmp_path / "images"), tmp_path / "out", Means(), shard_images=4)
     for processes, said in ((3, False), (4, True)):
-        show(found, "means", tmp_path / "out", processes)
+        report(found, "means", tmp_path / "out", processes)
         out = capsys.readouterr().out
         assert ("4 processes for 3 file(s) of latents; a smaller --shard-images" in out) == said

@@ -7,7 +7,7 @@ import torch
 from floracle.cli import main
 from floracle.data.store import Store, open_store
 
-FEW = "--seeds 0:2 --grid 3"
+FEW = "--seeds 0:2 --steps 3"
 COMMANDS = {
     "stages": "stages {} --pairs 4 --times 12 --classes 0",
     "held-out": "stages digits --pairs 4 --times 12 --classes 0 --held-out {}",
@@ -17,7 +17,7 @@ COMMANDS = {
     "loss": "loss digits-pico --data {} --pairs 2 --trajectories 0 --times .3,.5 --classes 0",
     "mix": f"mix digits-pico --data {{}} --switch .5 {FEW}",
     "train": "train {} --model pico --patch 4 --images 64 --batch 32 --pairs 0 --samples 0"
-    " --switch .3",
+    " --target-until .3",
     "reproduce": "reproduce figure-2a {} --quick",
     "inspect": "inspect {}",
 }

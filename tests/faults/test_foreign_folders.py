@@ -16,7 +16,7 @@ from floracle.run.errors import InputError
 
 pytestmark = pytest.mark.slow
 
-FEW = "--seeds 0:2 --grid 4"
+FEW = "--seeds 0:2 --steps 4"
 COMMANDS = f"""
 stages digits --pairs 4 --times 12 --classes 0
 sample oracle digits {FEW}
@@ -24,7 +24,7 @@ probe digits-pico --data digits {FEW}
 loss digits-pico --data digits --pairs 2 --trajectories 0 --times .3,.5 --classes 0
 mix digits-pico --data digits --switch .5 {FEW}
 compare gaussian:20x4 gaussian:30x4 --pairs 4 --times 12
-train digits --model pico --patch 4 --images 64 --batch 32 --pairs 0 --samples 0 --switch .3
+train digits --model pico --patch 4 --images 64 --batch 32 --pairs 0 --samples 0 --target-until .3
 reproduce table-2
 inspect digits
 """

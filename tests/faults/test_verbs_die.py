@@ -7,7 +7,7 @@ import pytest
 
 from dying import told
 
-FEW = "--seeds 0:2 --grid 4"
+FEW = "--seeds 0:2 --steps 4"
 COMMANDS = {
     "stages": "digits --pairs 4 --times 12 --classes 0,1,2",
     "compare": "gaussian:20x4 gaussian:30x4 --pairs 4 --times 12",

@@ -232,7 +232,7 @@ def test_a_prompt_means_nothing_for_other_networks(tmp_path):
 
 def test_the_command_line_follows_a_prompt(folders, tmp_path, capfd):
     np.save(tmp_path / "latents.npy", np.random.default_rng(0).normal(size=(9, 4, 8, 8)))
-    data = (str(tmp_path / "latents.npy"), "--seeds", "0:3", "--grid", "4")
+    data = (str(tmp_path / "latents.npy"), "--seeds", "0:3", "--steps", "4")
     words = (*data, "--prompt", PROMPTS[0], "--guidance", "3", "--interval", ".2,.6")
     assert main(["sample", str(folders / "sd3"), *words, "--out", str(tmp_path / "out")]) == 0
     told = capfd.readouterr()
@@ -249,7 +249,7 @@ def test_the_command_line_follows_a_prompt(folders, tmp_path, capfd):
 
 def test_the_oracle_is_mixed_with_a_prompt(folders, tmp_path, capfd):
     np.save(tmp_path / "latents.npy", np.random.default_rng(0).normal(size=(9, 4, 8, 8)))
-    data = (str(tmp_path / "latents.npy"), "--seeds", "0:3", "--grid", "4", "--at", ".5")
+    data = (str(tmp_path / "latents.npy"), "--seeds", "0:3", "--steps", "4", "--at", ".5")
     words = (*data, "--then", "oracle", "--prompt", PROMPTS[1], "--guidance", "2,1")
     assert main(["sample", str(folders / "flux"), *words, "--out", str(tmp_path / "out")]) == 0
     assert "3 of 3 samples landed" in capfd.readouterr().out

@@ -184,18 +184,18 @@ def test_how_data_is_read_reaches_the_computation():
     """Pictures and their mirrors are 2N points, and another folder than the pictures alone."""
     verb.reproduce("figure-2b", "digits", quick=True, out=Path("plain"))
     flips = DataOptions(flips=True)
-    verb.reproduce("figure-2b", "digits", opening=flips, quick=True, out=Path("both"))
+    verb.reproduce("figure-2b", "digits", data_options=flips, quick=True, out=Path("both"))
     plain, both = (rows_of(load_results(name))[0] for name in ("plain", "both"))
     assert both["N per class"] == pytest.approx(2 * plain["N per class"], abs=0.1)
     assert both["collapse"] > plain["collapse"]
     with pytest.raises(InputError, match="other settings"):
-        verb.reproduce("figure-2b", "digits", opening=flips, quick=True, out=Path("plain"))
+        verb.reproduce("figure-2b", "digits", data_options=flips, quick=True, out=Path("plain"))
     with pytest.raises(InputError, match="figure-3 takes no data; leave --flips out"):
-        verb.reproduce("figure-3", opening=flips)
+        verb.reproduce("figure-3", data_options=flips)
 
 
 def test_gaussians_are_no_points_of_figure_2(tmp_path):
     np.save("moments.npy", np.ones((6, 4), np.float32))
     clouds = DataOptions(layout="mean-std", moments="gaussian")
     with pytest.raises(InputError, match="figure-2a is of points"):
-        verb.reproduce("figure-2a", "moments.npy", opening=clouds)
+        verb.reproduce("figure-2a", "moments.npy", data_options=clouds)

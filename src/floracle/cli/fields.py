@@ -1,18 +1,24 @@
-"""A field by its name on the command line: the oracle, or a network, checked against the data."""
+"""Velocity fields as they are named on the command line: the oracle, or networks."""
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import Parameter
 
+from floracle.report.names import visible
+from floracle.run.errors import InputError
+
+from .console import warn
+from .parsing import folder_name
+
 if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
-    from floracle.core.paths import ProbabilityPath as NoisePath
+    from floracle.core.paths import ProbabilityPath
     from floracle.core.point_set import PointSet
     from floracle.models.field import ModelField
     from floracle.oracle.gaussian_data import GaussianOracle
@@ -23,118 +29,162 @@ ORACLE = "oracle"
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Text:
-    """What SD3 and Flux are asked with."""
+class TextOptions:
+    """The text condition of SD3 and Flux."""
 
-    prompt: Annotated[
-        str | None,
-        Parameter(help="The text for a pipeline of SD3 or Flux, read by its own encoders."),
-    ] = None
-    embeddings: Annotated[
-        Path | None,
-        Parameter(help="The text as embeddings, a .safetensors file; the first one is taken."),
-    ] = None
+    prompt: str | None = None
+    """Text condition of a pipeline of SD3 or Flux, read by its own encoders."""
+    embeddings: Path | None = None
+    """The same as embeddings: a .safetensors file, whose first text is used."""
 
     def __bool__(self) -> bool:
-        """Whether there is any."""
+        """Whether there is a text."""
         return bool(self.settings())
 
-    def words(self) -> list[str]:
-        """The options as they are typed, those left alone left out."""
-        return [word for name, value in self.settings().items() for word in (f"--{name}", value)]
-
     def settings(self) -> dict[str, Any]:
-        """What was given, as plain values."""
-        given = {"prompt": self.prompt, "embeddings": self.embeddings}
-        return {name: str(value) for name, value in given.items() if value is not None}
+        """The options that are set, as plain values."""
+        values = {"prompt": self.prompt, "embeddings": self.embeddings}
+        return {name: str(value) for name, value in values.items() if value is not None}
 
 
-NO_TEXT = Text()
+NO_TEXT = TextOptions()
 
 
-def field_of(
+# --- names and conventions ---
+
+
+def name_fields(
+    fields: Sequence[str], names: str | None, option: str = "--names"
+) -> dict[str, str]:
+    """The fields by display name: as --names says, or the last part of each path."""
+    if not fields:
+        raise InputError('no field given; name "oracle" or a network')
+    display = [short_name(field) for field in fields]
+    if names is not None:
+        if not names.isprintable():
+            raise InputError(f"{option} takes what can be printed, got {names!r}")
+        display = [name.strip() for name in names.split(",")]
+        if len(display) != len(fields) or "" in display:
+            needed = "a name" if len(fields) == 1 else f"{len(fields)} comma-separated names"
+            raise InputError(f"{option} needs {needed}, got {names!r}")
+    if len(set(map(folder_name, display))) < len(fields):  # each has a folder of results
+        raise InputError(f"fields need different names, got {', '.join(display)}; give --names")
+    return dict(zip(display, fields, strict=True))
+
+
+def short_name(field: str) -> str:
+    """The last part of a path, without its ending; what cannot be printed is escaped."""
+    path, function = field, ""
+    if re.fullmatch(r".+:\w+", field, re.DOTALL):
+        path, _, function = field.rpartition(":")
+    last = Path(path).name
+    return visible(Path(last).stem if function or Path(path).is_file() else last or field)
+
+
+def conventions_of(
+    fields: Mapping[str, str], conventions: list[str] | None
+) -> dict[str, str | None]:
+    """The convention of each field: one for all networks, or one for each."""
+    networks = [name for name, field in fields.items() if field != ORACLE]
+    if conventions and not networks:
+        raise InputError("--convention is for networks, but only the oracle is named")
+    if conventions and len(conventions) not in (1, len(networks)):
+        raise InputError(
+            f"--convention is given {len(conventions)} times for {len(networks)} networks"
+        )
+    each = conventions or [None]
+    each = each * len(networks) if len(each) == 1 else each
+    by_name = dict(zip(networks, each, strict=True))
+    return {name: by_name.get(name) for name in fields}
+
+
+# --- loading and checking ---
+
+
+def load_field(
     name: str,
     oracle: Oracle | GaussianOracle | None,
     convention: str | None = None,
     device: str | None = None,
     *,
-    text: Text = NO_TEXT,
+    text: TextOptions = NO_TEXT,
 ) -> VelocityField:
-    """A field by its name: the oracle, or a network with what was assumed of it said.
+    """The oracle, or a network; what was assumed of the network is printed.
 
-    The text is label 0 of networks of diffusers.
+    A text is label 0 of networks of diffusers.
     """
     from floracle.models.zoo import load_model
-    from floracle.run.errors import InputError
-
-    from .console import as_typed
 
     if name == ORACLE:
         if oracle is None:
-            raise InputError("the oracle is the field of a training set, and none was named")
+            raise InputError("the oracle needs a training set; give --data")
         return oracle
-    found = load_model(name, convention=convention, device=device, **text.settings())
-    sys.stderr.write(f"note: {as_typed(f'{found.name}: {found.assumed}')}\n")
-    return found
+    model = load_model(name, convention=convention, device=device, **text.settings())
+    warn(f"{model.name}: {model.assumed}")
+    return model
 
 
-def followed(field: VelocityField, path: NoisePath) -> VelocityField:
-    """A field on a path: a network is taken there, an oracle was made for it."""
-    from floracle.core.fields import on_path
+def on_path(field: VelocityField, path: ProbabilityPath) -> VelocityField:
+    """A field on a path: a network is converted to it, an oracle was made for it."""
+    from floracle.core import fields
     from floracle.oracle.gaussian_data import GaussianOracle
     from floracle.oracle.oracle import Oracle
 
-    return field if isinstance(field, Oracle | GaussianOracle) else on_path(field, path)
+    return field if isinstance(field, Oracle | GaussianOracle) else fields.on_path(field, path)
 
 
-def path_settings(path: str) -> dict[str, str]:
-    """The path among settings; the linear one goes without saying."""
-    return {} if path == "linear" else {"path": path}
+def checked_fields(
+    fields: Mapping[str, VelocityField],
+    store: PointSet,
+    path: ProbabilityPath,
+    *,
+    text: bool = False,
+    declared: bool = True,
+) -> dict[str, VelocityField]:
+    """The fields on a path, after the convention of each network was checked against the data."""
+    for field in fields.values():
+        check_convention(field, store, text=text, declared=declared)
+    return {name: on_path(field, path) for name, field in fields.items()}
 
 
-def identities(fields: Mapping[str, VelocityField], shape: Sequence[int]) -> dict[str, str]:
-    """What each network among the fields computes, as a fingerprint that results are kept under.
+def fingerprints(fields: Mapping[str, VelocityField], shape: Sequence[int]) -> dict[str, str]:
+    """A fingerprint of what each network computes; results are answers for these alone.
 
-    What is noticed on the way, such as dropout that was left on, is said on standard error.
+    What is noticed meanwhile, such as active dropout, is printed as a warning.
     """
     from floracle.models.field import ModelField
     from floracle.models.identity import field_fingerprint
 
-    from .console import as_typed
-
-    found = {}
+    digests = {}
     for name, field in fields.items():
         if isinstance(field, ModelField):
             identity = field_fingerprint(field, shape)
-            for note in identity.notes:
-                sys.stderr.write(f"warning: {as_typed(note)}\n")
-            found[name] = identity.digest
-    return found
+            for message in identity.notes:
+                warn(message, "warning")
+            digests[name] = identity.digest
+    return digests
 
 
-def warn_of_misreading(
-    field: VelocityField, data: PointSet, *, told: bool = False, declared: bool = True
+def check_convention(
+    field: VelocityField, data: PointSet, *, text: bool = False, declared: bool = True
 ) -> None:
-    """Say on standard error what speaks against how a network is read, and what to declare.
+    """Warn if a network disagrees with its declared convention on this data.
 
-    Networks of diffusers that were `told` a text are asked with that, and know how they are read
-    unless a convention was `declared`; the oracle needs no check.
+    Networks of diffusers with a `text` know their own convention: they are checked only if another
+    one was `declared`. The oracle needs no check.
     """
     from floracle.models.field import ModelField
 
-    if isinstance(field, ModelField) and not (told and not declared):
-        _warn(field, data, told=told)
+    if isinstance(field, ModelField) and not (text and not declared):
+        _check_convention(field, data, text=text)
 
 
-def _warn(field: ModelField, data: PointSet, *, told: bool) -> None:
+def _check_convention(field: ModelField, data: PointSet, *, text: bool) -> None:
     import torch
 
     from floracle.models.check import cheap_check
-    from floracle.run.errors import InputError
 
-    from .console import as_typed
-
-    labels = torch.zeros(len(data), dtype=torch.int64) if told else None
+    labels = torch.zeros(len(data), dtype=torch.int64) if text else None
     try:
         verdict = cheap_check(field, data, labels=labels)
     except RuntimeError as error:
@@ -142,16 +192,18 @@ def _warn(field: ModelField, data: PointSet, *, told: bool) -> None:
             raise
         shape = " × ".join(map(str, data.shape))
         raise InputError(
-            f"{field.name} fails on samples of {shape}, those of the data:"
+            f"{field.name} fails on samples of {shape}, the shape of the data:"
             f" {' '.join(str(error).split())[:200]}; take data of the shape it was trained on"
         ) from error
     if verdict is None:
         return
     if verdict.answer == "cannot say":
-        why = verdict.reason.removeprefix("cannot say: ")
-        said = f"note: nobody can say whether {field.name} is read as it should be: {why}"
-        said += " (--normalize sets the scale of the data)" if "scale" in why else ""
+        reason = verdict.reason.removeprefix("cannot say: ")
+        hint = " (--normalize sets the scale of the data)" if "scale" in reason else ""
+        warn(f"the convention of {field.name} cannot be checked: {reason}{hint}")
     else:
-        said = f"warning: {field.name} seems to be read wrongly: {verdict.reason}"
-        said += f"; say --convention {verdict.convention}"
-    sys.stderr.write(f"{as_typed(said)}\n")
+        warn(
+            f"the convention of {field.name} seems to be wrong: {verdict.reason}; pass"
+            f" --convention {verdict.convention}",
+            "warning",
+        )

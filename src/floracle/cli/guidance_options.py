@@ -1,16 +1,18 @@
-"""The options of guidance, the same for every verb that follows fields."""
+"""The options of classifier-free guidance."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from floracle.run.errors import InputError
+
+from .parsing import parse_floats
+
 if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
-
-INTERVAL = "write .1,.6 in t, or in another clock's words edm:.34,1.02 or sigma:.4,.9"
 
 
 @Parameter(name="*")
@@ -18,56 +20,40 @@ INTERVAL = "write .1,.6 in t, or in another clock's words edm:.34,1.02 or sigma:
 class GuidanceOptions:
     """How fields are guided."""
 
-    guidance: Annotated[
-        str | None,
-        Parameter(
-            help="Push samples towards their labels by this scale, 1 is none; with --then also"
-            " two, like 2.5,1, one for each field.",
-            allow_leading_hyphen=True,
-        ),
-    ] = None
+    guidance: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None
+    """Guidance scale w; 1 is none. With --then also two, such as 2.5,1, one for each field."""
     interval: Annotated[
         str | None,
         Parameter(
-            help="Where fields are guided: .1,.6 in t, or in another clock, like edm:.34,1.02 or"
-            " sigma:.4,.9; see floracle convert-time --help.",
+            help="Guidance interval: .1,.6 in t, or in the time of another project, such as"
+            " edm:.34,1.02 or sigma:.4,.9; see floracle convert-time --help. Default: 0,1.",
             allow_leading_hyphen=True,
         ),
     ] = None
-    channels: Annotated[
-        str | None,
-        Parameter(
-            help="Guide the first so many channels only; three, as DiT, SiT and LightningDiT do."
-        ),
-    ] = None
-    reference: Annotated[
-        str | None,
-        Parameter(help="The field to be pushed away from, named as FIELD is, asked with labels."),
-    ] = None
+    channels: str | None = None
+    """Guide only so many first channels; three, as in the code of DiT and SiT. Default: all."""
+    reference: str | None = None
+    """Field to guide away from, named like FIELD. Default: the field itself without labels."""
 
-    def scales(self, fields: int) -> list[float]:
-        """A scale for each of the fields; 1 where nobody asked for any."""
-        from floracle.run.errors import InputError
-
+    def scales(self, count: int) -> list[float]:
+        """A scale for each of `count` fields; 1 without guidance."""
         if self.guidance is None:
-            return [1.0] * fields
-        words = self.guidance.split(",")
-        try:
-            found = [float(word) for word in words]
-        except ValueError as error:
-            raise InputError(
-                f"--guidance {self.guidance!r} is not understood; write 2.5"
-            ) from error
-        if len(found) not in (1, fields):
-            more = "give --then for a second field" if fields == 1 else "write 2.5 or 2.5,1"
-            raise InputError(f"--guidance {self.guidance} has {len(found)} scales; {more}")
-        return found if len(found) == fields else found * fields
+            return [1.0] * count
+        scales = parse_floats(self.guidance, "--guidance", "2.5")
+        if len(scales) not in (1, count):
+            remedy = "give --then for a second field" if count == 1 else "write 2.5 or 2.5,1"
+            raise InputError(f"--guidance {self.guidance} has {len(scales)} scales; {remedy}")
+        return scales if len(scales) == count else scales * count
 
-    def check(self, fields: int, *, labelled: bool) -> None:
-        """Refuse what is malformed or has nothing to push towards, before anything is loaded."""
-        from floracle.run.errors import InputError
+    def check(self, count: int, path: str, *, labelled: bool) -> None:
+        """Refuse what is malformed or has no effect, before anything is loaded."""
         from floracle.sampling.guidance import guided
 
+        if path != "linear" and ":" in (self.interval or ""):
+            raise InputError(
+                f"--interval {self.interval} is a time of the linear path; with --path {path} give"
+                " it in that path's own time, such as .1,.6"
+            )
         if self.guidance is None:
             for name in ("interval", "channels", "reference"):
                 if getattr(self, name) is not None:
@@ -75,70 +61,65 @@ class GuidanceOptions:
                         f"--{name} belongs to guidance; give --guidance with its scale"
                     )
             return
-        for scale in self.scales(fields):
-            guided(_nothing, scale, interval=self.times(), channels=self.count())
-        if any(scale != 1 for scale in self.scales(fields)) and not (labelled or self.reference):
+        for scale in self.scales(count):
+            guided(_no_velocity, scale, interval=self.times(), channels=self.channel_count())
+        if self.scales(count) != [1.0] * count and not (labelled or self.reference):
             raise InputError(
                 "--guidance pushes samples towards their labels; give --labels, or a --reference"
                 " to be pushed away from"
             )
 
-    def check_acts(self, fields: int, *, acts: bool) -> None:
-        """Refuse an interval that no time of the grid lies in."""
-        from floracle.run.errors import InputError
-
-        if self.interval is not None and not acts and set(self.scales(fields)) != {1.0}:
+    def check_effect(self, count: int, *, acts: bool) -> None:
+        """Refuse an interval that contains no time of the grid."""
+        if self.interval is not None and not acts and set(self.scales(count)) != {1.0}:
             raise InputError(
-                f"no velocity of this grid is asked for inside --interval {self.interval}, so that"
-                " nothing would be guided; widen it, or take more steps"
+                f"no velocity of this grid is evaluated inside --interval {self.interval}, so"
+                " nothing would be guided; widen it, or take more --steps"
             )
 
-    def around(
+    def guide(
         self, field: VelocityField, scale: float, reference: VelocityField | None
     ) -> VelocityField:
-        """A field with guidance around it; itself at scale 1."""
+        """The guided field; at scale 1 the field itself."""
         from floracle.sampling.guidance import guided
 
         if scale == 1:
             return field
-        how = {"interval": self.times(), "channels": self.count()}
-        return guided(field, scale, reference=reference, **how)
+        where = {"interval": self.times(), "channels": self.channel_count()}
+        return guided(field, scale, reference=reference, **where)
 
     def times(self) -> tuple[float, float]:
         """The interval, in t."""
-        from floracle.run.errors import InputError
         from floracle.sampling.guidance import guidance_interval
 
         if self.interval is None:
             return 0.0, 1.0
-        clock, _, ends = self.interval.rpartition(":")
+        convention, _, ends = self.interval.rpartition(":")
         try:
             low, high = (float(end) for end in ends.split(","))
         except ValueError as error:
             raise InputError(
-                f"--interval {self.interval!r} is not understood; {INTERVAL}"
+                f"--interval {self.interval!r} is not understood; write .1,.6 in t, or the time of"
+                " another project such as edm:.34,1.02 or sigma:.4,.9"
             ) from error
-        return guidance_interval(clock or "t", low, high)
+        return guidance_interval(convention or "t", low, high)
 
-    def count(self) -> int | None:
+    def channel_count(self) -> int | None:
         """How many channels are guided."""
         from floracle.sampling.guidance import count_guided_channels
 
-        given = self.channels
+        words = self.channels
         return count_guided_channels(
-            int(given) if given is not None and given.isdigit() else given
+            int(words) if words is not None and words.isdigit() else words
         )
 
     def settings(self) -> dict[str, Any]:
-        """What was asked for."""
-        asked = {name: getattr(self, name) for name in ("guidance", "interval", "channels")}
-        asked["reference"] = self.reference
-        return {name: value for name, value in asked.items() if value is not None}
+        """The options that are set."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
-GUIDING = GuidanceOptions()
+NO_GUIDANCE = GuidanceOptions()
 
 
-def _nothing(x: Any, t: Any, labels: Any = None) -> Any:
-    """The field that moves nothing."""
+def _no_velocity(x: Any, t: Any, labels: Any = None) -> Any:
     return x * 0

@@ -1,4 +1,4 @@
-"""What options mean: seeds, labels, classes, lists of numbers, folders."""
+"""How the values of options are read: lists of numbers, seeds, labels, classes, times, folders."""
 
 from __future__ import annotations
 
@@ -7,104 +7,126 @@ from pathlib import Path
 
 from floracle.run.errors import InputError
 
-MOST = 1_000_000
-SEEDS = 2**32
-SAY_NOTHING = {
+MAX_RANGE = 1_000_000  # a longer list of seeds or rows is more likely a typing error
+SEED_LIMIT = 2**32  # torch's generators take larger seeds, numpy's do not
+INTEGER = r"\d{1,18}"  # fits int64
+UNSPECIFIC_NAMES = {
     *("train", "training", "val", "validation", "valid", "test", "eval", "held-out"),
     *("data", "dataset", "images", "pictures", "latents", "points", "x", "packed"),
 }
-"""Names that many data sets have."""
+"""Names that many data sets have; the name of their parent folder is put in front."""
 
 
-def seeds_of(words: str) -> list[int]:
+def parse_seeds(words: str) -> list[int]:
     """Seeds from "0:64" (64 is left out) or "3,5,8"."""
-    seeds = range_of(words, "--seeds", "seed")
-    if not all(0 <= seed < SEEDS for seed in seeds):
+    seeds = parse_range(words, "--seeds", "seed")
+    if not all(0 <= seed < SEED_LIMIT for seed in seeds):
         raise InputError(f"--seeds lie in [0, 2**32), got {words}")
     return seeds
 
 
-def range_of(words: str, option: str, what: str) -> list[int]:
-    """Whole numbers from "0:64" (64 is left out) or "3,5,8"."""
-    found = re.fullmatch(r"(\d{1,18}):(\d{1,18})", words)
-    if found is None:
-        return whole_numbers(words, option, "0:64 or 3,5,8")
-    first, stop = int(found[1]), int(found[2])
-    if not 0 < stop - first <= MOST:
-        raise InputError(f"{option} {words} holds no {what}, or more than {MOST:,}")
+def parse_rows(words: str) -> list[int]:
+    """Rows from "0:64" (64 is left out) or "3,5,8"."""
+    return parse_range(words, "--rows", "row")
+
+
+def parse_range(words: str, option: str, noun: str) -> list[int]:
+    """Integers from "0:64" (64 is left out) or "3,5,8"."""
+    match = re.fullmatch(rf"({INTEGER}):({INTEGER})", words)
+    if match is None:
+        return parse_integers(words, option, "0:64 or 3,5,8")
+    first, stop = int(match[1]), int(match[2])
+    if not 0 < stop - first <= MAX_RANGE:
+        raise InputError(f"{option} {words} holds no {noun}, or more than {MAX_RANGE:,}")
     return list(range(first, stop))
 
 
-def checked_seed(seed: int) -> int:
-    """A seed in [0, 2³²)."""
-    if not 0 <= seed < SEEDS:
+def check_seed(seed: int) -> int:
+    """Return a seed in [0, 2³²); refuse others."""
+    if not 0 <= seed < SEED_LIMIT:
         raise InputError(f"--seed lies in [0, 2**32), got {seed}")
     return seed
 
 
-def classes_of(words: str, known: list[int]) -> list[int]:
-    """Labels from each, whole, both, or a list of them; −1 is the whole set."""
-    if words == "whole" or (words == "both" and len(known) < 2):
+def parse_classes(words: str, classes: list[int]) -> list[int]:
+    """Labels to measure, from each, whole, both, or a list of them; −1 is the whole set."""
+    if words == "whole" or (words == "both" and len(classes) < 2):
         return [-1]
     if words in ("each", "both"):
-        if not known:
-            raise InputError("--classes each needs labels, but the data has none; give --labels")
-        return known if words == "each" else [*known, -1]
-    labels = whole_numbers(words, "--classes", "each, whole, both or labels like 0,3,5")
-    for label in labels:
-        if label not in known:
-            raise InputError(f"--classes: there is no class {label}; {_listed(known)}")
+        if not classes:
+            raise InputError(
+                "--classes each needs labels, but the data has none; give --label-file"
+            )
+        return classes if words == "each" else [*classes, -1]
+    labels = parse_integers(words, "--classes", "each, whole, both or labels like 0,3,5")
+    check_labels(labels, classes, "--classes")
     return list(dict.fromkeys(labels))
 
 
-def labels_for(words: str | None, count: int, known: list[int]) -> list[int] | None:
-    """A label for each of `count` samples: one for all, or several taken in turn."""
+def parse_labels(words: str | None, count: int, classes: list[int]) -> list[int] | None:
+    """A label for each of `count` samples: one for all, or several in rotation."""
     if words is None:
         return None
-    labels = whole_numbers(words, "--labels", "3 or 0,1,2")
-    for label in labels:
-        if label not in known:
-            raise InputError(f"--labels: there is no class {label}; {_listed(known)}")
+    labels = parse_integers(words, "--labels", "3 or 0,1,2")
+    check_labels(labels, classes, "--labels")
     return [labels[i % len(labels)] for i in range(count)]
 
 
-def whole_numbers(words: str, option: str, form: str) -> list[int]:
-    """Non-negative whole numbers with commas between."""
-    if not re.fullmatch(r"\d{1,18}(,\d{1,18})*", words):
+def check_labels(labels: list[int], classes: list[int], option: str) -> None:
+    """Refuse labels that no point of the data has."""
+    for label in labels:
+        if label not in classes:
+            few = ", ".join(map(str, classes[:12]))
+            few += f", …, {classes[-1]}" if len(classes) > 12 else ""
+            raise InputError(
+                f"{option}: class {label} does not occur in the data, which has"
+                + (f" classes {few}" if classes else " no labels")
+            )
+
+
+def parse_integers(words: str, option: str, form: str) -> list[int]:
+    """Non-negative integers, comma-separated."""
+    if not re.fullmatch(rf"{INTEGER}(,{INTEGER})*", words):
         negative = ", and no negative number" if "-" in words else ""
         raise InputError(f"{option} {words!r} is not understood; write {form}{negative}")
     return [int(word) for word in words.split(",")]
 
 
-def numbers(words: str, option: str) -> list[float]:
-    """Positive numbers with commas between."""
+def parse_floats(words: str, option: str, form: str) -> list[float]:
+    """Numbers, comma-separated."""
     try:
-        values = [float(word) for word in words.split(",")]
+        return [float(word) for word in words.split(",")]
     except ValueError as error:
-        raise InputError(f"{option} {words!r} is not understood; write 1000,2e4") from error
+        raise InputError(f"{option} {words!r} is not understood; write {form}") from error
+
+
+def parse_positive(words: str, option: str) -> list[float]:
+    """Positive finite numbers, comma-separated."""
+    values = parse_floats(words, option, "1000,2e4")
     if not all(0 < value < float("inf") for value in values):
         raise InputError(f"{option} must be positive numbers, got {words}")
     return values
 
 
-def folder_for(verb: str, data: str) -> Path:
-    """Where results go unless told otherwise; a name like train follows that of its folder."""
-    if re.fullmatch(r"\w+:\S+", data):
-        return Path("runs") / f"{verb}-{plain(data, 'data')}"
-    place = Path(data).resolve()
-    name = place.name.split(".")[0]
-    if name.lower() in SAY_NOTHING:
-        name = f"{place.parent.name}-{name}"
-    return Path("runs") / f"{verb}-{plain(name, 'data')}"
+def parse_times(words: str, option: str) -> list[float]:
+    """Times in [0, 1], comma-separated; returned without repetitions and in order."""
+    times = parse_floats(words, option, "0,.1,.2,.5")
+    if not all(0 <= time <= 1 for time in times):
+        raise InputError(f"{option} takes times between noise (0) and data (1), got {words}")
+    return sorted(set(times))
 
 
-def plain(name: str, otherwise: str = "field") -> str:
-    """A name that a folder can have."""
-    return re.sub(r"[^0-9A-Za-z_-]+", "-", name).strip("-") or otherwise
+def default_folder(verb: str, data: str) -> Path:
+    """The folder of results without --out; an unspecific name follows that of its folder."""
+    if re.fullmatch(r"\w+:\S+", data):  # gaussian:1797x64
+        return Path("runs") / f"{verb}-{folder_name(data, 'data')}"
+    path = Path(data).resolve()
+    name = path.name.split(".")[0]
+    if name.lower() in UNSPECIFIC_NAMES:
+        name = f"{path.parent.name}-{name}"
+    return Path("runs") / f"{verb}-{folder_name(name, 'data')}"
 
 
-def _listed(known: list[int]) -> str:
-    if not known:
-        return "the data has no labels"
-    few = ", ".join(map(str, known[:12]))
-    return f"classes are {few}" + (f", … {known[-1]}" if len(known) > 12 else "")
+def folder_name(name: str, fallback: str = "field") -> str:
+    """A name with only those characters that every file system takes."""
+    return re.sub(r"[^0-9A-Za-z_-]+", "-", name).strip("-") or fallback

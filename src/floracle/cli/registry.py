@@ -1,7 +1,9 @@
-"""The verbs: where each lives, what it does, and how it is used."""
+"""The verbs of the command line: where each lives, what it does, and how it is used."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -9,12 +11,15 @@ class Verb(NamedTuple):
     """A verb of the command line."""
 
     group: str
-    """What it is about, as the help shows it."""
-    place: str
-    """module:function."""
-    words: str
-    """What it does."""
+    """The heading in `floracle --help`."""
+    function: str
+    """Where it is, as module:function; the module is imported when the verb is used."""
+    summary: str
     examples: str
+    parallel: bool = False
+    """Whether several processes can work on it."""
+    resumable: bool = False
+    """Whether the same command goes on from what an interrupted run has finished."""
 
 
 VERBS = {
@@ -26,7 +31,7 @@ VERBS = {
   floracle inspect digits
   floracle inspect latents/imagenet256 --json
   floracle inspect packed/imagenet256 --verify
-  floracle inspect latents.npy --labels labels.npy""",
+  floracle inspect latents.npy --label-file labels.npy""",
     ),
     "pack": Verb(
         "Data",
@@ -34,8 +39,9 @@ VERBS = {
         "Rewrite a data set so that it opens at once, is read in order and can be checked.",
         """Examples:
   floracle pack latents/imagenet256 packed/imagenet256 --flips --dtype fp16
-  floracle pack latents.npy packed/latents --labels labels.npy --shard-bytes 512M
+  floracle pack latents.npy packed/latents --label-file labels.npy --shard-bytes 512M
   floracle pack pictures/ packed/pictures --no-spectra""",
+        resumable=True,
     ),
     "encode": Verb(
         "Data",
@@ -45,6 +51,8 @@ VERBS = {
   floracle encode pictures/ latents/ --autoencoder weights/taef2
   floracle encode imagenet/train latents/ --autoencoder vavae.pt --moments sample --flips
   floracle encode pictures/ latents/ --autoencoder sd3/vae --device cuda --batch 64""",
+        parallel=True,
+        resumable=True,
     ),
     "stages": Verb(
         "Oracle",
@@ -53,7 +61,9 @@ VERBS = {
         """Examples:
   floracle stages digits --out demo
   floracle stages pictures/ --classes each --held-out pictures-held-out/
-  floracle stages latents.npy --labels labels.npy --pairs 256 --memory 8G""",
+  floracle stages latents.npy --label-file labels.npy --pairs 256 --memory 8G""",
+        parallel=True,
+        resumable=True,
     ),
     "predict": Verb(
         "Oracle",
@@ -72,6 +82,7 @@ VERBS = {
   floracle compare digits gaussian:1797x64
   floracle compare latents-a.npy latents-b.npy --names vavae,sdvae --out vae
   floracle compare runs/stages-plain runs/stages-flipped""",
+        resumable=True,
     ),
     "probe": Verb(
         "Models",
@@ -81,6 +92,7 @@ VERBS = {
   floracle probe runs/xl --data latents/imagenet256 --labels 3 --autoencoder vavae.pt
   floracle probe runs/base runs/xl --seeds 0:16 --labels 0,1,2
   floracle probe flux/ --embeddings text.safetensors --autoencoder flux/ --shape 16,64,64""",
+        resumable=True,
     ),
     "loss": Verb(
         "Models",
@@ -99,6 +111,7 @@ VERBS = {
   floracle mix runs/xl --data latents/ --switch 0,.1,.2,.4,.8,1 --labels 3
   floracle mix runs/xl --data latents/ --landing .1,.3 --seeds 0:400 --labels 3
   floracle mix runs/xl --data latents/ --held-out unseen/ --resume 0,.1,.2,.3,.5,.7""",
+        resumable=True,
     ),
     "train": Verb(
         "Train and sample",
@@ -108,6 +121,8 @@ VERBS = {
   floracle train digits --model nano --patch 2 --images 1e5 --batch 128 --rate 1e-3
   floracle train latents/ --model base --target oracle --device cuda --precision bf16
   torchrun --nproc-per-node 8 -m floracle train packed/ --device cuda --out runs/xl""",
+        parallel=True,
+        resumable=True,
     ),
     "sample": Verb(
         "Train and sample",
@@ -115,8 +130,9 @@ VERBS = {
         "Sample from a model or from the oracle.",
         """Examples:
   floracle sample oracle digits --seeds 0:64 --labels 3
-  floracle sample oracle pictures/ --grid 25 --shift .5 --solver heun --out samples
+  floracle sample oracle pictures/ --steps 25 --shift .5 --solver heun --out samples
   floracle sample model.pt latents/ --labels 0,1,2 --guidance 2.5 --interval .1,.6""",
+        parallel=True,
     ),
     "reproduce": Verb(
         "Paper",
@@ -126,6 +142,7 @@ VERBS = {
   floracle reproduce
   floracle reproduce figure-2a latents-a.npz latents-b.npz
   floracle reproduce figure-3 --quick""",
+        resumable=True,
     ),
     "convert-time": Verb(
         "Tools",
@@ -152,4 +169,45 @@ VERBS = {
   floracle report runs/xl                           # also while it trains""",
     ),
 }
-"""Where each verb lives, what it does, and how it is used."""
+
+READS_DATA = ("inspect", "pack", "stages", "predict", "compare", "loss", "train", "reproduce")
+SAMPLES = ("sample", "probe", "mix")
+RENAMED_OPTIONS = {
+    **{(verb, "--labels"): "--label-file" for verb in (*READS_DATA, "encode")},
+    **{(verb, "--data-labels"): "--label-file" for verb in SAMPLES},
+    **{(verb, "--held-out-labels"): "--held-out-label-file" for verb in ("loss", "mix")},
+    **{(verb, "--grid"): "--steps" for verb in SAMPLES},
+    ("loss", "--yardsticks"): "--baselines",
+    ("train", "--times"): "--time-density",
+    ("train", "--switch"): "--target-until",
+    ("encode", "--shift"): "--latent-shift",
+}
+"""Options of 0.1 by verb and name, and what they are called now. They work until 0.3."""
+
+
+def current_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments with today's names of options, and the old names that were among them."""
+    if not arguments:
+        return [], {}
+    verb, *rest = arguments
+    current, renamed = [verb], {}
+    for k, word in enumerate(rest):
+        if word == "--":  # what follows are no options
+            current += rest[k:]
+            break
+        old, equals, value = word.partition("=")
+        new = RENAMED_OPTIONS.get((verb, old))
+        if new is not None:
+            renamed[old] = new
+        current.append(f"{new or old}{equals}{value}")
+    return current, renamed
+
+
+def current_command(command: str) -> str:
+    """A saved command, as one types it today."""
+    try:
+        program, *arguments = shlex.split(command)
+    except ValueError:  # escapes that only bash reads
+        return command
+    current, renamed = current_options(arguments)
+    return shlex.join([program, *current]) if renamed else command

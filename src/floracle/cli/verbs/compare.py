@@ -2,146 +2,143 @@
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from floracle.cli.counts import Whole
-from floracle.cli.data_options import DataOptions, PathName
-from floracle.cli.output import Out, check_out, output_of
+from floracle.cli import options
+from floracle.cli.console import note_progress, say
+from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.parsing import folder_name
+from floracle.cli.tables import show_table
+from floracle.cli.verb_run import check_out, run_verb
+from floracle.report.names import visible
+from floracle.run.errors import InputError
 
-OPENING = DataOptions()
+from .stages import TimeCount
+
+if TYPE_CHECKING:
+    from floracle.report.comparison.page import DataSpace
+    from floracle.run.output_folder import OutputFolder
 
 
 def compare(
     *data: str,
-    out: Out = None,
+    out: options.Out = None,
     names: str | None = None,
-    opening: DataOptions = OPENING,
-    classes: str = "both",
-    pairs: Whole = 512,
-    times: Whole = 50,
-    seed: Whole = 0,
-    memory: str | None = None,
-    path: PathName = "linear",
+    data_options: DataOptions = DATA_DEFAULTS,
+    classes: options.Classes = "both",
+    pairs: options.Pairs = 512,
+    times: TimeCount = 50,
+    seed: options.Seed = 0,
+    memory: options.Memory = None,
+    path: options.PathName = "linear",
 ) -> Path:
-    """Measure several data sets, or take measured ones, and write one page that compares them.
+    """Compare the stages of several data sets or spaces on one page.
 
-    A folder that floracle stages wrote is taken as it is: measure there what needs options of its
+    A folder that floracle stages wrote is used as it is: measure there what needs options of its
     own (labels, flips, layouts). Everything else is measured first.
 
     Parameters
     ----------
     data
         Two to six data sets, or folders that floracle stages wrote.
-    opening
-        How data is read.
     out
-        Folder for the page and its numbers; runs/compare-NAMES by default.
+        Folder for the page and its numbers. Default: runs/compare-NAMES.
     names
-        What to call them, with commas between.
-    classes
-        each, whole, both, or labels like 0,3,5.
-    pairs
-        Pairs of data and noise drawn for each class.
-    times
-        Times between noise and data.
-    seed
-        Where the random draws start.
-    memory
-        How much may be used, like 4G; half of what is free by default.
-    path
-        The path from noise to data.
+        Display names of the data sets, comma-separated. Default: the last parts of their paths.
     """
-    from floracle.cli.console import note, say, show_table
-    from floracle.report.comparison.page import COLOURS, space, write_comparison
-    from floracle.report.names import visible
-    from floracle.run.errors import InputError
+    arguments = dict(locals())
+    from floracle.report.comparison.page import COLOURS
 
     from .stages import stages
 
     if not 2 <= len(data) <= len(COLOURS):
         raise InputError(f"name 2 to {len(COLOURS)} data sets to compare, got {len(data)}")
-    called = _names(data, names)
-    check_out(out, "compare", *(where for where in data if _measured(where) is None))
-    chosen = {"classes": classes, "pairs": pairs, "times": times, "seed": seed, "path": path}
-    settings = {"data": list(data), "names": called, **chosen, "opening": opening.words()}
-    default = Path("runs") / f"compare-{'-'.join(map(_plain, called))}"
-    with output_of("compare", out, default, settings, results=[]) as output:
-        folders = []
-        for where, name in zip(data, called, strict=True):
-            measured = _measured(where)
-            if measured is None:
-                note(f"measuring {name}")
-                measured = output.path / _plain(name)
-                stages(where, opening=opening, out=measured, memory=memory, **chosen)
-            folders.append(measured)
-        spaces = [space(there, name) for there, name in zip(folders, called, strict=True)]
-        words = ["floracle", "compare", *data, *(["--names", names] if names else [])]
-        words += [*opening.words(), *_changed(**chosen)]
-        page = write_comparison(spaces, output.path, command=shlex.join(words))
-        _summarise(spaces, say, show_table)
-        say(f"comparison: {visible(str(page))}")
-    return output.path
-
-
-def _changed(**options: str | int) -> list[str]:
-    """The options as they are typed, those left alone left out."""
-    from inspect import signature
-
-    usual = signature(compare).parameters
-    return [
-        word
-        for name, value in options.items()
-        if value != usual[name].default
-        for word in (f"--{name}", str(value))
+    display = _display_names(data, names)
+    check_out(out, "compare", *(place for place in data if not _is_measured(place)))
+    how: dict[str, Any] = {
+        "classes": classes,
+        "pairs": pairs,
+        "times": times,
+        "seed": seed,
+        "path": path,
+    }
+    # The key and the words are those of 0.1, so that its results are recognised.
+    typed = [
+        "--labels" if word == "--label-file" else word
+        for word in options.typed_options(data_options)
     ]
+    settings = {"data": list(data), "names": display, **how, "opening": typed}
+
+    def folder_of(output: OutputFolder, place: str, name: str) -> Path:
+        return Path(place) if _is_measured(place) else output.path / folder_name(name, "data")
+
+    def measure(output: OutputFolder) -> None:
+        for place, name in zip(data, display, strict=True):
+            if not _is_measured(place):
+                note_progress(f"measuring {name}")
+                folder = folder_of(output, place, name)
+                stages(place, data_options=data_options, out=folder, memory=memory, **how)
+
+    def report(output: OutputFolder) -> None:
+        folders = {n: folder_of(output, p, n) for p, n in zip(data, display, strict=True)}
+        _report(output, folders, options.command_of(compare, arguments))
+
+    return run_verb(
+        "compare",
+        out,
+        Path("runs") / f"compare-{'-'.join(folder_name(name, 'data') for name in display)}",
+        settings,
+        is_answered=lambda output: False,  # each data set answers for itself
+        compute=measure,
+        report=report,
+        results=[],
+    )
 
 
-def _measured(where: str) -> Path | None:
-    """The folder of stages that `where` names, if it is one."""
-    return Path(where) if (Path(where) / "result.json").is_file() else None
+def _is_measured(place: str) -> bool:
+    """Whether this is a folder that holds results."""
+    return (Path(place) / "result.json").is_file()
 
 
-def _names(data: tuple[str, ...], names: str | None) -> list[str]:
-    """What to call each: as asked, or by the last part of its path, told apart by numbers."""
-    from floracle.run.errors import InputError
+def _display_names(data: Sequence[str], names: str | None) -> list[str]:
+    """The name of each data set: as --names says, or the last part of its path, or numbered."""
+
+    def are_distinct(candidates: list[str]) -> bool:
+        return len({folder_name(name, "data") for name in candidates}) == len(data)
 
     if names is not None:
-        called = [name.strip() for name in names.split(",")]
-        if len(called) != len(data) or len(set(map(_plain, called))) < len(data) or "" in called:
+        display = [name.strip() for name in names.split(",")]
+        if len(display) != len(data) or "" in display or not are_distinct(display):
             raise InputError(f"--names needs {len(data)} different names with commas between")
-        return called
-    short = [Path(where).name.removeprefix("stages-").split(".")[0] or where for where in data]
-    if len(set(map(_plain, short))) == len(short):
-        return short
-    return [f"{name} {i + 1}" for i, name in enumerate(short)]
+        return display
+    short = [Path(place).name.removeprefix("stages-").split(".")[0] or place for place in data]
+    return short if are_distinct(short) else [f"{name} {i + 1}" for i, name in enumerate(short)]
 
 
-def _plain(name: str) -> str:
-    from floracle.cli.parsing import plain
-
-    return plain(name, "data")
-
-
-def _summarise(spaces, say, show_table) -> None:  # noqa: ANN001
-    from floracle.report.comparison.page import differences, headline
+def _report(output: OutputFolder, folders: dict[str, Path], command: str) -> None:
+    """Write the page, and print the landmarks and what differs."""
+    from floracle.report.comparison.page import differences, headline, space, write_comparison
     from floracle.report.formatting import format_landmark, format_prediction, format_time
 
-    rows = [
-        (
-            one.name,
-            f"{one.main.points:,}",
-            f"{one.stages.dims:,}",
-            format_landmark(one.main, "centre"),
-            format_time(one.main.collapse.value),
-            format_prediction(one.main, "collapse"),
-            format_time(one.main.end.value),
-            f"{one.density:.2g}",
+    spaces = [space(folder, name) for name, folder in folders.items()]
+    page = write_comparison(spaces, output.path, command=command)
+
+    def row(item: DataSpace) -> tuple[str, ...]:
+        return (
+            item.name,
+            f"{item.main.points:,}",
+            f"{item.stages.dims:,}",
+            format_landmark(item.main, "centre"),
+            format_time(item.main.collapse.value),
+            format_prediction(item.main, "collapse"),
+            format_time(item.main.end.value),
+            f"{item.density:.2g}",
         )
-        for one in spaces
-    ]
+
     head = ("", "points", "dims", "centre", "collapse", "(predicted)", "end", "nats a dimension")
-    show_table(head, rows)
-    say(headline(spaces))
-    for sentence in differences(spaces):
+    show_table(head, [row(item) for item in spaces])
+    for sentence in (headline(spaces), *differences(spaces)):
         say(sentence)
+    say(f"comparison: {visible(str(page))}")

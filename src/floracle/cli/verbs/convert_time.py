@@ -1,4 +1,4 @@
-"""`floracle convert-time`: one moment, or an interval, as every project calls it."""
+"""`floracle convert-time`: a time, or an interval, in the convention of every project."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from floracle.cli.counts import Whole
+from floracle.cli.console import say
+from floracle.cli.options import Count
+from floracle.cli.tables import show_table
+from floracle.run.errors import InputError, suggestion
 
 if TYPE_CHECKING:
     from floracle.core.time_conventions import Shift, TimeConvention
@@ -22,39 +25,35 @@ def convert_time(
     shift: float | None = None,
     k: float | None = None,
     mu: float | None = None,
-    steps: Whole | None = None,
+    steps: Annotated[
+        Count | None, Parameter(help="Steps of a grid with that shift, which allows --from step.")
+    ] = None,
 ) -> None:
-    """Say what a moment between noise and data is called by other projects.
+    """Convert a time or noise level between the conventions of different projects.
 
     Parameters
     ----------
     value
         A time, or an interval like 0.34:1.02; inf is possible.
     from_
-        Whose time it is: t, s, sigma, timestep, edm, edm2, logsnr, alphabar or dit; with a shift
-        also share (of the steps before it), with --steps also step.
+        Convention of the time: t, s, sigma, timestep, edm, edm2, logsnr, alphabar or dit; with a
+        shift also share (of the steps before it), with --steps also step.
     shift
-        A shift s of t, as LightningDiT writes it: below 1 more steps near the noise.
+        Shift s of t, as LightningDiT writes it: below 1 more steps near the noise. Default: none.
     k
         The same as SD3 and Flux write it, 1/s.
     mu
         The same as Flux computes it, log k.
-    steps
-        The steps of a grid from noise to data with that shift.
     """
-    from floracle.cli.console import show_table
-    from floracle.run.errors import InputError
-
     try:
-        times, about = _times(_shift(shift, k, mu), steps)
-        moments = _moments(value, _named(from_, times))
+        times, assumptions = _known_times(_shift(shift, k, mu), steps)
+        interval = _parse_interval(value, _time_named(from_, times))
     except ValueError as error:
         raise InputError(str(error)) from error
-    head = ("clock", "value" if len(moments) == 1 else "interval", "noise → data", "whose")
-    rows = [(*_row(time, moments), time.meaning) for time in times.values()]
-    title = f"{value} of {from_}{about}"
-    show_table(head, rows, title)
-    _tell_order(times[from_], moments)
+    head = ("clock", "value" if len(interval) == 1 else "interval", "noise → data", "whose")
+    rows = [(*_row(time, interval), time.meaning) for time in times.values()]
+    show_table(head, rows, f"{value} of {from_}{assumptions}")
+    _say_order(times[from_], interval)
 
 
 def _shift(s: float | None, k: float | None, mu: float | None) -> Shift | None:
@@ -63,8 +62,8 @@ def _shift(s: float | None, k: float | None, mu: float | None) -> Shift | None:
     return None if s is None and k is None and mu is None else Shift.of(s=s, k=k, mu=mu)
 
 
-def _times(shift: Shift | None, steps: int | None) -> tuple[dict[str, TimeConvention], str]:
-    """Every clock that can be read, and what is assumed of the grid."""
+def _known_times(shift: Shift | None, steps: int | None) -> tuple[dict[str, TimeConvention], str]:
+    """The times of all conventions by name, and what is assumed of the grid, in words."""
     from floracle.core.time_conventions import (
         TIME_CONVENTIONS,
         TimeConvention,
@@ -72,7 +71,7 @@ def _times(shift: Shift | None, steps: int | None) -> tuple[dict[str, TimeConven
     )
     from floracle.sampling.grid import shift_times, time_grid, unshift_times
 
-    times, about = dict(TIME_CONVENTIONS), ""
+    times, assumptions = dict(TIME_CONVENTIONS), ""
     if shift is not None:
         times[UNSHIFTED] = TimeConvention(
             UNSHIFTED,
@@ -82,15 +81,14 @@ def _times(shift: Shift | None, steps: int | None) -> tuple[dict[str, TimeConven
             1.0,
             "how far along the shifted grid, 0 to 1",
         )
-        about += f", shift s = {shift.s:.6g} (k = {shift.k:.6g}, mu = {shift.mu + 0.0:.6g})"
+        assumptions += f", shift s = {shift.s:.6g} (k = {shift.k:.6g}, mu = {shift.mu + 0.0:.6g})"
     if steps is not None:
         times["step"] = grid_step_convention(time_grid(steps, shift=shift.s if shift else 1.0))
-        about += f", {steps} steps"
-    return times, about
+        assumptions += f", {steps} steps"
+    return times, assumptions
 
 
-def _named(name: str, times: dict[str, TimeConvention]) -> TimeConvention:
-    from floracle.run.errors import InputError, suggestion
+def _time_named(name: str, times: dict[str, TimeConvention]) -> TimeConvention:
 
     if name in times:
         return times[name]
@@ -100,10 +98,8 @@ def _named(name: str, times: dict[str, TimeConvention]) -> TimeConvention:
     raise InputError(f"--from: there is no clock {name!r}; {suggestion(name, times)}")
 
 
-def _moments(words: str, clock: TimeConvention) -> tuple[float, ...]:
-    """Our times of a value or interval, in the order in which they were written."""
-    from floracle.run.errors import InputError
-
+def _parse_interval(words: str, time: TimeConvention) -> tuple[float, ...]:
+    """The times t of one value or of the two ends of an interval, in the order of the words."""
     try:
         values = [float(word) for word in words.split(":")]
     except ValueError as error:
@@ -112,19 +108,21 @@ def _moments(words: str, clock: TimeConvention) -> tuple[float, ...]:
         raise InputError(f"VALUE {words!r} has {len(values)} ends; an interval is .34:1.02")
     if len(values) == 2 and not values[0] < values[1]:
         raise InputError(f"VALUE {words!r} is no interval; its first end is the smaller one")
-    return tuple(clock.float_to_t(value) for value in values)
+    return tuple(time.float_to_t(value) for value in values)
 
 
-def _row(time: TimeConvention, moments: tuple[float, ...]) -> tuple[str, str, str]:
-    readings = [time.float_from_t(t) for t in sorted(moments, reverse=not time.towards_data)]
-    found = ", ".join("none" if value != value else f"{value:.6g}" for value in readings)
-    written = f"[{found}]" if len(readings) > 1 else found
-    return time.name, written, f"{time.noise_time:g} → {time.data_time:g}"
+def _row(time: TimeConvention, interval: tuple[float, ...]) -> tuple[str, str, str]:
+    readings = [time.float_from_t(t) for t in sorted(interval, reverse=not time.towards_data)]
+    words = ", ".join("none" if value != value else f"{value:.6g}" for value in readings)  # NaN
+    return (
+        time.name,
+        f"[{words}]" if len(readings) > 1 else words,
+        f"{time.noise_time:g} → {time.data_time:g}",
+    )
 
 
-def _tell_order(clock: TimeConvention, moments: tuple[float, ...]) -> None:
-    from floracle.cli.console import say
+def _say_order(time: TimeConvention, interval: tuple[float, ...]) -> None:
 
-    if len(moments) == 2 and not clock.towards_data:
-        falls = f"{clock.name} falls from noise to data"
+    if len(interval) == 2 and not time.towards_data:
+        falls = f"{time.name} falls from noise to data"
         say(f"The order flips: {falls}, so its smaller end is the later one.")

@@ -1,4 +1,4 @@
-"""`floracle encode`: pictures as latents, in the layout that LightningDiT trains from."""
+"""`floracle encode`: encode pictures as latents, in the layout that LightningDiT trains from."""
 
 from __future__ import annotations
 
@@ -7,89 +7,86 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from floracle.cli.counts import Whole
-from floracle.cli.output import OutArgument, store_in
+from floracle.cli import options
+from floracle.cli.console import say, say_facts
+from floracle.cli.verb_run import open_new_store
+from floracle.report.names import quoted
+from floracle.run.processes import current_group, process_device, process_memory
 
 if TYPE_CHECKING:
     from floracle.data.encoding.manifest import EncodedManifest
 
-Moments = Literal["mean", "sample"]
-Stored = Literal["fp32", "fp16", "bf16"]
-NEAR_ONE = (0.5, 2.0)
-SCALE = "autoencoder scale"
-"""How the settings of a store call the scale of its autoencoder."""
+USUAL_DEVIATIONS = (0.5, 2.0)
+"""Standard deviations of channels that models take as they are."""
+SCALE_KEY = "autoencoder scale"
+"""The scale of the autoencoder in the settings of a store."""
 
 
 def encode(
     images: str,
-    out: OutArgument,
+    out: options.OutArgument,
     /,
     *,
     autoencoder: Path,
     scale: float | None = None,
-    shift: Annotated[float | None, Parameter(allow_leading_hyphen=True)] = None,
-    labels: Path | None = None,
+    latent_shift: Annotated[float | None, Parameter(allow_leading_hyphen=True)] = None,
+    label_file: Path | None = None,
     flips: Annotated[bool, Parameter(negative="--no-flips")] = False,
-    moments: Moments = "mean",
-    dtype: Stored = "fp32",
-    seed: Whole = 0,
-    batch: Whole = 16,
-    shard_images: Whole = 1000,
-    device: str = "cpu",
-    memory: str | None = None,
+    moments: Literal["mean", "sample"] = "mean",
+    dtype: Literal["fp32", "fp16", "bf16"] = "fp32",
+    seed: options.Seed = 0,
+    batch: options.Count = 16,
+    shard_images: options.Count = 1000,
+    device: options.Device = "cpu",
+    memory: options.Memory = None,
 ) -> Path:
     """Encode pictures as latents, in the layout that LightningDiT trains from.
 
-    The same command again goes on where it ended, to the same bytes, or answers at once. Under
-    torchrun the processes divide the files among them.
+    The same command again goes on where it was stopped, to the same bytes, or answers at once.
+    Under torchrun the processes divide the files among them.
 
     Parameters
     ----------
     images
-        Folders of pictures, arrays of them, idx, archives: whatever opens as pictures.
+        Folders of pictures, arrays of them, idx files or archives.
     out
         A new folder for the latents.
     autoencoder
-        The folder of TAEF2, of AutoencoderKL or AutoencoderTiny of diffusers or of a pipeline, or
-        a checkpoint of VA-VAE or of latent diffusion's kind.
+        A folder of TAEF2, of AutoencoderKL or AutoencoderTiny of diffusers or of a pipeline, or
+        a checkpoint of VA-VAE or latent diffusion.
     scale
-        Latents are (z - shift) * scale; by default as its files say, 1 for checkpoints, which say
-        none. Stable Diffusion's is 0.18215.
-    shift
-        See scale.
-    labels
+        Latents are (z - latent shift) * scale. Default: as the files say, 1 for checkpoints, which
+        do not say it. Stable Diffusion's is 0.18215.
+    latent_shift
+        See --scale. Default: as the files say, 0 for checkpoints.
+    label_file
         A .npy file with a label for each picture.
     flips
         Store the latent of every mirrored picture too: latents cannot be mirrored themselves.
     moments
-        What becomes of the Gaussian that a picture is encoded as: its mean, or one draw.
+        What becomes of the Gaussian that a picture is encoded as: its mean, or one draw, whose
+        seed is --seed plus the number of the picture.
     dtype
-        What is stored.
-    seed
-        The draw of picture i comes from seed + i.
+        Type of the stored latents.
     batch
         Pictures that are encoded together.
     shard_images
-        Pictures in one file, which is what a killed run can lose.
-    device
-        Where the autoencoder runs, like cuda:0.
-    memory
-        How much the pictures may use, like 4G; half of what is free by default.
+        Pictures in one file; a killed run loses one file at most.
     """
-    from floracle.data.encoding.encode import encode as encoded
+    from floracle.data.encoding.encode import encode as encode_pictures
     from floracle.data.encoding.manifest import MANIFEST
     from floracle.models.autoencoders.load import load_autoencoder
-    from floracle.run.processes import current_group, process_device, process_memory
 
     group = current_group()
-    where = process_device(device, group)
-    network = load_autoencoder(autoencoder, scale=scale, shift=shift, device=where)
-    with store_in(out, "encode", MANIFEST):
-        found = encoded(
+    network = load_autoencoder(
+        autoencoder, scale=scale, shift=latent_shift, device=process_device(device, group)
+    )
+    with open_new_store(out, "encode", MANIFEST):
+        latents = encode_pictures(
             images,
             out,
             network,
-            labels=labels,
+            labels=label_file,
             flips=flips,
             moments=moments,
             dtype=dtype,
@@ -99,37 +96,36 @@ def encode(
             memory=process_memory(memory, group),
             group=group,
         )
-    _show(found, f"{network.name} ({network.assumed})", out, group.size)
+    _report(latents, f"{network.name} ({network.assumed})", out, group.size)
     return out
 
 
-def _show(found: EncodedManifest, autoencoder: str, out: Path, processes: int) -> None:
-    from floracle.cli.console import as_typed, say
+def _report(latents: EncodedManifest, autoencoder: str, out: Path, processes: int) -> None:
     from floracle.report.formatting import format_bytes
-    from floracle.report.names import quoted
 
-    again = ", and as many of their mirrors" if found.settings["flips"] else ""
+    mirrors = ", and as many of their mirrors" if latents.settings["flips"] else ""
     facts = {
-        "latents": f"{found.images:,} of shape {' × '.join(map(str, found.shape))}{again}",
+        "latents": f"{latents.images:,} of shape {' × '.join(map(str, latents.shape))}{mirrors}",
         "autoencoder": autoencoder,
-        "mean by channel": f"{min(found.mean):.3f} … {max(found.mean):.3f}",
-        "std by channel": f"{min(found.std):.3f} … {max(found.std):.3f}",
-        "stored": format_bytes(sum(file.size for file in found.files)),
-        "fingerprint": found.fingerprint,
+        "mean by channel": f"{min(latents.mean):.3f} … {max(latents.mean):.3f}",
+        "std by channel": f"{min(latents.std):.3f} … {max(latents.std):.3f}",
+        "stored": format_bytes(sum(file.size for file in latents.files)),
+        "fingerprint": latents.fingerprint,
     }
-    for label, fact in facts.items():
-        say(f"{label:<18}{as_typed(fact)}")
-    flips = ["--flips"] if found.settings["flips"] else []
-    if not all(NEAR_ONE[0] <= std <= NEAR_ONE[1] for std in found.std):
-        size = (sum(std**2 for std in found.std) / len(found.std)) ** 0.5
+    say_facts(facts)
+    low, high = USUAL_DEVIATIONS
+    if not all(low <= std <= high for std in latents.std):
+        rms = (sum(std**2 for std in latents.std) / len(latents.std)) ** 0.5
         say(
-            f"note: these deviations are far from 1; latents_stats.pt brings them there, but who"
-            f" does not divide by it needs a factor: --scale {found.settings[SCALE] / size:.4g}"
+            "note: these deviations are far from 1; latents_stats.pt brings them there, but code"
+            f" that does not divide by it needs a factor: --scale"
+            f" {latents.settings[SCALE_KEY] / rms:.4g}"
         )
-    shards = len(found.files) - 1
+    shards = len(latents.files) - 1  # the last file holds the statistics
     if shards < processes:
         say(
             f"note: {processes} processes for {shards} file(s) of latents; a smaller"
             " --shard-images gives all of them work"
         )
+    flips = ["--flips"] if latents.settings["flips"] else []
     say(f"then: {' '.join(map(quoted, ['floracle', 'stages', str(out), *flips]))}")

@@ -1,11 +1,16 @@
-"""`floracle grid`: the times a project really follows, and how often it asks its network."""
+"""`floracle grid`: the times that a project uses, and how often it evaluates its network."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from floracle.cli.counts import Whole
+from cyclopts import Parameter
+
+from floracle.cli.console import say
+from floracle.cli.options import Count
+from floracle.cli.tables import show_table
+from floracle.run.errors import InputError
 
 if TYPE_CHECKING:
     from floracle.sampling.presets import Preset
@@ -15,30 +20,29 @@ def grid(
     name: str,
     /,
     *,
-    steps: Whole = 50,
+    steps: Annotated[Count, Parameter(help="Steps, as that project counts them.")] = 50,
     shift: float | None = None,
     mu: float | None = None,
-    tokens: Whole | None = None,
+    tokens: Annotated[
+        Count | None,
+        Parameter(help="Number of image tokens, for flux: gives mu. 4096 for 1024 x 1024."),
+    ] = None,
     json_: bool = False,
 ) -> None:
-    """Print the time grid of a project: what its number of steps really means.
+    """Print the time grid that a project uses.
 
     Parameters
     ----------
     name
         sit, lightningdit, repa, repa-sde, rae, flux or sd3.
-    steps
-        The number of steps as you give it to that project.
     shift
-        Its shift as that project writes it: s on t for lightningdit, k = 1/s for rae, flux, sd3.
+        Shift as that project writes it: s of t for lightningdit, k = 1/s for rae, flux, sd3.
+        Default: as the project has it.
     mu
         For flux and sd3: log k.
-    tokens
-        For flux: the number of image tokens, which gives mu; 4096 for 1024 × 1024.
     json_
         Print it as JSON.
     """
-    from floracle.run.errors import InputError
     from floracle.sampling.presets import find_grid_recipe, preset_grid
 
     find_grid_recipe(name)
@@ -50,17 +54,16 @@ def grid(
     if json_:
         _print_json(preset, steps)
     else:
-        _show(preset, steps)
+        _print_table(preset, steps)
 
 
 def _shift(
     name: str, shift: float | None, mu: float | None, *, tokens: int | None
 ) -> float | None:
-    """The number that the project shifts by."""
+    """The shift in the notation of the project."""
     from floracle.core.time_conventions import Shift, flux_mu
-    from floracle.run.errors import InputError
 
-    if sum(given is not None for given in (shift, mu, tokens)) > 1:
+    if sum(value is not None for value in (shift, mu, tokens)) > 1:
         raise InputError("give one of --shift, --mu and --tokens")
     if mu is not None and name not in ("flux", "sd3"):
         raise InputError(f"--mu is for flux and sd3; {name} has its own notation, --shift")
@@ -72,32 +75,30 @@ def _shift(
 
 
 def _print_json(preset: Preset, steps: int) -> None:
-    from floracle.cli.console import say
 
-    found = {
+    content = {
         "name": preset.name,
         "asked": steps,
         "steps": preset.steps,
         "evaluations": preset.evaluations,
-        "shift": {"s": preset.shift.s, "k": preset.shift.k, "mu": preset.shift.mu + 0.0},
+        "shift": {"s": preset.shift.s, "k": preset.shift.k, "mu": preset.shift.mu + 0.0},  # no -0
         "clock": preset.clock_name,
         "readings": preset.clock_times.tolist(),
         "t": preset.grid.tolist(),
         "note": preset.note,
     }
-    say(json.dumps(found, indent=2, ensure_ascii=False))
+    say(json.dumps(content, indent=2, ensure_ascii=False))
 
 
-def _show(preset: Preset, steps: int) -> None:
-    from floracle.cli.console import say, show_table
+def _print_table(preset: Preset, steps: int) -> None:
 
-    asked = " · ".join(f"{name} {count}" for name, count in preset.evaluations.items())
-    own, shift = preset.clock_name if preset.clock_name != "t" else "its t", preset.shift
-    pairs = zip(preset.grid.tolist(), preset.clock_times.tolist(), strict=True)
-    rows = [(str(i), f"{t:.6f}", f"{reading:.6f}") for i, (t, reading) in enumerate(pairs)]
+    evaluations = " · ".join(f"{name} {count}" for name, count in preset.evaluations.items())
+    own_time, shift = preset.clock_name if preset.clock_name != "t" else "its t", preset.shift
+    times = zip(preset.grid.tolist(), preset.clock_times.tolist(), strict=True)
+    rows = [(str(i), f"{t:.6f}", f"{reading:.6f}") for i, (t, reading) in enumerate(times)]
     title = f"{preset.name} told {steps} takes {preset.steps} steps"
-    show_table(("point", "t", own), rows, title)
-    say(f"evaluations: {asked}")
+    show_table(("point", "t", own_time), rows, title)
+    say(f"evaluations: {evaluations}")
     if shift.s != 1:
         say(f"shift: s = {shift.s:.6g}, k = {shift.k:.6g}, mu = {shift.mu:.6g}")
     say(f"note: {preset.note}")

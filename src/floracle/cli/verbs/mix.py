@@ -1,30 +1,44 @@
-"""`floracle mix`: a field mixed with the oracle, or with unseen data, at a time τ."""
+"""`floracle mix`: switch between a field and the oracle, or resume from held-out data, at τ."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from floracle.cli.counts import Whole
-from floracle.cli.data_options import READING, PathName, SampleDataOptions, show_remarks
-from floracle.cli.field_options import (
-    called,
-    check_useful,
-    command_of,
-    conventions,
-    points_oracle,
-    rows_of,
-    times_of,
+from floracle.cli import options
+from floracle.cli.console import note_progress, say
+from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.fields import (
+    checked_fields,
+    conventions_of,
+    fingerprints,
+    load_field,
+    name_fields,
 )
-from floracle.cli.fields import field_of, identities, path_settings
-from floracle.cli.output import Out, check_out, output_of
-from floracle.cli.parsing import plain
+from floracle.cli.parsing import check_seed, folder_name, parse_positive, parse_rows, parse_times
+from floracle.cli.registry import current_command
+from floracle.cli.tables import show_wide_table
+from floracle.cli.verb_run import check_out, run_verb
+from floracle.report.names import visible
+from floracle.run.errors import InputError
 
-from .mix_job import LANDING, RESUME, SWITCH, MixJob, measure, report
+if TYPE_CHECKING:
+    from floracle.core.fields import VelocityField
+    from floracle.data.store import Store
+    from floracle.oracle.oracle import Oracle
+    from floracle.report.mix.page import MixResults
+    from floracle.run.output_folder import OutputFolder
+    from floracle.run.results import Results
 
-OF_SEEDS = ("seeds", "labels")
+SWITCH, LANDING, RESUME = "switch", "landing", "resume"
+PART_FOLDER = rf"{SWITCH}|{LANDING}-[0-9.e-]+|{RESUME}"
+SAMPLE_ONLY = ("seeds", "labels")
 """Options of --switch and --landing."""
-OF_RESUME = ("held_out", "held_out_labels", "rows", "noises", "edges", "seed")
+RESUME_ONLY = ("held_out", "held_out_label_file", "rows", "noises", "edges", "seed")
 """Options of --resume."""
 
 
@@ -36,171 +50,291 @@ def mix(
     switch: str | None = None,
     landing: str | None = None,
     resume: str | None = None,
-    seeds: str = "0:64",
-    labels: str | None = None,
+    sampling: options.SamplingOptions = options.SAMPLING_DEFAULTS,
     held_out: str | None = None,
-    held_out_labels: Path | None = None,
+    held_out_label_file: Path | None = None,
     rows: str = "0:64",
-    noises: Whole = 4,
+    noises: options.Count = 4,
     edges: str | None = None,
-    grid: Whole = 50,
-    shift: float = 1.0,
-    solver: str = "euler",
     name: str | None = None,
-    convention: str | None = None,
-    path: PathName = "linear",
-    reading: SampleDataOptions = READING,
-    seed: Whole = 0,
-    out: Out = None,
-    memory: str | None = None,
-    device: str = "cpu",
+    convention: options.ConventionWords = None,
+    data_options: DataOptions = DATA_DEFAULTS,
+    oracle_options: options.OracleOptions = options.ORACLE_DEFAULTS,
+    seed: options.Seed = 0,
+    out: options.Out = None,
 ) -> Path:
-    """Let a field and the oracle take over from each other, or a field go on from unseen data.
+    """Switch between the oracle and a model during sampling, or resume from held-out data.
 
-    --switch: the oracle until τ, the field after. Where does the field copy what was chosen?
-    --landing: the field until τ, the exact oracle after. Is its navigation that of the data?
-    --resume: unseen data mixed with noise at τ, the field after. What has settled by then?
-    Each part is kept in a folder of its own and is not measured again.
+    --switch: the oracle until τ, the field after. Where does the field copy training points?
+    --landing: the field until τ, the oracle after. Is its navigation that of the data?
+    --resume: held-out data noised to τ, the field after. What is decided by then?
+    Each part has a folder of its own and is not measured again.
 
     Parameters
     ----------
     field
-        A network: a run, a checkpoint, module:function or file.py:function; see
-        docs/how-to/models.md; or "oracle".
+        A network (a run, a checkpoint, module:function or file.py:function; see
+        docs/how-to/models.md), or "oracle".
     data
         The training set; see floracle stages --help.
     switch
-        Times τ in [0, 1] like 0,.1,.2,.4,1.
+        Switch times τ in [0, 1], such as 0,.1,.2,.4,1.
     landing
-        Times τ in [0, 1) like .1,.3.
+        Times τ in [0, 1), such as .1,.3.
     resume
         Times τ in [0, 1]; needs --held-out.
-    seeds
-        One sample for each, of --switch and --landing: 0:64 or 3,5,8.
-    labels
-        A class for all samples, or several taken in turn; without, the whole set votes.
     held_out
-        Data of the same kind that was not trained on.
-    held_out_labels
+        Held-out data of the same kind, for --resume.
+    held_out_label_file
         A .npy file with a label for each held-out point.
     rows
-        Rows of the held-out data to go on from: 0:64 or 3,5,8.
+        Rows of the held-out data to resume from: 0:64 or 3,5,8.
     noises
-        Noises that each of them is mixed with.
+        Noises that each of these rows is mixed with.
     edges
-        Where bands of frequencies part, in cycles along the longer side; at 2 without, where
-        layout ends and detail begins.
-    grid
-        Steps from noise to data.
-    shift
-        Below 1 spends more steps near the noise, above 1 near the data.
-    solver
-        euler, midpoint, heun, and what else floracle knows.
+        Edges of the frequency bands, in cycles along the longer side. Default: 2, between coarse
+        structure and detail.
     name
-        What to call the field.
-    convention
-        How the network is to be read: a project's name, or words like predicts=data,null_label=10.
-    path
-        The path from noise to data, on which fields are followed and whose times these are; a
-        network is taken there from its own.
-    reading
-        How data is read.
-    seed
-        Where the noises of --resume start.
+        Display name of the field. Default: the last part of its path.
     out
-        Folder for the page and its numbers; runs/mix-NAME by default.
-    memory
-        How much may be used, like 4G; half of what is free by default.
-    device
-        cpu or cuda:0.
+        Folder for the report and its numbers. Default: runs/mix-NAME.
     """
-    typed = dict(locals())
-    from floracle.run.budget import choose_device
-    from floracle.run.errors import InputError
-
-    if switch is None and landing is None and resume is None:
-        raise InputError(
-            "say what to do: --switch, --landing or --resume, with times like .1,.2,.4"
-        )
-    if resume is not None and held_out is None:
-        raise InputError("--resume goes on from data that was not trained on: give --held-out")
-    places = called([field], name, "--name")
-    read = conventions(places, None if convention is None else [convention])
-    asked = _asked(typed)
-    called_so = next(iter(places))
+    arguments = dict(locals())
+    parts = _plan_parts(arguments)
+    display, place = next(iter(name_fields([field], name, "--name").items()))
+    read = conventions_of({display: place}, None if convention is None else [convention])[display]
+    oracle_options.check()
     check_out(out, "mix", data)
-    opening = reading.opening()
-    store = opening.store(data, memory)
-    show_remarks(store)
-    other = None
-    if held_out is not None:
-        other = opening.held_out(held_out, store, memory, held_out_labels)
-    where = str(choose_device(device))
-    oracle = points_oracle(store, memory, where, path)
-    network = field_of(field, oracle, read[called_so], where)
+    memory = oracle_options.memory
+    store = data_options.open(data, memory)
+    other = data_options.open_held_out(held_out, store, memory, held_out_label_file)
+    device = options.device_for(oracle_options.device)
+    oracle = oracle_options.points_oracle(store, device=device)
+    model = load_field(field, oracle, read, device)
+    grid_settings = sampling.settings()
     settings = {
         "field": field,
-        "networks": identities({called_so: network}, store.shape),
-        "convention": read[called_so],
+        "networks": fingerprints({display: model}, store.shape),
+        "convention": read,
         "data": store.fingerprint,
-        "grid": grid,
-        "shift": shift,
-        "solver": solver,
-        **path_settings(path),
-        **opening.settings(),
+        **{key: grid_settings[key] for key in ("grid", "shift", "solver")},
+        **oracle_options.settings(),
+        **data_options.settings(),
     }
-    commands = {part: _command(typed, part) for part in asked}
-    default = Path("runs") / f"mix-{plain(called_so)}"
-    with output_of(
-        "mix", out, default, settings, data=[store, other], results=list(asked)
-    ) as output:
-        job = MixJob(called_so, output, oracle, store, other, commands)
-        measure(job, asked, network)
-        report(job)
-    return output.path
+    commands = {part: _command(arguments, part) for part in parts}
+    job = MixRun(display, oracle, store, other, parts, commands)
+    return run_verb(
+        "mix",
+        out,
+        Path("runs") / f"mix-{folder_name(display)}",
+        settings,
+        is_answered=lambda output: not _missing_parts(output, job),
+        compute=lambda output: _measure(
+            output, job, checked_fields({display: model}, store, oracle.path)[display]
+        ),
+        report=lambda output: _report(output, job),
+        data=[store, other],
+        results=list(parts),
+    )
 
 
-def _asked(typed: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What every part is asked with; what could not be done is refused before data is read."""
-    from floracle.cli.parsing import checked_seed, numbers, seeds_of, whole_numbers
-    from floracle.run.errors import InputError
-    from floracle.sampling.grid import time_grid
-    from floracle.sampling.solvers import find_solver
+@dataclass(frozen=True)
+class MixRun:
+    """What is mixed. The settings of the output folder are what all parts have in common."""
 
-    if typed["resume"] is None:
-        check_useful(mix, typed, OF_RESUME, "--resume")
-    if typed["switch"] is None and typed["landing"] is None:
-        check_useful(mix, typed, OF_SEEDS, "--switch or --landing")
-    find_solver(typed["solver"])
-    time_grid(typed["grid"], shift=typed["shift"])
-    following = {name: typed[name] for name in OF_SEEDS}
-    seeds_of(typed["seeds"])
-    if typed["labels"] is not None:
-        whole_numbers(typed["labels"], "--labels", "3 or 0,1,2")
-    asked: dict[str, dict[str, Any]] = {}
-    if typed["switch"] is not None:
-        asked[SWITCH] = {**following, "taus": times_of(typed["switch"], "--switch")}
-    for tau in [] if typed["landing"] is None else times_of(typed["landing"], "--landing"):
+    name: str
+    oracle: Oracle
+    store: Store
+    held_out: Store | None
+    parts: dict[str, dict[str, Any]]
+    """What each part has in addition to the common settings, by the name of its folder."""
+    commands: dict[str, str]
+    """What to type to measure each part again."""
+
+
+def _plan_parts(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of each part; what cannot be done is refused before data is read."""
+    switch, landing, resume = (arguments[kind] for kind in (SWITCH, LANDING, RESUME))
+    if switch is None and landing is None and resume is None:
+        raise InputError(
+            "nothing to do; give --switch, --landing or --resume, with times like .1,.2,.4"
+        )
+    if resume is not None and arguments["held_out"] is None:
+        raise InputError("--resume starts from data that was not trained on; give --held-out")
+    if resume is None:
+        options.refuse_unused(mix, arguments, RESUME_ONLY, "--resume")
+    if switch is None and landing is None:
+        options.refuse_unused(mix, arguments, SAMPLE_ONLY, "--switch or --landing")
+    sampling: options.SamplingOptions = arguments["sampling"]
+    sampling.check()
+    which_samples = {key: sampling.settings()[key] for key in SAMPLE_ONLY}
+    parts: dict[str, dict[str, Any]] = {}
+    if switch is not None:
+        parts[SWITCH] = {**which_samples, "taus": parse_times(switch, "--switch")}
+    for tau in [] if landing is None else parse_times(landing, "--landing"):
         if tau == 1:
-            raise InputError("--landing takes a time τ before 1, where the oracle is to go on")
-        asked[f"{LANDING}-{tau:.12g}"] = {**following, "taus": [tau]}
-    if typed["resume"] is not None:
-        if typed["edges"] is not None:
-            numbers(typed["edges"], "--edges")
-        going = {name: typed[name] for name in ("rows", "noises", "edges", "seed")}
-        rows_of(typed["rows"])
-        checked_seed(typed["seed"])
-        asked[RESUME] = {**going, "taus": times_of(typed["resume"], "--resume")}
-    return asked
+            raise InputError("--landing takes a time τ before 1, from which the oracle goes on")
+        parts[f"{LANDING}-{tau:.12g}"] = {**which_samples, "taus": [tau]}
+    if resume is not None:
+        if arguments["edges"] is not None:
+            parse_positive(arguments["edges"], "--edges")
+        parse_rows(arguments["rows"])
+        check_seed(arguments["seed"])
+        which_rows = {key: arguments[key] for key in ("rows", "noises", "edges", "seed")}
+        parts[RESUME] = {**which_rows, "taus": parse_times(resume, "--resume")}
+    return parts
 
 
-def _command(typed: dict[str, Any], part: str) -> str:
+def _command(arguments: Mapping[str, Any], part: str) -> str:
     """What to type to measure one part again, with its own options alone."""
-    from inspect import signature
-
     kind, _, tau = part.partition("-")
-    known = signature(mix).parameters
-    others = {SWITCH, LANDING, RESUME} - {kind}
-    others |= set(OF_SEEDS if kind == RESUME else OF_RESUME)
-    only = {**typed, **{name: known[name].default for name in others}}
-    return command_of(mix, "mix", {**only, kind: tau or typed[kind]})
+    own = dict(arguments)
+    unused = {SWITCH, LANDING, RESUME} - {kind}
+    if kind == RESUME:
+        own["sampling"] = replace(arguments["sampling"], **dict.fromkeys(SAMPLE_ONLY))
+    else:
+        unused |= set(RESUME_ONLY)
+    own |= {name: signature(mix).parameters[name].default for name in unused}
+    return options.command_of(mix, {**own, kind: tau or arguments[kind]})
+
+
+def _missing_parts(output: OutputFolder, job: MixRun) -> dict[str, dict[str, Any]]:
+    """The full settings of those parts that are not measured yet."""
+    from floracle.run.results import stored_answer
+
+    missing = {}
+    for part, own in job.parts.items():
+        settings = {**output.settings, **own}
+        if part == RESUME and job.held_out is not None:
+            settings["held_out"] = job.held_out.fingerprint
+        if stored_answer(output.path / part, settings) is None:
+            missing[part] = settings
+    return missing
+
+
+def _measure(output: OutputFolder, job: MixRun, field: VelocityField) -> None:
+    """Measure and save the parts that are missing."""
+    measures: dict[str, Callable[..., Any]] = {
+        SWITCH: _measure_switch,
+        LANDING: _measure_landing,
+        RESUME: _measure_resume,
+    }
+    for part, settings in _missing_parts(output, job).items():
+        note_progress(f"{part} of {job.name}")
+        result = measures[part.partition("-")[0]](job, field, settings)
+        provenance = {**result.provenance, "command": job.commands[part]}
+        if part == RESUME and job.held_out is not None:
+            provenance["held-out data"] = f"{job.held_out.name}, {len(job.held_out):,} points"
+        output.save(replace(result, settings=settings, provenance=provenance), part)
+
+
+def _measure_switch(job: MixRun, field: VelocityField, settings: Mapping[str, Any]) -> Any:
+    from floracle.analysis.mixing.field_switching import switch_fields
+    from floracle.core.point_set import classes
+
+    how = options.sampling_arguments(settings, classes(job.store))
+    return switch_fields(field, job.oracle, switch_times=settings["taus"], **how)
+
+
+def _measure_landing(job: MixRun, field: VelocityField, settings: Mapping[str, Any]) -> Any:
+    from floracle.analysis.mixing.landing_test import landing_test
+    from floracle.core.point_set import classes
+
+    how = options.sampling_arguments(settings, classes(job.store))
+    return landing_test(field, job.oracle, switch_time=settings["taus"][0], **how)
+
+
+def _measure_resume(job: MixRun, field: VelocityField, settings: Mapping[str, Any]) -> Any:
+    from floracle.analysis.mixing.forward_backward import forward_backward
+    from floracle.core.point_set import classes
+    from floracle.sampling.grid import time_grid
+
+    assert job.held_out is not None
+    edges = settings["edges"]
+    return forward_backward(
+        field,
+        job.held_out,
+        job.store,
+        switch_times=settings["taus"],
+        rows=parse_rows(settings["rows"]),
+        noises=settings["noises"],
+        labelled=bool(classes(job.store)),
+        grid=time_grid(settings["grid"], shift=settings["shift"]),
+        path=job.oracle.path,
+        solver=settings["solver"],
+        edges=None if edges is None else parse_positive(edges, "--edges"),
+        seed=settings["seed"],
+    )
+
+
+def _report(output: OutputFolder, job: MixRun) -> None:
+    """Draw all parts of the folder, and print what they show; those just asked for first."""
+    import torch
+
+    from floracle.report.mix import page as mix_page
+    from floracle.run.images import display_for
+
+    results, settings, store = _load_parts(output, job.name), output.settings, job.store
+    facts = {
+        "field": settings["field"],
+        "data": store.name,
+        "data fingerprint": store.fingerprint,
+        **options.path_settings(settings.get("path", "linear")),
+        "grid": f"{settings['grid']} steps, shift {settings['shift']:g}",
+    }
+    few_points = store.take(torch.arange(min(len(store), 64)))  # which set the range of display
+    display = display_for(store.shape, store.picture_range, few_points)
+    page = mix_page.write_mixed(results, output.path, display=display, facts=facts)
+    for result in _split_kinds(results, list(job.parts)):
+        show_wide_table(mix_page.switch_table(result.switch), "the oracle until τ")
+        show_wide_table(mix_page.landing_table(result.landings), "the oracle from τ on")
+        show_wide_table(mix_page.resume_table(result.resume), "from unseen data at τ")
+        for sentence in mix_page.story(result):
+            say(sentence)
+    say(f"page: {visible(str(page))}")
+
+
+def _load_parts(output: OutputFolder, name: str) -> MixResults:
+    """All parts in the folder, those of earlier runs included."""
+    from floracle.analysis.mixing.field_switching import SwitchResult
+    from floracle.analysis.mixing.forward_backward import ForwardBackwardResult
+    from floracle.analysis.mixing.landing_test import LandingResult
+    from floracle.report.mix.page import MixResults
+    from floracle.run.results import has_result, load_results
+
+    parts: dict[str, Results] = {}
+    for folder in sorted(output.path.iterdir()):
+        if not re.fullmatch(PART_FOLDER, folder.name) or not has_result(folder):
+            continue
+        results = load_results(folder, part=folder.name)
+        if {key: results.settings.get(key) for key in output.settings} != output.settings:
+            raise InputError(f"{folder} is part of another run; remove it")
+        if command := results.provenance.get("command"):  # of an earlier version, perhaps
+            today = {**results.provenance, "command": current_command(command)}
+            results = replace(results, provenance=today)
+        parts[folder.name] = results
+    landings = [
+        LandingResult.of_results(results)
+        for part, results in parts.items()
+        if part.startswith(LANDING)
+    ]
+    return MixResults(
+        name,
+        switch=SwitchResult.of_results(parts[SWITCH]) if SWITCH in parts else None,
+        landings={
+            result.switch_time: result
+            for result in sorted(landings, key=lambda each: each.switch_time)
+        },
+        resume=ForwardBackwardResult.of_results(parts[RESUME]) if RESUME in parts else None,
+    )
+
+
+def _split_kinds(results: MixResults, asked_parts: list[str]) -> list[MixResults]:
+    """The kinds of parts, each for itself: those that were just asked for come first."""
+    kinds = {
+        SWITCH: replace(results, landings={}, resume=None) if results.switch is not None else None,
+        LANDING: replace(results, switch=None, resume=None) if results.landings else None,
+        RESUME: replace(results, switch=None, landings={}) if results.resume is not None else None,
+    }
+    order = sorted(kinds, key=lambda kind: not any(part.startswith(kind) for part in asked_parts))
+    return [result for kind in order if (result := kinds[kind]) is not None]

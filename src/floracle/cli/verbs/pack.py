@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from floracle.cli.data_options import DataOptions
-from floracle.cli.output import OutArgument, store_in
+from floracle.cli.console import say, say_facts
+from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.options import Memory, OutArgument
+from floracle.cli.verb_run import open_new_store
+from floracle.report.names import quoted
 
 if TYPE_CHECKING:
     from floracle.data.packed.manifest import PackedManifest
-
-OPENING = DataOptions()
-Stored = Literal["stored", "fp16", "bf16", "fp32"]
 
 
 def pack(
@@ -22,81 +22,65 @@ def pack(
     out: OutArgument,
     /,
     *,
-    opening: DataOptions = OPENING,
-    dtype: Stored = "stored",
+    data_options: DataOptions = DATA_DEFAULTS,
+    dtype: Literal["stored", "fp16", "bf16", "fp32"] = "stored",
     shard_bytes: str = "1G",
     spectra: Annotated[bool, Parameter(negative="--no-spectra")] = True,
-    memory: str | None = None,
+    memory: Memory = None,
 ) -> Path:
     """Rewrite data so that it opens at once, is read in order, and can be checked.
 
-    The same command again goes on where it ended, or answers at once. LightningDiT reads the
+    The same command again goes on where it was stopped, or answers at once. LightningDiT reads the
     folder as well.
 
     Parameters
     ----------
     data
-        Pictures, arrays, idx, latents of other projects, or a packed store.
+        Pictures, arrays, idx files, latents of other projects, or a packed store.
     out
         A new folder for the packed store.
-    opening
-        How data is read.
     dtype
-        What values become; stored loses nothing, fp16 and bf16 say what they cost.
+        Type of the stored values; stored loses nothing, fp16 and bf16 print their error.
     shard_bytes
-        How large a file may become, like 1G; a class is cut only where it alone is larger.
+        Largest size of a file, such as 1G; a class is split only if it alone is larger.
     spectra
-        Whether the spectra of classes and of the whole set are kept too, which takes longest.
-    memory
-        How much may be used, like 4G; half of what is free by default.
+        Also store the covariance spectra of the classes and of the whole set; this takes longest.
     """
     from floracle.data.packed.manifest import MANIFEST
-    from floracle.data.packed.pack import pack as packed
+    from floracle.data.packed.pack import pack as pack_store
 
-    with store_in(out, "pack", MANIFEST):
-        manifest = packed(
+    with open_new_store(out, "pack", MANIFEST):
+        manifest = pack_store(
             data,
             out,
             dtype=dtype,
             shard_bytes=shard_bytes,
             spectra=spectra,
             memory=memory,
-            labels=opening.labels,
-            weights=opening.weights,
-            flips=opening.flips,
-            normalize=opening.normalizer(),
-            layout=opening.layout,
-            moments=opening.moments,
+            **data_options.arguments(),
         )
-    _show(manifest, out)
+    _report(manifest, out)
     return out
 
 
-def _show(manifest: PackedManifest, out: Path) -> None:
-    from floracle.cli.console import say
+def _report(manifest: PackedManifest, out: Path) -> None:
     from floracle.report.formatting import format_bytes
-    from floracle.report.names import quoted
 
-    kind = str(manifest.dtype).removeprefix("torch.")
-    labels = [span.label for span in manifest.spans if span.label >= 0]
+    dtype = str(manifest.dtype).removeprefix("torch.")
+    classes = sum(span.label >= 0 for span in manifest.spans)
+    error = manifest.conversion
     facts = {
         "points": f"{manifest.points:,} of shape {' × '.join(map(str, manifest.shape))}"
         + (", mirrors among them" if manifest.flips else ""),
-        "classes": f"{len(labels):,}" if labels else "none",
+        "classes": f"{classes:,}" if classes else "none",
         "exact duplicates": f"{manifest.duplicates:,}" if manifest.duplicates else "none",
-        "stored": f"{kind}, {format_bytes(manifest.size)} in {len(manifest.shards)} shard(s)",
-        "error": _error(manifest),
+        "stored": f"{dtype}, {format_bytes(manifest.size)} in {len(manifest.shards)} shard(s)",
+        "error": f"{error.largest:.2g} at most, {error.rms:.2g} rms, of the points' deviation"
+        if error.largest
+        else "none: every point is the same to the last bit",
         "fingerprint": manifest.fingerprint,
     }
-    for name, fact in facts.items():
-        say(f"{name:<18}{fact}")
+    say_facts(facts)
     for remark in manifest.remarks:
         say(f"note: {remark}")
     say(f"then: {' '.join(map(quoted, ['floracle', 'stages', str(out)]))}")
-
-
-def _error(manifest: PackedManifest) -> str:
-    found = manifest.conversion
-    if not found.largest:
-        return "none: every point is the same to the last bit"
-    return f"{found.largest:.2g} at most, {found.rms:.2g} rms, of the deviation of the points"

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from floracle.cli.counts import Whole
-from floracle.cli.data_options import DataOptions, show_remarks
+from cyclopts import Parameter
+
+from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.options import Classes, Count, Memory
+from floracle.cli.parsing import parse_classes, parse_positive
+from floracle.cli.tables import show_table
+from floracle.run.errors import InputError
 
 if TYPE_CHECKING:
     from floracle.analysis.prediction.closed_form import PredictedStages
     from floracle.analysis.prediction.profile import Profile
     from floracle.analysis.prediction.twin import Twin
 
-OPENING = DataOptions()
+    Prediction = tuple[PredictedStages, Profile | None]
+    """The closed form, and the statistics that a twin is drawn from."""
 
-OWN = (0.01, 0.1, 0.9, 0.99)
-"""Posterior weights of the pair's own point whose times are shown."""
-SCALES = "0.25,0.5,1,2,4"
-FACTORS = (0.1, 1.0, 10.0, 100.0)
+SELF_WEIGHTS = (0.01, 0.1, 0.9, 0.99)
+"""Posterior weights of the true source point whose times are shown."""
+WHAT_IF_FACTORS = (0.1, 1.0, 10.0, 100.0)
+"""Numbers of points in the what-if table, relative to those of the data."""
 
 
 def predict(
@@ -27,171 +33,160 @@ def predict(
     /,
     *,
     points: float | None = None,
-    dims: Whole | None = None,
+    dims: Annotated[
+        Count | None, Parameter(help="Dimensions of isotropic points with unit variance.")
+    ] = None,
     spectrum: Path | None = None,
-    opening: DataOptions = OPENING,
-    classes: str = "both",
+    data_options: DataOptions = DATA_DEFAULTS,
+    classes: Classes = "both",
     what_if: str | None = None,
-    scales: str = SCALES,
-    memory: str | None = None,
+    scales: str = "0.25,0.5,1,2,4",
+    memory: Memory = None,
 ) -> None:
-    """Predict the stages from statistics of the data, without computing a posterior.
+    """Predict the stages from statistics of a data set, or from numbers alone.
 
     Give data, or the number of points with either dims (unit Gaussians) or a spectrum. Of data
-    the spectrum, norms and distances between points are taken.
+    the spectrum, norms and distances between points are measured.
 
     Parameters
     ----------
     data
-        Data whose statistics are taken.
+        Data whose statistics are measured.
     points
-        The number of points.
-    dims
-        Dimensions of isotropic points with unit variance.
+        Number of training points.
     spectrum
         A .npy or text file of covariance eigenvalues.
-    opening
-        How data is read.
-    classes
-        each, whole, both, or labels like 0,3,5.
     what_if
-        Numbers of points to ask about, like 1e4,1e5.
+        Numbers of points of the what-if table, such as 1e4,1e5. Default: .1, 1, 10 and 100 times
+        the number of points.
     scales
-        Multiples of the dimensions to ask about.
-    memory
-        How much may be used, like 4G; half of what is free by default.
+        Multiples of the dimensions in the what-if table.
     """
-    from floracle.analysis.prediction.closed_form import predict as predicted_for
+    from floracle.analysis.prediction.closed_form import predict as predict_stages
     from floracle.analysis.prediction.profile import Profile
-    from floracle.cli.parsing import numbers
-    from floracle.run.errors import InputError
 
     if (data is None) == (points is None):
         raise InputError("give either data, or --points with --dims or --spectrum")
     if data is not None and (dims is not None or spectrum is not None):
         raise InputError("--dims and --spectrum go with --points; data has its own")
-    asked = numbers(what_if, "--what-if") if what_if is not None else None
-    if asked is not None and min(asked) < 2:
-        raise InputError(f"--what-if asks about at least 2 points, got {min(asked):g}")
-    factors = numbers(scales, "--scales")
+    counts = parse_positive(what_if, "--what-if") if what_if is not None else None
+    if counts is not None and min(counts) < 2:
+        raise InputError(f"--what-if asks about at least 2 points, got {min(counts):g}")
+    factors = parse_positive(scales, "--scales")
+    predictions: dict[str, Prediction]
     if points is not None:
-        given = None if spectrum is None else _read(spectrum)
-        bound = predicted_for(points, dims=dims, spectrum=given)
-        told = Profile.of_spectrum(bound.spectrum, points) if points >= 2 else None
-        expected = {f"{points:,.0f} points": (bound, told)}
+        eigenvalues = None if spectrum is None else _read_spectrum(spectrum)
+        bound = predict_stages(points, dims=dims, spectrum=eigenvalues)
+        profile = Profile.of_spectrum(bound.spectrum, points) if points >= 2 else None
+        predictions = {f"{points:,.0f} points": (bound, profile)}
     else:
-        expected = _of_data(str(data), opening, classes, memory)
-    _show(expected)
-    several = [(name, bound, told) for name, (bound, told) in expected.items() if told]
-    if several:
-        ordered = sorted(several, key=lambda one: one[1].collapse)
-        _show_what_if(*ordered[len(ordered) // 2], asked, factors)
+        predictions = _predict_classes(str(data), data_options, classes, memory)
+    _print_landmarks(predictions)
+    several = [(name, bound, profile) for name, (bound, profile) in predictions.items() if profile]
+    if several:  # the table is for the class with the median collapse
+        ordered = sorted(several, key=lambda item: item[1].collapse)
+        _print_what_if(*ordered[len(ordered) // 2], counts, factors)
 
 
-def _of_data(
-    data: str, opening: DataOptions, classes: str, memory: str | None
-) -> dict[str, tuple[PredictedStages, Profile | None]]:
-    """The bound and the profile of each class, the whole set last."""
-    from floracle.analysis.prediction.closed_form import predict as predicted_for
+def _predict_classes(
+    data: str, data_options: DataOptions, classes: str, memory: str | None
+) -> dict[str, Prediction]:
+    """The closed form and the profile of each class, the whole set last."""
+    from floracle.analysis.prediction.closed_form import predict as predict_stages
     from floracle.analysis.prediction.profile import profile
-    from floracle.cli.parsing import classes_of
     from floracle.core.point_set import classes as labels_in
     from floracle.core.spectrum import spectra
     from floracle.run.budget import memory_budget
 
-    store = opening.store(data, memory)
-    show_remarks(store)
-    chosen = classes_of(classes, labels_in(store))
-    sizes = {}
-    for label in chosen:
+    store = data_options.open(data, memory)
+    labels = parse_classes(classes, labels_in(store))
+    sizes = {}  # e^H, the effective number of points; N where all weigh the same
+    for label in labels:
         weights = store.atoms(label).weights
         sizes[label] = math.exp(-float((weights * weights.log()).sum()))
-    several = [label for label in chosen if sizes[label] > 1 + 1e-9]
+    several = [label for label in labels if sizes[label] > 1 + 1e-9]
     room = memory_budget(memory) // 2
     eigenvalues = spectra(store, several, room=room) if several else {}
-    names = {c: "whole set" if c < 0 else f"class {store.classes[c]}" for c in chosen}
-    one = predicted_for(1, spectrum=[0.0])  # a single point: all is decided at t = 0
-    return {
-        names[label]: (
-            predicted_for(sizes[label], spectrum=values),
-            profile(store, label, values, room=room) if sizes[label] >= 2 else None,
-        )
-        if (values := eigenvalues.get(label)) is not None
-        else (one, None)
-        for label in chosen
-    }
+    predictions: dict[str, Prediction] = {}
+    for label in labels:
+        name = "whole set" if label < 0 else f"class {store.classes[label]}"
+        if (values := eigenvalues.get(label)) is None:  # a single point: all is decided at t = 0
+            predictions[name] = predict_stages(1, spectrum=[0.0]), None
+            continue
+        bound = predict_stages(sizes[label], spectrum=values)
+        statistics = profile(store, label, values, room=room) if sizes[label] >= 2 else None
+        predictions[name] = bound, statistics
+    return predictions
 
 
-def _show(expected: dict[str, tuple[PredictedStages, Profile | None]]) -> None:
-    """Landmarks of the twins, and the formula's beside them."""
+def _print_landmarks(predictions: dict[str, Prediction]) -> None:
+    """Print the landmarks of the twins, and those of the closed form beside them."""
     from floracle.analysis.prediction.twin import twin
-    from floracle.cli.console import show_table
 
-    head = ("", "points", "centre", "collapse", "end", *(f"own {own:g}" for own in OWN))
     rows = []
-    for name, (bound, told) in expected.items():
-        if told is None:
-            # one point: all is decided at t = 0; between one and two nothing can be said
-            mark = 0.0 if bound.points == 1 else None
-            times = [mark] * (3 + len(OWN))
+    for name, (bound, profile) in predictions.items():
+        if profile is None:
+            # One point: all is decided at t = 0. Between one and two there is no twin.
+            time = 0.0 if bound.points == 1 else None
+            times = [time] * (3 + len(SELF_WEIGHTS))
         else:
-            of = twin(told, max(2.0, bound.points))
-            times = [
-                of.centre,
-                of.collapse,
-                of.end,
-                *(of.time_of("self_weight", own) for own in OWN),
-            ]
-        formula = (_time(bound.centre), _time(bound.collapse))
-        rows.append((name, f"{bound.points:,.0f}", *map(_time, times), *formula))
+            drawn = twin(profile, max(2.0, bound.points))
+            times = [drawn.centre, drawn.collapse, drawn.end]
+            times += [drawn.time_of("self_weight", weight) for weight in SELF_WEIGHTS]
+        times += [bound.centre, bound.collapse]
+        rows.append((name, f"{bound.points:,.0f}", *map(_time, times)))
+    head = ("", "points", "centre", "collapse", "end", *(f"own {own:g}" for own in SELF_WEIGHTS))
     head = (*head, "formula: centre", "collapse")
     show_table(head, rows, "Predicted times of the landmarks and of own weights")
 
 
-def _show_what_if(
+def _print_what_if(
     name: str,
     bound: PredictedStages,
-    told: Profile,
+    profile: Profile,
     points: list[float] | None,
     scales: list[float],
 ) -> None:
     from floracle.analysis.prediction.twin import quick_pairs, twin
-    from floracle.cli.console import show_table
 
-    counts = list(dict.fromkeys(points or [max(2.0, f * bound.points) for f in FACTORS]))
-    cells = {(c["points"], c["scale"]): c for c in bound.what_if(counts, [1.0, *scales])}
+    defaults = [max(2.0, factor * bound.points) for factor in WHAT_IF_FACTORS]
+    counts = list(dict.fromkeys(points or defaults))
+    cells = {
+        (cell["points"], cell["scale"]): cell for cell in bound.what_if(counts, [1.0, *scales])
+    }
     rows = []
     for count in counts:
-        of, plain = twin(told, count, pairs=quick_pairs(count)), cells[count, 1.0]
-        scaled = [_both(of, plain, cells[count, scale]) for scale in scales]
+        drawn = twin(profile, count, pairs=quick_pairs(count))
+        scaled = [_scaled_landmarks(drawn, cells[count, 1.0], cells[count, s]) for s in scales]
         rows.append((f"{count:,.0f}", *scaled))
     head = ("N", *(f"{scale:g} × dims" for scale in scales))
     show_table(head, rows, f"What if: centre · collapse of {name} with other N and dimensions")
 
 
-def _both(of: Twin, plain: dict[str, float], cell: dict[str, float]) -> str:
-    """A twin's landmarks, moved as the formula's are by other dimensions."""
-    moved = []
+def _scaled_landmarks(drawn: Twin, before: dict[str, float], after: dict[str, float]) -> str:
+    """A twin's landmarks, moved as the closed form's are by other dimensions.
+
+    Times t are multiplied as signal-to-noise ratios r = t / (1 − t).
+    """
+    words = []
     for name in ("centre", "collapse"):
-        start, times = getattr(of, name), [one[name] for one in (plain, cell)]
-        if start is None or max(start, *times) >= 1:  # later than float64 can tell from 1
-            moved.append("–")
+        time = getattr(drawn, name)
+        if time is None or max(time, before[name], after[name]) >= 1:  # beyond float64
+            words.append("–")
             continue
-        before, after = (time / (1 - time) for time in times)
-        ratio = start / (1 - start) * after / before
-        moved.append(_time(ratio / (1 + ratio)))
-    return " · ".join(moved)
+        r, r_before, r_after = (t / (1 - t) for t in (time, before[name], after[name]))
+        scaled = r * r_after / r_before
+        words.append(_time(scaled / (1 + scaled)))
+    return " · ".join(words)
 
 
 def _time(t: float | None) -> str:
     return "–" if t is None else f"{t:.4f}"
 
 
-def _read(path: Path) -> list[float]:
+def _read_spectrum(path: Path) -> list[float]:
     """Eigenvalues from a .npy or text file."""
     import numpy as np
-
-    from floracle.run.errors import InputError
 
     if not path.is_file():
         raise InputError(f"there is no spectrum file {path}")

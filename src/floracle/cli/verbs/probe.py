@@ -2,56 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from floracle.cli.counts import Whole
-from floracle.cli.data_options import READING, PathName, SampleDataOptions, show_remarks
-from floracle.cli.field_options import called, command_of, conventions
-from floracle.cli.fields import NO_TEXT, ORACLE, Text, identities, path_settings
-from floracle.cli.output import Out, check_out, output_of
-from floracle.cli.parsing import plain
-
-from .probe_job import (
-    ProbeJob,
-    answer,
-    check,
-    load_decoder,
-    load_fields,
-    report,
-    sample_shape,
-    splits_of,
+from floracle.cli import options
+from floracle.cli.console import note_progress, say, warn
+from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.fields import (
+    NO_TEXT,
+    ORACLE,
+    TextOptions,
+    check_convention,
+    conventions_of,
+    fingerprints,
+    load_field,
+    name_fields,
+    on_path,
 )
+from floracle.cli.parsing import (
+    folder_name,
+    parse_integers,
+    parse_labels,
+    parse_seeds,
+    parse_times,
+)
+from floracle.cli.tables import show_wide_table
+from floracle.cli.verb_run import check_out, has_answer, run_verb
+from floracle.report.names import visible
+from floracle.run.errors import InputError
+
+if TYPE_CHECKING:
+    from floracle.analysis.trajectories.probe import ProbeResult
+    from floracle.core.fields import VelocityField
+    from floracle.data.store import Store
+    from floracle.models.autoencoders.frame import Autoencoder
+    from floracle.report.probe.figures import ProbedFields
+    from floracle.run.output_folder import OutputFolder
+
+SEEDS = "0:16"
 
 
 def probe(
     *fields: str,
     data: str | None = None,
-    seeds: str = "0:16",
-    labels: str | None = None,
-    grid: Whole = 50,
-    shift: float = 1.0,
-    solver: str = "euler",
+    sampling: options.SamplingOptions = options.SAMPLING_DEFAULTS,
     threshold: float = 0.1,
     until: float = 0.9,
     show: str | None = None,
     names: str | None = None,
-    convention: list[str] | None = None,
-    text: Text = NO_TEXT,
-    path: PathName = "linear",
+    convention: options.ConventionList = None,
+    text_options: TextOptions = NO_TEXT,
     stages: Path | None = None,
     shape: str | None = None,
     autoencoder: Path | None = None,
-    reading: SampleDataOptions = READING,
-    out: Out = None,
-    memory: str | None = None,
-    device: str = "cpu",
+    data_options: DataOptions = DATA_DEFAULTS,
+    oracle_options: options.OracleOptions = options.ORACLE_DEFAULTS,
+    out: options.Out = None,
 ) -> Path:
-    """Follow fields from noise, and see what they predict on the way and when that settles.
+    """Measure what fields predict along their trajectories, and when predictions settle.
 
-    With a data set its oracle is followed from the same noise, and how much later a field settles
-    is a number. Without one, fields are followed alone or side by side. Writes probe.html, figures
+    With a data set, its oracle is sampled from the same noise, and how much later a field settles
+    is a number. Without one, fields are measured alone or side by side. Writes probe.html, figures
     and, for each field, its numbers and predictions.png: rows are seeds, columns times.
 
     Parameters
@@ -60,110 +73,94 @@ def probe(
         One or several: "oracle", or networks, each a run, a checkpoint, a folder of diffusers,
         module:function or file.py:function; see docs/how-to/models.md.
     data
-        The training set; see floracle stages --help.
-    seeds
-        One trajectory for each: 0:16 or 3,5,8.
-    labels
-        A label for all trajectories, or several taken in turn; without, none is given.
-    grid
-        Steps from noise to data.
-    shift
-        Below 1 spends more steps near the noise, above 1 near the data.
-    solver
-        euler, midpoint, heun, and what else floracle knows.
+        The training set; see floracle stages --help. Default: none.
     threshold
-        The share of a prediction's squared way below which it has settled.
+        Share of a prediction's squared way below which it has settled.
     until
-        The late time whose prediction the others are compared with; 1 is the sample itself.
+        Late time whose prediction the others are compared with; 1 is the sample itself.
     show
-        Times to show predictions at, like 0,.1,.2,.5.
+        Times to show predictions at, such as 0,.1,.2,.5. Default: a dozen.
     names
-        What to call the fields, with commas between.
-    convention
-        How networks are to be read: a project's name, or words like
-        predicts=data,null_label=10. Once for all of them, or as often as there are networks.
-    text
-        What SD3 and Flux are asked with; label i is the i-th prompt.
-    path
-        The path from noise to data, on which fields are followed and whose times these are; a
-        network is taken there from its own.
+        Display names of the fields, comma-separated. Default: the last parts of their paths.
     stages
-        A run of floracle stages of the same data: how much later than its collapse and its end
-        fields settle is told as well.
+        A run of floracle stages on the same data: how much later than its collapse and its end of
+        navigation fields settle is measured too.
     shape
-        Of one sample, like 4,64,64, where neither data nor network says.
+        Shape of a sample, such as 4,64,64, where neither data nor network has one.
     autoencoder
-        What decodes latents for the pictures; see floracle encode --help.
-    reading
-        How data is read.
+        Autoencoder that decodes latents for the pictures; see floracle encode --help.
     out
-        Folder for the page and its numbers; runs/probe-NAMES by default.
-    memory
-        How much may be used, like 4G; half of what is free by default.
-    device
-        cpu or cuda:0.
+        Folder for the report and its numbers. Default: runs/probe-NAMES.
     """
-    typed = dict(locals())
-    from floracle.run.budget import choose_device
-    from floracle.run.errors import InputError
-
-    found = _fields(fields, names, data)
+    arguments = dict(locals())
+    places = _name_fields(fields, names, data)
+    conventions = conventions_of(places, convention)
     check_out(out, "probe", *([] if data is None else [data]))
-    if data is None:
-        if stages is not None:
-            raise InputError("--stages is of a data set; give --data too, or leave it out")
-        for option in reading.words()[:1]:
-            raise InputError(f"{option} is for --data; give that too, or leave {option} out")
-    elif shape is not None:
-        raise InputError("--shape is for fields without a data set; the data has its own")
-    opening = reading.opening()
-    settings: dict[str, Any] = {
+    common: dict[str, Any] = {
         "data": None,
-        "seeds": seeds,
-        "labels": labels,
-        "grid": grid,
-        "shift": shift,
-        "solver": solver,
+        **sampling.settings(SEEDS),
         "threshold": threshold,
         "until": until,
         "show": show,
         "shape": shape,
-        **path_settings(path),
-        **opening.settings(),
-        **text.settings(),
+        **oracle_options.settings(),
+        **data_options.settings(),
+        **text_options.settings(),
     }
-    job = ProbeJob(
-        called=found,
-        conventions=conventions(found, convention),
-        settings=settings,
-        store=None,
-        text=text,
-        autoencoder=autoencoder,
-        memory=memory,
-        device=str(choose_device(device)),
-    )
-    check(job)
+    _check(arguments, places, common)
+    device, store, oracle = options.device_for(oracle_options.device), None, None
     if data is not None:
-        store = opening.store(data, memory)
-        show_remarks(store)
-        known = {"data": store.fingerprint, **splits_of(stages, store, path, labels)}
-        job = replace(job, store=store, settings={**settings, **known})
-    loaded = load_fields(job)
-    shape_of_sample = sample_shape(job, loaded)
-    decoder = load_decoder(job, shape_of_sample)
-    networks = identities(loaded, shape_of_sample)
-    job = replace(job, settings={**job.settings, "networks": networks}, decoder=decoder)
-    default = Path("runs") / f"probe-{'-'.join(map(plain, found))}"
-    with output_of("probe", out, default, job.all_settings(), data=[job.store]) as output:
-        answer(job, output, loaded, command_of(probe, "probe", typed))
-        report(job, output.path)
-    return output.path
+        store = data_options.open(data, oracle_options.memory)
+        oracle = oracle_options.oracle(store, device=device)
+        common["data"] = store.fingerprint
+        common |= _landmarks(stages, store, oracle_options.path, sampling.labels)
+    models = {}
+    for name, place in places.items():
+        text = text_options if _takes_text(text_options, place) else NO_TEXT
+        models[name] = load_field(place, oracle, conventions[name], device, text=text)
+    sample_shape = _sample_shape(store, shape, list(models.values()))
+    decoder = _load_decoder(autoencoder, sample_shape, device)
+    common["networks"] = fingerprints(models, sample_shape)
+    settings = {
+        "fields": places,
+        "conventions": conventions,
+        "autoencoder": None if decoder is None else dict(decoder.settings),
+        **common,
+    }
+    job = ProbeRun(places, conventions, common, store, text_options, models, sample_shape, decoder)
+    command = options.command_of(probe, arguments)
+    return run_verb(
+        "probe",
+        out,
+        Path("runs") / f"probe-{'-'.join(map(folder_name, places))}",
+        settings,
+        is_answered=_is_answered,
+        compute=lambda output: _measure(output, job, command),
+        report=lambda output: _report(output, job),
+        data=[store],
+    )
 
 
-def _fields(fields: tuple[str, ...], names: str | None, data: str | None) -> dict[str, str]:
-    """The fields by their names; with data its oracle is the first."""
+@dataclass(frozen=True)
+class ProbeRun:
+    """What is probed, and how."""
+
+    places: dict[str, str]
+    """The fields by display name, as they are written on the command line."""
+    conventions: dict[str, str | None]
+    settings: dict[str, Any]
+    """What all fields have in common."""
+    store: Store | None
+    text: TextOptions
+    models: dict[str, VelocityField]
+    shape: list[int]
+    """Of one sample."""
+    decoder: Autoencoder | None
+
+
+def _name_fields(fields: tuple[str, ...], names: str | None, data: str | None) -> dict[str, str]:
+    """The fields by display name; with data its oracle is the first."""
     from floracle.report.probe.figures import COLOURS
-    from floracle.run.errors import InputError
 
     if data is not None and ORACLE not in fields:
         fields = (ORACLE, *fields)
@@ -171,5 +168,255 @@ def _fields(fields: tuple[str, ...], names: str | None, data: str | None) -> dic
     if data is None and ORACLE in fields:
         raise InputError("the oracle is the field of a training set: give --data")
     if len(fields) > len(COLOURS):
-        raise InputError(f"up to {len(COLOURS)} fields can be told apart, got {len(fields)}")
-    return called(fields, names)
+        raise InputError(f"a figure shows up to {len(COLOURS)} fields, got {len(fields)}")
+    return name_fields(fields, names)
+
+
+def _check(
+    arguments: Mapping[str, Any], places: Mapping[str, str], settings: Mapping[str, Any]
+) -> None:
+    """Refuse what cannot be measured, or has no effect, before data is read."""
+    from floracle.analysis.trajectories.probe import check_probe
+
+    if arguments["data"] is None:
+        if arguments["stages"] is not None:
+            raise InputError("--stages is of a data set; give --data too, or leave it out")
+        for option in options.typed_options(arguments["data_options"])[:1]:
+            raise InputError(f"{option} is for --data; give that too, or leave {option} out")
+    elif arguments["shape"] is not None:
+        raise InputError("--shape is for fields without a data set; the data has its own")
+    arguments["oracle_options"].check(queried=arguments["data"] is not None)
+    arguments["sampling"].check()
+    arguments["sampling"].seed_list(SEEDS)
+    check_probe(**_probe_arguments(settings))
+    if arguments["shape"] is not None:
+        parse_integers(arguments["shape"], "--shape", "4,64,64")
+    text = arguments["text_options"]
+    if text and not any(_takes_text(text, place) for place in places.values()):
+        raise InputError("a text is for SD3 and Flux, but none of these fields is one")
+
+
+def _probe_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The grid, and what predictions on it are compared with, as the library takes them."""
+    from floracle.analysis.trajectories.probe import PREDICTION_TIMES
+    from floracle.sampling.grid import time_grid
+
+    show = settings["show"]
+    return {
+        "grid": time_grid(settings["grid"], shift=settings["shift"]),
+        "threshold": settings["threshold"],
+        "until": settings["until"],
+        "prediction_times": PREDICTION_TIMES if show is None else parse_times(show, "--show"),
+    }
+
+
+def _landmarks(
+    folder: Path | None, store: Store, path: str, labels: str | None
+) -> dict[str, dict[str, float]]:
+    """Collapse and end from a run of stages of the same data, for the settings.
+
+    Those of the whole set without labels, of the class for one label, of the pooled classes for
+    several.
+    """
+    from floracle.analysis.saved import load
+    from floracle.analysis.stages.result import POOLED, Stages
+    from floracle.core.point_set import NO_LABEL
+
+    if folder is None:
+        return {}
+    result = load(folder)
+    if not isinstance(result, Stages):
+        raise InputError(f"--stages {folder} holds no stages; give the folder of floracle stages")
+    if result.provenance.get("data") != store.fingerprint:
+        raise InputError(f"--stages {folder} is of other data, or of data that was read otherwise")
+    if result.settings.get("path", "linear") != path:
+        raise InputError(f"--stages {folder} is of another path; give it the same --path")
+    distinct = set() if labels is None else set(parse_integers(labels, "--labels", "3 or 0,1,2"))
+    label = NO_LABEL if not distinct else distinct.pop() if len(distinct) == 1 else POOLED
+    try:
+        group = result.group(label)
+    except KeyError as error:
+        raise InputError(
+            f"--stages {folder} did not measure the {result.name(label)}, which --labels"
+            f" {labels or 'left out'} asks for"
+        ) from error
+    times = {"collapse": group.collapse.value, "end": group.end.value}
+    return {"splits": {name: time for name, time in times.items() if time is not None}}
+
+
+def _takes_text(text: TextOptions, place: str) -> bool:
+    """Whether there is a text, and the field is a pipeline that takes it."""
+    from floracle.models.networks.diffusers import is_diffusers
+
+    return bool(text) and is_diffusers(Path(place))
+
+
+def _sample_shape(
+    store: Store | None, shape: str | None, models: Sequence[VelocityField]
+) -> list[int]:
+    """The shape of a sample: that of the data, of --shape, or of a network."""
+    if store is not None:
+        return list(store.shape)
+    if shape is not None:
+        return parse_integers(shape, "--shape", "4,64,64")
+    shapes = (getattr(model, "shape", None) for model in models)
+    known = next((shape for shape in shapes if shape is not None), None)
+    if known is None:
+        raise InputError(
+            "these networks do not have the shape of a sample; give --shape or --data"
+        )
+    return list(known)
+
+
+def _load_decoder(autoencoder: Path | None, shape: list[int], device: str) -> Autoencoder | None:
+    """The autoencoder that decodes samples of this shape for the pictures."""
+    from floracle.models.autoencoders.load import load_autoencoder
+
+    if autoencoder is None:
+        return None
+    decoder = load_autoencoder(autoencoder, device=device)
+    if len(shape) != 3 or shape[0] != decoder.channels:
+        raise InputError(
+            f"{decoder.name} decodes latents of {decoder.channels} channels, but samples are"
+            f" {shape}; name the autoencoder that has encoded them, or leave --autoencoder out"
+        )
+    return decoder
+
+
+def _is_answered(output: OutputFolder) -> bool:
+    """Whether the results are there, and the page with them."""
+    from floracle.report.probe.page import PAGE
+
+    return has_answer(output) and (output.path / PAGE).is_file()
+
+
+def _measure(output: OutputFolder, job: ProbeRun, command: str) -> None:
+    """Probe the fields, draw them, and last write the result."""
+    from floracle.report.probe.page import write_probes
+    from floracle.run.results import Results, provenance
+
+    probes = _probe_fields(output, job)
+    facts = {"fields": ", ".join(job.places.values())}
+    if job.store is not None:
+        facts |= {"data": job.store.name, "data fingerprint": job.store.fingerprint}
+    facts |= options.path_settings(job.settings.get("path", "linear"))
+    facts |= {"seeds": job.settings["seeds"], "labels": job.settings["labels"] or "none"}
+    drawn = _draw_predictions(output.path, job, probes)
+    splits = job.settings.get("splits")
+    write_probes(drawn, output.path, facts=facts, command=command, splits=splits)
+    if not has_answer(output):  # the page alone may have been missing
+        values = {"names": list(probes)}
+        output.save(Results("probes", output.settings, values, {}, provenance()))
+
+
+def _probe_fields(output: OutputFolder, job: ProbeRun) -> dict[str, ProbeResult]:
+    """Every field probed, by display name; those that an earlier run has finished are loaded."""
+    import torch
+
+    from floracle.analysis.trajectories.probe import ProbeResult
+    from floracle.analysis.trajectories.probe import probe as probe_field
+    from floracle.core.paths import PATHS
+    from floracle.run.results import stored_answer
+
+    settings = job.settings
+    seeds, path = parse_seeds(settings["seeds"]), PATHS[settings.get("path", "linear")]
+    labels = _labels(job, len(seeds))
+    common: dict[str, Any] = {
+        "labels": None if labels is None else torch.tensor(labels),
+        "solver": settings["solver"],
+        "path": path,
+        **_probe_arguments(settings),
+    }
+    for name, field in job.models.items():
+        if job.places[name] != ORACLE:  # before anything is measured and written
+            _try_network(field, job.shape, None if labels is None else labels[:1])
+    results: dict[str, ProbeResult] = {}
+    for name, field in job.models.items():
+        place, convention = job.places[name], job.conventions[name]
+        own = {"field": place, "convention": convention, **settings}
+        stored = stored_answer(output.path / folder_name(name), own)
+        if stored is not None:
+            results[name] = ProbeResult.of_results(stored)
+            continue
+        if job.store is not None:
+            text = _takes_text(job.text, place)
+            check_convention(field, job.store, text=text, declared=convention is not None)
+        note_progress(f"sampling {name}")
+        result = probe_field(on_path(field, path), seeds, job.shape, **common)
+        results[name] = replace(result, settings=own)
+        output.save(results[name], folder_name(name))
+    return results
+
+
+def _try_network(field: VelocityField, shape: list[int], labels: list[int] | None) -> None:
+    """Evaluate a network on one sample, so that what it refuses is known at once."""
+    import torch
+
+    from floracle.core.seeds import noise
+    from floracle.sampling.solvers import evaluate_field
+
+    with torch.no_grad():
+        label = None if labels is None else torch.tensor(labels)
+        evaluate_field(field, noise([0], shape), 0.0, label)
+
+
+def _labels(job: ProbeRun, count: int) -> list[int] | None:
+    """A label for each seed, or None; networks that need labels get theirs in rotation."""
+    from floracle.core.point_set import classes
+    from floracle.models.field import ModelField
+
+    words = job.settings["labels"]
+    if job.store is not None:
+        return parse_labels(words, count, classes(job.store))
+    if words is not None:
+        labels = parse_integers(words, "--labels", "3 or 0,1,2")
+    else:
+        networks = [model for model in job.models.values() if isinstance(model, ModelField)]
+        needy = [
+            model
+            for model in networks
+            if model.classes and model.translated.convention.null_label is None
+        ]
+        if not needy:
+            return None
+        labels = list(range(min(model.classes or 1 for model in needy)))
+        warn(f"{needy[0].name} needs labels; 0 to {labels[-1]} are used in rotation")
+    return [labels[i % len(labels)] for i in range(count)]
+
+
+def _draw_predictions(
+    folder: Path, job: ProbeRun, probes: Mapping[str, ProbeResult]
+) -> list[ProbedFields]:
+    """The probes with pictures of their predictions; each field has a file of its own."""
+    from floracle.report.probe.figures import ProbedFields
+    from floracle.report.probe.page import pictures_of, sheet
+    from floracle.run.files import write_bytes
+
+    drawn = []
+    pictures = pictures_of(list(probes.values()), job.store, job.decoder)
+    for (name, result), picture in zip(probes.items(), pictures, strict=True):
+        if picture is not None:
+            write_bytes(folder / folder_name(name) / "predictions.png", sheet(picture))
+        drawn.append(ProbedFields(name, result, job.places[name] == ORACLE, picture))
+    return drawn
+
+
+def _report(output: OutputFolder, job: ProbeRun) -> None:
+    """Print when the fields settle."""
+    from floracle.analysis.trajectories.probe import ProbeResult
+    from floracle.report.probe import words
+    from floracle.report.probe.figures import ProbedFields
+    from floracle.report.probe.page import PAGE
+    from floracle.run.results import load_results
+
+    fields = []
+    for name, place in job.places.items():
+        part = folder_name(name)
+        result = ProbeResult.of_results(load_results(output.path / part, part=part))
+        fields.append(ProbedFields(name, result, place == ORACLE))
+    show_wide_table(words.summary(fields, job.settings.get("splits")))
+    show_wide_table(words.by_label(fields))
+    say(f"grid: {words.grid_in_short(fields[0])}")
+    for sentence in (words.headline(fields), *words.story(fields)[1:]):
+        say(sentence)
+    say(f"page: {visible(str(output.path / PAGE))}")

@@ -1,23 +1,24 @@
-"""`floracle report`: draw again what was saved."""
+"""`floracle report`: draw the reports of saved results again."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from floracle.cli.console import say
+from floracle.report.names import visible
+from floracle.run.errors import InputError
+
 
 def report(*runs: Path) -> None:
-    """Draw the reports of stages and of training runs again; their data is not needed.
+    """Draw the reports of stages and training runs again; their data is not needed.
 
     Parameters
     ----------
     runs
-        Folders that hold stages, or a training run, also one that goes on.
+        Folders of stages or of training runs, also of one that goes on.
     """
-    from floracle.cli.console import say
-    from floracle.report.names import visible
     from floracle.report.stages.write import draw
     from floracle.report.training.page import is_run, write_run
-    from floracle.run.errors import InputError
     from floracle.run.output_folder import redraw_folder
 
     if not runs:

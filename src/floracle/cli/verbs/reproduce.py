@@ -4,118 +4,100 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from floracle.cli.counts import Whole
-from floracle.cli.data_options import DataOptions
-from floracle.cli.output import Out, check_out, output_of
+from cyclopts import Parameter
+
+from floracle.cli.console import say
+from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.options import Count, Out, typed_options
+from floracle.cli.parsing import check_seed, default_folder
+from floracle.cli.tables import show_table
+from floracle.cli.verb_run import check_out, open_results
+from floracle.run.errors import InputError
 
 if TYPE_CHECKING:
     from floracle.recipes.recipe import Recipe
-    from floracle.run.results import Results
 
-OPENING = DataOptions()
+OptionalSeed = Annotated[Count | None, Parameter(help="Seed of all random draws. Default: 0.")]
 
 
 def reproduce(
     item: str | None = None,
     /,
     *data: str,
-    opening: DataOptions = OPENING,
+    data_options: DataOptions = DATA_DEFAULTS,
     out: Out = None,
     quick: bool = False,
-    seed: Whole | None = None,
+    seed: OptionalSeed = None,
 ) -> Path | None:
-    """Compute a figure or table of the paper and draw it; without ITEM, list them.
+    """Reproduce a figure or table of the paper; without ITEM, list them.
 
     The same command again goes on where it was stopped, or answers at once.
 
     Parameters
     ----------
     item
-        What to reproduce, like figure-3.
+        What to reproduce, such as figure-3.
     data
         Data for the items that measure some; several are drawn over each other.
-    opening
-        How data is read, all of it alike.
     out
-        Folder for drawings and numbers; runs/ITEM by default.
+        Folder for drawings and numbers. Default: runs/ITEM.
     quick
         A smaller computation that takes seconds.
-    seed
-        Where the random draws start.
     """
-    from floracle.cli.console import say
-    from floracle.recipes.reproduce import drawn_in, recipe_for, reproduce_in_folder
+    from floracle.recipes.reproduce import RECIPES, drawn_in, recipe_for, reproduce_in_folder
 
     if item is None:
-        return _list()
+        for name, recipe in RECIPES.items():
+            say(f"{name:<12}{recipe.title}")
+        return None
     recipe = recipe_for(item)
-    settings = _settings(recipe, data, opening, quick=quick, seed=seed)
+    settings = _settings(recipe, data, data_options, quick=quick, seed=seed)
     check_out(out, "reproduce", *data)
     plan = recipe.plan(settings)
-    default = _folder(item, data, quick=quick)
-    with output_of("reproduce", out, default, plan.settings, data=plan.data) as output:
-        found = reproduce_in_folder(output, recipe, plan)
-    _show(recipe, found)
+    default = _default_folder(item, data, quick=quick)
+    # The recipe looks itself for what is answered already, part by part.
+    with open_results("reproduce", out, default, plan.settings, data=plan.data) as output:
+        results = reproduce_in_folder(output, recipe, plan)
+    table = results.values["table"]
+    show_table(table["columns"], [tuple(map(_cell, row)) for row in table["rows"]], recipe.title)
     if settings == recipe.settings and recipe.expected:
-        missed = recipe.missed(found)
+        missed = recipe.missed(results)
         say(f"not as expected: {'; '.join(missed)}" if missed else "the numbers are as expected")
-    for path in drawn_in(recipe, output.path):
+    for path in (*drawn_in(recipe, output.path), output.path / "result.json"):
         say(str(path))
-    say(str(output.path / "result.json"))
     return output.path
-
-
-def _list() -> None:
-    from floracle.cli.console import say
-    from floracle.recipes.reproduce import RECIPES
-
-    for name, recipe in RECIPES.items():
-        say(f"{name:<12}{recipe.title}")
 
 
 def _settings(
     recipe: Recipe[Any],
     data: tuple[str, ...],
-    opening: DataOptions,
+    data_options: DataOptions,
     *,
     quick: bool,
     seed: int | None,
 ) -> Any:
-    """The recipe's settings with what was asked for; refused where it has no such thing."""
-    from floracle.cli.parsing import checked_seed
-    from floracle.run.errors import InputError
-
+    """The recipe's settings with the options in their place; options it lacks are refused."""
     settings = recipe.quick if quick else recipe.settings
-    given = [*data, *opening.words()]
-    if given and not hasattr(settings, "data"):
-        raise InputError(f"{recipe.name} takes no data; leave {' '.join(given)} out")
-    if opening != OPENING:
-        settings = replace(settings, opening=opening.arguments())
+    superfluous = [*data, *typed_options(data_options)]
+    if superfluous and not hasattr(settings, "data"):
+        raise InputError(f"{recipe.name} takes no data; leave {' '.join(superfluous)} out")
+    if data_options != DATA_DEFAULTS:
+        settings = replace(settings, opening=data_options.arguments())
     if data:
         settings = replace(settings, data=data)
     if seed is not None:
         if not hasattr(settings, "seed"):
             raise InputError(f"{recipe.name} draws nothing at random; leave --seed out")
-        settings = replace(settings, seed=checked_seed(seed))
+        settings = replace(settings, seed=check_seed(seed))
     return settings
 
 
-def _folder(item: str, data: tuple[str, ...], *, quick: bool) -> Path:
-    """Where an item goes unless told otherwise: a folder for each data and preset."""
-    from floracle.cli.parsing import folder_for
-
-    names = [folder_for(item, where).name.removeprefix(f"{item}-") for where in data]
+def _default_folder(item: str, data: tuple[str, ...], *, quick: bool) -> Path:
+    """The folder without --out: one for each item, data and preset."""
+    names = [default_folder(item, place).name.removeprefix(f"{item}-") for place in data]
     return Path("runs") / "-".join([item, *names, *(["quick"] if quick else [])])
-
-
-def _show(recipe: Recipe[Any], found: Results) -> None:
-    from floracle.cli.console import show_table
-
-    table = found.values["table"]
-    cells = [tuple(map(_cell, row)) for row in table["rows"]]
-    show_table(table["columns"], cells, recipe.title)
 
 
 def _cell(value: Any) -> str:

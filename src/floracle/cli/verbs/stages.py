@@ -1,45 +1,53 @@
 """`floracle stages`: measure the two stages of a data set and write a report.
 
-Classes are kept as soon as they are measured, so that the same command goes on where
-it was stopped, to the same numbers bit for bit. With result.json in place it answers at once.
+Each class is saved as soon as it is measured, so the same command goes on where it was stopped, to
+the same numbers bit for bit. With result.json in place it answers at once.
 """
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from floracle.cli.counts import Whole
-from floracle.cli.data_options import DataOptions, PathName, oracle_of, show_remarks
-from floracle.cli.output import Out, check_out, output_of
+from cyclopts import Parameter
+
+from floracle.cli import options
+from floracle.cli.console import say, say_facts
+from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.parsing import check_seed, default_folder, parse_classes
+from floracle.cli.tables import show_table
+from floracle.cli.verb_run import check_out, run_verb
+from floracle.report.names import visible
+from floracle.run.errors import InputError
+from floracle.run.processes import current_group, process_memory
 
 if TYPE_CHECKING:
     from floracle.analysis.memory_needs import StagesRun
-    from floracle.analysis.stages.result import Stages
     from floracle.analysis.stages.resumable import ResumableStages
     from floracle.data.store import Store
 
-OPENING = DataOptions()
+MAX_CLASSES_SHOWN = 24
+"""options.Classes on the terminal; the report has all."""
+TimeCount = Annotated[options.Count, Parameter(help="Number of times between noise and data.")]
 
 
 def stages(
     data: str,
     /,
     *,
-    opening: DataOptions = OPENING,
-    out: Out = None,
-    classes: str = "both",
-    pairs: Whole = 512,
-    times: Whole = 50,
-    seed: Whole = 0,
+    data_options: DataOptions = DATA_DEFAULTS,
+    out: options.Out = None,
+    classes: options.Classes = "both",
+    pairs: options.Pairs = 512,
+    times: TimeCount = 50,
+    seed: options.Seed = 0,
     held_out: str | None = None,
     deep: bool = False,
     dry_run: bool = False,
-    memory: str | None = None,
-    device: str = "cpu",
-    path: PathName = "linear",
+    memory: options.Memory = None,
+    device: options.Device = "cpu",
+    path: options.PathName = "linear",
 ) -> Path | None:
     """Measure where navigation ends in a data set, and write a report.
 
@@ -48,215 +56,154 @@ def stages(
     Parameters
     ----------
     data
-        Pictures, arrays, idx, latents of other projects, digits, or gaussian:POINTSxDIMS.
-    opening
-        How data is read.
+        Pictures, arrays, idx files, latents of other projects, digits, or gaussian:POINTSxDIMS.
     out
-        Folder for the report and its numbers; runs/stages-NAME by default.
-    classes
-        each, whole, both, or labels like 0,3,5.
-    pairs
-        Pairs of data and noise drawn for each class.
-    times
-        Times between noise and data.
-    seed
-        Where the random draws start.
+        Folder for the report and its numbers. Default: runs/stages-NAME.
     held_out
-        Data of the same kind that the training set does not hold.
+        Held-out data of the same kind, measured as well.
     deep
-        Look deeper: simple fields beside the oracle, trajectories, layout and detail.
+        Also compare simple fields with the oracle, and follow trajectories; many more queries.
     dry_run
-        Say what it would take, and stop.
-    memory
-        How much may be used, like 4G; half of what is free by default.
-    device
-        cpu or cuda:0.
-    path
-        The path from noise to data.
+        Print what the run would take, and stop.
     """
+    arguments = dict(locals())
     from floracle.analysis.memory_needs import StagesRun, check_memory, oracle_memory
     from floracle.analysis.stages.measure import FEWEST
     from floracle.analysis.stages.resumable import ResumableStages
-    from floracle.cli.console import say
-    from floracle.cli.parsing import checked_seed, classes_of, folder_for
     from floracle.core.point_set import classes as labels_in
-    from floracle.report.names import visible
-    from floracle.run.budget import choose_device
-    from floracle.run.errors import InputError
-    from floracle.run.processes import current_group, process_device, process_memory
 
-    checked_seed(seed)
+    check_seed(seed)
     if pairs < 2 or times < FEWEST:
         raise InputError(
             f"at least 2 --pairs and {FEWEST} --times are needed, got {pairs} and {times}"
         )
     group = current_group()
-    device = str(choose_device(process_device(device, group)))
+    device = options.device_for(device, group)
     if group.first:
         check_out(out, "stages", data)
-    store = opening.store(data, process_memory(memory, group))
-    show_remarks(store)
-    other = None if held_out is None else opening.held_out(held_out, store, memory)
-    chosen = classes_of(classes, labels_in(store))
-    _check_held_out(other, chosen)
-    own = process_memory(memory, group)
-    planned = StagesRun(store, tuple(chosen), pairs, times, held_out=other, deep=deep, memory=own)
-    check_memory(planned)
+    memory_share = process_memory(memory, group)
+    store = data_options.open(data, memory_share)
+    other = data_options.open_held_out(held_out, store, memory)
+    labels = parse_classes(classes, labels_in(store))
+    _check_held_out(other, labels)
+    plan = StagesRun(
+        store, tuple(labels), pairs, times, held_out=other, deep=deep, memory=memory_share
+    )
+    check_memory(plan)
     if dry_run:
-        _say_cost(planned)
+        _say_cost(plan)
         return None
+    if deep and store.stds is not None:
+        raise InputError("--deep compares fields of points; open the data with --moments mean")
     settings = {
         "times": times,
         "pairs": pairs,
-        "classes": chosen,
+        "classes": labels,
         "seed": seed,
         "path": path,
-        **opening.settings(),
+        **data_options.settings(),
         "data": store.fingerprint,
         "held_out": other.fingerprint if other is not None else None,
     }
-    asked = {"--classes": classes, "--held-out": held_out, "--path": path}
-    asked |= {"--pairs": pairs, "--times": times, "--seed": seed}
     facts = {
         "name": store.name,
         "layout": store.layout,
         "shape": list(store.shape),
         "points": len(store),
         "duplicates": store.duplicates,
-        "held_out": _held_out_words(other),
-        "command": _command(data, opening, asked),
+        "held_out": f"{other.name}, {len(other):,} points" if other is not None else None,
+        "command": options.command_of(stages, arguments),
         "remarks": list(store.remarks) or None,
         "mirrored": store.flips,
     }
-    if deep and store.stds is not None:
-        raise InputError("--deep compares fields of points; open the data with --moments mean")
-    room = oracle_memory(store, own)
-    oracle = oracle_of(store, path, memory=room, device=device, group=group)
-    default = folder_for("stages", data)
-    with output_of("stages", out, default, settings, group=group, data=[store, other]) as output:
-        _finish(
-            StagesJob(ResumableStages(oracle, output, held_out=other), store, facts), deep=deep
-        )
-    if group.first:
-        _summarise(output.path)
-    say(f"report: {visible(str(output.path / 'report.html'))}")
-    return output.path
+    facts = {name: fact for name, fact in facts.items() if fact is not None}
+    oracle_bytes = oracle_memory(store, memory_share)
+    oracle = options.make_oracle(store, path, memory=oracle_bytes, device=device, group=group)
+    return run_verb(
+        "stages",
+        out,
+        default_folder("stages", data),
+        settings,
+        compute=lambda output: _measure(
+            ResumableStages(oracle, output, held_out=other), store, facts
+        ),
+        report=lambda output: _report(ResumableStages(oracle, output, held_out=other), deep=deep),
+        group=group,
+        data=[store, other],
+    )
 
 
-def _say_cost(planned: StagesRun) -> None:
-    """What the run would take, on the terminal."""
-    from floracle.analysis.cost import estimate_cost
-    from floracle.cli.console import say
-    from floracle.report.formatting import format_bytes, format_duration
-
-    found = estimate_cost(planned)
-    longest = sorted(found.phases.items(), key=lambda phase: -phase[1])[:3]
-    facts = {
-        "groups": f"{found.classes:,} of {len(planned.store):,} points",
-        "reads": format_bytes(found.read) if found.read else "nothing more; the points are held",
-        "operations": f"{found.operations:.2g}",
-        "memory": f"{format_bytes(found.memory)} at the peak",
-        "time": f"about {format_duration(found.seconds)} on this machine, opening the data aside",
-        "mostly": ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in longest),
-    }
-    for name, fact in facts.items():
-        say(f"{name:<12}{fact}")
-
-
-@dataclass(frozen=True)
-class StagesJob:
-    """What is measured, and what is said of it."""
-
-    kept: ResumableStages
-    store: Store
-    facts: dict[str, Any]
-
-
-def _finish(job: StagesJob, *, deep: bool) -> None:
-    """Measure what is not there yet, and draw it; the first process writes."""
-    from floracle.run.exchange import broadcast_from_first
-    from floracle.run.results import stored_answer
-
-    output = job.kept.output
-    there = output.group.first and stored_answer(output.path, output.settings) is not None
-    stages = None if broadcast_from_first(output.group, [there])[0] else job.kept.stages()
-    if output.group.first:
-        _write(job, stages, deep=deep)
-
-
-def _write(job: StagesJob, stages: Stages | None, *, deep: bool) -> None:
-    """Save stages that are new, look deeper where that is asked, draw what has changed."""
-    from floracle.oracle.oracle import Oracle
-    from floracle.report.stages.examples import examples
-    from floracle.report.stages.write import EXAMPLES, draw, is_drawn
-
-    kept, output, oracle = job.kept, job.kept.output, job.kept.oracle
-    oracle = oracle.alone() if isinstance(oracle, Oracle) else oracle
-    if stages is not None:
-        facts = {key: value for key, value in job.facts.items() if value is not None}
-        stages = replace(stages, provenance={**stages.provenance, **facts})
-        shown = examples(oracle, stages, job.store)
-        kept.write_timing()
-        output.save(shown, EXAMPLES)
-        output.save(stages)  # last, so that with it all is there
-    if deep:
-        _look_deeper(replace(kept, oracle=oracle))
-    if not is_drawn(output.path):
-        draw(output.path)
-    output.clear_parts()
-
-
-def _look_deeper(kept: ResumableStages) -> None:
-    """Look deeper where that was not done yet."""
-    from floracle.analysis.saved import stages_of_results
-    from floracle.analysis.trajectories.trajectory_analysis import analyse_trajectories
-    from floracle.oracle.oracle import Oracle
-    from floracle.report.stages.write import DEEP
-    from floracle.run.results import has_result, load_results
-
-    output = kept.output
-    if has_result(output.path / DEEP):
-        return
-    assert isinstance(kept.oracle, Oracle)
-    stages = stages_of_results(load_results(output.path))
-    output.save(analyse_trajectories(kept.oracle, stages, seed=kept.settings["seed"]), DEEP)
-
-
-def _check_held_out(other: Store | None, chosen: list[int]) -> None:
+def _check_held_out(held_out: Store | None, labels: list[int]) -> None:
     from floracle.core.point_set import classes as labels_in
-    from floracle.run.errors import InputError
 
-    if other is None:
+    if held_out is None:
         return
-    absent = [label for label in chosen if label >= 0 and label not in labels_in(other)]
+    absent = [label for label in labels if label >= 0 and label not in labels_in(held_out)]
     if absent:
         raise InputError(
             f"the held-out data has no point of class {absent[0]}; choose --classes that it has"
         )
 
 
-def _held_out_words(other: Store | None) -> str | None:
-    return f"{other.name}, {len(other):,} points" if other is not None else None
+def _say_cost(plan: StagesRun) -> None:
+    """Print what the run would take."""
+    from floracle.analysis.cost import estimate_cost
+    from floracle.report.formatting import format_bytes, format_duration
+
+    cost = estimate_cost(plan)
+    longest = sorted(cost.phases.items(), key=lambda phase: -phase[1])[:3]
+    facts = {
+        "groups": f"{cost.classes:,} of {len(plan.store):,} points",
+        "reads": format_bytes(cost.read) if cost.read else "nothing more; the points are held",
+        "operations": f"{cost.operations:.2g}",
+        "memory": f"{format_bytes(cost.memory)} at the peak",
+        "time": f"about {format_duration(cost.seconds)} on this machine, opening the data aside",
+        "mostly": ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in longest),
+    }
+    say_facts(facts, width=12)
 
 
-def _command(data: str, opening: DataOptions, asked: dict[str, Any]) -> str:
-    """What to type to measure the same again."""
-    words = ["floracle", "stages", data, *opening.words()]
-    usual = {"--classes": "both", "--path": "linear"}
-    for option, value in asked.items():
-        if value is not None and value != usual.get(option):
-            words += [option, str(value)]
-    return shlex.join(words)
+def _measure(run: ResumableStages, store: Store, facts: dict[str, Any]) -> None:
+    """Measure, and save with example pictures; the first process writes."""
+    from floracle.oracle.oracle import Oracle
+    from floracle.report.stages.examples import examples
+    from floracle.report.stages.write import EXAMPLES
+
+    result = run.stages()
+    if not run.output.group.first:
+        return
+    result = replace(result, provenance={**result.provenance, **facts})
+    oracle = run.oracle.alone() if isinstance(run.oracle, Oracle) else run.oracle
+    shown = examples(oracle, result, store)
+    run.write_timing()
+    run.output.save(shown, EXAMPLES)
+    run.output.save(result)  # last: with result.json the folder is complete
 
 
-SHOWN = 24
-"""Classes on the terminal at most; the report has them all."""
-
-
-def _summarise(folder: Path) -> None:
-    """The landmarks on the terminal."""
+def _report(run: ResumableStages, *, deep: bool) -> None:
+    """Analyse trajectories where that is asked for, draw what has changed, print the landmarks."""
     from floracle.analysis.saved import stages_of_results
-    from floracle.cli.console import say, show_table
+    from floracle.analysis.trajectories.trajectory_analysis import analyse_trajectories
+    from floracle.oracle.oracle import Oracle
+    from floracle.report.stages.write import DEEP, draw, is_drawn
+    from floracle.run.results import has_result, load_results
+
+    folder = run.output.path
+    if deep and not has_result(folder / DEEP):
+        assert isinstance(run.oracle, Oracle)
+        result = stages_of_results(load_results(folder))
+        oracle, seed = run.oracle.alone(), run.settings["seed"]
+        run.output.save(analyse_trajectories(oracle, result, seed=seed), DEEP)
+    if not is_drawn(folder):
+        draw(folder)
+    run.output.clear_parts()
+    _say_landmarks(folder)
+    say(f"report: {visible(str(folder / 'report.html'))}")
+
+
+def _say_landmarks(folder: Path) -> None:
+    """Print the landmarks of the classes, the pooled ones and those of the whole set."""
+    from floracle.analysis.saved import stages_of_results
     from floracle.report.formatting import (
         format_interval,
         format_landmark,
@@ -266,12 +213,13 @@ def _summarise(folder: Path) -> None:
     from floracle.report.stages import words
     from floracle.run.results import load_results
 
-    found = stages_of_results(load_results(folder))
-    groups = sorted(found.groups, key=lambda g: (g.label < 0, abs(g.label)))
-    shown = [*[g for g in groups if g.label >= 0][:SHOWN], *[g for g in groups if g.label < 0]]
+    result = stages_of_results(load_results(folder))
+    groups = sorted(result.groups, key=lambda group: (group.label < 0, abs(group.label)))
+    shown = [group for group in groups if group.label >= 0][:MAX_CLASSES_SHOWN]
+    shown += [group for group in groups if group.label < 0]  # the whole set, the classes pooled
     rows = [
         (
-            found.name(group.label),
+            result.name(group.label),
             f"{group.points:,}",
             format_landmark(group, "centre"),
             format_prediction(group, "centre"),
@@ -286,6 +234,6 @@ def _summarise(folder: Path) -> None:
     show_table(head, rows)
     if len(shown) < len(groups):
         say(f"… and {len(groups) - len(shown)} classes more in the report")
-    say(words.headline(found))
-    for sentence in filter(None, [words.single_points(found), words.law(found.main)]):
+    say(words.headline(result))
+    for sentence in filter(None, [words.single_points(result), words.law(result.main)]):
         say(sentence)

@@ -1,101 +1,102 @@
-"""`floracle train`: a network learns the field of data, on conditional or oracle targets."""
+"""`floracle train`: train a network on conditional or oracle targets."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cyclopts import Parameter
 
-from floracle.cli.counts import Whole
-from floracle.cli.data_options import DataOptions, show_remarks
-from floracle.cli.output import Out, check_out, say_standing
+from floracle.cli import options
+from floracle.cli.console import say, warn
+from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.parsing import default_folder
+from floracle.cli.verb_run import check_out, say_state
+from floracle.run.processes import current_group, process_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from floracle.run.processes import ProcessGroup
     from floracle.training.config import TrainingSettings
     from floracle.training.train_metrics import TrainingProgress
 
-OPENING = DataOptions()
-HOUR = 3600
+SETTING_OF_OPTION = {"time_density": "times", "target_until": "switch"}
+"""Options that are called otherwise than the saved setting."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How the network learns; what is left out is as the recipe has it."""
+    """How the network is trained; options that are left out are as the recipe has them."""
 
-    batch: Annotated[Whole | None, Parameter(help="Images in a step, over all processes.")] = None
-    rate: Annotated[float | None, Parameter(help="The rate of AdamW, constant.")] = None
-    decay: Annotated[float | None, Parameter(help="The weight decay of AdamW.")] = None
-    clip: Annotated[float | None, Parameter(help="The largest norm of a gradient.")] = None
-    ema: Annotated[float | None, Parameter(help="What of the average stays at a step.")] = None
-    drop: Annotated[float | None, Parameter(help="The share of labels that are dropped.")] = None
-    target: Annotated[
-        Literal["conditional", "oracle", "bank"] | None,
-        Parameter(help="What is learned: the pair's own velocity, the oracle's, or a bank's."),
-    ] = None
-    switch: Annotated[
-        float | None,
-        Parameter(help="From which t on the target is conditional; measured by default."),
-    ] = None
-    share: Annotated[
-        float | None, Parameter(help="The residual variance that the measured switch leaves.")
-    ] = None
-    bank: Annotated[Whole | None, Parameter(help="Points of a class in a reference batch.")] = None
-    times: Annotated[
-        Literal["uniform", "logit-normal", "shifted", "split-aware"] | None,
-        Parameter(help="Where times come from; split-aware is weighted to stay unbiased."),
-    ] = None
-    shift: Annotated[
-        float | None, Parameter(help="Of shifted times; below 1 is nearer to the noise.")
-    ] = None
-    split: Annotated[
-        float | None, Parameter(help="Of split-aware times; at the switch by default.")
-    ] = None
-    cosine: Annotated[float | None, Parameter(help="The weight of the cosine loss.")] = None
-    precision: Annotated[
-        Literal["float32", "bf16"] | None, Parameter(help="In which type the network computes.")
-    ] = None
-    accumulate: Annotated[
-        Whole | None, Parameter(help="Pieces that a process takes its part of a batch in.")
-    ] = None
-    recompute: Annotated[
-        bool | None, Parameter(help="Compute blocks again for the gradient, to save memory.")
-    ] = None
-    compile: Annotated[bool | None, Parameter(help="Compile the network first.")] = None
-    seed: Annotated[Whole | None, Parameter(help="Where all random draws start.")] = None
-    lines: Annotated[Whole | None, Parameter(help="Batches between lines of metrics.jsonl.")] = (
-        None
-    )
-    keep: Annotated[Whole | None, Parameter(help="Checkpoints that are kept.")] = None
+    batch: options.Count | None = None
+    """Images in a step, over all processes. Default: 512."""
+    rate: float | None = None
+    """Learning rate of AdamW, constant. Default: 1e-4."""
+    decay: float | None = None
+    """Weight decay of AdamW. Default: 0."""
+    clip: float | None = None
+    """Largest norm of a gradient. Default: 1."""
+    ema: float | None = None
+    """EMA decay of a step. Default: 0.9999."""
+    drop: float | None = None
+    """Label dropout for classifier-free guidance, as a share. Default: 0.1."""
+    target: Literal["conditional", "oracle", "bank"] | None = None
+    """Target; bank estimates the oracle velocity from a few points. Default: conditional."""
+    target_until: float | None = None
+    """Time until which --target holds; later ones are conditional. Default: see --share."""
+    share: float | None = None
+    """Share of the irreducible loss left at that time, if it is measured. Default: 0.01."""
+    bank: options.Count | None = None
+    """Points of a class in a reference batch. Default: 256."""
+    time_density: Literal["uniform", "logit-normal", "shifted", "split-aware"] | None = None
+    """Density of training times; split-aware is weighted to stay unbiased. Default: uniform."""
+    shift: float | None = None
+    """Shift s of shifted times; below 1 nearer to the noise. Default: 1."""
+    split: float | None = None
+    """Split of split-aware times. Default: as --target-until."""
+    cosine: float | None = None
+    """Weight of the cosine loss. Default: 0."""
+    precision: Literal["float32", "bf16"] | None = None
+    """Type in which the network computes. Default: float32."""
+    accumulate: options.Count | None = None
+    """Pieces in which a process computes its part of a batch. Default: 1."""
+    recompute: bool | None = None
+    """Recompute activations in the backward pass, which saves memory."""
+    compile: bool | None = None
+    """Compile the network first."""
+    seed: options.Count | None = None
+    """Seed of all random draws. Default: 0."""
+    lines: options.Count | None = None
+    """Batches between lines of metrics.jsonl. Default: 20."""
+    keep: options.Count | None = None
+    """Checkpoints that are kept. Default: 2."""
 
 
-LEARNING = TrainingOptions()
+RECIPE_DEFAULTS = TrainingOptions()
 
 
 def train(
     data: str,
     /,
     *,
-    opening: DataOptions = OPENING,
-    learning: TrainingOptions = LEARNING,
+    data_options: DataOptions = DATA_DEFAULTS,
+    training_options: TrainingOptions = RECIPE_DEFAULTS,
     model: str | None = None,
-    patch: Whole | None = None,
-    images: Whole | None = None,
-    every: Whole | None = None,
+    patch: options.Count | None = None,
+    images: options.Count | None = None,
+    every: options.Count | None = None,
     recipe: Literal["paper", "lightningdit", "sit"] = "paper",
     held_out: str | None = None,
-    pairs: Whole = 64,
-    samples: Whole = 64,
-    out: Out = None,
-    memory: str | None = None,
-    device: str = "cpu",
+    pairs: options.Count = 64,
+    samples: options.Count = 64,
+    out: options.Out = None,
+    memory: options.Memory = None,
+    device: options.Device = "cpu",
 ) -> Path:
-    """Train a network on data, towards its pairs' own velocities or the oracle's.
+    """Train a network on conditional or oracle targets.
 
     The same command again goes on from the last checkpoint, to the same weights bit for bit, or
     answers at once. Processes started by torchrun share every batch.
@@ -104,161 +105,144 @@ def train(
     ----------
     data
         Pictures, arrays, latents of other projects, digits; see floracle stages --help.
-    opening
-        How data is read.
-    learning
-        How the network learns.
     model
-        The size of the network: pico, nano, tiny, small, base, large, xl.
+        Size of the network: pico, nano, tiny, small, base, large, xl. Default: xl.
     patch
-        Pixels of an edge that become one token; the fewest that leave at most 256 tokens.
+        Pixels of an edge that become one token. Default: the fewest that leave at most 256 tokens.
     images
-        Images seen in all, like 1e6.
+        Images seen in all, such as 1e6. Default: 128e6.
     every
-        Images between checkpoints, each with an evaluation; a tenth of all by default.
+        Images between checkpoints, each with an evaluation. Default: a tenth of all images.
     recipe
-        Whose settings hold where nothing else is said.
+        The recipe whose settings are the defaults; those listed here are the paper's.
     held_out
-        Data of the same kind that is not trained on, for the evaluations.
+        Held-out data of the same kind, for the evaluations.
     pairs
-        Pairs of each class that an evaluation measures losses of; 0 measures none.
+        Pairs per class whose losses an evaluation measures; 0 for none.
     samples
-        Samples that an evaluation draws; 0 draws none.
+        Samples that an evaluation generates; 0 for none.
     out
-        Folder for the run; runs/train-NAME by default.
-    memory
-        How much the data and the oracle may use, like 4G.
-    device
-        cpu or cuda.
+        Folder for the run. Default: runs/train-NAME.
     """
-    import sys
-
-    from floracle.cli.parsing import folder_for
     from floracle.run.budget import choose_device
     from floracle.run.output_folder import free_folder
-    from floracle.run.processes import current_group, process_device, process_memory
     from floracle.training.build_model import build_model, large
     from floracle.training.checkpoint import VERB
     from floracle.training.evaluation import EvaluationPlan
-    from floracle.training.loop import train as progress
+    from floracle.training.loop import train as train_network
     from floracle.training.run_directory import GROWS, settings_of
 
-    named = {"model": model, "patch": patch, "images": images, "every": every}
-    settings = _settings(recipe, learning, named)
+    durations = {"model": model, "patch": patch, "images": images, "every": every}
+    settings = _settings(recipe, training_options, durations)
     group = current_group()
     if group.first:
         check_out(out, VERB, data)
-    own = process_memory(memory, group)
-    place = str(choose_device(process_device(device, group)))
-    store = opening.store(data, own)
-    show_remarks(store)
-    other = None if held_out is None else opening.held_out(held_out, store, own)
+    memory_share = process_memory(memory, group)
+    device = options.device_for(device, group)
+    store = data_options.open(data, memory_share)
+    other = data_options.open_held_out(held_out, store, memory_share)
     network = build_model(settings, store)
-    warning = large(network, settings.images, choose_device(place))
+    warning = large(network, settings.images, choose_device(device))
     if group.first and warning is not None:
-        sys.stderr.write(f"note: {warning}\n")
-    asked = settings_of(settings, store, network, other, network.null)
-    folder = (
-        free_folder(folder_for("train", data), VERB, asked, group, GROWS) if out is None else out
-    )
-    folder = folder.expanduser()
+        warn(warning)
+    if out is None:
+        default = default_folder("train", data)
+        run_settings = settings_of(settings, store, network, other, network.null)
+        out = free_folder(default, VERB, run_settings, group, GROWS)
+    folder = out.expanduser()
     if group.first:
-        _say_where(folder, settings)
-    run = progress(
+        _say_state(folder, settings)
+    run = train_network(
         network,
         store,
         settings,
         out=folder,
         held_out=other,
         look=EvaluationPlan(pairs=pairs, samples=samples),
-        device=place,
-        memory=own,
+        device=device,
+        memory=memory_share,
     )
-    _follow(run, settings, group)
-    _summarise(folder, group)
+    _say_progress(run, group)
+    if group.first:
+        _report(folder)
     return folder
 
 
-def _say_where(folder: Path, settings: TrainingSettings) -> None:
-    """Whether the run is complete, or from where it goes on."""
+def _settings(
+    recipe: str, training_options: TrainingOptions, durations: Mapping[str, Any]
+) -> TrainingSettings:
+    """The settings of the recipe, with the options in their place."""
+    from floracle.training.config import PRESETS
+
+    values = {SETTING_OF_OPTION.get(name, name): v for name, v in asdict(training_options).items()}
+    values |= durations
+    return replace(PRESETS[recipe], **{k: v for k, v in values.items() if v is not None})
+
+
+def _say_state(folder: Path, settings: TrainingSettings) -> None:
+    """Print whether the run is complete, or where it goes on."""
     from floracle.run.results import has_result
     from floracle.training.checkpoint import abouts
 
-    stands = max((int(about.stem) for about in abouts(folder)), default=None)
-    if stands is None:
+    images = max((int(about.stem) for about in abouts(folder)), default=None)
+    if images is None:
         return
-    if stands >= settings.images and has_result(folder):
-        say_standing(folder, "complete; a larger --images would make it longer")
+    if images >= settings.images and has_result(folder):
+        say_state(folder, "complete; a larger --images would make it longer")
     else:
-        say_standing(folder, f"going on from {stands:,} of {settings.images:,} images")
+        say_state(folder, f"going on from {images:,} of {settings.images:,} images")
 
 
-def _settings(recipe: str, learning: TrainingOptions, named: dict[str, Any]) -> TrainingSettings:
-    """The recipe's settings, and what was asked for in their place."""
-    from dataclasses import asdict, replace
-
-    from floracle.training.config import PRESETS
-
-    asked = {**asdict(learning), **named}
-    return replace(PRESETS[recipe], **{k: v for k, v in asked.items() if v is not None})
-
-
-def _follow(
-    run: Iterator[TrainingProgress], settings: TrainingSettings, group: ProcessGroup
-) -> None:
-    """Say where the run stands: in a line where a person watches, and after every checkpoint."""
+def _say_progress(run: Iterator[TrainingProgress], group: ProcessGroup) -> None:
+    """Print where the run stands: in one line of a terminal, and after every checkpoint."""
     import sys
 
-    from floracle.cli.console import as_typed, say
-
-    watched = sys.stderr.isatty() and group.first
-    for at in run:
-        for note in at.notes:
-            sys.stderr.write(f"note: {as_typed(note)}\n")
-        if watched:
-            sys.stderr.write(f"\r\x1b[K{_words(at)}")
-        if at.checkpoint is not None:
-            if watched:
+    on_terminal = sys.stderr.isatty() and group.first
+    for progress in run:
+        for note in progress.notes:
+            warn(note)
+        if on_terminal:  # \r and \x1b[K: over the line before
+            sys.stderr.write(f"\r\x1b[K{_progress_words(progress)}")
+        if progress.checkpoint is not None:
+            if on_terminal:
                 sys.stderr.write("\r\x1b[K")
-            say(_words(at) + _looked(at))
+            say(_progress_words(progress) + _evaluation_words(progress))
 
 
-def _words(at: TrainingProgress) -> str:
-    share = at.images / at.total
+def _progress_words(progress: TrainingProgress) -> str:
+    share = progress.images / progress.total
     return (
-        f"{at.images:,} of {at.total:,} images ({share:.0%}), loss {at.loss:.4f},"
-        f" {at.images_per_second:,.0f} images/s, {_time(at.left)} left"
+        f"{progress.images:,} of {progress.total:,} images ({share:.0%}), loss"
+        f" {progress.loss:.4f}, {progress.images_per_second:,.0f} images/s,"
+        f" {_duration(progress.left)} left"
     )
 
 
-def _looked(at: TrainingProgress) -> str:
+def _evaluation_words(progress: TrainingProgress) -> str:
     """The oracle loss of both stages, where it was measured."""
-    if at.evaluation is None:
+    if progress.evaluation is None:
         return ""
-    oracle = at.evaluation["oracle"]
+    oracle = progress.evaluation["oracle"]
     return (
         f"; oracle loss {oracle['navigation']:.4f} in navigation,"
         f" {oracle['refinement']:.4f} in refinement"
     )
 
 
-def _time(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{seconds / HOUR:.1f} h"
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def _summarise(folder: Path, group: ProcessGroup) -> None:
-    from floracle.cli.console import say
+def _report(folder: Path) -> None:
+    """Draw the page of the run, and print where everything is."""
     from floracle.models.weights import NAME
     from floracle.report.training.page import write_run
     from floracle.run.results import load_results
 
-    if not group.first:
-        return
-    found = load_results(folder)
-    values = found.values
+    values = load_results(folder).values
     say(f"{values['parameters']:,} parameters, {values['images']:,} images")
     say(f"conditional targets from t = {values['switch']:.3f} on, navigation until there")
     say(f"network: {folder / NAME}")
