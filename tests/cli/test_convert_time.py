@@ -84,7 +84,7 @@ MISTAKES = {
     "three ends": (["convert-time", "1:2:3"], "3 ends"),
     "share of what": (["convert-time", "1", "--from", "share"], "--shift"),
     "step of what": (["convert-time", "1", "--from", "step"], "--steps"),
-    "two shifts": (["convert-time", "1", "--k", "2", "--mu", "1"], "give a shift once"),
+    "two shifts": (["convert-time", "1", "--k", "2", "--mu", "1"], "more than one shift given"),
     "no shift": (["convert-time", "1", "--shift", "0"], "positive"),
     "no steps": (["convert-time", "1", "--steps", "0"], "one step"),
     "unknown option": (["convert-time", "1", "--shfit", "2"], "did you mean --shift?"),
