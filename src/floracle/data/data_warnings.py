@@ -9,8 +9,9 @@ from torch import Tensor, aminmax
 
 from .channel_statistics import Channels, ChannelStatistics
 from .layouts.content import LayoutContent, is_picture
-from .layouts.moments import MAX_LOG_VARIANCE, MIN_LOG_VARIANCE, MomentReading
+from .layouts.moments import MAX_LOG_VARIANCE, MIN_LOG_VARIANCE
 from .layouts.registry import has_own_scale
+from .points import PointReading
 
 USUAL_STD = (0.5, 2.0)  # of channels of latents that fit noise of standard deviation 1
 USUAL_MEAN = 1.0  # largest |mean| of such channels
@@ -21,21 +22,21 @@ MAX_PADDED_ROWS = 63  # a DistributedSampler of 64 processes repeats fewer rows 
 
 def data_warnings(
     content: LayoutContent,
-    reading: MomentReading,
-    statistics: ChannelStatistics,
+    reading: PointReading,
     channels: Channels,
-    *,
     duplicates: int,
+    *,
     normalize: str,
 ) -> tuple[str, ...]:
-    """All warnings; `statistics` are of stored values, `channels` of points.
+    """All warnings; `channels` are those of points.
 
     `normalize` is the word that was given for it, "" for a number or a `Normalizer`.
     """
     shape, warnings = tuple(reading.points.shape[1:]), content.remarks
+    statistics = reading.statistics
     if content.padded:
         warnings += looks_padded(duplicates, flips=content.flips)
-    if not reading.points.dtype.is_floating_point:
+    if not reading.moments.points.dtype.is_floating_point:
         return warnings
     if content.moments is None and (moments := looks_like_moments(statistics, shape)):
         return warnings + moments

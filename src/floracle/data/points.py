@@ -11,12 +11,13 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-from .channel_statistics import ChannelStatistics
-from .integrity_check import block_rows
+from .channel_statistics import ChannelStatistics, standard_normalizer
+from .integrity_check import block_rows, check_rows
 from .layouts.content import is_picture
+from .layouts.moments import MomentReading
 from .normalize import Normalizer
 from .rows.file_rows import FileRows
-from .rows.rows import Rows, map_rows
+from .rows.rows import Rows, map_rows, mirror_rows
 
 POINT_BYTES = torch.float32.itemsize
 PICTURE_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
@@ -24,40 +25,74 @@ PICTURE_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 
 
 @dataclass(frozen=True, eq=False)
-class PointBuffer:
-    """Memory for all points, filled by the pass that checks the rows, so that it is the only one.
+class PointReading:
+    """Rows that were read once, with their mirrors, as points."""
 
-    Only where the rows do not lie in memory, all points fit, and the normalizer is known before
-    that pass ("standard" comes out of it).
-    """
-
-    points: Tensor
+    points: Rows
+    """Float32 [N, *shape]."""
+    resident: bool
+    """Whether points are in memory."""
+    moments: MomentReading
+    """The same rows as they are stored."""
+    digests: np.ndarray
+    """Of all rows, bytes [N, 16]."""
+    statistics: ChannelStatistics
+    """Of the channels of stored points, without mirrors that were added."""
     normalizer: Normalizer
-
-    @classmethod
-    def allocate(
-        cls, rows: Rows, normalizer: Normalizer | None, budget: int
-    ) -> PointBuffer | None:
-        """An empty buffer; None where points cannot be kept during the check."""
-        if isinstance(rows, Tensor) or normalizer is None or not fits(rows, budget):
-            return None
-        return cls(torch.empty(rows.shape), normalizer)
-
-    def keep(self, first: int, stored: Tensor) -> None:
-        """Keep the rows from `first` on, given as stored, as points."""
-        self.points[first : first + len(stored)] = self.normalizer.apply(stored)
+    picture_range: tuple[float, float] | None
 
 
-def points_of(rows: Rows, normalizer: Normalizer, budget: int) -> tuple[Rows, bool]:
-    """Stored rows as points, and whether these are in memory."""
+def read_points(
+    moments: MomentReading,
+    name: str,
+    normalizer: Normalizer | None,
+    *,
+    budget: int,
+    add_mirrors: bool,
+) -> PointReading:
+    """Read all rows once: check them, hash them, and convert them to points.
+
+    Without a normalizer ("standard") it is computed from the statistics of the rows.
+    """
+    rows = moments.points
+    # Within the budget, rows of files become points in the pass that checks them, which is then
+    # the only one. Not where rows hold more than points, or mirrors or the normalizer come after.
+    buffer: Tensor | None = None
+    in_one_pass = moments.identity is rows and not add_mirrors and normalizer is not None
+    if in_one_pass and not isinstance(rows, Tensor) and fits(rows, budget):
+        buffer = torch.empty(rows.shape)
+
+    def keep(first: int, stored: Tensor) -> None:
+        if buffer is not None and normalizer is not None:
+            buffer[first : first + len(stored)] = normalizer.apply(stored)
+
+    check = check_rows(moments.identity, name, keep=keep)
+    digests, statistics = check.digests, check.statistics.select(slice(rows.shape[1]))
+    chosen = normalizer or standard_normalizer(statistics)
+    bounds = picture_range(rows, chosen, statistics, name)
+    if add_mirrors:
+        count, *shape = rows.shape
+        if not is_picture(tuple(shape)):
+            raise InputError(f"{name}: points {shape} are no pictures [1 or 3, H, W] to mirror")
+        rows = mirror_rows(rows)
+        moments = MomentReading(rows, rows)
+        digests = np.concatenate([digests, check_rows(rows, name, start=count).digests])
+    resident = fits(rows, budget)
+    points = _convert(rows, chosen, load=resident) if buffer is None else buffer
+    resident = resident or points is rows
+    return PointReading(points, resident, moments, digests, statistics, chosen, bounds)
+
+
+def _convert(rows: Rows, normalizer: Normalizer, *, load: bool) -> Rows:
+    """Rows as points, loaded or read on demand; a tensor that is points already stays itself."""
     plain = isinstance(rows, Tensor) and rows.dtype == torch.float32 and rows.is_contiguous()
     if plain and not normalizer.changes:
-        return rows, True
+        return rows
     if isinstance(rows, FileRows):
         points = rows.as_points(normalizer, hold=False)
     else:
         points = map_rows(rows, normalizer.apply, dtype=torch.float32)
-    return (_load(points), True) if fits(rows, budget) else (points, False)
+    return _load(points) if load else points
 
 
 def stds_of(rows: Rows, normalizer: Normalizer, budget: int) -> Rows:

@@ -27,23 +27,18 @@ from floracle.run.errors import InputError
 from floracle.run.files import digest
 
 from .atoms import ClassIndex
-from .channel_statistics import (
-    Channels,
-    ChannelStatistics,
-    point_channels,
-    standard_normalizer,
-)
+from .channel_statistics import Channels, point_channels
 from .data_warnings import data_warnings
-from .integrity_check import check_rows, find_first_equal, row_digests
-from .layouts.content import LayoutContent, is_picture
+from .integrity_check import find_first_equal, row_digests
+from .layouts.content import LayoutContent
 from .layouts.labels import check_labels, check_weights, class_names, read_labels
-from .layouts.moments import MomentReading, read_moments
+from .layouts.moments import read_moments
 from .layouts.read_options import ReadOptions
 from .layouts.registry import open_layout
 from .normalize import Normalizer, choose_normalizer
 from .packed.reader import PackedStore, packed_content
-from .points import PointBuffer, fits, picture_range, points_of, stds_of
-from .rows.rows import Key, Rows, compact, mirror_rows
+from .points import fits, read_points, stds_of
+from .rows.rows import Key, Rows, compact
 from .rows.source_files import SourceFiles, changed_row, record_opened_files
 
 
@@ -283,106 +278,52 @@ def _open_rows(
 ) -> Store:
     """The steps of opening, from the rows of a layout to a store."""
     # 1. Stored Gaussians become points, and rows get their labels and weights.
-    reading = read_moments(content, options, name)
+    moments = read_moments(content, options, name)
     labels = _choose_labels(labels, content)
     weights = content.weights if weights is None else check_weights(weights, len(labels))
-    # 2. The one pass over all rows: finite? digests, channels, and with them the normalizer.
+    # 2. The one pass over all rows. Mirrors that are not stored are added after it.
     flips = content.flips if options.flips is None else bool(options.flips)
-    checked = _check_points(
-        reading,
+    reading = read_points(
+        moments,
         name,
-        choose_normalizer(normalize, reading.points.dtype, own=content.normalizer),
+        choose_normalizer(normalize, moments.points.dtype, own=content.normalizer),
         budget=options.budget,
         add_mirrors=flips and not content.flips,
     )
-    reading, normalizer, statistics = checked.reading, checked.normalizer, checked.statistics
+    moments, normalizer = reading.moments, reading.normalizer
     if flips:
         labels, weights = labels.repeat(2), None if weights is None else weights.repeat(2)
-    # 3. Points as float32: in memory if they fit, in that pass already where this was possible.
-    if checked.points is None:
-        points, resident = points_of(reading.points, normalizer, options.budget)
-    else:
-        points, resident = checked.points, True
-    stds = None if reading.stds is None else stds_of(reading.stds, normalizer, options.budget)
-    # 4. Duplicates, the fingerprint and warnings.
-    class_index = ClassIndex(find_first_equal(reading.identity, checked.digests), labels, weights)
-    channels = point_channels(statistics, normalizer)
-    remarks = data_warnings(
-        content,
-        reading,
-        statistics,
-        channels,
-        duplicates=class_index.duplicates,
-        normalize=normalize if isinstance(normalize, str) else "",
-    )
-    fingerprint = compute_fingerprint(
-        reading.identity,
-        checked.digests,
-        class_index,
-        normalizer,
-        channels=reading.points.shape[1],
-        flips=flips,
-    )
+    # 3. Duplicates, and with them the fingerprint; what looks like a wrong reading.
+    first = find_first_equal(moments.identity, reading.digests)
+    class_index = ClassIndex(first, labels, weights)
+    channels = point_channels(reading.statistics, normalizer)
+    word = normalize if isinstance(normalize, str) else ""
+    remarks = data_warnings(content, reading, channels, class_index.duplicates, normalize=word)
     return Store(
         name=name,
         layout=content.layout,
         classes=class_names(labels, content.classes),
         normalizer=normalizer,
         flips=flips,
-        fingerprint=fingerprint,
-        picture_range=checked.picture_range,
+        fingerprint=compute_fingerprint(
+            moments.identity,
+            reading.digests,
+            class_index,
+            normalizer,
+            channels=moments.points.shape[1],
+            flips=flips,
+        ),
+        picture_range=reading.picture_range,
         class_index=class_index,
-        stored=reading.points,
-        points=points,
-        resident=resident,
+        stored=moments.points,
+        points=reading.points,
+        resident=reading.resident,
         channels=channels,
         ignored=content.ignored,
-        stds=stds,
+        stds=None if moments.stds is None else stds_of(moments.stds, normalizer, options.budget),
         remarks=remarks,
-        digests=checked.digests if reading.stds is None else None,
+        digests=reading.digests if moments.stds is None else None,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class CheckedPoints:
-    """Rows that were read once, mirrors added, and what came out of it."""
-
-    reading: MomentReading
-    digests: np.ndarray
-    statistics: ChannelStatistics
-    """Of the channels of stored points, without the mirrors that were added."""
-    normalizer: Normalizer
-    picture_range: tuple[float, float] | None
-    points: Tensor | None
-    """All points, where that pass could keep them."""
-
-
-def _check_points(
-    reading: MomentReading,
-    name: str,
-    normalizer: Normalizer | None,
-    *,
-    budget: int,
-    add_mirrors: bool,
-) -> CheckedPoints:
-    """Read all rows once; without a normalizer ("standard") it is computed from them."""
-    buffer = None
-    if reading.identity is reading.points and not add_mirrors:
-        buffer = PointBuffer.allocate(reading.points, normalizer, budget)
-    check = check_rows(reading.identity, name, keep=None if buffer is None else buffer.keep)
-    statistics = check.statistics.select(slice(reading.points.shape[1]))
-    normalizer = normalizer or standard_normalizer(statistics)
-    bounds = picture_range(reading.points, normalizer, statistics, name)
-    digests = check.digests
-    if add_mirrors:
-        count, *shape = reading.points.shape
-        if not is_picture(tuple(shape)):
-            raise InputError(f"{name}: points {shape} are no pictures [1 or 3, H, W] to mirror")
-        rows = mirror_rows(reading.points)
-        reading = MomentReading(rows, rows)
-        digests = np.concatenate([digests, check_rows(rows, name, start=count).digests])
-    points = None if buffer is None else buffer.points
-    return CheckedPoints(reading, digests, statistics, normalizer, bounds, points)
 
 
 def _choose_labels(labels: Any, content: LayoutContent) -> Tensor:
