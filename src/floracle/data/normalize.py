@@ -1,8 +1,8 @@
 """Between stored values and points: point = (stored − mean) / std, per channel or for all.
 
-Projects that multiply instead have a scale and a bias, point = stored · scale + bias, and are
-followed to the last bit. One object is used in both directions, so that what is drawn is what was
-stored, and held-out data can wear the training set's normalization. The arithmetic is float32,
+Projects that multiply instead have a scale and a bias, point = stored · scale + bias, computed as
+they do, to the last bit. One object serves both directions, so that pictures show what was stored,
+and held-out data gets the training set's normalization. The arithmetic is float32,
 element by element: the same stored value gives the same point in every block and on every machine.
 """
 
@@ -17,9 +17,7 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-LEVELS = 127.5, 127.5
-"""Mean and std that bring bytes 0 ... 255 to [−1, 1]."""
-WORDS = "'stored', 'raw', 'standard', a positive number or a Normalizer"
+BYTE_MEAN, BYTE_STD = 127.5, 127.5  # bring bytes 0 ... 255 to [−1, 1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +34,7 @@ class Normalizer:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            object.__setattr__(self, name, _plain(getattr(self, name), name))
+            object.__setattr__(self, name, _check_values(getattr(self, name), name))
         if not (self.std > 0).all():
             raise InputError("std must be positive in every channel")
 
@@ -52,7 +50,7 @@ class Normalizer:
         if self.factors:
             scale, bias = (_per_channel(value, z) for value in self.factors)
             return (z.float() * scale).add_(bias)
-        z = z if z.dtype == torch.uint8 else z.float()  # bytes turn float32 in the subtraction
+        z = z if z.dtype == torch.uint8 else z.float()  # bytes become float32 by the subtraction
         return (z - _per_channel(self.mean, z)).div_(_per_channel(self.std, z))
 
     def apply_(self, values: Tensor) -> Tensor:
@@ -78,7 +76,7 @@ class Normalizer:
         return x.float() * _per_channel(self.std, x) + _per_channel(self.mean, x)
 
     def per_channel(self, channels: int) -> tuple[Tensor, Tensor]:
-        """Mean and std written out for every channel, both [C]."""
+        """Mean and std of every channel, both [C]."""
         for value in (self.mean, self.std):
             if value.ndim == 1 and len(value) != channels:
                 raise InputError(
@@ -87,40 +85,45 @@ class Normalizer:
         return self.mean.expand(channels), self.std.expand(channels)
 
     def fingerprint_parts(self, channels: int) -> list[bytes]:
-        """All that points depend on, for a fingerprint."""
+        """The bytes of all that points depend on."""
         values = [*self.per_channel(channels), *(self.factors or ())]
         return [value.contiguous().numpy().tobytes() for value in values]
 
 
 def scale_normalizer(scale: float | Tensor, bias: float | Tensor = 0.0) -> Normalizer:
     """Points are stored · scale + bias; both are scalars or one per channel [C]."""
-    scale, bias = _plain(scale, "scale"), _plain(bias, "bias")
+    scale, bias = _check_values(scale, "scale"), _check_values(bias, "bias")
     if not (scale > 0).all():
         raise InputError(f"normalize multiplies by a positive number, not {scale.tolist()}")
     return Normalizer(-bias / scale, 1 / scale, factors=(scale, bias))
 
 
 def choose_normalizer(
-    asked: str | float | Normalizer, dtype: torch.dtype, *, own: Normalizer | None = None
+    normalize: str | float | Normalizer, dtype: torch.dtype, *, own: Normalizer | None = None
 ) -> Normalizer | None:
-    """What the user asked for; None for "standard", which takes a look at all of the data.
+    """The normalizer of an option; None for "standard", which needs statistics of all rows.
 
-    `own` is that of the data's project, for "stored".
+    `own` is that of the data's project, for "stored"; `dtype` is that of stored values.
     """
-    if isinstance(asked, Normalizer):
-        return asked
-    if isinstance(asked, (int, float)) and not isinstance(asked, bool) and isfinite(asked):
-        return scale_normalizer(float(asked))
-    if asked == "stored":
-        return own or (Normalizer(*map(torch.tensor, LEVELS)) if dtype == torch.uint8 else RAW)
-    if asked == "raw":
-        return RAW
-    if asked == "standard":
+    if isinstance(normalize, Normalizer):
+        return normalize
+    if isinstance(normalize, (int, float)) and not isinstance(normalize, bool):
+        if isfinite(normalize):
+            return scale_normalizer(float(normalize))
+    elif normalize == "standard":
         return None
-    raise InputError(f"normalize is {WORDS}, not {asked!r}")
+    elif normalize == "raw":
+        return RAW
+    elif normalize == "stored":
+        of_bytes = Normalizer(torch.tensor(BYTE_MEAN), torch.tensor(BYTE_STD))
+        return own or (of_bytes if dtype == torch.uint8 else RAW)
+    raise InputError(
+        f"normalize is 'stored', 'raw', 'standard', a positive number or a Normalizer, not"
+        f" {normalize!r}"
+    )
 
 
-def _plain(value: float | Tensor, name: str) -> Tensor:
+def _check_values(value: float | Tensor, name: str) -> Tensor:
     value = torch.as_tensor(value).detach().cpu().float().squeeze()
     if value.ndim > 1 or not value.isfinite().all():
         raise InputError(f"{name} must be finite, scalar or [channels]: {tuple(value.shape)}")
@@ -129,7 +132,7 @@ def _plain(value: float | Tensor, name: str) -> Tensor:
 
 def _per_channel(value: Tensor, z: Tensor) -> Tensor:
     value = value.to(z.device)
-    return value.reshape(-1, *[1] * (z.ndim - 2)) if value.ndim else value
+    return value.reshape(-1, *[1] * (z.ndim - 2)) if value.ndim else value  # [C, 1, ...]
 
 
 RAW = Normalizer(torch.tensor(0.0), torch.tensor(1.0))

@@ -124,7 +124,12 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, bu
     """One array of the archive: read by rows where it is stored plain, else unpacked."""
     if info.compress_type != zipfile.ZIP_STORED:
         with archive.open(info) as stream:
-            return _unpack_member(stream, info, path, budget)
+            name = f"{path}: {info.filename}"
+            shape, columns, dtype = read_npy_header(stream, name)
+            check_numeric(dtype, name)
+            advice = "write it with np.savez, to be read by rows"
+            values = unpack(stream, dtype, shape, name=name, budget=budget, advice=advice)
+            return array_rows(values.reshape(shape, order="F" if columns else "C"))
     with open_source(path) as stream:
         # The local header: 26 bytes, the lengths of name and extra field, and these two. The
         # extra field may differ from that in the list of members, so it is read here.
@@ -135,34 +140,32 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, bu
         return read_array(path, stream, start, start + info.file_size, budget=budget)
 
 
-def _unpack_member(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, budget: int) -> Rows:
-    name = f"{path}: {info.filename}"
-    shape, columns, dtype = read_npy_header(stream, name)
-    check_numeric(dtype, name)
-    needed = prod(shape) * dtype.itemsize
-    if needed > budget:
+def unpack(
+    stream: IO[bytes] | GzipFile,
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    *,
+    name: str,
+    budget: int,
+    advice: str,
+) -> np.ndarray:
+    """The array of a compressed stream, which must hold exactly its bytes and fit the budget."""
+    size = prod(shape) * dtype.itemsize
+    if size > budget:
         raise InputError(
-            f"{name} unpacks to {needed >> 20} MiB, more than the memory of {budget >> 20} MiB;"
-            " write it with np.savez, to be read by rows, or raise the memory"
+            f"{name} unpacks to {size >> 20} MiB, more than the memory of {budget >> 20} MiB;"
+            f" {advice}, or raise the memory"
         )
-    content = np.empty(needed, np.uint8)
-    fill(stream, content, name)
-    return array_rows(content.view(dtype).reshape(shape, order="F" if columns else "C"))
-
-
-def fill(stream: IO[bytes] | GzipFile, content: np.ndarray, name: str) -> None:
-    """Read exactly as many bytes as there is room for; fewer or more are an error."""
-    done = 0
+    content, done = np.empty(size, np.uint8), 0
     # once all bytes are there, one more is asked for: a stream that goes on is damaged
-    while chunk := stream.read(min(CHUNK_BYTES, len(content) - done) or 1):
-        if done + len(chunk) > len(content):
-            raise InputError(
-                f"{name} is damaged: it goes on after the {len(content)} bytes declared"
-            )
+    while chunk := stream.read(min(CHUNK_BYTES, size - done) or 1):
+        if done + len(chunk) > size:
+            raise InputError(f"{name} is damaged: it goes on after the {size} bytes declared")
         content[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
         done += len(chunk)
-    if done < len(content):
-        raise InputError(f"{name} is cut short: {done} bytes where {len(content)} are declared")
+    if done < size:
+        raise InputError(f"{name} is cut short: {done} bytes where {size} are declared")
+    return content.view(dtype)
 
 
 def _compare_checksum(stream: IO[bytes], info: zipfile.ZipInfo, path: Path, start: int) -> None:

@@ -21,13 +21,13 @@ from floracle.data.rows.rows import Rows, array_rows
 from floracle.data.rows.source_files import explain_read_errors, open_source, source_file
 from floracle.run.errors import InputError
 
-from .array_files import fill
+from .array_files import unpack
 from .content import LayoutContent, as_points
 from .labels import check_labels
 from .read_options import ReadOptions
 
 IMAGES = re.compile(r".*images[-.]idx3-ubyte(\.gz)?")
-UNSIGNED_BYTES = 0x08  # the type of values in the magic number
+UNSIGNED_BYTES, BYTES = 0x08, np.dtype(np.uint8)  # the type in the magic number, and numpy's
 
 Stream = IO[bytes] | gzip.GzipFile
 
@@ -67,7 +67,10 @@ def read_idx(path: Path, axes: int, budget: int) -> Rows:
     with explain_read_errors(path, "an idx file"), open_source(path) as file:
         if path.suffix == ".gz":
             with gzip.open(file) as stream:
-                return _unpack(stream, path, axes, budget)
+                shape = _read_sizes(stream, path, axes)
+                advice = "unpack it with gunzip"
+                values = unpack(stream, BYTES, shape, name=str(path), budget=budget, advice=advice)
+                return array_rows(values.reshape(shape))
         shape = _read_sizes(file, path, axes)
         source, start = source_file(path, file), 4 + 4 * axes
         if source.state.size != start + prod(shape):
@@ -76,19 +79,7 @@ def read_idx(path: Path, axes: int, budget: int) -> Rows:
             )
         if not prod(shape):
             raise InputError(f"{path} is empty: its sizes are {shape}")
-        return rows_at(source, start, shape, np.dtype(np.uint8))
-
-
-def _unpack(stream: Stream, path: Path, axes: int, budget: int) -> Rows:
-    shape = _read_sizes(stream, path, axes)
-    if prod(shape) > budget:
-        raise InputError(
-            f"{path} unpacks to {prod(shape) >> 20} MiB, more than the memory of"
-            f" {budget >> 20} MiB; unpack it with gunzip, or raise the memory"
-        )
-    content = np.empty(prod(shape), np.uint8)
-    fill(stream, content, str(path))
-    return array_rows(content.reshape(shape))
+        return rows_at(source, start, shape, BYTES)
 
 
 def _read_sizes(stream: Stream, path: Path, axes: int) -> tuple[int, ...]:

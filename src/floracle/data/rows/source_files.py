@@ -1,10 +1,10 @@
-"""The files that data is read from: regular ones alone, each with how it looked at first.
+"""The files that data is read from: regular ones alone, each with its state when first opened.
 
-A run reads its data more than once, and everything it learns is recorded under one fingerprint.
-A file that changes in between would give numbers of two data sets under the name of one. So every
-file is opened by `open_source`, which notes its size, the time of its last change and its number
-on the disk; whoever reads it again compares. Nothing is mapped into memory: a mapped file that is
-cut short ends the process without a word, where a read says that something is missing.
+A run reads its data more than once, and all results carry one fingerprint. A file that changes in
+between would give numbers of two data sets under the name of one. So every file is opened by
+`open_source`, which records its size, the time of its last change and its number on the disk;
+whoever reads it again compares. Nothing is mapped into memory: a mapped file that is cut short
+ends the process without a word, where a read says that something is missing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from floracle.run.files import open_regular
 
 RUN_AGAIN = "nothing of this run is kept as an answer: run it again"
 STATE_FORMAT = Struct("QqQ")
-"""A look in the memory of a store; times before 1970 are negative."""
+"""A state in the memory of a store; times before 1970 are negative."""
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """Characters that would move the cursor of whoever reads a name."""
@@ -37,32 +37,32 @@ class Changed(InputError):
 
 
 class FileState(NamedTuple):
-    """What changes with a file, all but surely."""
+    """What changes, all but surely, whenever a file does."""
 
     size: int
     time: int
     """Of the last change, in nanoseconds."""
     number: int
-    """On the disk: a file that takes the place of another has its own."""
+    """On the disk (inode): a file that replaces another has its own."""
 
 
 def file_state(status: os.stat_result) -> FileState:
-    """How a file looks."""
+    """The state in what the system says of a file."""
     return FileState(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
-_noted: ContextVar[dict[str, FileState] | None] = ContextVar("noted", default=None)
+_recorded: ContextVar[dict[str, FileState] | None] = ContextVar("recorded", default=None)
 
 
 @contextmanager
 def record_opened_files() -> Iterator[Mapping[str, FileState]]:
-    """All files that are opened meanwhile, with how they looked when that was first done."""
-    looks: dict[str, FileState] = {}
-    token = _noted.set(looks)
+    """All files that are opened meanwhile, each with its state when first opened."""
+    states: dict[str, FileState] = {}
+    token = _recorded.set(states)
     try:
-        yield looks
+        yield states
     finally:
-        _noted.reset(token)
+        _recorded.reset(token)
 
 
 def open_source(path: Path) -> BufferedReader:
@@ -76,7 +76,7 @@ def open_source(path: Path) -> BufferedReader:
             ) from error
         raise
     try:
-        _note(path, file_state(os.fstat(file.fileno())))
+        _record(path, file_state(os.fstat(file.fileno())))
     except Changed:
         file.close()
         raise
@@ -84,20 +84,20 @@ def open_source(path: Path) -> BufferedReader:
 
 
 def record_file(path: Path) -> FileState:
-    """How a file looks that is read by other means, as `open_source` would note it."""
-    look = file_state(path.stat())
-    _note(path, look)
-    return look
+    """Record the state of a file that is read by other means than `open_source`."""
+    state = file_state(path.stat())
+    _record(path, state)
+    return state
 
 
-def _note(path: Path, look: FileState) -> None:
-    noted = _noted.get()
-    if noted is not None and noted.setdefault(str(path), look) != look:
+def _record(path: Path, state: FileState) -> None:
+    recorded = _recorded.get()
+    if recorded is not None and recorded.setdefault(str(path), state) != state:
         raise changed_file(path)
 
 
 def changed_file(path: Path | str) -> Changed:
-    """What to say of a file that looks otherwise than before."""
+    """The error for a file in another state than before."""
     return Changed(
         f"{path} changed while it was read (its size, time or number on the disk is another);"
         f" {RUN_AGAIN}"
@@ -105,7 +105,7 @@ def changed_file(path: Path | str) -> Changed:
 
 
 def changed_row(name: str, row: int) -> Changed:
-    """What to say of a row that is no longer what was read at opening."""
+    """The error for a row that is no longer what was read at opening."""
     return Changed(
         f"{name}: row {row} is no longer what it was when the data was opened; {RUN_AGAIN}"
     )
@@ -113,7 +113,7 @@ def changed_row(name: str, row: int) -> Changed:
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file, and how it looked when it was opened first."""
+    """A file and its state when it was first opened."""
 
     path: Path
     state: FileState
@@ -132,14 +132,14 @@ def source_file(path: Path, file: BufferedReader) -> SourceFile:
     return SourceFile(path, file_state(os.fstat(file.fileno())))
 
 
-def read_at(file: BufferedReader, place: int, room: memoryview, path: Path) -> None:
-    """Fill memory with the bytes that begin at a place of a file."""
-    handle, done = file.fileno(), 0
-    while done < len(room):
-        got = os.preadv(handle, [room[done:]], place + done)
-        if not got:
+def read_at(file: BufferedReader, begin: int, memory: memoryview, path: Path) -> None:
+    """Fill memory with the bytes that begin at a position of a file."""
+    descriptor, done = file.fileno(), 0
+    while done < len(memory):
+        count = os.preadv(descriptor, [memory[done:]], begin + done)
+        if not count:
             raise Changed(f"{path} ended while it was read; is something writing to it?")
-        done += got
+        done += count
 
 
 @dataclass(frozen=True)
@@ -150,21 +150,21 @@ class SourceFiles:
     states: bytes = b""
 
     @classmethod
-    def of(cls, looks: Mapping[str, FileState]) -> SourceFiles:
-        """Those that `noted_files` has noted."""
-        return cls(tuple(looks), b"".join(STATE_FORMAT.pack(*look) for look in looks.values()))
+    def of(cls, states: Mapping[str, FileState]) -> SourceFiles:
+        """Those of `record_opened_files`."""
+        return cls(tuple(states), b"".join(STATE_FORMAT.pack(*state) for state in states.values()))
 
     def check_unchanged(self) -> None:
-        """Raise `Changed` for the first file that looks otherwise, or is gone."""
-        for name, look in zip(self.names, STATE_FORMAT.iter_unpack(self.states), strict=True):
+        """Raise `Changed` for the first file that is in another state, or gone."""
+        for name, state in zip(self.names, STATE_FORMAT.iter_unpack(self.states), strict=True):
             try:
-                status = os.stat(name)
+                current = file_state(os.stat(name))
             except OSError as error:
                 reason = (error.strerror or str(error)).lower()
                 raise Changed(
                     f"{name} is gone since it was read ({reason}); {RUN_AGAIN}"
                 ) from error
-            if (status.st_size, status.st_mtime_ns, status.st_ino) != look:
+            if current != state:
                 raise changed_file(name)
 
 
@@ -185,7 +185,7 @@ def remove_output_if_changed(
 ) -> Iterator[None]:
     """Remove what was written of data that has changed, so that the same command begins again.
 
-    Whatever a changed file has made fail, the change is what is said.
+    Whatever error a changed file caused, the change is the error that is raised.
     """
     try:
         yield

@@ -29,9 +29,9 @@ from .source_files import (
     source_file,
 )
 
-MOST_HEADER = 2**20
-LENGTH = 8
-MOST_AXES = 32
+MAX_HEADER_BYTES = 2**20
+LENGTH_BYTES = 8  # a little-endian integer before the header
+MAX_AXES = 32  # numpy has no more
 DTYPES = {
     "BOOL": "?",
     "U8": "u1",
@@ -95,63 +95,64 @@ def read_header(path: Path) -> TensorFile:
     with explain_read_errors(path, "a .safetensors file"):
         with open_source(path) as file:
             source = source_file(path, file)
-            held, length = source.state.size, int.from_bytes(file.read(LENGTH), "little")
-            if held < LENGTH or length > min(MOST_HEADER, held - LENGTH):
+            size, length = source.state.size, int.from_bytes(file.read(LENGTH_BYTES), "little")
+            if size < LENGTH_BYTES or length > min(MAX_HEADER_BYTES, size - LENGTH_BYTES):
                 raise InputError(
                     f"{path} is cut short or damaged: its header claims {length} bytes"
                 )
-            header = json.loads(file.read(length), object_pairs_hook=_unrepeated)
+            header = json.loads(file.read(length), object_pairs_hook=_refuse_repeated)
         if not isinstance(header, dict):
             raise InputError(f"{path} is damaged: its header is no list of tensors")
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict):
             raise InputError(f"{path} is damaged: its metadata are no texts by name")
-        begin = LENGTH + length
-        entries = {key: _entry(path, key, value, begin) for key, value in header.items()}
-        _check_places(path, list(entries.values()), begin, held)
+        begin = LENGTH_BYTES + length
+        entries = {key: _parse_entry(path, key, value, begin) for key, value in header.items()}
+        _check_places(path, list(entries.values()), begin, size)
     return TensorFile(source, entries, metadata)
 
 
-def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    by_name = dict(pairs)
+    if len(by_name) < len(pairs):  # json would keep the last one
         raise ValueError("a name stands in the header twice")
-    return found
+    return by_name
 
 
-def _entry(path: Path, key: str, value: Any, begin: int) -> Entry:
-    """One tensor as the header describes it."""
+def _parse_entry(path: Path, key: str, value: Any, begin: int) -> Entry:
+    """One tensor as the header describes it; its bytes count from `begin`."""
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= set(value):
         raise InputError(f"{path} is damaged: {key!r} has no type, shape and place")
     dtype, shape, place = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        known = ", ".join(DTYPES)
-        raise InputError(f"{path}: {key!r} is of type {dtype!r}; what is read: {known}")
-    if not (_sizes(shape) and _sizes(place) and len(place) == 2):
+        raise InputError(
+            f"{path}: {key!r} is of type {dtype!r}; what is read: {', '.join(DTYPES)}"
+        )
+    if not (_are_sizes(shape) and _are_sizes(place) and len(place) == 2):
         raise InputError(f"{path} is damaged: {key!r} has shape {shape!r} at {place!r}")
-    needed = prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-    if place[1] - place[0] != needed:
+    needed, size = prod(shape) * np.dtype(DTYPES[dtype]).itemsize, place[1] - place[0]
+    if size != needed:
         raise InputError(
             f"{path} is damaged: {key!r} {shape} takes {needed} bytes, but its place {place} has"
-            f" {place[1] - place[0]}"
+            f" {size}"
         )
     return Entry(dtype, tuple(shape), begin + place[0], begin + place[1])
 
 
-def _sizes(values: Any) -> bool:
-    """Whether these are sizes as an axis or a file may have them."""
-    if not isinstance(values, list) or len(values) > MOST_AXES:
+def _are_sizes(values: Any) -> bool:
+    """Whether these are sizes as an axis or a file may have them; a bool is none."""
+    if not isinstance(values, list) or len(values) > MAX_AXES:
         return False
     return all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
-def _check_places(path: Path, entries: list[Entry], begin: int, held: int) -> None:
+def _check_places(path: Path, entries: list[Entry], begin: int, size: int) -> None:
     """Refuse tensors that overlap, leave gaps or end elsewhere than the file."""
-    place = begin
-    for entry in sorted(entries, key=lambda each: (each.start, each.end)):
-        if entry.start != place:
-            kind = "overlap" if entry.start < place else "leave a gap"
-            raise InputError(f"{path} is damaged: its tensors {kind} at byte {place}")
-        place = entry.end
-    if place != held:
-        raise InputError(f"{path} is cut short or damaged: {held} bytes where {place} should be")
+    end = begin
+    for entry in sorted(entries, key=lambda entry: (entry.start, entry.end)):
+        if entry.start != end:
+            flaw = "overlap" if entry.start < end else "leave a gap"
+            raise InputError(f"{path} is damaged: its tensors {flaw} at byte {end}")
+        end = entry.end
+    if end != size:
+        raise InputError(f"{path} is cut short or damaged: {size} bytes where {end} should be")
