@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from floracle.cli.data_options import Layout, Moments
-from floracle.data.layouts.read_options import MOMENTS
+from floracle.data.layouts.content import MOMENTS
 from floracle.data.layouts.registry import LAYOUTS, layout_names
 from floracle.data.store import open_store
 from floracle.run.errors import InputError

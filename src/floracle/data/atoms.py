@@ -58,10 +58,11 @@ class ClassIndex:
 
     def _merge_duplicates(self, rows: Tensor) -> WeightedRows:
         """The first of equal rows, in order, each with the weight of all that equal it."""
+        # index: where each distinct value stands first; group: which of them each row is
         _, index, group, counts = np.unique(
             self.first[rows].numpy(), return_index=True, return_inverse=True, return_counts=True
         )
-        order = np.argsort(index)
+        order = np.argsort(index)  # np.unique sorts by value; atoms go by row
         if self.weights is None:
             weights = torch.from_numpy(counts[order]).double() / len(rows)
         else:
@@ -75,6 +76,6 @@ def _list_classes(sorted_labels: np.ndarray) -> str:
     labels = [label for label in np.unique(sorted_labels).tolist() if label >= 0]
     if not labels:
         return "the data has no labels"
-    shown = ", ".join(map(str, labels[:MAX_LISTED_CLASSES]))
+    listed = ", ".join(map(str, labels[:MAX_LISTED_CLASSES]))
     more = f", ... {labels[-1]}" if len(labels) > MAX_LISTED_CLASSES else ""
-    return f"classes are {shown}{more}"
+    return f"classes are {listed}{more}"

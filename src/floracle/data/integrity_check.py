@@ -23,8 +23,8 @@ from .channel_statistics import CACHED_VALUES, ChannelStatistics
 from .rows.buffers import read_ahead
 from .rows.rows import COMPACT, Rows, compact
 
-BLOCK_VALUES = 2**22
-DIGEST_BYTES = 16
+BLOCK_VALUES = 2**22  # 16 MiB of float32: one block is hashed while the next one is read
+DIGEST_BYTES = 16  # a collision by chance needs some 2^64 rows
 
 Keep = Callable[[int, Tensor], None]
 """Takes the number of a row, and stored values of rows from there on."""
@@ -93,12 +93,14 @@ def _hash_row(row: np.ndarray) -> bytes:
 
 def find_first_equal(rows: Rows, digests: np.ndarray) -> Tensor:
     """For every row the first that equals it, int64 [N]; equal digests are compared in full."""
+    # 1. Sort the digests as pairs of words, and see where a new one begins.
     words = digests.view(np.uint64)  # [N, 2]
     order = np.lexsort((words[:, 1], words[:, 0]))
     new = np.ones(len(order), bool)
     new[1:] = (words[order[1:]] != words[order[:-1]]).any(1)
     first = np.empty(len(order), np.int64)
     first[order] = order[new][new.cumsum() - 1]  # lexsort is stable: a group begins with its first
+    # 2. Compare every copy with its original; a row whose digest lies is its own first.
     copies, step = np.flatnonzero(first != np.arange(len(first))), block_rows(rows)
     for start in range(0, len(copies), step):
         batch = copies[start : start + step]

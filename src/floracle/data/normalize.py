@@ -95,6 +95,7 @@ def scale_normalizer(scale: float | Tensor, bias: float | Tensor = 0.0) -> Norma
     scale, bias = _check_values(scale, "scale"), _check_values(bias, "bias")
     if not (scale > 0).all():
         raise InputError(f"normalize multiplies by a positive number, not {scale.tolist()}")
+    # mean and std are for those who ask; points are computed from the factors, as projects do
     return Normalizer(-bias / scale, 1 / scale, factors=(scale, bias))
 
 

@@ -30,10 +30,9 @@ from .atoms import ClassIndex
 from .channel_statistics import Channels, point_channels
 from .data_warnings import data_warnings
 from .integrity_check import find_first_equal, row_digests
-from .layouts.content import LayoutContent
+from .layouts.content import LayoutContent, ReadOptions
 from .layouts.labels import check_labels, check_weights, class_names, read_labels
 from .layouts.moments import read_moments
-from .layouts.read_options import ReadOptions
 from .layouts.registry import open_layout
 from .normalize import Normalizer, choose_normalizer
 from .packed.reader import PackedStore, packed_content
@@ -160,7 +159,9 @@ class Store:
         A row that is not what was read at opening raises `Changed`.
         """
         block = compact(self.stored[self._check_numbers(rows)]).contiguous()
-        digests = row_digests(block)
+        digests = row_digests(
+            block
+        )  # compared with opening: pack and encode copy what was checked
         if self.digests is not None:
             unlike = (digests != self.digests[rows.numpy()]).any(1)
             if unlike.any():
@@ -346,12 +347,12 @@ def compute_fingerprint(
     flips: bool,
 ) -> str:
     """A hash of points, labels, weights and normalization; `rows` is all that tells them apart."""
-    words = f"{list(rows.shape)} {compact(rows[:1]).dtype} flips={flips}"
+    header = f"{list(rows.shape)} {compact(rows[:1]).dtype} flips={flips}"
     labels, weights = class_index.labels, class_index.weights
     parts = [digests.tobytes(), labels.numpy().tobytes(), *normalizer.fingerprint_parts(channels)]
     if weights is not None:
         parts.append((weights / weights.max()).numpy().tobytes())  # the scale of weights is free
-    return digest(words, *parts)
+    return digest(header, *parts)
 
 
 def _as_key(rows: Tensor) -> Key:

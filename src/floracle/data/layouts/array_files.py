@@ -27,10 +27,9 @@ from floracle.data.rows.tensorfile import read_header
 from floracle.run.errors import InputError
 
 from .containers import check_members, open_zip
-from .content import LayoutContent, as_points
+from .content import LayoutContent, ReadOptions, as_points
 from .labels import check_labels, find_label_file, read_labels
 from .npy import check_numeric, load_all, read_array, read_npy, read_npy_header
-from .read_options import ReadOptions
 
 POINT_KEYS = ("images", "latents", "data", "x", "arr_0")
 LABEL_KEYS = ("labels", "label", "y", "arr_1")
@@ -109,9 +108,7 @@ def _labels_key(path: Path, shapes: Shapes) -> str | None:
         key for key in LABEL_KEYS if key in shapes and (key != "arr_1" or len(shapes[key]) == 1)
     ]
     if len(keys) > 1:
-        raise InputError(
-            f"{path} holds labels more than once: {', '.join(keys)}; keep one of them"
-        )
+        raise InputError(f"{path} holds labels more than once: {', '.join(keys)}; keep one")
     return keys[0] if keys else None
 
 

@@ -50,17 +50,15 @@ class Container:
     def read(self, name: str, max_bytes: int) -> bytes:
         """The bytes of one file, which may not be larger."""
         if self.archive is None:
-            where = f"{self.path / name}"
+            file_name = f"{self.path / name}"
             with open_source(self.path / name) as file:
                 content = file.read(max_bytes + 1)
         else:
-            where = f"{self.path}: {name}"
-            with explain_read_errors(where, "a member"), self.archive.open(name) as file:
+            file_name = f"{self.path}: {name}"
+            with explain_read_errors(file_name, "a member"), self.archive.open(name) as file:
                 content = file.read(max_bytes + 1)
         if len(content) > max_bytes:
-            raise InputError(
-                f"{where} is larger than the {max_bytes} bytes that it should have at most"
-            )
+            raise InputError(f"{file_name} is larger than the {max_bytes} bytes expected")
         return content
 
 
@@ -161,9 +159,7 @@ def check_members(
         raise InputError(f"{path} holds {repeated!r} more than once; write the archive again")
     folders = {str(folder) for name in by_name for folder in PurePosixPath(name).parents}
     if inside := next((name for name in sorted(folders) if name in by_name), None):
-        raise InputError(
-            f"{path}: {inside!r} is both a file and a folder; write the archive again"
-        )
+        raise InputError(f"{path}: {inside!r} is both a file and a folder; archive it again")
     return by_name
 
 
@@ -205,18 +201,18 @@ def _check_apart(members: list[zipfile.ZipInfo], path: Path) -> None:
 def files_below(folder: Path) -> Iterator[Path]:
     """All files below a folder but hidden ones; a folder that links reach twice is read once."""
     visited = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
         if real in visited:
             folders.clear()
             continue
         visited.add(real)
-        visible = [Path(place, name) for name in folders if not is_hidden(name)]
+        visible = [Path(parent, name) for name in folders if not is_hidden(name)]
         for entry in visible:
             check_folder(entry)
         # os.walk descends into what is left in its own list
         folders[:] = [entry.name for entry in visible if not leads_back(entry, folder.parent)]
-        yield from (Path(place, name) for name in files if not is_hidden(name))
+        yield from (Path(parent, name) for name in files if not is_hidden(name))
 
 
 def is_hidden(name: str) -> bool:

@@ -1,6 +1,8 @@
-"""What every layout returns: rows as they are stored, their labels, and how to read them.
+"""What every layout takes and returns: options, and rows as they are stored with their labels.
 
-Pictures are [channels, height, width] from here on, in whatever order a file has their axes.
+Some layouts look alike and mean different things: moments, mirrors, two projects with one kind of
+file. Where files leave it open, an option must say it; nothing is guessed. Pictures are
+[channels, height, width] from here on, in whatever order a file has their axes.
 """
 
 from __future__ import annotations
@@ -20,6 +22,55 @@ POINT_TYPES = (
     *(torch.int8, torch.int16, torch.int32, torch.int64),
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
 )
+MOMENTS = ("mean", "sample", "gaussian")
+MIN_FILE_BYTES = 2**22
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """The arguments of `open_store` that concern layouts."""
+
+    budget: int
+    """Bytes that may be held."""
+    layout: str | None = None
+    moments: str | None = None
+    flips: bool | None = None
+    stored: bool = True
+    """Whether points are what the data's own project feeds to its model."""
+    labelled: bool = False
+    """Whether labels are given, so that none beside the data are looked for."""
+
+    def __post_init__(self) -> None:
+        if self.moments is not None and self.moments not in MOMENTS:
+            raise InputError(f"moments are read as {', '.join(MOMENTS)}, not {self.moments!r}")
+
+    @property
+    def file_budget(self) -> int:
+        """Bytes for a single file: never less than 4 MiB, so that small budgets open anything."""
+        return max(self.budget, MIN_FILE_BYTES)
+
+    def check_flips(self, data: object, *, stored: bool) -> bool:
+        """Whether the mirrors `stored` with latents are points, which `flips` must say."""
+        if stored and self.flips is None:
+            raise InputError(
+                f"{data} holds the mirror of every latent as well, and its project trains on"
+                " both; say flips=True for those 2N points, or flips=False for N"
+            )
+        if self.flips and not stored:
+            raise InputError(
+                f"{data} holds no mirrors, and latents cannot be mirrored in latent space;"
+                " say flips=False, or encode the mirrored pictures too"
+            )
+        return bool(self.flips)
+
+    def require_moments(self, data: object) -> str:
+        """What becomes of Gaussians, which `moments` must say."""
+        if self.moments is None:
+            raise InputError(
+                f"{data} holds a Gaussian for every sample; say moments='mean' to take its mean"
+                " for the point, 'sample' for one draw, or 'gaussian' to keep its deviations too"
+            )
+        return self.moments
 
 
 @dataclass(frozen=True)
@@ -58,6 +109,7 @@ def as_points(rows: Rows, name: str) -> Rows:
         raise InputError(f"{name} is empty: its shape is {tuple(rows.shape)}")
     if rows.dtype not in POINT_TYPES:
         raise InputError(f"{name} holds {rows.dtype}; points are real numbers")
+    # floats [N, H, W, 3] stay as they are: only bytes are surely pictures, and H, W, C in order
     pictures = len(rows.shape) == 3 or (len(rows.shape) == 4 and rows.shape[3] in (1, 3))
     if rows.dtype != torch.uint8 or not pictures:
         return rows

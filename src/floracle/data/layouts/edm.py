@@ -28,11 +28,10 @@ from floracle.data.rows.source_files import explain_read_errors
 from floracle.run.errors import InputError
 
 from .containers import Container, Member, open_container, stack_files
-from .content import LayoutContent
+from .content import LayoutContent, ReadOptions
 from .labels import check_labels
 from .npy import parse_npy
 from .pictures import is_picture_file, open_picture_files
-from .read_options import ReadOptions
 
 INDEX = "dataset.json"
 MIN_INDEX_BYTES = 2**20  # for the index, however small the budget
@@ -66,9 +65,7 @@ def open_edm(path: Path, options: ReadOptions) -> LayoutContent:
     if arrays:
         return _open_moments(container, arrays, options)
     if options.layout is not None:
-        raise InputError(
-            f"{path} holds no moments, so layout={options.layout!r} says nothing; drop it"
-        )
+        raise InputError(f"{path} holds no moments, so layout={options.layout!r} does not fit")
     pictures = [name for name in container.names if is_picture_file(Path(name))]
     if not pictures:
         raise InputError(f"{path} holds neither pictures nor img-mean-std-....npy")
@@ -126,9 +123,7 @@ def _read_labels(container: Container, names: Sequence[str], budget: int) -> Cla
     with explain_read_errors(index, "an index"):
         content = json.loads(container.read(INDEX, max(budget // 16, MIN_INDEX_BYTES)))
         if not isinstance(content, dict) or "labels" not in content:
-            raise InputError(
-                f'{index} has no labels; it should read {{"labels": [[name, class], ...]}}'
-            )
+            raise InputError(f'{index} has no labels; write {{"labels": [[name, class], ...]}}')
         if content["labels"] is None:
             return None, ()
         by_name = _parse_labels(content["labels"], index)
@@ -151,9 +146,7 @@ def _parse_labels(pairs: Any, index: str) -> dict[str, int]:
             raise InputError(f"{index} holds {str(pair)[:80]}, which is no [name, class]")
         name, label = pair[0].replace("\\", "/"), pair[1]
         if isinstance(label, list):
-            raise InputError(
-                f"{index} labels {name!r} by an embedding; such conditions are not read"
-            )
+            raise InputError(f"{index} labels {name!r} by an embedding; only classes are read")
         if label is not None and type(label) is not int:
             raise InputError(f"{index} labels {name!r} by {label!r}; classes are whole numbers")
         if name in by_name:

@@ -14,11 +14,10 @@ from floracle.data.rows.rows import hold_if_fits, map_rows
 from floracle.run.errors import InputError
 
 from .containers import Container, open_container
-from .content import LayoutContent
+from .content import LayoutContent, ReadOptions
 from .edm import stack_npy_files
 from .labels import check_labels
 from .npy import parse_npy
-from .read_options import ReadOptions
 
 NUMBERED = re.compile(r"(\d{1,18})\.npy")
 MAX_LABEL_BYTES = 2**14
@@ -54,14 +53,11 @@ def open_fastdit(folder: Path, options: ReadOptions) -> LayoutContent:
     )
     files = _sort_by_number(features)
     if unpaired := set(_sort_by_number(labels)) ^ set(files):
-        raise InputError(
-            f"{folder} has {min(unpaired)} only once; features and labels belong together"
-        )
+        raise InputError(f"{folder} has {min(unpaired)} only once; features need labels")
     rows = stack_npy_files(features, files, options.file_budget)
     if len(rows.shape) < 3 or rows.shape[1] != 1:
-        raise InputError(
-            f"{features.path}: {files[0]} is {list(rows.shape[1:])}, not [1, C, H, W]"
-        )
+        raise InputError(f"{features.path}: {files[0]} is {[*rows.shape[1:]]}, not [1, C, H, W]")
+    # fast-DiT stores a batch of one; the axis goes when rows are read
     latents = map_rows(rows, lambda block: block[:, 0], shape=(len(files), *rows.shape[2:]))
     classes = [_read_label(labels, name) for name in files]
     return LayoutContent(
@@ -81,10 +77,10 @@ def _sort_by_number(container: Container) -> list[str]:
 
 
 def _read_label(container: Container, name: str) -> int:
-    where = f"{container.path}: {name}"
-    label = parse_npy(container.read(name, MAX_LABEL_BYTES), where)
+    file = f"{container.path}: {name}"
+    label = parse_npy(container.read(name, MAX_LABEL_BYTES), file)
     if label.size != 1 or label.dtype.kind not in "iu":
-        raise InputError(f"{where} is {label.dtype} {list(label.shape)}, not one label")
+        raise InputError(f"{file} is {label.dtype} {list(label.shape)}, not one label")
     return int(label.reshape(()))
 
 

@@ -22,9 +22,8 @@ from floracle.data.rows.source_files import explain_read_errors, open_source, so
 from floracle.run.errors import InputError
 
 from .array_files import unpack
-from .content import LayoutContent, as_points
+from .content import LayoutContent, ReadOptions, as_points
 from .labels import check_labels
-from .read_options import ReadOptions
 
 IMAGES = re.compile(r".*images[-.]idx3-ubyte(\.gz)?")
 UNSIGNED_BYTES, BYTES = 0x08, np.dtype(np.uint8)  # the type in the magic number, and numpy's
@@ -73,10 +72,9 @@ def read_idx(path: Path, axes: int, budget: int) -> Rows:
                 return array_rows(values.reshape(shape))
         shape = _read_sizes(file, path, axes)
         source, start = source_file(path, file), 4 + 4 * axes
-        if source.state.size != start + prod(shape):
-            raise InputError(
-                f"{path} is cut short or damaged: {source.state.size} bytes for sizes {shape}"
-            )
+        size = source.state.size
+        if size != start + prod(shape):
+            raise InputError(f"{path} is cut short or damaged: {size} bytes for sizes {shape}")
         if not prod(shape):
             raise InputError(f"{path} is empty: its sizes are {shape}")
         return rows_at(source, start, shape, BYTES)
@@ -88,7 +86,7 @@ def _read_sizes(stream: Stream, path: Path, axes: int) -> tuple[int, ...]:
         raise InputError(f"{path} is cut short: no idx header of {axes} axes")
     if header[:4] != bytes([0, 0, UNSIGNED_BYTES, axes]):
         raise InputError(
-            f"{path} is no idx file of bytes with {axes} axes: it begins {header[:4]!r}"
+            f"{path} is no idx file of bytes of {axes} axes: it begins {header[:4]!r}"
         )
     return struct.unpack(f">{axes}I", header[4:])
 

@@ -18,7 +18,7 @@ from floracle.run.errors import InputError
 
 from .npy import load_all, read_npy
 
-MAX_CLASSES = 2**20
+MAX_CLASSES = 2**20  # names and statistics are tables by label, so a wild one costs memory
 
 
 def read_labels(path: Path, count: int) -> Tensor:
@@ -36,9 +36,7 @@ def check_labels(labels: Any, count: int, name: str) -> Tensor:
     low, high = int(values.min()), int(values.max())
     if low < -1 or high >= MAX_CLASSES:
         extreme = low if low < -1 else high
-        raise InputError(
-            f"{name} hold {extreme}; labels are 0 ... {MAX_CLASSES - 1}, or -1 for none"
-        )
+        raise InputError(f"{name} hold {extreme}; labels are -1 (none) ... {MAX_CLASSES - 1}")
     return torch.from_numpy(values.astype(np.int64))
 
 
@@ -83,9 +81,7 @@ def check_weights(weights: Any, count: int) -> Tensor:
     # shares of the mass are float64: below its smallest normal number they lose bits, then vanish
     if float(checked.min()) / float(checked.max()) < np.finfo(np.float64).tiny:
         row = int(checked.argmin())
-        raise InputError(
-            f"the weight of row {row} vanishes beside the largest one; remove the row"
-        )
+        raise InputError(f"the weight of row {row} vanishes beside the largest; remove the row")
     return checked
 
 

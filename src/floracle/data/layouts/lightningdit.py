@@ -8,10 +8,8 @@ computed again. The model is fed (z − mean) / std.
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import zipfile
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -28,10 +26,8 @@ from floracle.data.rows.tensorfile import TensorFile, read_header
 from floracle.run.errors import InputError
 from floracle.run.torch_archive import checked_records
 
-from .containers import check_members
-from .content import LayoutContent
+from .content import LayoutContent, ReadOptions
 from .labels import check_labels
-from .read_options import ReadOptions
 
 SHARD = re.compile(r"latents_rank(\d+)_shard(\d+)\.safetensors")
 STATS = "latents_stats.pt"
@@ -77,9 +73,7 @@ def find_shards(path: Path) -> list[Path]:
                 raise InputError(f"{file} and {shards[number].name} have one number; keep one")
             shards[number] = file
     if not shards:
-        raise InputError(
-            f"{path} holds no latents_rank..._shard....safetensors; name their folder"
-        )
+        raise InputError(f"{path} holds no latents_rank..._shard....safetensors; name the folder")
     _check_numbers(path, sorted(shards))
     return [shards[number] for number in sorted(shards)]
 
@@ -100,18 +94,14 @@ def _check_numbers(path: Path, shards: list[tuple[int, int]]) -> None:
     for rank, numbers in by_rank.items():
         if numbers != list(range(len(numbers))):
             missing = next(number for number in range(len(numbers)) if number not in numbers)
-            raise InputError(
-                f"{path} has no shard {missing} of rank {rank}; copy the missing file"
-            )
+            raise InputError(f"{path} has no shard {missing} of rank {rank}; copy what is missing")
 
 
 def _check_alike(file: TensorFile, first: TensorFile) -> None:
     """Refuse a shard that does not hold what it says, or is unlike the first one."""
     entries, path = file.entries, file.path
     if not {"latents", "labels"} <= set(entries):
-        raise InputError(
-            f"{path} holds {', '.join(entries) or 'nothing'}; latents and labels belong"
-        )
+        raise InputError(f"{path} holds {', '.join(entries) or 'nothing'}, not latents and labels")
     if set(entries) != set(first.entries):
         raise InputError(f"{path} holds {', '.join(entries)}, unlike {first.path.name}")
     latents, expected = entries["latents"], first.entries["latents"]
@@ -165,36 +155,24 @@ def read_stats(folder: Path, channels: int) -> Normalizer:
 
 def _load_stats(path: Path) -> object:
     """The content of the file, none of it run as code."""
-    content = _read_trusted(path)
-    try:
-        # torch checks bounds only where it maps a file. What it maps is a copy of ours, since
-        # nobody else can cut that short.
-        with NamedTemporaryFile() as copy:
-            copy.write(content)
-            copy.flush()
-            try:  # a tensor longer than what is kept of it would show other bytes of the map
-                checked_records(Path(copy.name))
-            except InputError as flaw:
-                reason = str(flaw).replace(copy.name, "it")
-                raise InputError(f"{path} is damaged ({reason})") from flaw
-            return torch.load(copy.name, weights_only=True, map_location="cpu", mmap=True)
-    except UnpicklingError as error:  # torch's own message advises to run the code
-        raise InputError(f"{path} holds more than tensors, and code is never loaded") from error
-
-
-def _read_trusted(path: Path) -> bytes:
-    """The bytes of the file, once its checksums are right: torch compares none of them."""
     with open_source(path) as file:
         content = file.read(MAX_STATS_BYTES + 1)
     if len(content) > MAX_STATS_BYTES:
         raise InputError(f"{path} is larger than statistics are; is it another file?")
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        members = check_members(archive, path, MAX_STATS_BYTES)
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members.values()):
-            raise InputError(f"{path} is packed; torch.save it again")
-        if damaged := archive.testzip():
-            raise InputError(f"{path} is damaged: the checksum of {damaged} differs")
-    return content
+    # torch compares no checksums, and checks bounds only where it maps a file. What it maps is a
+    # copy of ours, since nobody else can cut that short.
+    with NamedTemporaryFile() as copy:
+        copy.write(content)
+        copy.flush()
+        try:
+            records = checked_records(Path(copy.name))
+            if any(record.is_compressed for record in records):
+                raise InputError(f"{path} is packed; torch.save it again")
+            return torch.load(copy.name, weights_only=True, map_location="cpu", mmap=True)
+        except UnpicklingError as error:  # torch's own message advises to run the code
+            raise InputError(f"{path} holds more than tensors; code is never loaded") from error
+        except InputError as error:
+            raise InputError(str(error).replace(copy.name, str(path))) from error
 
 
 def _check_statistic(value: object, key: str, channels: int, path: Path) -> Tensor:
@@ -207,6 +185,6 @@ def _check_statistic(value: object, key: str, channels: int, path: Path) -> Tens
     ):
         kind = f"{type(value).__name__} {list(getattr(value, 'shape', []))}"
         raise InputError(
-            f"{path}: {key} is {kind}; one number for each of {channels} channels belongs"
+            f"{path}: {key} is {kind}, not one number for each of {channels} channels"
         )
     return value.reshape(channels).float().clone()

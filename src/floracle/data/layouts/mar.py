@@ -21,9 +21,8 @@ from floracle.data.rows.source_files import explain_read_errors, open_source
 from floracle.run.errors import InputError
 
 from .containers import Container, check_members, open_container, stack_files
-from .content import LayoutContent
+from .content import LayoutContent, ReadOptions
 from .npy import parse_npy
-from .read_options import ReadOptions
 
 SCALE = 0.2325  # of MAR's KL-16 autoencoder
 KEYS = ("moments", "moments_flip")
@@ -65,6 +64,7 @@ def open_mar(folder: Path, options: ReadOptions) -> LayoutContent:
                 raise InputError(f"{folder}/{name} holds no {key}; it is no cache of MAR")
             return parse_npy(archive.read(f"{key}.npy"), f"{folder}/{name}: {key}")
 
+    # rows 0 ... N − 1 are the samples, N ... 2N − 1 their mirrors
     pairs = [(key, name) for key in KEYS[: 1 + flips] for name in names]
     rows = stack_files(pairs, load, lambda pair: f"{folder}/{pair[1]}: {pair[0]}", budget)
     return LayoutContent(

@@ -18,10 +18,9 @@ from floracle.core.seeds import noise
 from floracle.data.rows.rows import ComputedRows, Key, Rows, map_rows, row_numbers
 from floracle.run.errors import InputError
 
-from .content import LayoutContent
-from .read_options import ReadOptions
+from .content import LayoutContent, ReadOptions
 
-MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30.0, 20.0
+MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30.0, 20.0  # of its DiagonalGaussianDistribution
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def read_moments(content: LayoutContent, options: ReadOptions, name: str) -> Mom
     meaning = options.require_moments(name)
     if len(rows.shape) < 2 or rows.shape[1] % 2 or not rows.dtype.is_floating_point:
         raise InputError(
-            f"{name} holds {rows.dtype} {list(rows.shape)}; moments are floats [N, 2C, ...]"
+            f"{name} holds {rows.dtype} {[*rows.shape]}; moments are floats [N, 2C, ...]"
         )
     if meaning == "mean":
         means = _halve(rows, 0)

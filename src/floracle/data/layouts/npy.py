@@ -45,10 +45,8 @@ def read_array(path: Path, stream: BufferedReader, start: int, end: int, *, budg
     shape, columns, dtype = read_npy_header(stream, str(path))
     check_numeric(dtype, str(path))
     begin, needed = stream.tell(), prod(shape) * dtype.itemsize
-    if end - begin != needed:
-        raise InputError(
-            f"{path} is cut short or damaged: {end - begin} bytes where {needed} belong"
-        )
+    if end - begin != needed:  # longer is as wrong as shorter: another writer may be at it
+        raise InputError(f"{path} is cut short or damaged: {end - begin} bytes for {needed}")
     columns = columns and len(shape) > 1
     rows = rows_at(source_file(path, stream), begin, shape, dtype, columns=columns)
     return hold_if_fits(rows, budget) if columns else rows
@@ -91,8 +89,6 @@ def read_npy_header(stream: IO[bytes], name: str) -> tuple[tuple[int, ...], bool
 def check_numeric(dtype: np.dtype, name: str) -> None:
     """Refuse what is no plain array of real numbers."""
     if dtype.hasobject:
-        raise InputError(
-            f"{name} holds pickled Python objects, which are never loaded; save numbers"
-        )
+        raise InputError(f"{name} holds pickled objects, which are never loaded; save numbers")
     if dtype.kind not in "biuf" or dtype.subdtype is not None:
         raise InputError(f"{name} holds {dtype}; points and labels are real numbers")

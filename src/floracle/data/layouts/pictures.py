@@ -25,8 +25,7 @@ from floracle.data.rows.source_files import Changed, explain_read_errors, open_s
 from floracle.run.errors import InputError
 
 from .containers import Member, check_folder, files_below, is_hidden, leads_back
-from .content import LayoutContent
-from .read_options import ReadOptions
+from .content import LayoutContent, ReadOptions
 
 MAX_FILE_BYTES = 2**26
 MIN_PICTURE_BYTES = 2**24  # for one picture, however small the budget
@@ -56,6 +55,7 @@ def open_pictures(folder: Path, options: ReadOptions) -> LayoutContent:
         content = open_picture_files(loose_pictures, None, (), options.budget)
         return replace(content, ignored=ignored)
     _check_classes(folder, loose, dict(zip(folders, by_class, strict=True)))
+    # the class of every picture: the rank of its folder, as torchvision's ImageFolder has it
     ranks = torch.arange(len(folders)).repeat_interleave(torch.tensor([*map(len, by_class)]))
     classes = tuple(entry.name for entry in folders)
     content = open_picture_files(pictures, ranks, classes, options.budget)
@@ -78,9 +78,7 @@ def _check_classes(folder: Path, loose: list[Path], classes: dict[Path, list[Pat
     if not filled:
         arrays = [file.name for file in loose if file.suffix in {".npy", ".npz", ".safetensors"}]
         if arrays:
-            raise InputError(
-                f"{folder} holds no pictures; name the file to open: {', '.join(arrays[:5])}"
-            )
+            raise InputError(f"{folder} holds no pictures; name a file: {', '.join(arrays[:5])}")
         raise InputError(f"{folder} holds no pictures (PNG, JPEG, WebP) and no idx images")
     if picture := next(filter(is_picture_file, loose), None):
         raise InputError(
@@ -88,9 +86,7 @@ def _check_classes(folder: Path, loose: list[Path], classes: dict[Path, list[Pat
             f" {filled[0].name}; keep one or the other"
         )
     if empty:
-        raise InputError(
-            f"{empty[0]} holds no pictures, so it is no class; move it out of {folder}"
-        )
+        raise InputError(f"{empty[0]} holds no pictures, so it is no class; move it elsewhere")
     if all(entry.name.lower() in SPLITS for entry in classes):
         names = ", ".join(entry.name for entry in classes)
         raise InputError(f"{folder} is divided into {names}; open one of them: {filled[0]}")
@@ -115,7 +111,7 @@ def _common_shape(files: Sequence[PictureFile], max_bytes: int) -> tuple[int, in
     width, height = size or (0, 0)
     if 3 * width * height > max_bytes:
         raise InputError(
-            f"{files[0]} is {width} x {height}, beyond the memory of {max_bytes >> 20} MiB"
+            f"{files[0]} is {width} x {height}, beyond {max_bytes >> 20} MiB of memory"
         )
     return (1 if grey else 3, height, width)
 

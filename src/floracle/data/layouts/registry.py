@@ -19,7 +19,7 @@ from floracle.data.rows.source_files import check_exists, explain_read_errors
 from floracle.run.errors import InputError, suggestion
 
 from .array_files import open_memory, open_npy, open_npz, open_safetensors
-from .content import LayoutContent
+from .content import LayoutContent, ReadOptions
 from .edm import is_edm, open_edm
 from .fastdit import is_fastdit, open_fastdit
 from .idx import idx_label_files, is_idx, open_idx
@@ -27,7 +27,6 @@ from .labels import label_files
 from .lightningdit import STATS, is_lightningdit, open_lightningdit
 from .mar import is_mar, open_mar
 from .pictures import open_pictures
-from .read_options import ReadOptions
 from .synthetic import open_digits, open_gaussian
 
 

@@ -24,7 +24,7 @@ def open_digits() -> LayoutContent:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    points = torch.from_numpy(images).float().reshape(-1, 1, 8, 8) / 8 - 1
+    points = torch.from_numpy(images).float().reshape(-1, 1, 8, 8) / 8 - 1  # exact in float32
     return LayoutContent(points, "digits", torch.from_numpy(labels).long())
 
 

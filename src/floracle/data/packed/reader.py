@@ -22,8 +22,7 @@ import torch
 from torch import Tensor
 
 from floracle.data.atoms import ClassIndex
-from floracle.data.layouts.content import LayoutContent
-from floracle.data.layouts.read_options import ReadOptions
+from floracle.data.layouts.content import LayoutContent, ReadOptions
 from floracle.data.normalize import Normalizer
 from floracle.data.rows.file_rows import FileRows
 from floracle.data.rows.source_files import record_file

@@ -262,8 +262,8 @@ def _read_columns(
             for number, column in enumerate(columns):
                 if in_order:  # read where they belong, without a copy
                     span = column[members[0] : members[0] + len(members)]
-                place = begin + (number * shape[0] + first) * kind.itemsize
-                read_at(opened, place, _bytes_of(span), file.path)
+                position = begin + (number * shape[0] + first) * kind.itemsize
+                read_at(opened, position, _bytes_of(span), file.path)
                 if not in_order:
                     column[members] = span[rows[members] - first]
     # [D, n], the last axis of a point slowest, to [n, *shape]

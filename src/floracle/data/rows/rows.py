@@ -73,6 +73,7 @@ def mirror_rows(pictures: Rows) -> ComputedRows:
 
     def read(key: Key) -> Tensor:
         numbers = row_numbers(key, 2 * count)
+        # indexing by numbers copies, so that the data itself is not mirrored below
         points = pictures[numbers % count].contiguous()
         mirrored = numbers >= count
         points[mirrored] = points[mirrored].flip(-1)
@@ -92,6 +93,7 @@ def file_per_row(
     def read(key: Key) -> Tensor:
         numbers = range(len(files))[key] if isinstance(key, slice) else key.tolist()
         block = torch.empty(len(numbers), *shape, dtype=dtype)
+        # numpy converts order and byte order in the assignment
         for row, number in zip(block.numpy(), numbers, strict=True):
             row[...] = load(files[number])
         return block

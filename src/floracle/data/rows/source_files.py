@@ -71,9 +71,7 @@ def open_source(path: Path) -> BufferedReader:
         file = open_regular(path, links=True)
     except InputError as error:
         if path.is_symlink() and not path.exists():
-            raise InputError(
-                f"{path} is a link to nowhere; remove it, or put its file there"
-            ) from error
+            raise InputError(f"{path} is a link to nowhere; remove it or mend it") from error
         raise
     try:
         _record(path, file_state(os.fstat(file.fileno())))
@@ -222,7 +220,5 @@ def explain_read_errors(path: Path | str, kind: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise InputError(
-            f"{path} cannot be read as {kind}: {CONTROL.sub('?', reason[:200])}"
-        ) from error
+        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        raise InputError(f"{path} cannot be read as {kind}: {CONTROL.sub('?', reason)}") from error

@@ -123,20 +123,18 @@ def _parse_entry(path: Path, key: str, value: Any, begin: int) -> Entry:
     """One tensor as the header describes it; its bytes count from `begin`."""
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= set(value):
         raise InputError(f"{path} is damaged: {key!r} has no type, shape and place")
-    dtype, shape, place = value["dtype"], value["shape"], value["data_offsets"]
+    dtype, shape, span = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise InputError(
-            f"{path}: {key!r} is of type {dtype!r}; what is read: {', '.join(DTYPES)}"
-        )
-    if not (_are_sizes(shape) and _are_sizes(place) and len(place) == 2):
-        raise InputError(f"{path} is damaged: {key!r} has shape {shape!r} at {place!r}")
-    needed, size = prod(shape) * np.dtype(DTYPES[dtype]).itemsize, place[1] - place[0]
+        raise InputError(f"{path}: {key!r} is of type {dtype!r}; types read: {', '.join(DTYPES)}")
+    if not (_are_sizes(shape) and _are_sizes(span) and len(span) == 2):
+        raise InputError(f"{path} is damaged: {key!r} has shape {shape!r} at {span!r}")
+    needed, size = prod(shape) * np.dtype(DTYPES[dtype]).itemsize, span[1] - span[0]
     if size != needed:
         raise InputError(
-            f"{path} is damaged: {key!r} {shape} takes {needed} bytes, but its place {place} has"
+            f"{path} is damaged: {key!r} {shape} takes {needed} bytes, but its place {span} has"
             f" {size}"
         )
-    return Entry(dtype, tuple(shape), begin + place[0], begin + place[1])
+    return Entry(dtype, tuple(shape), begin + span[0], begin + span[1])
 
 
 def _are_sizes(values: Any) -> bool:
