@@ -63,7 +63,7 @@ def test_by_the_letter_of_the_format(tmp_path):
         ({"x": PLACE | {"shape": [1] * 40 + [12]}, "labels": LABELS}, "has shape"),
         ({"x": PLACE | {"data_offsets": [48, 0]}, "labels": LABELS}, "takes 48"),
         ({"x": PLACE | {"data_offsets": [-8, 40]}, "labels": LABELS}, "has shape"),
-        ({"x": PLACE | {"dtype": "F8_E4M3"}, "labels": LABELS}, "F8_E4M3.*what is read: BOOL"),
+        ({"x": PLACE | {"dtype": "F8_E4M3"}, "labels": LABELS}, "F8_E4M3.*types read: BOOL"),
         ({"x": PLACE | {"dtype": ["F32"]}, "labels": LABELS}, "of type"),
         ({"x": [3, 4], "labels": LABELS}, "no type, shape and place"),
         ({"x": PLACE, "labels": LABELS, "__metadata__": 3}, "metadata"),

@@ -174,7 +174,7 @@ def test_empty_folders(tmp_path):
     (tmp_path / "class").mkdir()
     refused(tmp_path, str(tmp_path), "no pictures")
     (tmp_path / "points.npz").write_text("x")
-    refused(tmp_path, "name the file to open", "points.npz")
+    refused(tmp_path, "name a file", "points.npz")
 
 
 def test_empty_class_folders_would_shift_ranks(tmp_path):
@@ -365,7 +365,7 @@ def test_labels_in_files_that_do_not_fit(tmp_path):
 def test_idx_of_another_kind(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte"
     path.write_bytes(struct.pack(">II", 0x801, 60) + bytes(60))
-    refused(path, path.name, "no idx file of bytes with 3 axes")
+    refused(path, path.name, "no idx file of bytes of 3 axes")
     path.write_bytes(idx(sizes=(0, 4, 5), content=b""))
     refused(path, path.name, "empty")
 
