@@ -20,7 +20,9 @@ from matplotlib import rc_context
 import floracle
 from floracle.analysis.mixing.field_switching import sample_with_switch, switch_fields
 from floracle.oracle.baselines.gaussian import class_gaussians
-from floracle.report import plots
+from floracle.report import style
+from floracle.report.figure import Drawing
+from floracle.report.plots import new_axes, to_numpy
 from floracle.run.images import enlarge, png, quantise, tiles
 from measure import RESULTS, report
 
@@ -194,7 +196,7 @@ def draw() -> None:
 
 
 def curve_of(kept: dict):
-    return plots.numbers(kept["mean"]), plots.numbers(kept["error"])
+    return to_numpy(kept["mean"]), to_numpy(kept["error"])
 
 
 def lines(ax, times, kept: dict, drawn: tuple) -> None:
@@ -209,43 +211,43 @@ def lines(ax, times, kept: dict, drawn: tuple) -> None:
 
 def drawn_losses(kept: dict):
     times = kept["times"]
-    with rc_context(plots.STYLE):
-        figure, ax = plots.axes()
+    with rc_context(style.STYLE):
+        figure, ax = new_axes()
         lines(
             ax,
             times,
             kept,
             (
-                ("conditional", "", plots.BLUE, 0, (0, 0, "left")),
-                ("held_out", "training and unseen pictures", plots.TEAL, 0, (0, 22, "left")),
-                ("oracle", "from the oracle", plots.ORANGE, 5, (8, -12, "left")),
-                ("own", "the same on its own trajectories", plots.VIOLET, 6, (-14, 12, "right")),
+                ("conditional", "", style.BLUE, 0, (0, 0, "left")),
+                ("held_out", "training and unseen pictures", style.TEAL, 0, (0, 22, "left")),
+                ("oracle", "from the oracle", style.ORANGE, 5, (8, -12, "left")),
+                ("own", "the same on its own trajectories", style.VIOLET, 6, (-14, 12, "right")),
             ),
         )
         ax.set_yscale("log")
         ax.set_xlabel("t, from noise to data")
         ax.set_ylabel("squared error a pixel")
-    return plots.Drawing("mnist-losses", "Losses of the model by time", figure, {})
+    return Drawing("mnist-losses", "Losses of the model by time", figure, {})
 
 
 def drawn_switch(kept: dict):
     switched_at = kept["switch"]
-    with rc_context(plots.STYLE):
-        figure, ax = plots.axes()
+    with rc_context(style.STYLE):
+        figure, ax = new_axes()
         level = switched_at["test pictures"]["nearest"]
-        ax.axhline(level, color=plots.QUIET, lw=0.8, ls=":")
+        ax.axhline(level, color=style.QUIET, lw=0.8, ls=":")
         ax.annotate("unseen test pictures", (0.99, level), (0, 4), textcoords="offset points",
-                    ha="right", color=plots.QUIET)  # fmt: skip
+                    ha="right", color=style.QUIET)  # fmt: skip
         lines(
             ax,
             switched_at["taus"],
             switched_at,
             (
-                ("nearest", "to the nearest training picture", plots.BLUE, 0, (0, -24, "left")),
+                ("nearest", "to the nearest training picture", style.BLUE, 0, (0, -24, "left")),
                 (
                     "from the oracle's end",
                     "to the oracle's own end",
-                    plots.ORANGE,
+                    style.ORANGE,
                     7,
                     (10, 8, "left"),
                 ),
@@ -254,7 +256,7 @@ def drawn_switch(kept: dict):
         ax.set_ylim(0)
         ax.set_xlabel("τ, where the model takes over from the oracle")
         ax.set_ylabel("distance a pixel (root mean square)")
-    return plots.Drawing("mnist-switch", "Where samples end by switching time", figure, {})
+    return Drawing("mnist-switch", "Where samples end by switching time", figure, {})
 
 
 def samples() -> bytes:

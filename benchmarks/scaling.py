@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 import floracle
 from floracle.core.paths import LINEAR
-from floracle.report.plots import BLUE, INK, ORANGE, QUIET, STYLE, TEAL
+from floracle.report.style import BLUE, INK, ORANGE, QUIET, STYLE, TEAL
 from measure import decaying, report, seconds
 
 QUERIES = 64

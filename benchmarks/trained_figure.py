@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
-from floracle.report.plots import BLUE, INK, NAVIGATION, ORANGE, QUIET, STYLE, TEAL, VIOLET
+from floracle.report.style import BLUE, INK, NAVIGATION, ORANGE, QUIET, STYLE, TEAL, VIOLET
 from floracle.report.training.figures import halfway
 from measure import RESULTS
 

@@ -219,15 +219,15 @@ def test_an_interrupted_comparison_measures_nothing_again(capsys, monkeypatch):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(
-        "floracle.report.stages.write.draw", lambda *_: None
+        "floracle.report.stages.write.write_stages_report", lambda *_: None
     )  # which takes longest
     with monkeypatch.context() as patch:
-        patch.setattr("floracle.report.comparison.page.write_comparison", interrupted)
+        patch.setattr("floracle.report.comparison.page.write_comparison_report", interrupted)
         assert main([*asked, "--out", "both"]) == 130
     assert "the same command again goes on from what is finished" in capsys.readouterr().err
     monkeypatch.setattr("floracle.analysis.stages.resumable.measure_classes", never)
     monkeypatch.setattr(
-        "floracle.report.comparison.page.write_comparison", lambda *_, **__: "page"
+        "floracle.report.comparison.page.write_comparison_report", lambda *_, **__: "page"
     )
     assert main([*asked, "--out", "both"]) == 0
 

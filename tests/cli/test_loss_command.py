@@ -90,9 +90,9 @@ def test_fields_are_measured_as_the_library_does(folder, capsys):
                 for each, curve in ours.curves.items():
                     assert torch.equal(curve.mean, theirs.curves[each].mean)
     assert "far is farther from the oracle than near at all times." in told.out
-    assert "On unseen data far is worse than near at all times." in told.out
+    assert "On held-out data far is worse than near at all times." in told.out
     assert told.err.count("predicts the data") == 2  # what was assumed of each
-    names = {"oracle-loss", "unseen", "between"}
+    names = {"oracle-loss", "held-out", "between"}
     assert {file.stem for file in (folder / "out" / "figures").glob("*.png")} == names
     page = (folder / "out" / "loss.html").read_text()
     assert "<script" not in page

@@ -52,7 +52,7 @@ def test_stages_answers_and_draws(data, tmp_path, capsys):
     assert main(["stages", *asked, "--deep"]) == 0
     out = capsys.readouterr().out
     assert "There is nothing to navigate" in out
-    assert "The information law has nothing to check" in out
+    assert "The information law (I-MMSE check) has nothing to check" in out
     found = load(tmp_path / "o")
     assert found.main.collapse.value == found.main.end.value == 0
     assert found.main.centre.value is None

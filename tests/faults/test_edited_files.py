@@ -14,7 +14,7 @@ from floracle.cli import main
 from floracle.data.packed.pack import pack
 from floracle.data.store import open_store
 from floracle.models.networks.tensors import digest_of
-from floracle.report.stages.write import draw
+from floracle.report.stages.write import write_stages_report
 from floracle.report.training.page import read_run
 from floracle.run.errors import InputError
 from floracle.run.output_folder import open_output
@@ -39,7 +39,7 @@ def stages(tmp_path_factory):
 def measured(out, times):
     """Stages, not drawn, since no edit of a drawing is read."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("floracle.report.stages.write.draw", lambda folder: folder)
+        patch.setattr("floracle.report.stages.write.write_stages_report", lambda folder: folder)
         assert command(out, times) == 0
     return out
 
@@ -82,10 +82,10 @@ def test_results_and_what_lies_beside_them(stages, tmp_path, seed):
 
     def read(folder):
         load(folder)
-        from floracle.report.stages.write import _beside
+        from floracle.report.stages.write import _load_beside
 
         main_result = load(folder)
-        beside = _beside(folder, "examples", main_result)
+        beside = _load_beside(folder, "examples", main_result)
         return plain(load_results(folder)), None if beside is None else plain(beside)
 
     def files(folder):
@@ -219,8 +219,8 @@ def test_files_of_another_run_are_named_whichever_they_are(stages, tmp_path):
     shutil.copytree(stages, there)
     shutil.rmtree(there / "examples")
     shutil.copytree(other / "examples", there / "examples")
-    with pytest.raises(InputError, match="is not of the stages beside it"):
-        draw(there)
+    with pytest.raises(InputError, match="does not belong to the stages beside it"):
+        write_stages_report(there)
     shutil.copy(other / "run.json", there / "run.json")
     assert command(there, 13) == 2  # its result is the other one's
     shutil.copy(stages / "run.json", there / "run.json")

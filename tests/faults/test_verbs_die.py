@@ -47,13 +47,15 @@ def page(module, name):
     setattr(module, name, draw)
 
 
-page(floracle.report.comparison.page, "write_comparison")
-page(floracle.report.loss.page, "write_losses")
-page(floracle.report.mix.page, "write_mixed")
-page(floracle.report.probe.page, "write_probes")
-page(floracle.report.stages.write, "draw")
-floracle.recipes.reproduce._write = lambda drawing, there: [
-    write_bytes(there / f"{drawing.name}.{kind}", b"a figure") for kind in ("png", "svg", "csv")
+page(floracle.report.comparison.page, "write_comparison_report")
+page(floracle.report.loss.page, "write_loss_report")
+page(floracle.report.mix.page, "write_mix_report")
+page(floracle.report.probe.page, "write_probe_report")
+page(floracle.report.stages.write, "write_stages_report")
+floracle.recipes.reproduce.write_figures = lambda drawings, out: [
+    write_bytes(out / "figures" / f"{drawing.name}.{kind}", b"a figure")
+    for drawing in drawings
+    for kind in ("png", "svg", "csv")
 ]
 with redirect_stdout(StringIO()):
     build()([verb, "--help"], exit_on_error=False, result_action="return_value")  # loads it

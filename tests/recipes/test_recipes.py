@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
@@ -15,9 +14,9 @@ from floracle.analysis.prediction.closed_form import predict
 from floracle.core.seeds import noise
 from floracle.data.store import open_store
 from floracle.recipes import appendix_d, figure_2, figure_3, table_2
-from floracle.recipes.recipe import rows_of
-from floracle.recipes.reproduce import RECIPES, redrawn, reproduce_item
-from floracle.report.plots import STYLE
+from floracle.recipes.recipe import rows_by_name, rows_of
+from floracle.recipes.reproduce import RECIPES, redraw, reproduce_item
+from floracle.report.figure import figure_style
 from floracle.run.results import load_results, save
 
 FIGURE_3 = figure_3.Figure3Settings(
@@ -41,7 +40,7 @@ def somewhere(tmp_path, monkeypatch):
 
 
 def cells(results):
-    return {row[""]: row for row in rows_of(results)}
+    return rows_by_name(results)
 
 
 # ------------------------------------------------------------------ Table 2 and Appendix D
@@ -88,8 +87,8 @@ def test_the_shift_undoes_its_inverse_and_keeps_both_ends():
 def test_the_gap_lives_in_navigation_and_is_exactly_nothing_at_the_data(digits):
     row = cells(digits)["digits"]
     gap, t = digits.arrays["0/gap"], digits.arrays["0/times"]
-    assert float(gap[t > row[figure_2.SINCE]].max()) <= figure_2.GONE * float(gap[0])
-    assert row[figure_2.SINCE] < 1.5 * row["collapse"]
+    assert float(gap[t > row[figure_2.GONE_FROM]].max()) <= figure_2.GONE * float(gap[0])
+    assert row[figure_2.GONE_FROM] < 1.5 * row["collapse"]
     assert row["gap at .9999"] == 0
     area = torch.trapezoid(gap, t)
     late = t >= row["end"]
@@ -143,7 +142,7 @@ def test_digits_are_as_expected_and_something_else_is_told(digits):
 def test_more_dimensions_collapse_earlier_and_more_sharply(clouds):
     found = cells(clouds)
     for points in FIGURE_3.points:
-        rows = [found[figure_3.name_of(dims, points)] for dims in FIGURE_3.dims]
+        rows = [found[figure_3.cloud_name(dims, points)] for dims in FIGURE_3.dims]
         for column in ("collapse", "top-1 from .25 to .75"):
             values = [row[column] for row in rows]
             assert values == sorted(values, reverse=True)
@@ -154,12 +153,12 @@ def test_more_dimensions_collapse_earlier_and_more_sharply(clouds):
 def test_more_points_collapse_later(clouds):
     found = cells(clouds)
     for dims in FIGURE_3.dims:
-        few, many = (found[figure_3.name_of(dims, points)] for points in FIGURE_3.points)
+        few, many = (found[figure_3.cloud_name(dims, points)] for points in FIGURE_3.points)
         assert few["high"] < many["low"]
-        name = figure_3.name_of(dims, FIGURE_3.points[0])
+        name = figure_3.cloud_name(dims, FIGURE_3.points[0])
         t, top = (clouds.arrays[f"{name}/{key}"] for key in ("t", "max_weight"))
-        later = clouds.arrays[f"{figure_3.name_of(dims, FIGURE_3.points[1])}/max_weight"]
-        theirs = clouds.arrays[f"{figure_3.name_of(dims, FIGURE_3.points[1])}/t"]
+        later = clouds.arrays[f"{figure_3.cloud_name(dims, FIGURE_3.points[1])}/max_weight"]
+        theirs = clouds.arrays[f"{figure_3.cloud_name(dims, FIGURE_3.points[1])}/t"]
         inside = (t > 0) & (top < 0.99)
         assert (np.interp(t[inside], theirs, later) < top[inside].numpy()).all()
 
@@ -241,11 +240,11 @@ def test_drawing_needs_saved_numbers_alone(name, digits, clouds, tmp_path, monke
     save(found, tmp_path / "saved")
     monkeypatch.setattr(figure_2, "open_store", None)
     monkeypatch.setattr(figure_3, "open_store", None)
-    files = redrawn(tmp_path / "saved")
+    files = redraw(tmp_path / "saved")
     first = {path.name: path.read_bytes() for path in files}
-    redrawn(tmp_path / "saved")
+    redraw(tmp_path / "saved")
     assert first == {path.name: path.read_bytes() for path in files}
-    with mpl.rc_context(STYLE):
+    with figure_style():
         drawn = recipe.draw(load_results(tmp_path / "saved"))
     assert tuple(drawing.name for drawing in drawn) == recipe.figures
     for drawing in drawn:
@@ -258,7 +257,9 @@ def test_expected_cells_are_cells_of_the_table(digits):
         found = digits if name.startswith("figure-2") else None
         if name != "figure-3":
             recipe.missed(found or recipe.compute())  # a KeyError where a cell is not there
-    assert set(RECIPES["figure-3"].expected[figure_3.name_of(256, 100)]) <= set(figure_3.COLUMNS)
+    assert set(RECIPES["figure-3"].expected[figure_3.cloud_name(256, 100)]) <= set(
+        figure_3.COLUMNS
+    )
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from floracle.cli.verbs import reproduce as verb
 from floracle.data.store import open_store
 from floracle.recipes import table_2
 from floracle.recipes.recipe import Recipe, RecipePlan, rows_of
-from floracle.recipes.reproduce import RECIPES, drawn_in, recipe_for, redrawn, reproduce_item
+from floracle.recipes.reproduce import RECIPES, recipe_files, recipe_for, redraw, reproduce_item
 from floracle.run.errors import InputError
 from floracle.run.results import Results, load_results, save
 
@@ -82,7 +82,7 @@ def test_other_settings_are_a_mistake_that_lists_them():
 def test_lost_drawings_are_drawn_again_without_computing(monkeypatch):
     recipe = RECIPES["table-2"]
     reproduce_item(recipe, Path("out"))
-    lost = drawn_in(recipe, Path("out"))[0]
+    lost = recipe_files(recipe, Path("out"))[0]
     whole = lost.read_bytes()
     lost.unlink()
     monkeypatch.setattr(table_2, "share", None)
@@ -139,7 +139,10 @@ def test_the_verb_shows_the_numbers_and_where_they_are(capsys):
     told = capsys.readouterr().out
     assert "the numbers are as expected" in told
     assert "not measured here" in told
-    for path in [*drawn_in(RECIPES["table-2"], Path("runs/table-2")), "runs/table-2/result.json"]:
+    for path in [
+        *recipe_files(RECIPES["table-2"], Path("runs/table-2")),
+        "runs/table-2/result.json",
+    ]:
         assert str(path) in told
         assert Path(path).stat().st_size > 0
 
@@ -175,7 +178,7 @@ def test_a_seed_and_data_reach_the_computation(capsys):
 def test_results_of_other_kinds_are_not_drawn():
     save(Results("stages", {}, {}, {}), Path("other"))
     with pytest.raises(InputError, match="no recipe for 'stages'"):
-        redrawn("other")
+        redraw("other")
     assert recipe_for("figure-3") is RECIPES["figure-3"]
 
 

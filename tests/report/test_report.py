@@ -13,11 +13,11 @@ from floracle.data.store import open_store
 from floracle.oracle.oracle import Oracle
 from floracle.report.formatting import format_nats, format_time
 from floracle.report.stages import words
-from floracle.report.stages.deep_figures import deep_drawings
 from floracle.report.stages.examples import examples
-from floracle.report.stages.figures import drawings
-from floracle.report.stages.page import page
-from floracle.report.stages.write import EXAMPLES, draw
+from floracle.report.stages.figures import stages_figures
+from floracle.report.stages.page import stages_page
+from floracle.report.stages.trajectory_figures import trajectory_figures
+from floracle.report.stages.write import EXAMPLES, write_stages_report
 from floracle.run.output_folder import OutputFolder
 
 pytestmark = pytest.mark.slow  # they draw
@@ -53,12 +53,12 @@ def folder(pictures, tmp_path_factory):
     output = OutputFolder(there, found.settings)
     output.save(shown, EXAMPLES)
     output.save(found)
-    draw(there)
+    write_stages_report(there)
     return there
 
 
 def html_of(found, shown):
-    return page(found, drawings(found, shown), shown)
+    return stages_page(found, stages_figures(found, shown), shown)
 
 
 def test_the_page_needs_nothing_else(folder):
@@ -70,7 +70,7 @@ def test_the_page_needs_nothing_else(folder):
 def test_drawing_again_gives_the_same_bytes(folder):
     files = [folder / "report.html", *sorted((folder / "figures").iterdir())]
     before = [file.read_bytes() for file in files]
-    assert draw(folder) == folder / "report.html"
+    assert write_stages_report(folder) == folder / "report.html"
     assert [file.read_bytes() for file in files] == before
 
 
@@ -90,7 +90,15 @@ def test_the_numbers_of_a_figure_are_those_of_its_curve(folder):
 
 
 def test_every_figure_comes_as_png_svg_and_csv(folder):
-    names = {"weights", "votes", "gap", "entropy", "information-law", "predicted", "classes"}
+    names = {
+        "weights",
+        "effective-samples",
+        "gap",
+        "entropy",
+        "information-law",
+        "predicted",
+        "classes",
+    }
     files = {file.name for file in (folder / "figures").iterdir()}
     assert files == {f"{name}.{kind}" for name in names for kind in ("png", "svg", "csv")}
 
@@ -110,7 +118,9 @@ def test_landmarks_predictions_and_the_law_are_on_the_page(pictures):
     content = html_of(found, shown)
     assert f"Navigation ends at t = {found.main.end.value:.3f}" in content
     assert f"{found.main.predicted_collapse:.3f}" in content
-    assert "The information law is not checked: the error is" in content  # of so few pairs
+    assert (
+        "The information law (I-MMSE check) is not checked: the error is" in content
+    )  # of so few pairs
     assert 'role="alert"' not in content
 
 
@@ -119,7 +129,7 @@ def test_a_broken_law_is_an_alarm(pictures):
     broken = replace(found.main, area=Estimate(0.9 * found.main.max_information, 1e-3))
     content = html_of(replace(found, groups=(broken, *found.groups[1:])), shown)
     assert 'role="alert"' in content
-    assert "The information law is broken" in content
+    assert "The information law (I-MMSE check) fails" in content
 
 
 def test_an_end_that_is_not_reached_names_the_rows(pictures):
@@ -127,7 +137,7 @@ def test_an_end_that_is_not_reached_names_the_rows(pictures):
     main = replace(found.main, end=Landmark(None), rivals=((12, 57), (57, 12), (61, 60)))
     content = html_of(replace(found, groups=(main, *found.groups[1:])), shown)
     assert "Navigation does not end" in content
-    assert "rows 12 and 57, 60 and 61. Leave" in content
+    assert "rows 12 and 57, 60 and 61. Leave out" in content
 
 
 def of_law(found, **changes):
@@ -138,11 +148,13 @@ def of_law(found, **changes):
 def test_the_law_says_both_sides_and_how_far_apart_they_may_be(pictures):
     found, _ = pictures
     told = of_law(found, max_information=3.0, remaining_information=0.0, area=Estimate(2.9, 0.1))
-    assert told.startswith("The information law holds: the measured area is 2.900 ± 0.100 nats")
+    assert told.startswith(
+        "The information law (I-MMSE check) holds: the measured area is 2.900 ± 0.100 nats"
+    )
     assert "against H(w) = 3.000" in told
     assert "(1.0 standard errors apart, up to 4 are allowed)" in told
     told = of_law(found, max_information=3.0, remaining_information=0.0, area=Estimate(2.0, 0.1))
-    assert "broken" in told
+    assert "check) fails" in told
     assert "10.0 standard errors apart; up to 0.415 nats are allowed" in told
 
 
@@ -165,7 +177,7 @@ def test_few_pairs_have_to_be_farther_off(pictures):
     """Of four pairs a mean lies five of its errors off more often than one in a hundred times."""
     found, _ = pictures
     numbers = {"max_information": 3.0, "remaining_information": 0.0, "area": Estimate(2.8, 0.03)}
-    assert "broken" in of_law(found, **numbers, pairs=512)
+    assert "check) fails" in of_law(found, **numbers, pairs=512)
     assert "holds" in of_law(found, **numbers, pairs=4)
 
 
@@ -236,9 +248,9 @@ def test_a_single_point_is_drawn_and_no_law_is_claimed(single):
 
 
 def test_curves_of_a_single_point_are_as_they_must_be(single):
-    columns = {name: drawing.columns for name, drawing in drawings(*single).items()}
+    columns = {drawing.name: drawing.columns for drawing in stages_figures(*single)}
     assert set(columns["weights"]["max_weight"]) == set(columns["weights"]["self_weight"]) == {1.0}
-    assert set(columns["votes"]["effective"]) == {1.0}
+    assert set(columns["effective-samples"]["effective"]) == {1.0}
     assert set(columns["gap"]["gap"]) == set(columns["entropy"]["entropy"]) == {0.0}
 
 
@@ -253,10 +265,11 @@ def partly_single():
 def test_classes_of_a_single_point_are_named_and_agree_with_nothing(partly_single):
     found, shown = partly_single
     text = spoken(html_of(found, shown))
-    assert "is in 2 classes, with 4.8 % of the data: 2, 3. In the averages they count" in text
-    assert "The collapse comes first in class 2" not in text
+    assert "2 classes have a single distinct point and so nothing to navigate" in text
+    assert "with 4.8 % of the data: 2, 3. The averages include them by that share." in text
+    assert "The collapse is earliest in class 2" not in text
     assert text.count("nothing to check") == 2
-    figures = drawings(found, shown)
+    figures = {drawing.name: drawing for drawing in stages_figures(found, shown)}
     assert figures["predicted"].columns["label"] == [0, 1, -1]
     assert sorted(figures["classes"].columns["label"]) == [-1, 0, 1, 2, 3]
 
@@ -267,7 +280,7 @@ def test_classes_that_are_all_single_leave_the_page_to_the_whole_set():
     assert "The whole set, since its classes have a single distinct point each." in text
     assert f"Navigation ends at t = {found.group(-1).end.value:.3f}" in text
     each, shown = measured(torch.randn(3, 12), labels=torch.arange(3), classes=[0, 1, 2])
-    assert "predicted" not in drawings(each, shown)
+    assert "predicted" not in [drawing.name for drawing in stages_figures(each, shown)]
     assert "Nothing is predicted of a single distinct point" in spoken(html_of(each, shown))
 
 
@@ -275,10 +288,11 @@ def test_fields_that_are_the_oracle_have_no_curve_and_are_named():
     oracle = Oracle(open_store(torch.randn(1, 12)))
     found = stages(oracle, times=12, pairs=4)
     deep = analyse_trajectories(oracle, found)
-    markup = deep_drawings(found, deep)["yardsticks"].svg()
+    (drawing,) = (d for d in trajectory_figures(found, deep) if d.name == "baselines")
+    markup = drawing.svg()
     assert "below 10⁻⁵ at all times: one Gaussian" in markup
-    assert "the oracle cannot be told from these simple fields: one Gaussian" in " ".join(
-        words.deep(deep)
+    assert "the oracle equals these baselines: one Gaussian" in " ".join(
+        words.describe_trajectories(deep)
     )
 
 
@@ -299,7 +313,7 @@ def test_vectors_show_their_votes_as_bars(vectors):
     found, shown = vectors
     content = html_of(found, shown)
     assert "Points of shape 12 are no pictures" in content
-    assert {"example-1", "example-4"} <= set(drawings(found, shown))
+    assert {"example-1", "example-4"} <= {drawing.name for drawing in stages_figures(found, shown)}
     assert "data:image/png" not in content
 
 
@@ -316,7 +330,9 @@ def test_held_out_curves_join_the_drawings():
     found, shown = measured(points, held_out=open_store(torch.randn(20, 12, generator=drawn)))
     content = html_of(found, shown)
     assert "held-out data" in content
-    assert "held_out_gap" in drawings(found, shown)["gap"].columns
+    assert (
+        "held_out_gap" in next(d for d in stages_figures(found, shown) if d.name == "gap").columns
+    )
 
 
 @pytest.mark.slow
@@ -325,4 +341,4 @@ def test_many_classes_are_folded():
     content = html_of(*measured(points, labels=torch.arange(120) % 30))
     pasted = "The same for LightningDiT" in content  # folded as well
     assert content.count("<details>") - pasted == 2
-    assert "lower quarter" in content
+    assert "lower quartile" in content

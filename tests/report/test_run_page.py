@@ -14,15 +14,14 @@ from PIL import Image
 import floracle
 from floracle.cli import main
 from floracle.report.training import page as run_page
-from floracle.report.training.figures import run_drawings, split_of
+from floracle.report.training.figures import stage_boundary, training_figures
 from floracle.report.training.page import (
     headline,
     is_run,
     losses_table,
     read_run,
-    run_split,
     story,
-    write_run,
+    write_training_report,
 )
 from floracle.run.errors import InputError
 from floracle.run.records import write_record
@@ -71,15 +70,15 @@ def columns(folder, name):
 
 @pytest.mark.slow
 def test_figures_hold_the_numbers_of_the_log(folder):
-    assert write_run(folder) == folder / "training.html"
-    looks = read_run(folder).looks
+    assert write_training_report(folder) == folder / "training.html"
+    looks = read_run(folder).evaluations
     assert [look["images"] for look in looks] == [160, 320, 480, 640]
     by_time = columns(folder, "run-by-time")
     assert by_time["t"] == looks[-1]["t"]
     for look in looks:
         assert by_time[f"oracle loss after {look['images']}"] == look["oracle"]["mean"]
-    more = columns(folder, "run-unseen")
-    assert more["unseen less training data, refinement"] == [
+    more = columns(folder, "run-held-out")
+    assert more["held-out less training data, refinement"] == [
         look["difference"]["refinement"] for look in looks
     ]
     by_images = columns(folder, "run-by-images")
@@ -88,7 +87,7 @@ def test_figures_hold_the_numbers_of_the_log(folder):
 
 @pytest.mark.slow
 def test_the_page_is_whole_and_stands_by_itself(folder):
-    page = write_run(folder).read_text()
+    page = write_training_report(folder).read_text()
     assert page.count("<svg ") == 3
     assert "data:image/png;base64," in page
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -99,12 +98,12 @@ def test_the_page_is_whole_and_stands_by_itself(folder):
 @pytest.mark.slow
 def test_it_says_where_the_run_stands(folder, early):
     done, going = read_run(folder), read_run(early)
-    last = done.looks[-1]
+    last = done.evaluations[-1]
     assert headline(done).startswith("After 640 images the oracle loss is")
     assert f"{last['oracle']['refinement']:.2g} in refinement, from t = 0.500" in headline(done)
     assert not any("So far" in sentence for sentence in story(done))
     assert story(going)[0] == f"So far {going.images} of 640 images are seen."
-    assert any("From 320 images on the oracle loss" in sentence for sentence in story(done))
+    assert any("Since 320 images the oracle loss" in sentence for sentence in story(done))
     table = losses_table(done)
     assert [row.cells[0] for row in table.rows] == ["160", "320", "480", "640"]
     assert table.rows[-1].cells[1] == f"{last['oracle']['navigation']:.3g}"
@@ -112,25 +111,25 @@ def test_it_says_where_the_run_stands(folder, early):
 
 @pytest.mark.slow
 def test_a_run_that_goes_on_is_drawn_without_what_it_has_not(early):
-    page = write_run(early).read_text()
+    page = write_training_report(early).read_text()
     assert "Samples after" not in page
-    assert len(read_run(early).looks) == 1
+    assert len(read_run(early).evaluations) == 1
 
 
-def test_unseen_data_is_told_only_where_it_is_clear(folder):
+def test_held_out_data_is_told_only_where_it_is_clear(folder):
     run = read_run(folder)
-    look = dict(run.looks[-1])
-    clear = "At t = 0.0833 unseen data costs 0.04 ± 0.01 more"
-    for mean, words in ((0.004, "one cannot say"), (0.04, clear)):
+    look = dict(run.evaluations[-1])
+    clear = "At t = 0.0833 the loss on held-out data is 0.04 ± 0.01 higher"
+    for mean, words in ((0.004, "not significantly higher"), (0.04, clear)):
         differences = {**look["difference"], "mean": [mean] + [0.0] * 5, "error": [0.01] * 6}
-        told = story(replace(run, looks=[{**look, "difference": differences}]))
+        told = story(replace(run, evaluations=[{**look, "difference": differences}]))
         assert words in told[-1]
 
 
 def test_stages_part_where_the_run_has_it(folder):
     run = read_run(folder)
-    assert split_of(run.lines) == pytest.approx(0.5)
-    assert run_split(run) == "0.500"
+    assert stage_boundary(run.lines) == pytest.approx(0.5)
+    assert "from t = 0.500 on" in headline(run)
 
 
 def test_facts_are_those_of_the_run(folder):
@@ -138,23 +137,27 @@ def test_facts_are_those_of_the_run(folder):
     assert facts["network"] == "LightningDiT-pico/4"
     assert facts["conditional targets from"] == "t = 0.500"
     settings = json.loads((folder / "run.json").read_text())["settings"]
-    assert facts["held out"] == settings["held_out"]
+    assert facts["held-out data"] == settings["held_out"]
     foreign = replace(read_run(folder), settings={"network": "Linear", "target": "oracle"})
     assert run_page._facts(foreign)["network"] == "Linear"
 
 
 def test_evaluations_at_other_times_are_left_out(folder):
     run = read_run(folder)
-    first = {**run.looks[0], "t": [0.5], "oracle": {**run.looks[0]["oracle"], "mean": [1.0]}}
-    found = run_drawings(run.lines, [first, *run.looks[1:]])["run-by-time"].columns
+    first = {
+        **run.evaluations[0],
+        "t": [0.5],
+        "oracle": {**run.evaluations[0]["oracle"], "mean": [1.0]},
+    }
+    found = training_figures(run.lines, [first, *run.evaluations[1:]])[0].columns
     assert list(found) == ["t", *(f"oracle loss after {n}" for n in (320, 480, 640)), "gap"]
-    assert found["gap"] == run.looks[-1]["gap"]["mean"]
+    assert found["gap"] == run.evaluations[-1]["gap"]["mean"]
 
 
 def test_large_pictures_are_made_smaller_for_the_page(tmp_path):
     picture = tmp_path / "000000000064.png"
     Image.new("RGB", (3000, 1500), "red").save(picture)
-    found = run_page._inline(picture)
+    found = run_page._inline_samples(picture)
     content = base64.b64decode(found["uri"].partition(",")[2])
     with Image.open(io.BytesIO(content)) as image:
         assert image.size == (1100, 550)
@@ -166,7 +169,7 @@ def test_large_pictures_are_made_smaller_for_the_page(tmp_path):
 
 def test_runs_without_evaluations_or_errors_are_drawn(folder):
     lines = [{**line, "by_t": {"edges": line["by_t"]["edges"]}} for line in read_run(folder).lines]
-    assert set(run_drawings(lines, [])) == {"run-by-images"}
+    assert [drawing.name for drawing in training_figures(lines, [])] == ["run-by-images"]
 
 
 def test_folders_that_are_no_run_are_told(tmp_path):
@@ -190,7 +193,7 @@ def test_names_are_no_markup(folder, tmp_path):
     hostile.mkdir()
     for name in ("run.json", "metrics.jsonl"):
         (hostile / name).write_text((folder / name).read_text())
-    assert "<b>run" not in write_run(hostile).read_text()
+    assert "<b>run" not in write_training_report(hostile).read_text()
 
 
 @pytest.mark.slow

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from floracle.report.figure import Drawing
 from floracle.report.plots import (
-    INK,
-    NAVIGATION,
-    QUIET,
-    REFINEMENT,
-    Drawing,
-    axes,
+    annotate,
+    ground_colour,
     name_ends,
-    numbers,
+    new_axes,
+    shade_stages,
+    to_numpy,
 )
+from floracle.report.style import INK, QUIET, colour_ramp
 from floracle.run.results import Results, provenance
 from floracle.sampling.grid import share_of_steps, shift_times, time_grid
 
-from .palette import ramp
-from .recipe import Recipe, RecipePlan, TableRow, rows_of, table
+from .recipe import Recipe, RecipePlan, rows_of, table_of
 
-POINTS = 201
-"""Times at which the map is drawn."""
+MAP_TIMES = 201
 SHARE = "share of steps before the end of navigation, %"
 
 
@@ -37,136 +35,96 @@ class AppendixDSettings:
     shifts: tuple[float, ...] = (4.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.1)
     steps: int = 50
     until: float = 0.2
-    """Where navigation ends in the paper's latents."""
+    """The end of navigation in the paper's latents."""
 
 
-def plan(settings: AppendixDSettings) -> RecipePlan:
-    """Maps and grids; there is nothing to keep."""
-    asked = {"item": "appendix-d", **asdict(settings), "shifts": list(settings.shifts)}
+def plan_appendix_d(settings: AppendixDSettings) -> RecipePlan:
+    """Maps and grids; they take no time, so there are no parts."""
+    saved = {"item": "appendix-d", **asdict(settings), "shifts": list(settings.shifts)}
 
-    def joined(_: Any) -> Results:
+    def join(_: Mapping[str, Results]) -> Results:
+        t = torch.linspace(0, 1, MAP_TIMES, dtype=torch.float64)
         grids = [time_grid(settings.steps, shift=shift) for shift in settings.shifts]
-        t = torch.linspace(0, 1, POINTS, dtype=torch.float64)
         arrays: dict[str, Tensor] = {
             "t": t,
             "maps": torch.stack([shift_times(t, shift) for shift in settings.shifts]),
             "grids": torch.stack(grids),
         }
         rows = [
-            _row(shift, grid, settings.until)
+            {
+                "": f"s = {shift:g}",
+                SHARE: round(100 * share_of_steps(grid, settings.until), 9),
+                "first step": float(grid[1]),
+                "half-way": float(grid[len(grid) // 2]),
+                "last step": float(1 - grid[-2]),
+            }
             for shift, grid in zip(settings.shifts, grids, strict=True)
         ]
-        return Results("appendix-d", asked, {"table": table(rows)}, arrays, provenance())
+        return Results("appendix-d", saved, {"table": table_of(rows)}, arrays, provenance())
 
-    return RecipePlan(asked, {}, joined)
-
-
-def _row(shift: float, grid: Tensor, until: float) -> TableRow:
-    return {
-        "": f"s = {shift:g}",
-        SHARE: round(100 * share_of_steps(grid, until), 9),
-        "first step": float(grid[1]),
-        "half-way": float(grid[len(grid) // 2]),
-        "last step": float(1 - grid[-2]),
-    }
+    return RecipePlan(saved, {}, join)
 
 
-def draw(results: Results) -> list[Drawing]:
+def draw_appendix_d(results: Results) -> list[Drawing]:
     """The map, and the grids it makes of equal steps."""
-    colours = ramp(len(results.settings["shifts"]))
-    return [_map(results, colours), _grids(results, colours)]
+    return [_draw_map(results), _draw_grids(results)]
 
 
-def _map(results: Results, colours: list[str]) -> Drawing:
-    figure, ax = axes(wide=4.1, high=4.1)
-    t, until = numbers(results.arrays["t"]), results.settings["until"]
-    ax.axhspan(0, until, color=NAVIGATION, lw=0, zorder=0)
-    ax.axhspan(until, 1, color=REFINEMENT, lw=0, zorder=0)
-    shifts = results.settings["shifts"]
-    for shift, values, colour in zip(shifts, results.arrays["maps"], colours, strict=True):
-        y = numbers(values)
-        ax.plot(t, y, color=colour, lw=1.6)
-        at = int(np.abs(t + y - 1).argmin())  # along the other diagonal the curves lie apart
-        ax.annotate(
-            f"{shift:g}",
-            (t[at], y[at]),
-            ha="center",
-            va="center",
-            fontsize=8.5,
-            color=colour,
-            bbox={
-                "facecolor": NAVIGATION if y[at] < until else REFINEMENT,
-                "edgecolor": "none",
-                "pad": 0.8,
-            },
-        )
+def _draw_map(results: Results) -> Drawing:
+    figure, ax = new_axes(width=4.1, height=4.1)
+    t, until = to_numpy(results.arrays["t"]), results.settings["until"]
+    shade_stages(ax, until, upright=True)
+    maps = _by_shift(results, "maps")
+    for (shift, values), colour in zip(maps.items(), colour_ramp(len(maps)), strict=True):
+        shifted = to_numpy(values)
+        ax.plot(t, shifted, color=colour, lw=1.6)
+        middle = int(np.abs(t + shifted - 1).argmin())  # on the other diagonal curves lie apart
+        point = (t[middle], shifted[middle])
+        ground = {"facecolor": ground_colour(point[1], until), "edgecolor": "none", "pad": 0.8}
+        style = {"ha": "center", "va": "center", "fontsize": 8.5, "color": colour}
+        annotate(ax, f"{shift:g}", point, bbox=ground, **style)
     ax.set(xlim=(0, 1), ylim=(0, 1), ylabel="shifted time t′", aspect="equal")
-    name_ends(ax, "noise", "data")
-    ax.annotate(
-        "t′ = s t / (1 + (s − 1) t), by s",
-        (0, 1),
-        (0, 6),
-        xycoords="axes fraction",
-        textcoords="offset points",
-    )
-    maps = {f"s={s:g}": row.tolist() for s, row in _by_shift(results, "maps")}
-    words = "The timestep shift as a map of times, one curve a shift"
-    return Drawing("appendix-d", words, figure, {"t": t.tolist(), **maps})
+    name_ends(ax)
+    annotate(ax, "t′ = s t / (1 + (s − 1) t), by s", (0, 1), (0, 6), coordinates="axes fraction")
+    columns = {"t": t.tolist()} | {f"s={s:g}": values.tolist() for s, values in maps.items()}
+    alt = "The timestep shift as a map of times, one curve a shift"
+    return Drawing("appendix-d", alt, figure, columns)
 
 
-def _grids(results: Results, colours: list[str]) -> Drawing:
-    figure, ax = axes(high=3.0)
-    until, shifts = results.settings["until"], results.settings["shifts"]
-    ax.axvspan(0, until, color=NAVIGATION, lw=0, zorder=0)
-    ax.axvspan(until, 1, color=REFINEMENT, lw=0, zorder=0)
-    rows = zip(results.arrays["grids"], rows_of(results), colours, strict=True)
-    for i, (grid, row, colour) in enumerate(rows):
-        ax.vlines(numbers(grid[:-1]), i - 0.3, i + 0.3, color=colour, lw=1.1)
-        ax.annotate(
-            f"{row[SHARE]:.0f} %",
-            (1, i),
-            (10, 0),
-            textcoords="offset points",
-            va="center",
-            color=INK,
-            annotation_clip=False,
-        )
-    ax.set(xlim=(0, 1), ylim=(len(shifts) - 0.4, -0.6))
-    ax.set_yticks(range(len(shifts)), [f"s = {shift:g}" for shift in shifts])
+def _draw_grids(results: Results) -> Drawing:
+    figure, ax = new_axes(height=3.0)
+    until, steps = results.settings["until"], results.settings["steps"]
+    shade_stages(ax, until)
+    grids, rows = _by_shift(results, "grids"), rows_of(results)
+    colours = colour_ramp(len(grids))
+    for i, (grid, row, colour) in enumerate(zip(grids.values(), rows, colours, strict=True)):
+        ax.vlines(to_numpy(grid[:-1]), i - 0.3, i + 0.3, color=colour, lw=1.1)
+        style = {"va": "center", "color": INK, "annotation_clip": False}
+        annotate(ax, f"{row[SHARE]:.0f} %", (1, i), (10, 0), **style)
+    ax.set(xlim=(0, 1), ylim=(len(grids) - 0.4, -0.6))
+    ax.set_yticks(range(len(grids)), [f"s = {shift:g}" for shift in grids])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    name_ends(ax, "noise", "data")
-    ax.annotate(
-        f"starts of {results.settings['steps']} steps",
-        (0, 1),
-        (0, 6),
-        xycoords="axes fraction",
-        textcoords="offset points",
-    )
-    ax.annotate(
-        f"until {until:g}",
-        (1, 1),
-        (8, 6),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        color=QUIET,
-    )
-    starts = {f"s={s:g}": grid[:-1].tolist() for s, grid in _by_shift(results, "grids")}
-    steps = list(range(results.settings["steps"]))
-    words = "Where the steps of shifted grids begin, one row of ticks a shift"
-    return Drawing("appendix-d-grids", words, figure, {"step": steps, **starts})
+    name_ends(ax)
+    annotate(ax, f"starts of {steps} steps", (0, 1), (0, 6), coordinates="axes fraction")
+    note = f"until {until:g}"
+    annotate(ax, note, (1, 1), (8, 6), coordinates="axes fraction", color=QUIET)
+    columns = {"step": list(range(steps))}
+    columns |= {f"s={shift:g}": grid[:-1].tolist() for shift, grid in grids.items()}
+    alt = "Where the steps of shifted grids begin, one row of ticks a shift"
+    return Drawing("appendix-d-grids", alt, figure, columns)
 
 
-def _by_shift(results: Results, name: str) -> list[tuple[float, Tensor]]:
-    return list(zip(results.settings["shifts"], results.arrays[name], strict=True))
+def _by_shift(results: Results, name: str) -> dict[float, Tensor]:
+    return dict(zip(results.settings["shifts"], results.arrays[name], strict=True))
 
 
 APPENDIX_D = Recipe(
     "appendix-d",
     "The timestep shift as a map of times and as grids of steps",
     AppendixDSettings(),
-    plan,
-    draw,
+    plan_appendix_d,
+    draw_appendix_d,
     expected={"s = 0.5": {SHARE: 34.0, "half-way": 1 / 3}, "s = 2": {"half-way": 2 / 3}},
     quick=AppendixDSettings(),
     figures=("appendix-d", "appendix-d-grids"),

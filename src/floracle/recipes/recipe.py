@@ -1,10 +1,10 @@
-"""What a recipe is: an item of the paper as settings, a computation in parts, and its drawings.
+"""What a recipe is: an item of the paper as settings, a computation in parts, and its figures.
 
-    plan(settings)   what to measure: settings that tell it apart, parts, how they join
+    plan(settings)   the settings that identify the computation, its parts, and how they join
     compute          the parts one after the other, joined; nothing is drawn
-    draw(results)    drawings from saved numbers; nothing is computed
+    draw(results)    figures from saved numbers; nothing is computed
 
-A part needs only the parts before it and can be kept as soon as it is done. Every result carries
+A part needs only the parts before it and can be saved as soon as it is done. Every result has
 `values["table"]`, its numbers as a reader wants them.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from floracle.data.store import Store
-from floracle.report.plots import Drawing
+from floracle.report.figure import Drawing
 from floracle.run.results import Results
 
 RecipeSettings = TypeVar("RecipeSettings")
@@ -23,9 +23,8 @@ Parts = Mapping[str, Results]
 TableRow = dict[str, Any]
 """Cells of a table by column, its name first, under ""."""
 
-CLOSE = 0.002
-"""How far a number may be from the expected one, as a share of it: other processors round
-differently."""
+RELATIVE_TOLERANCE = 0.002
+"""Of expected numbers: other processors round differently."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +32,19 @@ class RecipePlan:
     """What is to be measured."""
 
     settings: dict[str, Any]
-    """What tells this computation apart from others; as JSON has it, lists not tuples."""
+    """What identifies this computation, as JSON has it: lists in place of tuples."""
     parts: Mapping[str, Callable[[Parts], Results]]
     """In order; each is given those before it."""
-    joined: Callable[[Parts], Results]
+    join: Callable[[Parts], Results]
     data: Sequence[Store] = ()
-    """What is measured, where it comes from files."""
+    """The data that is measured, where it comes from files."""
 
-    def computed(self) -> Results:
-        """All parts at once, none of them kept."""
-        found: dict[str, Results] = {}
+    def compute(self) -> Results:
+        """All parts at once, none of them saved."""
+        parts: dict[str, Results] = {}
         for name, measure in self.parts.items():
-            found[name] = measure(found)
-        return self.joined(found)
+            parts[name] = measure(parts)
+        return self.join(parts)
 
 
 @dataclass(frozen=True)
@@ -55,42 +54,47 @@ class Recipe(Generic[RecipeSettings]):
     name: str
     title: str
     settings: RecipeSettings
-    """A frozen dataclass: the default."""
+    """The default, a frozen dataclass."""
     plan: Callable[[RecipeSettings], RecipePlan]
     draw: Callable[[Results], list[Drawing]]
-    """Call it inside `rc_context(STYLE)`."""
+    """Called inside `figure_style`."""
     expected: Mapping[str, Mapping[str, float]]
     """Some cells of the table at the default settings: row name, column, number."""
     quick: RecipeSettings
     """A preset of seconds."""
     figures: tuple[str, ...]
-    """The names of the drawings."""
+    """The names of the figures."""
 
     def compute(self, settings: RecipeSettings | None = None) -> Results:
         """The numbers, from first to last."""
-        return self.plan(self.settings if settings is None else settings).computed()
+        return self.plan(self.settings if settings is None else settings).compute()
 
     def missed(self, results: Results) -> list[str]:
-        """Expected numbers that these are not, a few words each; only for default settings."""
-        rows = {row[""]: row for row in rows_of(results)}
+        """The expected numbers that results do not have; only for the default settings."""
+        rows = rows_by_name(results)
         return [
-            f"{column} of {name} is {rows[name][column]}, expected {wanted:g}"
+            f"{column} of {name} is {rows[name][column]}, expected {expected:g}"
             for name, cells in self.expected.items()
-            for column, wanted in cells.items()
-            if not _close(rows[name][column], wanted)
+            for column, expected in cells.items()
+            if not _is_close(rows[name][column], expected)
         ]
 
 
-def table(rows: Sequence[TableRow]) -> dict[str, list[Any]]:
+def table_of(rows: Sequence[TableRow]) -> dict[str, list[Any]]:
     """Rows as they are saved: JSON keeps the order of lists, not of mappings."""
     return {"columns": list(rows[0]), "rows": [list(row.values()) for row in rows]}
 
 
 def rows_of(results: Results) -> list[TableRow]:
     """The rows of a saved table."""
-    saved = results.values["table"]
-    return [dict(zip(saved["columns"], row, strict=True)) for row in saved["rows"]]
+    table = results.values["table"]
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
 
 
-def _close(found: float | None, wanted: float) -> bool:
-    return found is not None and abs(found - wanted) <= CLOSE * abs(wanted)
+def rows_by_name(results: Results) -> dict[str, TableRow]:
+    """The rows of a saved table by their names."""
+    return {row[""]: row for row in rows_of(results)}
+
+
+def _is_close(value: float | None, expected: float) -> bool:
+    return value is not None and abs(value - expected) <= RELATIVE_TOLERANCE * abs(expected)

@@ -1,4 +1,4 @@
-"""Names, and shares, as they can be shown: strangers call their files what they like.
+"""Names as they can be shown: users may call files and fields anything.
 
 A name is shown as `repr` shows it, without quotes: what cannot be printed is escaped. So a figure
 is valid SVG, and nothing moves the cursor of a terminal.
@@ -7,18 +7,21 @@ is valid SVG, and nothing moves the cursor of a terminal.
 from __future__ import annotations
 
 import shlex
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 
-def visible(words: str) -> str:
-    """Words with what cannot be printed escaped, as `repr` does it."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in words)
+def visible(text: str) -> str:
+    """Text whose unprintable characters are escaped, as `repr` does it."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def shorten(name: str, length: int) -> str:
+    """A name cut to a number of characters."""
+    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def inscription(name: str) -> str:
-    """A name as matplotlib is to be given it: visible, and its dollars are no formulas."""
+    """A name as matplotlib takes it: visible, and its dollar signs begin no formula."""
     return visible(name).replace("$", r"\$")
 
 
@@ -27,29 +30,22 @@ def quoted(word: str) -> str:
     if word.isprintable():
         return shlex.quote(word)
     escaped = word.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{''.join(map(_escaped, escaped))}'"
+    return f"$'{''.join(map(_escape, escaped))}'"
 
 
-def _escaped(letter: str) -> str:
+def _escape(letter: str) -> str:
     if letter.isprintable():
         return letter
     content = letter.encode("utf-8", "surrogateescape")
     return "".join(f"\\x{byte:02x}" for byte in content)
 
 
-def percent(share: float, decimals: int = 0) -> str:
-    """A share in percent; the sign stays with its number."""
-    return f"{100 * share:.{decimals}f}\u00a0%".replace("-", "−")
+def fact_rows(*facts: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Names and values of facts as rows of a page, all of it visible."""
+    return [(key, visible(value)) for mapping in facts for key, value in mapping.items()]
 
 
-def facts_of(*facts: Mapping[str, str]) -> list[tuple[str, str]]:
-    """What is told of where numbers come from, all of it visible."""
-    return [(key, visible(value)) for part in facts for key, value in part.items()]
-
-
-@contextmanager
-def any_letters() -> Iterator[None]:
-    """Draw names in every script: readers of the SVG have fonts that the drawing does without."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield
+def version_facts(provenance: Mapping[str, object]) -> dict[str, str]:
+    """The versions that a result was made with."""
+    floracle, torch, python = (provenance.get(name) for name in ("floracle", "torch", "python"))
+    return {"versions": f"floracle {floracle}, torch {torch}, Python {python}"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -26,3 +26,11 @@ class Table:
     wordy: frozenset[int] = field(default_factory=frozenset)
     """Columns that hold sentences."""
     over: Sequence[tuple[str, int]] = ()
+
+    @classmethod
+    def of_columns(
+        cls, title: str, names: Sequence[str], columns: Mapping[str, Sequence[str]]
+    ) -> Table:
+        """A row for each name, a column for each entry."""
+        rows = [ReportRow(cells) for cells in zip(names, *columns.values(), strict=True)]
+        return cls((title, *columns), rows)

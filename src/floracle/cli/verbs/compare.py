@@ -49,12 +49,12 @@ def compare(
         Display names of the data sets, comma-separated. Default: the last parts of their paths.
     """
     arguments = dict(locals())
-    from floracle.report.comparison.page import COLOURS
+    from floracle.report.comparison.figures import MAX_SPACES
 
     from .stages import stages
 
-    if not 2 <= len(data) <= len(COLOURS):
-        raise InputError(f"name 2 to {len(COLOURS)} data sets to compare, got {len(data)}")
+    if not 2 <= len(data) <= MAX_SPACES:
+        raise InputError(f"name 2 to {MAX_SPACES} data sets to compare, got {len(data)}")
     display = _display_names(data, names)
     check_out(out, "compare", *(place for place in data if not _is_measured(place)))
     how: dict[str, Any] = {
@@ -119,11 +119,12 @@ def _display_names(data: Sequence[str], names: str | None) -> list[str]:
 
 def _report(output: OutputFolder, folders: dict[str, Path], command: str) -> None:
     """Write the page, and print the landmarks and what differs."""
-    from floracle.report.comparison.page import differences, headline, space, write_comparison
+    from floracle.report.comparison.page import load_space, write_comparison_report
+    from floracle.report.comparison.words import differences, headline
     from floracle.report.formatting import format_landmark, format_prediction, format_time
 
-    spaces = [space(folder, name) for name, folder in folders.items()]
-    page = write_comparison(spaces, output.path, command=command)
+    spaces = [load_space(folder, name) for name, folder in folders.items()]
+    page = write_comparison_report(spaces, output.path, command=command)
 
     def row(item: DataSpace) -> tuple[str, ...]:
         return (

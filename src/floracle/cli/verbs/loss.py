@@ -92,11 +92,11 @@ def loss(
     """
     arguments = dict(locals())
     from floracle.core.point_set import classes as labels_in
-    from floracle.report.loss.figures import COLOURS
+    from floracle.report.loss.figures import FIELD_COLOURS
 
     places = name_fields(fields, names)
-    if len(places) > len(COLOURS):
-        raise InputError(f"a figure shows up to {len(COLOURS)} fields, got {len(places)}")
+    if len(places) > len(FIELD_COLOURS):
+        raise InputError(f"a figure shows up to {len(FIELD_COLOURS)} fields, got {len(places)}")
     conventions, grid = conventions_of(places, convention), parse_times(times, "--times")
     _check(arguments, grid)
     oracle_options.check()
@@ -264,11 +264,11 @@ def _report(output: OutputFolder, facts: dict[str, str], command: str) -> None:
     """Draw the losses, and print what they show."""
     from floracle.analysis.loss.results import LossComparison
     from floracle.report.loss import words
-    from floracle.report.loss.page import write_losses
+    from floracle.report.loss.page import write_loss_report
     from floracle.run.results import load_results
 
     result = LossComparison.of_results(load_results(output.path))
-    page = write_losses(result, output.path, facts=facts, command=command)
+    page = write_loss_report(result, output.path, facts=facts, command=command)
     for name in result.path:
         show_wide_table(words.loss_table(result, name), name if len(result.path) > 1 else "")
     say(words.headline(result))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
     from floracle.data.store import Store
     from floracle.oracle.oracle import Oracle
-    from floracle.report.mix.page import MixResults
+    from floracle.report.mix.words import MixResults
     from floracle.run.output_folder import OutputFolder
     from floracle.run.results import Results
 
@@ -271,7 +271,8 @@ def _report(output: OutputFolder, job: MixRun) -> None:
     """Draw all parts of the folder, and print what they show; those just asked for first."""
     import torch
 
-    from floracle.report.mix import page as mix_page
+    from floracle.report.mix import words as mix_words
+    from floracle.report.mix.page import write_mix_report
     from floracle.run.images import display_for
 
     results, settings, store = _load_parts(output, job.name), output.settings, job.store
@@ -284,12 +285,12 @@ def _report(output: OutputFolder, job: MixRun) -> None:
     }
     few_points = store.take(torch.arange(min(len(store), 64)))  # which set the range of display
     display = display_for(store.shape, store.picture_range, few_points)
-    page = mix_page.write_mixed(results, output.path, display=display, facts=facts)
+    page = write_mix_report(results, output.path, display=display, facts=facts)
     for result in _split_kinds(results, list(job.parts)):
-        show_wide_table(mix_page.switch_table(result.switch), "the oracle until τ")
-        show_wide_table(mix_page.landing_table(result.landings), "the oracle from τ on")
-        show_wide_table(mix_page.resume_table(result.resume), "from unseen data at τ")
-        for sentence in mix_page.story(result):
+        show_wide_table(mix_words.switch_table(result.switch), "the oracle until τ")
+        show_wide_table(mix_words.landing_table(result.landings), "the oracle from τ on")
+        show_wide_table(mix_words.resume_table(result.resume), "from held-out points at τ")
+        for sentence in mix_words.story(result):
             say(sentence)
     say(f"page: {visible(str(page))}")
 
@@ -299,7 +300,7 @@ def _load_parts(output: OutputFolder, name: str) -> MixResults:
     from floracle.analysis.mixing.field_switching import SwitchResult
     from floracle.analysis.mixing.forward_backward import ForwardBackwardResult
     from floracle.analysis.mixing.landing_test import LandingResult
-    from floracle.report.mix.page import MixResults
+    from floracle.report.mix.words import MixResults
     from floracle.run.results import has_result, load_results
 
     parts: dict[str, Results] = {}

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
     from floracle.data.store import Store
     from floracle.models.autoencoders.frame import Autoencoder
-    from floracle.report.probe.figures import ProbedFields
+    from floracle.report.probe.figures import ProbedField
     from floracle.run.output_folder import OutputFolder
 
 SEEDS = "0:16"
@@ -160,15 +160,15 @@ class ProbeRun:
 
 def _name_fields(fields: tuple[str, ...], names: str | None, data: str | None) -> dict[str, str]:
     """The fields by display name; with data its oracle is the first."""
-    from floracle.report.probe.figures import COLOURS
+    from floracle.report.probe.figures import FIELD_COLOURS
 
     if data is not None and ORACLE not in fields:
         fields = (ORACLE, *fields)
         names = None if names is None else f"{ORACLE},{names}"
     if data is None and ORACLE in fields:
         raise InputError("the oracle is the field of a training set: give --data")
-    if len(fields) > len(COLOURS):
-        raise InputError(f"a figure shows up to {len(COLOURS)} fields, got {len(fields)}")
+    if len(fields) > len(FIELD_COLOURS):
+        raise InputError(f"a figure shows up to {len(FIELD_COLOURS)} fields, got {len(fields)}")
     return name_fields(fields, names)
 
 
@@ -292,7 +292,7 @@ def _is_answered(output: OutputFolder) -> bool:
 
 def _measure(output: OutputFolder, job: ProbeRun, command: str) -> None:
     """Probe the fields, draw them, and last write the result."""
-    from floracle.report.probe.page import write_probes
+    from floracle.report.probe.page import write_probe_report
     from floracle.run.results import Results, provenance
 
     probes = _probe_fields(output, job)
@@ -303,7 +303,7 @@ def _measure(output: OutputFolder, job: ProbeRun, command: str) -> None:
     facts |= {"seeds": job.settings["seeds"], "labels": job.settings["labels"] or "none"}
     drawn = _draw_predictions(output.path, job, probes)
     splits = job.settings.get("splits")
-    write_probes(drawn, output.path, facts=facts, command=command, splits=splits)
+    write_probe_report(drawn, output.path, facts=facts, command=command, splits=splits)
     if not has_answer(output):  # the page alone may have been missing
         values = {"names": list(probes)}
         output.save(Results("probes", output.settings, values, {}, provenance()))
@@ -386,18 +386,18 @@ def _labels(job: ProbeRun, count: int) -> list[int] | None:
 
 def _draw_predictions(
     folder: Path, job: ProbeRun, probes: Mapping[str, ProbeResult]
-) -> list[ProbedFields]:
+) -> list[ProbedField]:
     """The probes with pictures of their predictions; each field has a file of its own."""
-    from floracle.report.probe.figures import ProbedFields
-    from floracle.report.probe.page import pictures_of, sheet
+    from floracle.report.probe.figures import ProbedField
+    from floracle.report.probe.page import prediction_pictures, tile_predictions
     from floracle.run.files import write_bytes
 
     drawn = []
-    pictures = pictures_of(list(probes.values()), job.store, job.decoder)
+    pictures = prediction_pictures(list(probes.values()), job.store, job.decoder)
     for (name, result), picture in zip(probes.items(), pictures, strict=True):
         if picture is not None:
-            write_bytes(folder / folder_name(name) / "predictions.png", sheet(picture))
-        drawn.append(ProbedFields(name, result, job.places[name] == ORACLE, picture))
+            write_bytes(folder / folder_name(name) / "predictions.png", tile_predictions(picture))
+        drawn.append(ProbedField(name, result, job.places[name] == ORACLE, picture))
     return drawn
 
 
@@ -405,7 +405,7 @@ def _report(output: OutputFolder, job: ProbeRun) -> None:
     """Print when the fields settle."""
     from floracle.analysis.trajectories.probe import ProbeResult
     from floracle.report.probe import words
-    from floracle.report.probe.figures import ProbedFields
+    from floracle.report.probe.figures import ProbedField
     from floracle.report.probe.page import PAGE
     from floracle.run.results import load_results
 
@@ -413,10 +413,10 @@ def _report(output: OutputFolder, job: ProbeRun) -> None:
     for name, place in job.places.items():
         part = folder_name(name)
         result = ProbeResult.of_results(load_results(output.path / part, part=part))
-        fields.append(ProbedFields(name, result, place == ORACLE))
+        fields.append(ProbedField(name, result, place == ORACLE))
     show_wide_table(words.summary(fields, job.settings.get("splits")))
     show_wide_table(words.by_label(fields))
-    say(f"grid: {words.grid_in_short(fields[0])}")
+    say(f"grid: {words.grid_in_short(fields[0].probe)}")
     for sentence in (words.headline(fields), *words.story(fields)[1:]):
         say(sentence)
     say(f"page: {visible(str(output.path / PAGE))}")

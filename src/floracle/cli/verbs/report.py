@@ -17,8 +17,8 @@ def report(*runs: Path) -> None:
     runs
         Folders of stages or of training runs, also of one that goes on.
     """
-    from floracle.report.stages.write import draw
-    from floracle.report.training.page import is_run, write_run
+    from floracle.report.stages.write import write_stages_report
+    from floracle.report.training.page import is_run, write_training_report
     from floracle.run.output_folder import redraw_folder
 
     if not runs:
@@ -27,5 +27,5 @@ def report(*runs: Path) -> None:
         if not run.is_dir():
             raise InputError(f"there is no folder {visible(str(run))}; name one that a run wrote")
         with redraw_folder(run):
-            page = write_run(run) if is_run(run) else draw(run)
+            page = write_training_report(run) if is_run(run) else write_stages_report(run)
         say(f"report: {visible(str(page))}")

@@ -46,7 +46,7 @@ def reproduce(
     quick
         A smaller computation that takes seconds.
     """
-    from floracle.recipes.reproduce import RECIPES, drawn_in, recipe_for, reproduce_in_folder
+    from floracle.recipes.reproduce import RECIPES, recipe_files, recipe_for, reproduce_in_folder
 
     if item is None:
         for name, recipe in RECIPES.items():
@@ -65,7 +65,7 @@ def reproduce(
     if settings == recipe.settings and recipe.expected:
         missed = recipe.missed(results)
         say(f"not as expected: {'; '.join(missed)}" if missed else "the numbers are as expected")
-    for path in (*drawn_in(recipe, output.path), output.path / "result.json"):
+    for path in (*recipe_files(recipe, output.path), output.path / "result.json"):
         say(str(path))
     return output.path
 

@@ -185,7 +185,7 @@ def _report(run: ResumableStages, *, deep: bool) -> None:
     from floracle.analysis.saved import stages_of_results
     from floracle.analysis.trajectories.trajectory_analysis import analyse_trajectories
     from floracle.oracle.oracle import Oracle
-    from floracle.report.stages.write import DEEP, draw, is_drawn
+    from floracle.report.stages.write import DEEP, is_report_current, write_stages_report
     from floracle.run.results import has_result, load_results
 
     folder = run.output.path
@@ -194,8 +194,8 @@ def _report(run: ResumableStages, *, deep: bool) -> None:
         result = stages_of_results(load_results(folder))
         oracle, seed = run.oracle.alone(), run.settings["seed"]
         run.output.save(analyse_trajectories(oracle, result, seed=seed), DEEP)
-    if not is_drawn(folder):
-        draw(folder)
+    if not is_report_current(folder):
+        write_stages_report(folder)
     run.output.clear_parts()
     _say_landmarks(folder)
     say(f"report: {visible(str(folder / 'report.html'))}")

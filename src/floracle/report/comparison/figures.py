@@ -1,201 +1,155 @@
-"""The figures that compare: predictions, classes, and who votes for a few examples."""
+"""The figures that compare data sets: rows of `FIGURES`, a curve of every set by time; spectra."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
-from floracle.analysis.stages.result import ClassStages, Stages
+from floracle.analysis.compare import DataSpace
+from floracle.analysis.curves import Curve, Landmark
+from floracle.report.figure import Columns, Drawing, figure_style
 from floracle.report.plots import (
-    BLUE,
-    INK,
-    ORANGE,
-    PAPER,
-    RULE,
-    TEAL,
-    Drawing,
-    axes,
-    name_ends,
-    numbers,
-    time_axis,
-    time_words,
+    annotate,
+    draw_band,
+    label_curve,
+    landmark_time_axis,
+    new_axes,
+    shade_stages,
+    to_numpy,
 )
-from floracle.report.stages.examples import Examples
+from floracle.report.style import CURVE_COLOURS, LANDMARK_DASHES, PAPER
 
-NAMED = 20
-"""Classes up to this number have their names in the drawings."""
-
-
-def agreement(stages: Stages) -> Drawing:
-    """Measured landmarks against those predicted from the spectrum, for every class."""
-    figure, ax = axes()
-    groups = predictable(stages)
-    reach: list[float] = []
-    for name, colour in (("centre", BLUE), ("collapse", ORANGE)):
-        marks = [getattr(group, name) for group in groups]
-        known = [i for i, mark in enumerate(marks) if mark.value is not None]
-        x = np.array([getattr(groups[i], f"predicted_{name}") for i in known])
-        y = np.array([marks[i].value for i in known])
-        low, high = np.array([marks[i].ends for i in known]).reshape(-1, 2).T
-        if not known:
-            continue
-        spread = np.clip(np.array([y - low, high - y]), 0, None)
-        ax.errorbar(x, y, spread, fmt="none", ecolor=colour, elinewidth=1, alpha=0.6)
-        ax.plot(x, y, "o", ms=5, mfc=colour, mec=PAPER, mew=0.7)
-        place = int(x.argmax())
-        ax.annotate(
-            name,
-            (x[place], y[place]),
-            (0, 10),
-            textcoords="offset points",
-            color=colour,
-            ha="center",
-        )
-        reach += [*x, *low, *high]
-    low, high = (min(reach), max(reach)) if reach else (0.0, 1.0)
-    room = 0.08 * (high - low) + 1e-9
-    ax.plot([low - room, high + room], [low - room, high + room], color=RULE, lw=1, zorder=0)
-    ax.set_xlim(low - room, high + 2.5 * room)
-    ax.set_ylim(low - room, high + room)
-    ax.set_xlabel("predicted time (from N and the spectrum alone)")
-    ax.set_ylabel("measured time")
-    return Drawing(
-        "predicted",
-        "Measured centre and collapse of every class against the predicted ones",
-        figure,
-        landmark_columns(stages, groups),
-    )
+MAX_SPACES = len(CURVE_COLOURS)
+SCALE_UNTIL = 0.99
+"""Values at later times do not set the scale: the gap divides by (1 − t)²."""
+NEGLIGIBLE_EIGENVALUE = 1e-9
+"""Relative to the largest; below it there is rounding."""
 
 
-def compared(stages: Stages) -> Drawing:
-    """The landmarks of all classes, ordered by their collapse."""
-    groups = sorted(measured_landmarks(stages), key=_collapse_of)
-    named = len(groups) <= NAMED + 1
-    high = 0.9 + 0.235 * len(groups) if named else 4.4
-    figure, ax = axes(high=max(high, 2.2))
-    y = np.arange(len(groups))[::-1]
-    for name, colour in (("centre", BLUE), ("collapse", ORANGE), ("end", TEAL)):
-        marks = [getattr(group, name) for group in groups]
-        known = [i for i, mark in enumerate(marks) if mark.value is not None]
-        if not known:
-            continue
-        x = np.array([marks[i].value for i in known])
-        low, high = np.array([marks[i].ends for i in known]).T
-        spread = [x - low, high - x]
-        size = 5.5 if named else 3
-        ax.errorbar(
-            x, y[known], xerr=np.clip(spread, 0, None), fmt="o", ms=size, mfc=colour, mec=PAPER,
-            mew=0.7 if named else 0, ecolor=colour, elinewidth=1.4 if named else 0.4,
-        )  # fmt: skip
-        if name != "end":
-            predicted = [getattr(groups[i], f"predicted_{name}") for i in known]
-            if named:
-                ax.plot(predicted, y[known], "|", color=INK, ms=8, mew=1)
-        first = next((i for i in known if not groups[i].single_point), known[0])
-        ax.annotate(
-            name,
-            (marks[first].value, y[first]),
-            (0, 9),
-            textcoords="offset points",
-            ha="right" if name == "centre" else "left",
-            va="bottom",
-            color=colour,
-        )
-    _class_axis(ax, stages, groups, y, named=named)
-    time_axis(ax, stages.main)
-    ax.set_ylim(-0.8, len(groups) - 0.2 + 0.035 * len(groups))
-    return Drawing(
-        "classes",
-        "Centre, collapse and end of every class with 95 % intervals",
-        figure,
-        landmark_columns(stages, groups),
-    )
+class ComparisonFigure(NamedTuple):
+    """A curve of every data set by time."""
+
+    name: str
+    curve: str
+    ylabel: str
+    caption: str
+    per_dimension: bool = False
+    falls: bool = False
 
 
-def voting(stages: Stages, examples: Examples, i: int) -> Drawing:
-    """The leading weights of one example by time."""
-    figure, ax = axes(high=2.6)
-    steps, own = examples.steps, int(examples.rows[i])
-    weights, voters = numbers(examples.weights[i, :steps]), examples.voters[i, :steps].numpy()
-    below, places = np.zeros(steps), np.arange(steps)
-    for k in range(weights.shape[1]):
-        for mine, colour in ((True, ORANGE), (False, BLUE)):
-            here = (voters[:, k] == own) == mine
-            ax.bar(
-                places[here],
-                weights[here, k],
-                0.8,
-                below[here],
-                color=colour,
-                alpha=1 if mine else 1 - 0.16 * k,
-                edgecolor=PAPER,
-                lw=0.4,
-            )
-        below += weights[:, k]
-    label = int(examples.labels[i])
-    name = f", class {short(stages.name(label))}" if label >= 0 else ""
-    ax.set_title(f"row {own}{name}", color=INK, loc="left")
-    times = examples.times[:steps].tolist()
-    ax.set_xticks(places[::2], [time_words(float(f"{t:.2g}")) for t in times[::2]])
-    name_ends(ax, "noise", "towards data")
-    ax.set_ylim(0, 1.02)
-    ax.set_ylabel("leading weights")
-    columns = {"t": times} | {
-        f"{what}_{k + 1}": values[:, k].tolist()
-        for k in range(weights.shape[1])
-        for what, values in (("row", voters), ("weight", weights))
-    }
-    return Drawing(
-        f"example-{i + 1}", f"The five leading weights of row {own} by time", figure, columns
-    )
+FIGURES = (
+    ComparisonFigure(
+        "weights",
+        "max_weight",
+        "mean largest weight",
+        "The largest posterior weight. Dashed lines are the ends of navigation.",
+    ),
+    ComparisonFigure(
+        "self_weight",
+        "self_weight",
+        "mean weight of the true source",
+        "The posterior weight of the true source sample: one half at the collapse.",
+    ),
+    ComparisonFigure(
+        "information",
+        "information",
+        "nats per dimension",
+        "What the noisy sample tells about its source, in nats per dimension. Where curves rise"
+        " alike, the spaces are alike; they flatten where the number of points is reached.",
+        per_dimension=True,
+    ),
+    ComparisonFigure(
+        "gap",
+        "gap",
+        "gap per dimension",
+        "Gap, or irreducible loss: the conditional variance of the training target, the part of"
+        " the loss that no model can remove; per dimension.",
+        per_dimension=True,
+        falls=True,
+    ),
+)
 
 
-def landmark_columns(stages: Stages, groups: list[ClassStages]) -> dict[str, list]:
-    """The landmarks of groups as columns."""
-    columns: dict[str, list] = {
-        "label": [group.label for group in groups],
-        "name": [stages.name(group.label) for group in groups],
-        "points": [group.points for group in groups],
-    }
-    for name in ("centre", "collapse", "end"):
-        marks = [getattr(group, name) for group in groups]
-        columns[name] = [mark.value for mark in marks]
-        columns[f"{name}_low"] = [mark.low for mark in marks]
-        columns[f"{name}_high"] = [mark.high for mark in marks]
-    columns["predicted_centre"] = [group.predicted_centre for group in groups]
-    columns["predicted_collapse"] = [group.predicted_collapse for group in groups]
-    return columns
+def comparison_figures(spaces: Sequence[DataSpace]) -> list[Drawing]:
+    """All figures of a comparison."""
+    with figure_style():
+        drawings = [_draw_by_time(spaces, row) for row in FIGURES]
+        if all(space.effective_dims is not None for space in spaces):
+            drawings.append(_draw_spectra(spaces))
+    return drawings
 
 
-def measured_landmarks(stages: Stages) -> list[ClassStages]:
-    """Classes by label and the whole set, without the pooled average."""
-    return [group for group in stages.groups if group.label >= -1]
+def _draw_by_time(spaces: Sequence[DataSpace], row: ComparisonFigure) -> Drawing:
+    figure, ax = new_axes()
+    _shared_time_axis(ax, spaces)
+    columns: Columns = {"space": [], "t": [], row.curve: [], f"{row.curve}_error": []}
+    first, highest = min(spaces, key=_collapse_of), 0.0
+    for i, (space, colour) in enumerate(zip(spaces, CURVE_COLOURS, strict=False)):
+        scale = 1 / space.stages.dims if row.per_dimension else 1.0
+        measured = space.main.curves[row.curve]
+        curve = Curve(measured.mean * scale, measured.error * scale)
+        times = to_numpy(space.stages.times)
+        draw_band(ax, times, curve, colour)
+        peak = float(to_numpy(curve.mean)[times <= SCALE_UNTIL].max())
+        highest = max(highest, peak)
+        # Names at different heights. The earliest curve has its name on the left, the others
+        # theirs on the right: so no name stands between two curves.
+        low, high = (0.75, 0.3) if row.falls else (0.3, 0.75)
+        level = peak * (low + (high - low) * i / max(len(spaces) - 1, 1))
+        side = "right" if space is first else "left"
+        line = (times, curve.mean)
+        label_curve(ax, line, level, space.name, colour=colour, side=side, last=row.falls)
+        columns["space"] += [space.name] * len(times)
+        columns["t"] += times.tolist()
+        columns[row.curve] += curve.mean.tolist()
+        columns[f"{row.curve}_error"] += curve.error.tolist()
+    ax.set_ylim(0, 1.08 * (highest if highest > 0 else 1.0))
+    ax.set_ylabel(row.ylabel)
+    alt = f"{row.ylabel} by time of {' and '.join(space.name for space in spaces)}"
+    return Drawing(row.name, alt, figure, columns, row.caption)
 
 
-def predictable(stages: Stages) -> list[ClassStages]:
-    """Those of them that have more than a single point: of that nothing is predicted."""
-    return [group for group in measured_landmarks(stages) if not group.single_point]
+def _draw_spectra(spaces: Sequence[DataSpace]) -> Drawing:
+    """The covariance eigenvalues of a typical class, in units of the mean variance."""
+    figure, ax = new_axes()
+    columns: Columns = {"space": [], "rank": [], "eigenvalue": []}
+    for i, (space, colour) in enumerate(zip(spaces, CURVE_COLOURS, strict=False)):
+        assert space.spectrum is not None
+        values = to_numpy(space.spectrum / (space.variance or 1))
+        values = values[values > NEGLIGIBLE_EIGENVALUE * values[0]]
+        rank = np.arange(1, len(values) + 1)
+        ax.plot(rank, values, color=colour)
+        named = min(len(rank) - 1, int(len(rank) ** (0.35 + 0.25 * i / max(len(spaces) - 1, 1))))
+        ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}
+        annotate(ax, space.name, (rank[named], values[named]), (5, 5), color=colour, bbox=ground)
+        columns["space"] += [space.name] * len(rank)
+        columns["rank"] += rank.tolist()
+        columns["eigenvalue"] += values.tolist()
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    ax.set_xlabel("rank")
+    ax.set_ylabel("eigenvalue / mean variance")
+    caption = "Covariance eigenvalues of a typical class in units of the mean variance."
+    alt = "Covariance eigenvalues by rank"
+    return Drawing("spectra", alt, figure, columns, caption, "spectra")
 
 
-def short(name: str, most: int = 22) -> str:
-    """A class name that fits beside an axis; nothing in it is markup to a drawing."""
-    name = "".join(letter if letter.isprintable() else " " for letter in name)
-    name = name if len(name) <= most else name[: most - 1] + "…"
-    return name.replace("$", r"\$")
+def _shared_time_axis(ax: Axes, spaces: Sequence[DataSpace]) -> None:
+    """A time axis about the (geometric) middle of all collapses, with the ends of navigation."""
+    collapses = [time for space in spaces if (time := _collapse_of(space)) > 0]
+    middle = float(np.exp(np.mean(np.log(collapses)))) if collapses else 0.5
+    landmark_time_axis(ax, replace(spaces[0].main, collapse=Landmark(middle)))
+    shade_stages(ax, None)
+    for space, colour in zip(spaces, CURVE_COLOURS, strict=False):
+        if space.main.end.value is not None:
+            ax.axvline(space.main.end.value, color=colour, lw=0.9, ls=LANDMARK_DASHES, zorder=1)
 
 
-def _collapse_of(group: ClassStages) -> float:
-    return group.predicted_collapse if group.collapse.value is None else group.collapse.value
-
-
-def _class_axis(
-    ax: Axes, stages: Stages, groups: list[ClassStages], y: np.ndarray, *, named: bool
-) -> None:
-    if named:
-        ax.set_yticks(y, [short(stages.name(group.label)) for group in groups])
-        ax.tick_params(axis="y", length=0, labelcolor=INK)
-        ax.hlines(y, 0, 1, color=RULE, lw=0.6, zorder=0)
-        ax.spines["left"].set_visible(False)
-    else:
-        ax.set_yticks([])
-        ax.set_ylabel(f"{len(groups)} classes, earliest collapse on top")
+def _collapse_of(space: DataSpace) -> float:
+    return space.main.collapse.value or space.main.predicted_collapse

@@ -1,81 +1,65 @@
-"""The losses of fields on one page: numbers, figures, and what can be said."""
+"""The losses of fields on one page: numbers, figures, and what they show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from floracle.analysis.loss.results import LossComparison
-from floracle.report.html import inlined, rendered
-from floracle.report.names import any_letters, facts_of, visible
-from floracle.report.plots import Drawing
-from floracle.run.files import write_bytes, write_text
-from floracle.version import VERSION
+from floracle.report.figure import Drawing, write_figures
+from floracle.report.html import render_page
+from floracle.report.names import fact_rows, version_facts, visible
+from floracle.run.files import write_text
 
-from . import words as said
-from .figures import loss_drawings, visibly
+from . import words
+from .figures import loss_figures, with_visible_names
 
 PAGE = "loss.html"
 
 
-def write_losses(
-    found: LossComparison,
+def write_loss_report(
+    losses: LossComparison,
     folder: Path,
     *,
     facts: Mapping[str, str] | None = None,
     command: str = "",
 ) -> Path:
-    """Draw losses into a folder; returns the page."""
-    with any_letters():
-        drawings = loss_drawings(found)
-        write_figures(drawings, folder)
-        write_text(folder / PAGE, page(found, drawings, facts=facts or {}, command=command))
+    """Write the report of losses into a folder; returns the page."""
+    drawings = loss_figures(losses)
+    write_figures(drawings, folder)
+    write_text(folder / PAGE, loss_page(losses, drawings, facts=facts or {}, command=command))
     return folder / PAGE
 
 
-def write_figures(drawings: Mapping[str, Drawing], folder: Path) -> None:
-    """Every drawing as PNG, SVG and CSV."""
-    for name, drawing in drawings.items():
-        write_bytes(folder / "figures" / f"{name}.png", drawing.png())
-        write_text(folder / "figures" / f"{name}.svg", drawing.svg())
-        write_text(folder / "figures" / f"{name}.csv", drawing.csv())
-
-
-def page(
-    found: LossComparison,
-    drawings: dict[str, Drawing],
+def loss_page(
+    losses: LossComparison,
+    drawings: Sequence[Drawing],
     *,
     facts: Mapping[str, str],
     command: str = "",
 ) -> str:
     """The whole page as HTML."""
-    found = visibly(found)
-    first = next(iter(found.path.values()))
+    losses = with_visible_names(losses)
+    first = next(iter(losses.path.values()))
     classes = len(first.classes)
-    return rendered(
+    tables = [
+        {
+            "name": name,
+            "table": words.loss_table(losses, name),
+            "classes": words.class_table(loss),
+        }
+        for name, loss in losses.path.items()
+    ]
+    return render_page(
         "loss/page.html.j2",
-        names=list(found.path),
+        drawings,
+        names=list(losses.path),
         data=visible(facts.get("data", "a training set")),
         scope=f"{first.pairs} pairs" + (f" of each of {classes} classes" if classes > 1 else ""),
-        headline=said.headline(found),
-        story=said.story(found),
-        figures=inlined(drawings),
-        tables=[
-            {
-                "name": name,
-                "table": said.loss_table(found, name),
-                "classes": said.class_table(loss),
-            }
-            for name, loss in found.path.items()
-        ],
-        yardsticks=" and ".join(first.settings.get("yardsticks", ())),
-        facts=facts_of(facts, versions(found.provenance)),
+        headline=words.headline(losses),
+        story=words.story(losses),
+        tables=tables,
+        baselines=" and ".join(first.settings.get("yardsticks", ())),
+        facts=fact_rows(facts, version_facts(losses.provenance)),
         command=command,
-        version=VERSION,
     )
-
-
-def versions(known: Mapping[str, object]) -> dict[str, str]:
-    """The versions that a result was made with."""
-    words = f"floracle {known.get('floracle')}, torch {known.get('torch')}"
-    return {"versions": f"{words}, Python {known.get('python')}"}

@@ -1,183 +1,198 @@
-"""The figures of mixed sampling: where samples end by the time τ at which a field takes over."""
+"""The figures of mixed sampling: where samples end by the time τ at which the model takes over."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from torch import Tensor
 
 from floracle.analysis.curves import Curve
 from floracle.analysis.mixing.field_switching import SwitchResult
 from floracle.analysis.mixing.forward_backward import ForwardBackwardResult
 from floracle.analysis.trajectories.frequency_bands import HALF_EXPLAINED
+from floracle.report.figure import Columns, Drawing, figure_style, picture_sheet
 from floracle.report.label_placement import name_curves
-from floracle.report.loss.figures import COLOURS, DASHED, DOTTED
-from floracle.report.plots import BLUE, ORANGE, PAPER, QUIET, STYLE, Drawing, axes, numbers
+from floracle.report.plots import (
+    curve_columns,
+    draw_band,
+    even_axis,
+    new_axes,
+    smooth,
+    to_numpy,
+)
+from floracle.report.style import BLUE, CURVE_COLOURS, DASHED, DOTTED, ORANGE, PAPER, QUIET
 
-OWN_LEVEL = "unseen data themselves"
-CHANCE = 1.15
-"""Where shares of what chance gives end, unless some are larger."""
-ACROSS = 6.6
-"""Inches that the pictures of one row take."""
+HELD_OUT_LEVEL = "held-out points themselves"
+CHANCE_TOP = 1.15
+"""Least upper end of the axis of shares of the chance level, which is 1."""
+SWITCH_AXIS = "τ, where the model takes over"
+DISTANCE = "distance / √D"
+NEAREST = "to the nearest training point"
 
-Points = NDArray[np.float64]
+
+class _Line(NamedTuple):
+    curve: Curve
+    colour: str
+    style: Any = "-"
 
 
-def mix_drawings(
+def mix_figures(
     switch: SwitchResult | None,
     resume: ForwardBackwardResult | None,
     pictures: Mapping[str, Tensor],
-) -> dict[str, Drawing]:
-    """All figures of what was measured, by name; pictures are bytes [n, columns, C, H, W]."""
-    found = []
-    with mpl.rc_context(STYLE):
+) -> list[Drawing]:
+    """All figures of what was measured; pictures are bytes [n, columns, C, H, W]."""
+    drawings = []
+    with figure_style():
         if switch is not None:
-            found += [switching(switch, resume), copies(switch, "switch")]
+            drawings += [_draw_switch(switch, resume), _draw_copies(switch, "switch")]
             if "switch" in pictures:
-                heads = [_tau(tau) for tau in switch.switch_times.tolist()]
-                alt = "Where samples end that the oracle leads until τ, a seed a row"
-                found.append(sheet("switch-pictures", pictures["switch"], heads, alt))
+                drawings.append(_draw_switch_pictures(switch, pictures["switch"]))
         if resume is not None:
-            found += [settling(resume), finishing(resume)]
+            drawings += [_draw_resume(resume), _draw_resume_nearest(resume)]
             if bool(resume.copy_share()[0].any()):
-                found.append(copies(resume, "resume"))
+                drawings.append(_draw_copies(resume, "resume"))
             if "resume" in pictures:
-                heads = ["datum", *(_tau(tau) for tau in resume.switch_times.tolist())]
-                alt = "Where a field ends that goes on from unseen data at τ, a datum a row"
-                found.append(sheet("resume-pictures", pictures["resume"], heads, alt))
-    return {drawing.name: drawing for drawing in found}
+                drawings.append(_draw_resume_pictures(resume, pictures["resume"]))
+    return drawings
 
 
-def switching(switch: SwitchResult, resume: ForwardBackwardResult | None = None) -> Drawing:
-    """How far samples end from the nearest training point and from the oracle's own end."""
-    curves = {
-        "to the nearest training point": (switch.distance(), BLUE, "-"),
-        "to where the oracle ends": (switch.distance_to_oracle(), ORANGE, "-"),
+def _draw_switch(switch: SwitchResult, resume: ForwardBackwardResult | None) -> Drawing:
+    lines = {
+        NEAREST: _Line(switch.distance(), BLUE),
+        "to the oracle's own sample": _Line(switch.distance_to_oracle(), ORANGE),
     }
-    level = None if resume is None else float(resume.held_out_distance.mean()) / resume.dims**0.5
-    figure, drawn = _by_tau(switch.switch_times, curves, "distance / √D", level=level)
-    alt = "How far samples end from training data, by the time τ until which the oracle leads"
-    return Drawing("switch", alt, figure, drawn)
-
-
-def settling(resume: ForwardBackwardResult) -> Drawing:
-    """What is kept of unseen data by band, and how much the noise still decides."""
-    curves, halves = {}, []
-    for band, (name, colour) in enumerate(zip(resume.bands, COLOURS, strict=False)):
-        curves[f"apart, {name}"] = (resume.change(band), colour, "-")
-        curves[f"spread, {name}"] = (resume.spread(band), colour, DASHED)
-        halves.append((resume.half_change(band), colour))
-    figure, drawn = _by_tau(
-        resume.switch_times, curves, "share of what chance gives", least=CHANCE
-    )
-    for mark, colour in halves:
-        if mark.value is not None:
-            shape = {"ms": 6, "mfc": colour, "mec": PAPER, "mew": 0.8, "zorder": 4}
-            figure.axes[0].plot([mark.value], [HALF_EXPLAINED], "o", **shape)
-    told = ", ".join(
-        f"{name} from τ = {mark}" for name, (mark, _) in zip(resume.bands, halves, strict=False)
-    )
+    level = None if resume is None else _held_out_level(resume)
+    figure, columns = _draw_by_switch_time(switch.switch_times, lines, DISTANCE, level=level)
     return Drawing(
-        "resume", f"What is kept of unseen data by τ; half of it: {told}", figure, drawn
+        "switch",
+        "Distance of samples from training points, by the time τ at which the model takes over"
+        " from the oracle",
+        figure,
+        columns,
+        "How far samples are from the nearest training point of their class, and from the sample"
+        " of the oracle alone. Bands are two standard errors wide on either side.",
+        "switch",
     )
 
 
-def finishing(resume: ForwardBackwardResult) -> Drawing:
-    """How far samples that go on from unseen data end from training data."""
-    curves = {"to the nearest training point": (resume.distance(), BLUE, "-")}
-    level = float(resume.held_out_distance.mean()) / resume.dims**0.5
-    figure, drawn = _by_tau(resume.switch_times, curves, "distance / √D", level=level)
-    alt = "How far samples end from training data that go on from unseen data at τ"
-    return Drawing("resume-nearest", alt, figure, drawn)
+def _draw_resume(resume: ForwardBackwardResult) -> Drawing:
+    """How much of held-out points is kept by frequency band, and how much the noise decides."""
+    lines = {}
+    for band, (name, colour) in enumerate(zip(resume.bands, CURVE_COLOURS, strict=False)):
+        lines[f"apart, {name}"] = _Line(resume.change(band), colour)
+        lines[f"spread, {name}"] = _Line(resume.spread(band), colour, DASHED)
+    label = "relative to chance"
+    figure, columns = _draw_by_switch_time(resume.switch_times, lines, label, least_top=CHANCE_TOP)
+    halves = []
+    for band, (name, colour) in enumerate(zip(resume.bands, CURVE_COLOURS, strict=False)):
+        mark = resume.half_change(band)
+        halves.append(f"{name} from τ = {mark}")
+        if mark.value is not None:
+            dot: Any = {"ms": 6, "mfc": colour, "mec": PAPER, "mew": 0.8, "zorder": 4}
+            figure.axes[0].plot([mark.value], [HALF_EXPLAINED], "o", **dot)
+    return Drawing(
+        "resume",
+        f"What is kept of held-out points by τ; half of it: {', '.join(halves)}",
+        figure,
+        columns,
+        "Solid (apart): the squared distance of samples from the held-out point they started from,"
+        " relative to that of two points of the class. Dashed (spread): how much the samples of"
+        " one held-out point vary with the noise, relative to the variance of the class. Dots:"
+        " half is kept.",
+        "resume",
+    )
 
 
-def copies(found: SwitchResult | ForwardBackwardResult, name: str) -> Drawing:
+def _draw_resume_nearest(resume: ForwardBackwardResult) -> Drawing:
+    lines, level = {NEAREST: _Line(resume.distance(), BLUE)}, _held_out_level(resume)
+    figure, columns = _draw_by_switch_time(resume.switch_times, lines, DISTANCE, level=level)
+    return Drawing(
+        "resume-nearest",
+        "Distance from training points of samples that start from noised held-out points at τ",
+        figure,
+        columns,
+        "How far these samples are from the nearest training point of their class; dotted, how far"
+        " the held-out points themselves are.",
+        "resume",
+    )
+
+
+def _draw_copies(result: SwitchResult | ForwardBackwardResult, kind: str) -> Drawing:
     """The share of copies by τ, with its exact interval."""
-    figure, ax = axes(high=2.6)
-    _tau_axis(ax)
-    share, low, high = (numbers(part) for part in found.copy_share())
-    taus = numbers(found.switch_times)
+    figure, ax = new_axes(height=2.6)
+    even_axis(ax, SWITCH_AXIS)
+    share, low, high = (to_numpy(bound) for bound in result.copy_share())
+    taus = to_numpy(result.switch_times)
     ax.fill_between(taus, low, high, color=BLUE, alpha=0.22, lw=0)
     ax.plot(taus, share, "-o", ms=2.6, mew=0, color=BLUE, clip_on=False)
     ax.set_ylim(0, 1)
     ax.set_ylabel("share of copies")
-    columns = {"tau": taus.tolist(), "copied": share.tolist()}
+    columns: Columns = {"tau": taus.tolist(), "copied": share.tolist()}
     columns |= {"low": low.tolist(), "high": high.tolist()}
-    return Drawing(f"{name}-copies", "Share of samples that are copies, by τ", figure, columns)
+    caption = (
+        "The share of samples that are copies: less than a third as far from the nearest training"
+        " point as from the second nearest. Exact 95 % intervals."
+    )
+    alt = "Share of samples that are copies, by τ"
+    return Drawing(f"{kind}-copies", alt, figure, columns, caption, kind)
 
 
-def sheet(name: str, pictures: Tensor, heads: Sequence[str], alt: str) -> Drawing:
-    """Pictures [n, columns, C, H, W] side by side, with what heads their columns."""
-    rows, columns = pictures.shape[:2]
-    side = ACROSS / columns
-    high, wide = side * rows + 0.32, ACROSS + 0.04
-    figure = Figure(figsize=(wide, high))
-    for row in range(rows):
-        for column in range(columns):
-            place = (side * column / wide, 1 - (0.3 + side * (row + 1)) / high)
-            size = (0.94 * side / wide, 0.94 * side / high)
-            ax = figure.add_axes((*place, *size))
-            pixels = pictures[row, column].movedim(0, -1).numpy()
-            ax.imshow(np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels)
-            ax.set_axis_off()
-            if row == 0:
-                ax.set_title(heads[column], fontsize=8, color=QUIET, pad=3)
-    return Drawing(name, alt, figure, {"column": list(heads)})
+def _draw_switch_pictures(switch: SwitchResult, pictures: Tensor) -> Drawing:
+    return picture_sheet(
+        "switch-pictures",
+        pictures,
+        [f"{tau:.3g}" for tau in switch.switch_times.tolist()],
+        alt="Samples for which the model takes over from the oracle at τ, a row for each seed",
+        caption="A row for each seed; above each column the time τ at which the model takes over"
+        " from the oracle. At 1 the oracle is alone and its samples are training points.",
+        section="switch_pictures",
+    )
 
 
-def _by_tau(
+def _draw_resume_pictures(resume: ForwardBackwardResult, pictures: Tensor) -> Drawing:
+    return picture_sheet(
+        "resume-pictures",
+        pictures,
+        ["held-out", *(f"{tau:.3g}" for tau in resume.switch_times.tolist())],
+        alt="Samples that start from noised held-out points at τ, a row for each point",
+        caption="Held-out points in the first column, then the samples that the model generates"
+        " from a mixture of the point and one noise at τ.",
+        section="resume_pictures",
+    )
+
+
+def _held_out_level(resume: ForwardBackwardResult) -> float:
+    """The mean distance of held-out points from the nearest training point, per √D."""
+    return float(resume.held_out_distance.mean()) / resume.dims**0.5
+
+
+def _draw_by_switch_time(
     taus: Tensor,
-    curves: Mapping[str, tuple[Curve, str, Any]],
+    lines: Mapping[str, _Line],
     label: str,
     *,
     level: float | None = None,
-    least: float = 0.0,
-) -> tuple[Figure, dict[str, list]]:
-    """Curves by τ with two errors on either side, named; and the numbers they are drawn from.
-
-    The upright axis holds all of them, and reaches up to `least` at least.
-    """
-    figure, ax = axes()
-    _tau_axis(ax)
-    times, drawn = numbers(taus), {}
-    highest = max(float((curve.mean + 2 * curve.error).max()) for curve, _, _ in curves.values())
-    ax.set_ylim(0, max(least, 1.08 * max(highest, level or 0.0)) or 1.0)
-    columns: dict[str, list] = {"tau": times.tolist()}
-    for name, (curve, colour, style) in curves.items():
-        mean, error = numbers(curve.mean), numbers(curve.error)
-        ax.fill_between(times, mean - 2 * error, mean + 2 * error, color=colour, alpha=0.2, lw=0)
-        ax.plot(times, mean, color=colour, ls=style)
-        ax.plot(times, mean, "o", ms=2.6, mew=0, color=colour)
-        lines = [_dense(times, line) for line in (mean - 2 * error, mean, mean + 2 * error)]
-        drawn[name] = np.concatenate(lines)
-        columns |= {name: mean.tolist(), f"{name}_error": error.tolist()}
-    colours = [colour for _, colour, _ in curves.values()]
+    least_top: float = 0.0,
+) -> tuple[Figure, Columns]:
+    """Named curves by τ, and their columns; the axis reaches up to `least_top` at least."""
+    figure, ax = new_axes()
+    even_axis(ax, SWITCH_AXIS)
+    highest = max(float((line.curve.mean + 2 * line.curve.error).max()) for line in lines.values())
+    ax.set_ylim(0, max(least_top, 1.08 * max(highest, level or 0.0)) or 1.0)
+    points = {
+        name: draw_band(ax, taus, line.curve, line.colour, style=line.style)
+        for name, line in lines.items()
+    }
+    colours = [line.colour for line in lines.values()]
     if level is not None:
         ax.axhline(level, color=QUIET, lw=1.0, ls=DOTTED, zorder=1)
-        drawn[OWN_LEVEL] = _dense(times, np.full(len(times), level))
+        fine, values = smooth(taus, np.full(len(taus), level))
+        points[HELD_OUT_LEVEL] = np.stack([fine, values], 1)
         colours.append(QUIET)
-    name_curves(ax, drawn, colours, lines=np.array([]))
+    name_curves(ax, points, colours)
     ax.set_ylabel(label)
-    return figure, columns
-
-
-def _dense(times: Points, values: Points) -> Points:
-    """Points [n, 2] along a line."""
-    fine = np.linspace(times[0], times[-1], 160)
-    return np.stack([fine, np.interp(fine, times, values)], 1)
-
-
-def _tau_axis(ax: Axes) -> None:
-    ax.set_xlim(0, 1)
-    ax.set_xticks([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    ax.set_xlabel("τ, where the field takes over")
-
-
-def _tau(tau: float) -> str:
-    return f"{tau:.3g}"
+    return figure, curve_columns(taus, {name: line.curve for name, line in lines.items()}, "tau")

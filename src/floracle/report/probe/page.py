@@ -16,11 +16,11 @@ from floracle.analysis.trajectories.probe import ProbeResult
 from floracle.core.point_set import NO_LABEL
 from floracle.data.store import Store
 from floracle.models.autoencoders.frame import Autoencoder
-from floracle.report.html import data_uri, inlined, rendered
-from floracle.report.names import any_letters, facts_of, visible
-from floracle.report.plots import Drawing
+from floracle.report.figure import Drawing, write_figures
+from floracle.report.html import LATENT_NOTE, picture_uris, render_page
+from floracle.report.names import fact_rows, version_facts, visible
 from floracle.report.tables import Table
-from floracle.run.files import write_bytes, write_text
+from floracle.run.files import write_text
 from floracle.run.images import (
     BLACK_WHITE_QUANTILES,
     Display,
@@ -31,46 +31,38 @@ from floracle.run.images import (
     reduce_image,
     tiles,
 )
-from floracle.version import VERSION
 
-from . import words as said
-from .figures import ProbedFields, probe_drawings
+from . import words
+from .figures import ProbedField, probe_figures
 
 PAGE = "probe.html"
-PICTURED = 8
-"""Seeds in the pictures at most."""
-ON_PAGE = 3
-"""Seeds on the page at most."""
-LEAST, LARGEST = 56, 128
+MAX_PICTURED_SEEDS, MAX_PAGE_SEEDS = 8, 3
+"""Seeds whose predictions are made into pictures, and that the page shows."""
+LEAST_SHEET_PIXELS, MAX_PICTURE_PIXELS = 56, 128
 """Pixels a side of a prediction."""
-DECODED = 4
-"""Latents that are decoded together."""
+DECODED_AT_ONCE = 4
+"""Latents in one call of the decoder: it takes far more memory than they do."""
 
 
-def write_probes(
-    fields: Sequence[ProbedFields],
+def write_probe_report(
+    fields: Sequence[ProbedField],
     folder: Path,
     *,
     facts: Mapping[str, str] | None = None,
     command: str = "",
     splits: Mapping[str, float] | None = None,
 ) -> Path:
-    """Draw fields that were probed alike into a folder; returns the page."""
-    with any_letters():
-        found = probe_drawings(fields)
-        for name, drawing in found.items():
-            write_bytes(folder / "figures" / f"{name}.png", drawing.png())
-            if name != "predictions":
-                write_text(folder / "figures" / f"{name}.svg", drawing.svg())
-                write_text(folder / "figures" / f"{name}.csv", drawing.csv())
-        known = {"facts": facts or {}, "command": command, "splits": splits}
-        write_text(folder / PAGE, page(fields, found, **known))
+    """Write the report of fields that were probed alike into a folder; returns the page."""
+    drawings = probe_figures(fields)
+    write_figures(drawings, folder)
+    page = probe_page(fields, drawings, facts=facts or {}, command=command, splits=splits)
+    write_text(folder / PAGE, page)
     return folder / PAGE
 
 
-def page(
-    fields: Sequence[ProbedFields],
-    drawings: Mapping[str, Drawing],
+def probe_page(
+    fields: Sequence[ProbedField],
+    drawings: Sequence[Drawing],
     *,
     facts: Mapping[str, str],
     command: str = "",
@@ -79,130 +71,107 @@ def page(
     """The whole page as HTML."""
     first = fields[0].probe
     shape = " × ".join(map(str, first.predictions.shape[2:]))
-    known = first.provenance
-    versions = f"floracle {VERSION}, torch {known.get('torch')}, Python {known.get('python')}"
-    return rendered(
+    return render_page(
         "probe/page.html.j2",
-        names=[visible(each.name) for each in fields],
+        [drawing for drawing in drawings if not drawing.is_picture],
+        names=[visible(field.name) for field in fields],
         scope=f"{len(first.seeds)} samples of shape {shape}",
-        headline=said.headline(fields),
-        reference=said.reference(first),
+        headline=words.headline(fields),
+        story=words.story(fields),
+        reference=words.reference(first),
         until=f"{first.until:.3g}",
-        story=said.story(fields),
-        summary=_unbroken(said.summary(fields, splits)),
+        summary=_unbroken(words.summary(fields, splits)),
         splits=bool(splits),
-        lags=said.oracle_among(fields) is not None and len(fields) > 1,
-        layout=f"{COARSE_CYCLES:g}" if "layout" in first.columns else "",
-        examples=_examples(fields),
+        lags=words.oracle_among(fields) is not None and len(fields) > 1,
+        coarse_cycles=f"{COARSE_CYCLES:g}" if "layout" in first.columns else "",
+        examples=_strips(fields),
         times=[f"{t:.3g}" for t in first.prediction_times.tolist()],
-        pictures_note=_note(fields),
-        by_threshold=said.by_threshold(fields),
-        by_label=said.by_label(fields),
-        figures=inlined({k: v for k, v in drawings.items() if k != "predictions"}),
-        grid={
-            "words": f"{len(first.grid) - 1} steps by {first.settings['solver']},"
-            f" {first.evaluations} evaluations of each field: {said.steps_words(fields[0])}."
-            " Transitions between two of these times are interpolated.",
-            "times": said.grid_words(fields[0]),
-        },
-        facts=facts_of(facts, {"versions": versions}),
+        pictures_note=_projection_note(fields),
+        by_threshold=words.by_threshold(fields),
+        by_label=words.by_label(fields),
+        grid={"words": words.describe_grid(first), "times": words.grid_times(first)},
+        facts=fact_rows(facts, version_facts(first.provenance)),
         command=command,
-        version=VERSION,
     )
 
 
-def pictures_of(
+def prediction_pictures(
     probes: Sequence[ProbeResult],
     store: Store | None = None,
     autoencoder: Autoencoder | None = None,
 ) -> list[Tensor | None]:
-    """Predictions as bytes [k, K, C, H, W], all probes alike; None where they are no pictures.
+    """Predictions as bytes [k, K, C, H, W], of all probes alike; None where they are no pictures.
 
     Latents are decoded by an `autoencoder` where there is one. Without a data set that knows
     black and white, they are the 1st and 99th percentile of the samples.
     """
     shape = tuple(probes[0].predictions.shape[2:])
-    ends = torch.cat([probe.predictions[:, -1] for probe in probes])
-    display = None if autoencoder is not None else _display(shape, store, ends)
+    samples = torch.cat([probe.predictions[:, -1] for probe in probes])
+    display = None if autoencoder is not None else _choose_display(shape, store, samples)
     if autoencoder is None and display is None:
         return [None for _ in probes]
 
-    def shown(points: Tensor) -> Tensor:
+    def to_bytes(points: Tensor) -> Tensor:
         if autoencoder is not None:
-            return _decoded(points, store, autoencoder)
+            latents = points if store is None else store.normalizer.invert(points)
+            return quantise(autoencoder.decode(latents))
         assert display is not None
         return display.pictures(points)
 
-    found = []
+    pictures = []
     for probe in probes:
-        some = probe.predictions[:PICTURED]
-        parts = [reduce_image(shown(part), LARGEST) for part in some.flatten(0, 1).split(DECODED)]
-        pictures = torch.cat(parts)
-        found.append(pictures.reshape(*some.shape[:2], *pictures.shape[1:]))
-    return found
+        predictions = probe.predictions[:MAX_PICTURED_SEEDS]  # [k, K, *shape]
+        batches = predictions.flatten(0, 1).split(DECODED_AT_ONCE)
+        flat = torch.cat([reduce_image(to_bytes(batch), MAX_PICTURE_PIXELS) for batch in batches])
+        pictures.append(flat.unflatten(0, predictions.shape[:2]))
+    return pictures
 
 
-def sheet(pictures: Tensor) -> bytes:
-    """Predictions as one PNG: rows are seeds, columns times, the sample in the last."""
-    return png(tiles(enlarge(pictures.flatten(0, 1), LEAST), pictures.shape[1]))
+def tile_predictions(pictures: Tensor) -> bytes:
+    """Predictions [k, K, C, H, W] as one PNG: rows are seeds, columns times, samples the last."""
+    return png(tiles(enlarge(pictures.flatten(0, 1), LEAST_SHEET_PIXELS), pictures.shape[1]))
 
 
-def _display(shape: tuple[int, ...], store: Store | None, ends: Tensor) -> Display | None:
+def _choose_display(
+    shape: tuple[int, ...], store: Store | None, samples: Tensor
+) -> Display | None:
     if store is not None:
-        return display_for(shape, store.picture_range, ends)
+        return display_for(shape, store.picture_range, samples)
     if len(shape) == 3 and shape[0] in (1, 3):
-        low, high = (float(ends.double().flatten().quantile(p)) for p in BLACK_WHITE_QUANTILES)
+        low, high = (float(samples.double().flatten().quantile(q)) for q in BLACK_WHITE_QUANTILES)
         return Display(low, max(high, low + 1e-6))
-    return display_for(shape, None, ends)
-
-
-def _decoded(points: Tensor, store: Store | None, autoencoder: Autoencoder) -> Tensor:
-    latents = points if store is None else store.normalizer.invert(points)
-    return quantise(autoencoder.decode(latents))
+    return display_for(shape, None, samples)
 
 
 def _unbroken(table: Table) -> Table:
-    """A table whose cells may be broken, but not within a number and its error."""
-
-    def kept(cell: str) -> str:
-        return re.sub(" (±|at) ", "\u00a0\\1\u00a0", cell)
-
-    rows = [replace(row, cells=[row.cells[0], *map(kept, row.cells[1:])]) for row in table.rows]
+    """A table whose cells may be broken into lines, but not between a number and its error."""
+    rows = [
+        replace(row, cells=[re.sub(" (±|at) ", "\u00a0\\1\u00a0", cell) for cell in row.cells])
+        for row in table.rows
+    ]
     return replace(table, rows=rows)
 
 
-def _examples(fields: Sequence[ProbedFields]) -> list[dict[str, Any]]:
-    """A strip for each field, seed by seed."""
-    shown = [(each, each.pictures) for each in fields if each.pictures is not None]
-    if len(shown) < len(fields):
+def _strips(fields: Sequence[ProbedField]) -> list[dict[str, Any]]:
+    """A strip of pictures for each field, seed by seed."""
+    pictured = [(field.name, field.pictures) for field in fields if field.pictures is not None]
+    if len(pictured) < len(fields):
         return []
-    probe, count = fields[0].probe, min(ON_PAGE, *(len(pictures) for _, pictures in shown))
-    return [
-        {
-            "title": _title(probe, i),
-            "rows": [
-                {"name": visible(each.name), "pictures": list(map(_uri, pictures[i]))}
-                for each, pictures in shown
-            ],
-        }
-        for i in range(count)
-    ]
+    probe, strips = fields[0].probe, []
+    for i in range(min(MAX_PAGE_SEEDS, *(len(pictures) for _, pictures in pictured))):
+        label = int(probe.labels[i])
+        title = f"Seed {int(probe.seeds[i])}" + (f", label {label}" if label != NO_LABEL else "")
+        rows = [
+            {"name": visible(name), "pictures": picture_uris(pictures[i])}
+            for name, pictures in pictured
+        ]
+        strips.append({"title": title, "rows": rows})
+    return strips
 
 
-def _title(probe: ProbeResult, i: int) -> str:
-    label = int(probe.labels[i])
-    return f"Seed {int(probe.seeds[i])}" + (f", label {label}" if label != NO_LABEL else "")
-
-
-def _uri(picture: Tensor) -> str:
-    return data_uri(png(enlarge(picture[None], 32)[0]))
-
-
-def _note(fields: Sequence[ProbedFields]) -> str:
+def _projection_note(fields: Sequence[ProbedField]) -> str:
+    """How latents are shown, unless they were decoded into larger pictures."""
     pictures, shape = fields[0].pictures, fields[0].probe.predictions.shape[2:]
     if pictures is None or len(shape) != 3 or shape[0] in (1, 3) or shape[1] < pictures.shape[3]:
         return ""
-    return (
-        "Latents are shown by their three leading channels, the same projection everywhere;"
-        " colours mean nothing by themselves. "
-    )
+    return LATENT_NOTE

@@ -1,294 +1,276 @@
-"""The figures of the stages report, by time, each with the numbers it is drawn from."""
+"""The figures of the stages report over time: each is a row of `FIGURES`.
+
+A row says what a figure is called, shows and means, and which function draws its curves; that
+function gets the axes and returns the columns of the CSV. A new curve is a new row.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
 from floracle.analysis.curves import Curve
 from floracle.analysis.stages.result import ClassStages, Stages
-from floracle.report.comparison.figures import (
-    agreement,
-    compared,
-    measured_landmarks,
-    predictable,
-    voting,
-)
+from floracle.report.figure import Columns, Drawing, figure_style
 from floracle.report.formatting import format_nats
 from floracle.report.plots import (
-    BLUE,
-    FINE,
-    HIGH,
-    INK,
-    ORANGE,
-    QUIET,
-    STYLE,
-    TEAL,
-    VIOLET,
-    Drawing,
-    axes,
-    band,
-    height,
-    label_at,
-    numbers,
-    say_settled,
-    shade_stages,
+    FINE_TIMES,
+    annotate,
+    curve_columns,
+    draw_band,
+    draw_log_band,
+    label_curve,
     smooth,
-    time_axis,
+    stages_axes,
+    to_numpy,
 )
+from floracle.report.style import BLUE, INK, ORANGE, QUIET, TEAL, THRESHOLD_DOTS, VIOLET
 
+from .class_figures import (
+    draw_classes,
+    draw_predicted,
+    draw_weights_of,
+    measured_groups,
+    predictable_groups,
+)
 from .examples import Examples
 
-CALM = 0.99
-"""Values later than this, and than the collapse, do not set the scale of the gap: the velocity
-divides by 1 − t."""
+GAP_SCALE_UNTIL = 0.99
+"""Later values do not set the scale of the gap, unless the collapse is later: the velocity divides
+by 1 − t, so that errors at the last times may be large."""
 
 
-def drawings(stages: Stages, examples: Examples | None) -> dict[str, Drawing]:
-    """All figures that the stages and examples give rise to, by name."""
-    with mpl.rc_context(STYLE):
-        found = [weights(stages), gap(stages), entropy(stages), votes(stages), law(stages)]
-        if len(measured_landmarks(stages)) > 1:
-            predicted = [agreement(stages)] if predictable(stages) else []
-            found += [*predicted, compared(stages)]
+class StagesFigure(NamedTuple):
+    """A figure over time."""
+
+    name: str
+    alt: str
+    ylabel: str
+    caption: str
+    draw: Callable[[Axes, Stages], Columns]
+    held_out: str = ""
+    """What the caption adds where the stages have held-out curves."""
+    section: str = "stages"
+
+
+class Line(NamedTuple):
+    """A curve and its name beside it, where it passes a level of the upright axis."""
+
+    curve: str
+    name: str
+    colour: str
+    level: float
+    side: str
+    """The side of the name that faces the curve."""
+
+
+def stages_figures(stages: Stages, examples: Examples | None) -> list[Drawing]:
+    """All figures of stages and their examples."""
+    held_out = "held_out_gap" in stages.main.curves
+    drawings = []
+    with figure_style():
+        for row in FIGURES:
+            figure, ax = stages_axes(stages.main)
+            _note_single_point(ax, stages.main)
+            ax.set_ylabel(row.ylabel)
+            columns = row.draw(ax, stages)
+            caption = row.caption + (f" {row.held_out}" if held_out and row.held_out else "")
+            drawings.append(Drawing(row.name, row.alt, figure, columns, caption, row.section))
+        if len(measured_groups(stages)) > 1:
+            drawings += [draw_predicted(stages)] if predictable_groups(stages) else []
+            drawings.append(draw_classes(stages))
         if examples is not None and examples.noisy is None:
-            found += [voting(stages, examples, i) for i in range(len(examples.rows))]
-    return {drawing.name: drawing for drawing in found}
+            drawings += [draw_weights_of(stages, examples, i) for i in range(len(examples.rows))]
+    return drawings
 
 
-def weights(stages: Stages) -> Drawing:
-    """The largest weight and the own weight by time."""
-    figure, ax, main = _by_time(stages)
-    top, own = main.curves["max_weight"], main.curves["self_weight"]
-    along = main.predicted_information
-    band(ax, stages.times, top, BLUE, along=along)
-    band(ax, stages.times, own, ORANGE, along=along)
-    label_at(ax, main, (stages.times, top.mean), 0.62, "largest weight", colour=BLUE, side="right")
-    label_at(ax, main, (stages.times, own.mean), 0.3, "own weight", colour=ORANGE, side="left")
-    if (held_out := main.curves.get("held_out_max_weight")) is not None:
-        band(ax, stages.times, held_out, VIOLET)
-        _held_out_name(ax, stages, held_out.mean, 0.6, "largest weight,\nheld-out data")
+def _draw_weights(ax: Axes, stages: Stages) -> Columns:
     ax.set_ylim(0, 1.02)
-    ax.set_ylabel("mean weight")
-    return Drawing(
-        "weights",
-        "Mean largest weight and mean weight of the pair's own sample by time",
-        figure,
-        _columns(stages, main, "max_weight", "self_weight", "held_out_max_weight"),
+    lines = (
+        Line("max_weight", "largest weight", BLUE, 0.62, "right"),
+        Line("self_weight", "weight of the\ntrue source", ORANGE, 0.3, "left"),
+        Line("held_out_max_weight", "largest weight,\nheld-out data", VIOLET, 0.6, "left"),
     )
+    return _draw_lines(ax, stages, lines)
 
 
-def gap(stages: Stages) -> Drawing:
-    """What the target of training leaves unexplained, per dimension, by time."""
-    figure, ax, main = _by_time(stages)
-    curve = _scaled(main.curves["gap"], stages.dims)
-
-    def between(times: Tensor) -> Curve:
-        return _scaled(stages.gap_at(times, label=main.label), stages.dims)
-
-    band(ax, stages.times, curve, BLUE, between=between)
-    calm = torch.linspace(0, max(CALM, main.collapse.value or 0.0), FINE, dtype=torch.float64)
-    highest = height(float(between(calm).mean.max()))
-    held_out = main.curves.get("held_out_gap")
-    if held_out is None:
-        label_at(
-            ax, main, (stages.times, curve.mean), 0.4 * highest, "gap", colour=BLUE, side="left"
-        )
-    else:
-        band(ax, stages.times, _scaled(held_out, stages.dims), VIOLET)
-        label_at(
-            ax,
-            main,
-            (stages.times, curve.mean),
-            0.35 * highest,
-            "training data",
-            colour=BLUE,
-            side="right",
-        )
-        level = 1.5 * highest
-        _held_out_name(ax, stages, numbers(held_out.mean) / stages.dims, level, "held-out data")
-    ax.set_ylim(0, (1.15 if held_out is None else 2.2) * highest)
-    ax.set_ylabel("squared error per dimension")
-    return Drawing(
-        "gap",
-        "Gap per dimension by time, with two standard errors on either side",
-        figure,
-        _columns(stages, main, "gap", "held_out_gap", scale=1 / stages.dims),
-    )
-
-
-def entropy(stages: Stages) -> Drawing:
-    """What is not yet known about which sample it is."""
-    figure, ax, main = _by_time(stages)
-    band(ax, stages.times, main.curves["entropy"], BLUE, along=main.predicted_information)
+def _draw_entropy(ax: Axes, stages: Stages) -> Columns:
+    main, most = stages.main, stages.main.max_information
+    ax.set_ylim(0, 1.04 * (most or 1.0))
     if not main.single_point:
-        _name_half(ax, main)
-    held_out = main.curves.get("held_out_entropy")
-    words = "entropy H(t)" if held_out is None else "training data"
-    level = 0.75 * main.max_information
-    label_at(
-        ax,
-        main,
-        (stages.times, main.curves["entropy"].mean),
-        level,
-        words,
-        colour=BLUE,
-        side="left",
+        ax.axhline(most / 2, color=QUIET, lw=0.8, ls=THRESHOLD_DOTS)
+        style = {"ha": "right", "va": "bottom", "color": QUIET}
+        edge: Any = ("axes fraction", "data")
+        annotate(ax, "½ H(w)", (1, most / 2), (-2, 3), coordinates=edge, **style)
+    name = "training data" if "held_out_entropy" in main.curves else "entropy H(t)"
+    lines = (
+        Line("entropy", name, BLUE, 0.75 * most, "left"),
+        Line("held_out_entropy", "held-out data", VIOLET, 0.25 * most, "left"),
     )
-    if held_out is not None:
-        band(ax, stages.times, held_out, VIOLET)
-        _held_out_name(ax, stages, held_out.mean, 0.25 * main.max_information, "held-out data")
-    ax.set_ylim(0, 1.04 * height(main.max_information))
-    ax.set_ylabel("nats")
-    return Drawing(
-        "entropy",
-        "Posterior entropy by time",
-        figure,
-        _columns(stages, main, "entropy", "held_out_entropy"),
-    )
+    return _draw_lines(ax, stages, lines)
 
 
-def votes(stages: Stages) -> Drawing:
-    """The effective number of samples that vote."""
-    figure, ax, main = _by_time(stages)
+def _draw_lines(ax: Axes, stages: Stages, lines: Sequence[Line]) -> Columns:
+    """Those of the curves that were measured, with their names."""
+    main = stages.main
+    curves = {line.curve: main.curves[line.curve] for line in lines if line.curve in main.curves}
+    for line in lines:
+        if (curve := curves.get(line.curve)) is not None:
+            # The prediction is that of training data; held-out curves are interpolated in t.
+            held_out = line.curve.startswith("held_out")
+            along = None if held_out else main.predicted_information
+            draw_band(ax, stages.times, curve, line.colour, along=along)
+            _label(ax, stages, line, curve.mean)
+    return curve_columns(stages.times, curves)
+
+
+def _draw_gap(ax: Axes, stages: Stages) -> Columns:
+    """The gap per dimension, E ‖u* − (data − noise)‖² / D."""
+    main, dims = stages.main, stages.dims
+
+    def per_dimension(curve: Curve) -> Curve:
+        return Curve(curve.mean / dims, curve.error / dims)
+
+    def gap_between(times: Tensor) -> Curve:
+        return per_dimension(stages.gap_at(times, label=main.label))
+
+    gap = per_dimension(main.curves["gap"])
+    draw_band(ax, stages.times, gap, BLUE, between=gap_between)
+    last = max(GAP_SCALE_UNTIL, main.collapse.value or 0.0)
+    early = torch.linspace(0, last, FINE_TIMES, dtype=torch.float64)
+    highest = max(float(gap_between(early).mean.max()), 0.0) or 1.0
+    curves = {"gap": main.curves["gap"]}
+    if "held_out_gap" not in main.curves:
+        ax.set_ylim(0, 1.15 * highest)
+        _label(ax, stages, Line("gap", "gap", BLUE, 0.4 * highest, "left"), gap.mean)
+    else:
+        curves["held_out_gap"] = main.curves["held_out_gap"]
+        held_out = per_dimension(main.curves["held_out_gap"])
+        draw_band(ax, stages.times, held_out, VIOLET)
+        ax.set_ylim(0, 2.2 * highest)
+        line = Line("gap", "training data", BLUE, 0.35 * highest, "right")
+        _label(ax, stages, line, gap.mean)
+        line = Line("held_out_gap", "held-out data", VIOLET, 1.5 * highest, "left")
+        _label(ax, stages, line, held_out.mean)
+    # × 1/D, where the band divides by D: the columns of earlier versions differ in the last bit.
+    scaled = {k: Curve(c.mean * (1 / dims), c.error * (1 / dims)) for k, c in curves.items()}
+    return curve_columns(stages.times, scaled)
+
+
+def _draw_effective_samples(ax: Axes, stages: Stages) -> Columns:
+    """1 / E Σγ², on a logarithmic axis."""
+    main = stages.main
     curve = main.curves["participation"]
-    mean, error = numbers(curve.mean), np.nan_to_num(numbers(curve.error), posinf=0)
-    x = numbers(stages.times)
-    logs = [np.log(mean + 2 * error), np.log((mean - 2 * error).clip(0.3 * mean)), np.log(mean)]
-    fine, low, high, middle = smooth(x, *logs, along=main.predicted_information)
-    ax.fill_between(fine, np.exp(-low), np.exp(-high), color=TEAL, alpha=0.22, lw=0)
-    ax.plot(fine, np.exp(-middle), color=TEAL)
-    ax.plot(x, 1 / mean, "o", ms=1.9, mew=0, color=TEAL)
+    mean, error = to_numpy(curve.mean), np.nan_to_num(to_numpy(curve.error), posinf=0)
+    # The band is that of the participation E Σγ², turned over; it is kept away from 0.
+    band = 1 / (mean + 2 * error), 1 / mean, 1 / (mean - 2 * error).clip(0.3 * mean)
+    draw_log_band(ax, stages.times, band, TEAL, along=main.predicted_information)
     ax.set_yscale("log")
     ax.set_ylim(0.9, 1.3 * (1 / mean).max())
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.minorticks_off()
-    ax.set_ylabel("effective number of votes")
-    return Drawing(
-        "votes",
-        "Effective number of votes by time, on a logarithmic axis",
-        figure,
-        {
-            "t": x.tolist(),
-            "effective": (1 / mean).tolist(),
-            "participation": mean.tolist(),
-            "participation_error": numbers(curve.error).tolist(),
-        },
-    )
+    columns = curve_columns(stages.times, {"participation": curve})
+    return {"t": columns.pop("t"), "effective": (1 / mean).tolist(), **columns}
 
 
-def law(stages: Stages) -> Drawing:
-    """The information by time between its two bounds, and the area that checks it."""
-    figure, ax, main = _by_time(stages)
-    x = numbers(stages.times)
-    bound, roof = numbers(main.predicted_information), 1.22 * height(main.max_information)
-    fine, line = smooth(x, bound, along=bound)
-    ax.plot(fine, np.where(line > 1.1 * roof, np.nan, line), color=QUIET, lw=1.2, ls=(0, (5, 2)))
-    label_at(
-        ax,
-        main,
-        (x, bound),
-        0.86 * main.max_information,
-        "Gaussian\nbound",
-        colour=QUIET,
-        side="right",
-    )
-    band(ax, x, main.curves["information"], BLUE, along=bound)
-    label_at(
-        ax,
-        main,
-        (x, main.curves["information"].mean),
-        0.6 * main.max_information,
-        "information I(t)",
-        colour=BLUE,
-        side="left",
-    )
-    ax.axhline(main.max_information, color=INK, lw=0.9)
-    ax.annotate(
-        f"H(w) = {format_nats(main.max_information)}",
-        (0, main.max_information),
-        (5, 4),
-        textcoords="offset points",
-        va="bottom",
-        color=INK,
-    )
+def _draw_information(ax: Axes, stages: Stages) -> Columns:
+    """I(t) between its bounds, H(w) and the Gaussian one, and the area that must equal H(w)."""
+    main, most = stages.main, stages.main.max_information
+    times, bound = stages.times, to_numpy(main.predicted_information)
     error = main.area.error if np.isfinite(main.area.error) else 0.0
+    top = 1.22 * (most or 1.0)
+    ax.set_ylim(0, max(top, 1.05 * (main.area.value + 2 * error)))
+
+    fine, line = smooth(times, bound, along=bound)
+    line = np.where(line > 1.1 * top, np.nan, line)  # it goes on without limit
+    ax.plot(fine, line, color=QUIET, lw=1.2, ls=(0, (5, 2)))
+    _label(ax, stages, Line("", "Gaussian\nbound", QUIET, 0.86 * most, "right"), bound)
+    columns = _draw_lines(
+        ax, stages, [Line("information", "information I(t)", BLUE, 0.6 * most, "left")]
+    )
+    ax.axhline(most, color=INK, lw=0.9)
+    annotate(ax, f"H(w) = {format_nats(most)}", (0, most), (5, 4), va="bottom", color=INK)
     if not main.single_point:
-        _mark_area(ax, main.area.value, error)
-    ax.set_ylim(0, max(roof, 1.05 * (main.area.value + 2 * error)))
-    ax.set_ylabel("nats")
-    columns = _columns(stages, main, "information")
-    columns |= {"gaussian_bound": bound.tolist()}
-    return Drawing(
+        ax.errorbar(
+            [1], [main.area.value], [2 * error], color=ORANGE, marker="D", ms=5, capsize=4,
+            lw=1.4, clip_on=False, zorder=5,
+        )  # fmt: skip
+        text = f"measured area\n{format_nats(main.area.value)} ± {format_nats(error)}"
+        style = {"ha": "right", "va": "top", "color": ORANGE}
+        annotate(ax, text, (1, main.area.value), (-9, -4), **style)
+    return columns | {"gaussian_bound": bound.tolist()}
+
+
+def _label(ax: Axes, stages: Stages, line: Line, values: Any) -> None:
+    if not stages.main.single_point:  # the curves of a single point lie on top of each other
+        label_curve(
+            ax, (stages.times, values), line.level, line.name, colour=line.colour,
+            side=line.side, end=stages.main.end.value,
+        )  # fmt: skip
+
+
+def _note_single_point(ax: Axes, group: ClassStages) -> None:
+    """Why curves do not move, where a group has a single point."""
+    if group.single_point:
+        text = "a single distinct point:\nnothing to know at any time"
+        style: Any = {"ha": "center", "va": "center", "color": QUIET}
+        annotate(ax, text, (0.5, 0.5), coordinates="axes fraction", **style)
+
+
+FIGURES = (
+    StagesFigure(
+        "weights",
+        "Mean largest posterior weight, and mean posterior weight of the true source sample, by"
+        " time",
+        "mean posterior weight",
+        "Posterior weights: the largest one, and that of the true source sample, from which the"
+        " noisy sample was made. Both are means over pairs of data and noise; bands are two"
+        " standard errors wide on either side.",
+        _draw_weights,
+    ),
+    StagesFigure(
+        "effective-samples",
+        "Effective number of samples by time, on a logarithmic axis",
+        "effective number of samples",
+        "Effective number of samples: the inverse of E Σγ², γ the posterior weights. It falls from"
+        " nearly all training points to one.",
+        _draw_effective_samples,
+    ),
+    StagesFigure(
+        "gap",
+        "Gap per dimension by time, with two standard errors on either side",
+        "squared error per dimension",
+        "Gap, or irreducible loss: the mean squared distance between the training target and the"
+        " oracle velocity, per dimension. It is the conditional variance of the target given the"
+        " noisy sample, so no model can bring the training loss below it.",
+        _draw_gap,
+        "On held-out data the oracle stays wrong where it has collapsed onto training points; that"
+        " curve leaves the figure upwards.",
+    ),
+    StagesFigure(
+        "entropy",
+        "Posterior entropy by time",
+        "nats",
+        "Posterior entropy: what the noisy sample leaves unknown about its source. The centre of"
+        " navigation is the time at which half of H(w) is left.",
+        _draw_entropy,
+    ),
+    StagesFigure(
         "information-law",
-        f"Information by time up to H(w) = {format_nats(main.max_information)} nats;"
-        f" the measured area is {format_nats(main.area.value)}",
-        figure,
-        columns,
-    )
-
-
-def _mark_area(ax: Axes, area: float, error: float) -> None:
-    """The measured area at the right edge, with two standard errors on either side."""
-    ax.errorbar(
-        [1], [area], [2 * error], color=ORANGE, marker="D", ms=5, capsize=4, lw=1.4,
-        clip_on=False, zorder=5,
-    )  # fmt: skip
-    ax.annotate(
-        f"measured area\n{format_nats(area)} ± {format_nats(error)}",
-        (1, area),
-        (-9, -4),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        color=ORANGE,
-    )
-
-
-def _name_half(ax: Axes, main: ClassStages) -> None:
-    ax.axhline(main.max_information / 2, color=QUIET, lw=0.8, ls=(0, (1, 2)))
-    ax.annotate(
-        "½ H(w)",
-        (1, main.max_information / 2),
-        (-2, 3),
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
-        ha="right",
-        va="bottom",
-        color=QUIET,
-    )
-
-
-def _by_time(stages: Stages) -> tuple[Figure, Axes, ClassStages]:
-    figure, ax = axes(high=HIGH)
-    time_axis(ax, stages.main)
-    shade_stages(ax, stages.main)
-    say_settled(ax, stages.main)
-    return figure, ax, stages.main
-
-
-def _columns(
-    stages: Stages, group: ClassStages, *names: str, scale: float = 1.0
-) -> dict[str, list]:
-    columns = {"t": stages.times.tolist()}
-    for name in names:
-        if name in group.curves:
-            columns[name] = (group.curves[name].mean * scale).tolist()
-            columns[f"{name}_error"] = (group.curves[name].error * scale).tolist()
-    return columns
-
-
-def _scaled(curve: Curve, dims: int) -> Curve:
-    return Curve(curve.mean / dims, curve.error / dims)
-
-
-def _held_out_name(ax: Axes, stages: Stages, values: Any, level: float, words: str) -> None:
-    curve = (stages.times, values)
-    label_at(ax, stages.main, curve, level, words, colour=VIOLET, side="left")
+        "Information by time between its two bounds, H(w) and the Gaussian bound, and the"
+        " measured area",
+        "nats",
+        "Mutual information I(t) of the noisy sample and its source. It rises to H(w), and no"
+        " faster than the Gaussian bound of the data's covariance spectrum. The integral of the"
+        " gap, weighted by the path (the area, at the right edge with two standard errors), must"
+        " equal H(w), less what is still unknown at the last time.",
+        _draw_information,
+        section="check",
+    ),
+)

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
 
-from torch import Tensor
-
 from floracle.analysis.stages.result import POOLED, ClassStages, Stages
+from floracle.analysis.tool_arguments import arguments
 from floracle.analysis.trajectories.trajectory_analysis import TrajectoryAnalysis
-from floracle.report.comparison.figures import NAMED, measured_landmarks
+from floracle.report.figure import Drawing
 from floracle.report.formatting import (
     format_count,
     format_deviation,
@@ -20,77 +19,76 @@ from floracle.report.formatting import (
     format_time,
     format_weight,
 )
-from floracle.report.html import data_uri, inlined, rendered
-from floracle.report.plots import Drawing
-from floracle.run.images import enlarge, png
+from floracle.report.html import LATENT_NOTE, picture_uris, render_page
+from floracle.report.names import fact_rows, version_facts
 
 from . import words
+from .class_figures import MAX_NAMED_CLASSES, measured_groups
 from .examples import Examples
-from .tables import advice, agreement, classes, pasted, what_if
+from .tables import advice_table, class_section, prediction_section, what_if_section
 
-TILE = 32
-"""Pixels a side at least, so that strips stay sharp when printed."""
+MAX_FAILING_NAMED = 12
+LANDMARK_TITLES = {"centre": "Centre", "collapse": "Collapse", "end": "End of navigation"}
 
 
-def page(
+def stages_page(
     stages: Stages,
-    drawings: dict[str, Drawing],
+    drawings: Sequence[Drawing],
     examples: Examples | None,
     deep: TrajectoryAnalysis | None = None,
     *,
     seconds: float | None = None,
 ) -> str:
     """The whole report as HTML."""
-    shown = examples if examples is not None and examples.noisy is not None else None
-    return rendered(
+    provenance = stages.provenance
+    name, shape = str(provenance.get("name", "data")), provenance.get("shape") or [stages.dims]
+    points = provenance.get("points") or sum(g.points for g in measured_groups(stages)[:1])
+    return render_page(
         "stages/page.html.j2",
+        drawings,
+        name=PurePath(name).name if "/" in name else name,
+        summary=f"{points:,} points of shape {_format_shape(shape)}",
         headline=words.headline(stages),
         story=words.story(stages),
-        cards=_cards(stages.main),
-        scope=_scope(stages),
+        cards=[_landmark_card(stages.main, name) for name in LANDMARK_TITLES],
+        scope=_describe_scope(stages),
         held_out="held_out_gap" in stages.curves,
-        law=_law(stages),
-        agreement=agreement(stages),
-        classes=classes(stages),
-        figures=inlined(drawings),
-        pictures=_pictures(stages, shown) if shown is not None else [],
-        pictures_note=_pictures_note(stages),
-        no_pictures=_no_pictures(stages),
-        what_if=what_if(stages, examples),
-        advice=advice(stages),
-        pasted=pasted(stages),
-        deep=words.deep(deep) if deep is not None else [],
-        remarks=list(stages.provenance.get("remarks") or []),
-        facts=_facts(stages, seconds),
+        law=_law_section(stages),
+        agreement=prediction_section(stages),
+        classes=class_section(stages),
+        pictures=_example_strips(stages, examples),
+        pictures_note=LATENT_NOTE if shape[0] not in (1, 3) else "",
+        shape=_format_shape(shape),
+        what_if=what_if_section(stages, examples),
+        advice=advice_table(stages),
+        tools=arguments(stages),
+        deep=words.describe_trajectories(deep) if deep is not None else [],
+        remarks=list(provenance.get("remarks") or []),
+        facts=fact_rows(_facts(stages, name, points, shape, seconds)),
+        command=provenance.get("command", ""),
     )
 
 
-def _cards(main: ClassStages) -> list[dict[str, Any]]:
-    predicted = {"centre": main.predicted_centre, "collapse": main.predicted_collapse}
-    names = {"centre": "Centre", "collapse": "Collapse", "end": "End of navigation"}
-    cards = []
-    for name, title in names.items():
-        mark = getattr(main, name)
-        value = None if main.single_point else predicted.get(name)
-        off = format_deviation(value, mark) if value is not None else ""
-        cards.append(
-            {
-                "name": title,
-                "reached": mark.value is not None,
-                "value": format_landmark(main, name),
-                "interval": format_interval(mark),
-                "predicted": "" if value is None else format_time(value),
-                "deviation": off if off != "–" else "",
-                "meaning": words.MEANINGS[name][:1].upper() + words.MEANINGS[name][1:] + ".",
-            }
-        )
-    return cards
+def _landmark_card(main: ClassStages, name: str) -> dict[str, Any]:
+    """The value, interval, prediction and definition of a landmark."""
+    mark = getattr(main, name)
+    predicted = None if main.single_point else getattr(main, f"predicted_{name}", None)
+    deviation = format_deviation(predicted, mark) if predicted is not None else "–"
+    return {
+        "name": LANDMARK_TITLES[name],
+        "reached": mark.value is not None,
+        "value": format_landmark(main, name),
+        "interval": format_interval(mark),
+        "predicted": "" if predicted is None else format_time(predicted),
+        "deviation": "" if deviation == "–" else deviation,
+        "meaning": words.MEANINGS[name],
+    }
 
 
-def _scope(stages: Stages) -> str:
+def _describe_scope(stages: Stages) -> str:
     main, classes = stages.main, [group for group in stages.groups if group.label >= 0]
     if main.label == POOLED:
-        return f"Averages over {len(classes)} classes, each with its share of the data."
+        return f"Averages over {len(classes)} classes, each weighted by its share of the data."
     if main.label >= 0:
         return f"Class {stages.name(main.label)}."
     if classes:
@@ -98,132 +96,101 @@ def _scope(stages: Stages) -> str:
     return "The whole set, without classes."
 
 
-def _law(stages: Stages) -> dict[str, Any]:
-    main = stages.main
-    broken = [
-        stages.name(group.label) for group in measured_landmarks(stages) if not group.law_holds
+def _law_section(stages: Stages) -> dict[str, Any]:
+    failing = [
+        stages.name(group.label) for group in measured_groups(stages) if not group.law_holds
     ]
+    others = " and others" if len(failing) > MAX_FAILING_NAMED else ""
     return {
-        "holds": main.law_holds,
-        "words": words.law(main),
+        "holds": stages.main.law_holds,
+        "words": words.law(stages.main),
         "broken": words.BROKEN,
-        "less": " less what stays unknown" if main.remaining_information > 5e-4 else "",
-        "failing": ", ".join(broken[:12]) + (" and others" if len(broken) > 12 else ""),
+        "failing": ", ".join(failing[:MAX_FAILING_NAMED]) + others,
     }
 
 
-def _pictures(stages: Stages, examples: Examples) -> list[dict[str, Any]]:
-    return [_picture(stages, examples, i) for i in range(len(examples.rows))]
-
-
-def _picture(stages: Stages, examples: Examples, i: int) -> dict[str, Any]:
-    assert examples.noisy is not None
+def _example_strips(stages: Stages, examples: Examples | None) -> list[dict[str, Any]]:
+    """Pictures of every example by time; none where points are no pictures."""
+    if examples is None or examples.noisy is None:
+        return []
     assert examples.means is not None
-    label, row, steps = int(examples.labels[i]), int(examples.rows[i]), examples.steps
-    name = f", class {stages.name(label)}" if label >= 0 else ""
-    return {
-        "title": f"Row {row}{name}",
-        "times": _strip_times(examples.times[:steps].tolist()),
-        "noisy": _strip(examples.noisy[i]),
-        "means": _strip(examples.means[i]),
-        "moments": [_moment(examples, i, k) for k in range(len(examples.moments))],
-    }
+    steps, strips = examples.steps, []
+    times = examples.times[:steps].tolist()
+    decimals = 2 if times[-1] >= 0.25 else 3
+    for i, (row, label) in enumerate(
+        zip(examples.rows.tolist(), examples.labels.tolist(), strict=True)
+    ):
+        strips.append(
+            {
+                "title": f"Row {row}" + (f", class {stages.name(label)}" if label >= 0 else ""),
+                "times": ["0", *(f"{t:.{decimals}f}" for t in times[1:])],
+                "noisy": picture_uris(examples.noisy[i]),
+                "means": picture_uris(examples.means[i]),
+                "moments": [_leading_points(examples, i, k) for k in range(len(examples.moments))],
+            }
+        )
+    return strips
 
 
-def _moment(examples: Examples, i: int, k: int) -> dict[str, Any]:
+def _leading_points(examples: Examples, i: int, k: int) -> dict[str, Any]:
+    """The training points with the largest weights for example i at moment k."""
     assert examples.faces is not None
-    place = examples.steps + k
-    voters = zip(
-        examples.voters[i, place].tolist(),
-        examples.weights[i, place].tolist(),
-        examples.faces[i, k],
+    step = examples.steps + k  # the moments stand after the steps of the strip
+    effective = float(examples.effective[i, step])
+    number = "1" if effective < 1.05 else format_count(effective)
+    leading = zip(
+        examples.voters[i, step].tolist(),
+        examples.weights[i, step].tolist(),
+        picture_uris(examples.faces[i, k]),
         strict=True,
     )
-    effective = float(examples.effective[i, place])
     return {
         "name": examples.moments[k],
-        "time": format_time(float(examples.times[place])),
-        "effective": "one vote" if effective < 1.05 else f"{format_count(effective)} votes",
-        "voters": [
+        "time": format_time(float(examples.times[step])),
+        "effective": f"effective number {number}",
+        "points": [
             {
                 "row": row,
-                "own": row == int(examples.rows[i]),
+                "is_source": row == int(examples.rows[i]),
                 "weight": format_weight(weight),
                 "width": f"{100 * weight:.1f}",
-                "picture": data_uri(png(enlarge(face[None], TILE)[0])),
+                "picture": picture,
             }
-            for row, weight, face in voters
+            for row, weight, picture in leading
         ],
     }
 
 
-def _strip_times(times: list[float]) -> list[str]:
-    """Times with as many decimals as the last of them needs."""
-    decimals = 2 if times[-1] >= 0.25 else 3
-    return ["0", *(f"{t:.{decimals}f}" for t in times[1:])]
-
-
-def _strip(pictures: Tensor) -> list[str]:
-    return [data_uri(png(picture)) for picture in enlarge(pictures, TILE)]
-
-
-def _pictures_note(stages: Stages) -> str:
-    shape = stages.provenance.get("shape") or [0]
-    if shape[0] in (1, 3):
-        return ""
-    return (
-        "Latents are shown by their three leading channels, the same projection everywhere;"
-        " colours mean nothing by themselves. "
-    )
-
-
-def _no_pictures(stages: Stages) -> str:
-    shape = stages.provenance.get("shape") or [stages.dims]
-    return (
-        f"Points of shape {_shape(shape)} are no pictures, so the votes are shown as numbers:"
-        " many share them at first, one has them at the end."
-    )
-
-
-def _shape(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _facts(stages: Stages, seconds: float | None) -> dict[str, Any]:
-    known, settings = stages.provenance, stages.settings
-    name = str(known.get("name", "data"))
-    shape = _shape(known.get("shape") or [stages.dims])
-    points = known.get("points") or sum(group.points for group in measured_landmarks(stages)[:1])
-    merged = known.get("duplicates")
-    rows = {
-        "data": f"{name} ({known.get('layout', 'array')})",
-        "points": f"{points:,} of shape {shape} ({stages.dims:,} dimensions)",
-        "classes": ", ".join(stages.names[:NAMED]) + (" …" if len(stages.names) > NAMED else ""),
-        "exact duplicates": _duplicates(merged) if merged is not None else "",
-        "flips": "yes, mirrors are points too" if known.get("mirrored") else "no",
-        "layout asked for": settings.get("layout") or "",
-        "moments": settings.get("moments") or "",
-        "normalization": settings.get("normalize", ""),
-        "held-out data": known.get("held_out", ""),
-        "data fingerprint": settings.get("data", ""),
+def _facts(
+    stages: Stages, name: str, points: int, shape: Sequence[int], seconds: float | None
+) -> dict[str, str]:
+    """Data, settings and versions; what does not apply is left out."""
+    provenance, settings, names = stages.provenance, stages.settings, stages.names
+    merged = provenance.get("duplicates")
+    duplicates = "none" if merged == 0 else ""
+    if merged:
+        duplicates = f"{merged:,}, merged into the first of their kind, which has all their weight"
+    facts = {
+        "data": f"{name} ({provenance.get('layout', 'array')})",
+        "points": f"{points:,} of shape {_format_shape(shape)} ({stages.dims:,} dimensions)",
+        "classes": ", ".join(names[:MAX_NAMED_CLASSES])
+        + (" …" if len(names) > MAX_NAMED_CLASSES else ""),
+        "exact duplicates": duplicates,
+        "flips": "yes, mirrored pictures are points too" if provenance.get("mirrored") else "no",
+        "requested layout": settings.get("layout"),
+        "moments": settings.get("moments"),
+        "normalization": settings.get("normalize"),
+        "held-out data": provenance.get("held_out"),
+        "data fingerprint": settings.get("data"),
         "pairs a class": f"{settings['pairs']}, each with both signs of its noise",
         "times": settings["times"],
         "path": settings["path"],
         "seed": settings["seed"],
-        "versions": f"floracle {known.get('floracle')}, torch {known.get('torch')},"
-        f" Python {known.get('python')}, {known.get('machine')}",
-        "time taken": format_duration(seconds) if seconds is not None else "",
+        "versions": f"{version_facts(provenance)['versions']}, {provenance.get('machine')}",
+        "duration": format_duration(seconds) if seconds is not None else "",
     }
-    return {
-        "name": PurePath(name).name if "/" in name else name,
-        "summary": f"{points:,} points of shape {shape}",
-        "rows": [(key, value) for key, value in rows.items() if value not in ("", None)],
-        "command": known.get("command", ""),
-        "version": known.get("floracle"),
-    }
-
-
-def _duplicates(merged: int) -> str:
-    if not merged:
-        return "none"
-    return f"{merged:,} merged into the first of their kind, whose weight counts them all"
+    return {key: str(value) for key, value in facts.items() if value not in ("", None)}

@@ -1,4 +1,4 @@
-"""The tables of the report, and the sentences above them."""
+"""The tables of the stages report, and the sentences above them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from floracle.analysis.advice import advise
 from floracle.analysis.prediction.closed_form import predict
 from floracle.analysis.prediction.twin import quick_pairs
 from floracle.analysis.prediction.what_if import MARKS
-from floracle.analysis.prediction.what_if import what_if as measured_what_if
+from floracle.analysis.prediction.what_if import what_if as what_if_by_twins
 from floracle.analysis.stages.result import POOLED, ClassStages, Stages
-from floracle.analysis.tool_arguments import arguments
 from floracle.core.paths import PATHS
-from floracle.report.comparison.figures import NAMED, measured_landmarks, predictable
 from floracle.report.formatting import (
     format_deviation,
     format_interval,
@@ -27,221 +25,212 @@ from floracle.report.formatting import (
 from floracle.report.tables import ReportRow, Table
 
 from . import words
+from .class_figures import MAX_NAMED_CLASSES, measured_groups, predictable_groups
 from .examples import Examples
 
-POINTS = (0.1, 0.25, 1.0, 4.0, 10.0, 100.0)
-"""Numbers of points asked about, in multiples of the number there is."""
-SCALES = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Numbers of dimensions asked about, in multiples of the number there is."""
+POINT_FACTORS = (0.1, 0.25, 1.0, 4.0, 10.0, 100.0)
+"""Other numbers of points of the what-if table, relative to the number there is."""
+DIMENSION_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+MAX_UNREACHED = 8
+"""Classes without end that are named."""
+QUARTILES = {"minimum": 0, "lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75,
+             "maximum": 1}  # fmt: skip
 
 
-def agreement(stages: Stages) -> dict[str, Any]:
-    """How predictions and measurements of all classes compare."""
-    groups = predictable(stages)
-    table = Table(
-        ("", *("predicted", "measured", "off by") * 2),
-        [
-            ReportRow(
-                (
-                    stages.name(group.label),
-                    format_prediction(group, "centre"),
-                    format_landmark(group, "centre"),
-                    format_deviation(group.predicted_centre, group.centre),
-                    format_prediction(group, "collapse"),
-                    format_time(group.collapse.value),
-                    format_deviation(group.predicted_collapse, group.collapse),
-                ),
-                main=group.label == POOLED,
-            )
-            for group in _ordered(stages)
-        ],
-        over=(("", 1), ("centre", 3), ("collapse", 3)),
-    )
+def prediction_section(stages: Stages) -> dict[str, Any]:
+    """How predictions and measurements of all classes compare: a sentence and tables."""
+    groups = predictable_groups(stages)
+    rows = [
+        ReportRow(
+            (
+                stages.name(group.label),
+                format_prediction(group, "centre"),
+                format_landmark(group, "centre"),
+                format_deviation(group.predicted_centre, group.centre),
+                format_prediction(group, "collapse"),
+                format_time(group.collapse.value),
+                format_deviation(group.predicted_collapse, group.collapse),
+            ),
+            main=group.label == POOLED,
+        )
+        for group in _in_order(stages)
+    ]
+    over = (("", 1), ("centre", 3), ("collapse", 3))
+    deviations = {name: _deviations(groups, name) for name in ("centre", "collapse")}
     return {
-        "words": _agreement_words(groups),
-        "folded": len(groups) > NAMED + 1,
-        "table": table,
-        "summary": _spread_table(
-            {f"{name}, off by": _offs(groups, name) for name in ("centre", "collapse")},
+        "words": _describe_prediction(groups, deviations),
+        "folded": len(groups) > MAX_NAMED_CLASSES + 1,
+        "table": Table(("", *("predicted", "measured", "deviation") * 2), rows, over=over),
+        "summary": _quartile_table(
+            {f"deviation of the {name}": values for name, values in deviations.items()},
             lambda value: f"{100 * value:+.1f} %".replace("-", "−"),
         ),
     }
 
 
-def _offs(groups: Iterable[ClassStages], name: str) -> list[float]:
+def _deviations(groups: Iterable[ClassStages], name: str) -> list[float]:
+    """Relative deviations of predictions from measured landmarks."""
     pairs = [(getattr(group, f"predicted_{name}"), getattr(group, name).value) for group in groups]
     return [predicted / value - 1 for predicted, value in pairs if value]
 
 
-def _agreement_words(groups: list[ClassStages]) -> str:
+def _describe_prediction(groups: list[ClassStages], deviations: dict[str, list[float]]) -> str:
     if not groups:
         return "Nothing is predicted of a single distinct point, so there is nothing to compare."
-    offs = {name: _offs(groups, name) for name in ("centre", "collapse")}
-    if not all(offs.values()):
+    if not all(deviations.values()):
         return "Not every landmark was reached, so there is little to compare."
-    means = {name: 100 * float(np.mean(np.abs(off))) for name, off in offs.items()}
+    centre, collapse = (100 * float(np.mean(np.abs(off))) for off in deviations.values())
     return (
         "Both landmarks were predicted before any posterior was computed, from the number of"
-        " points and the eigenvalues of their covariance. The prediction is off by"
-        f" {means['centre']:.1f} % at the centre and {means['collapse']:.1f} % at the collapse"
+        " points and the eigenvalues of their covariance. The prediction deviates by"
+        f" {centre:.1f} % at the centre and {collapse:.1f} % at the collapse"
         + (" on average." if len(groups) > 1 else ".")
     )
 
 
-def classes(stages: Stages) -> dict[str, Any]:
-    """The landmarks of all classes; beyond a few they are summed up and folded away."""
-    groups = [
-        group for group in measured_landmarks(stages) if group.label >= 0
-    ] or measured_landmarks(stages)
-    table = Table(
-        ("", "points", "H(w) in nats", "centre", "collapse", "95 % interval", "end",
-         "95 % interval", "area"),
-        [
-            ReportRow(
-                (
-                    stages.name(group.label),
-                    f"{group.points:,}",
-                    format_nats(group.max_information),
-                    format_landmark(group, "centre"),
-                    format_time(group.collapse.value),
-                    format_interval(group.collapse),
-                    format_time(group.end.value),
-                    format_interval(group.end),
-                    _area(group),
-                ),
-                main=group.label == POOLED,
-            )
-            for group in _ordered(stages)
-        ],
-    )  # fmt: skip
+def class_section(stages: Stages) -> dict[str, Any]:
+    """The landmarks of all classes; those of many are summed up, and the table is folded."""
+    measured = measured_groups(stages)
+    groups = [group for group in measured if group.label >= 0] or measured
+    interval = "95 % interval"
+    head = ("", "points", "H(w) in nats", "centre", "collapse", interval, "end", interval, "area")
+    rows = [
+        ReportRow(
+            (
+                stages.name(group.label),
+                f"{group.points:,}",
+                format_nats(group.max_information),
+                format_landmark(group, "centre"),
+                format_time(group.collapse.value),
+                format_interval(group.collapse),
+                format_time(group.end.value),
+                format_interval(group.end),
+                _format_area(group),
+            ),
+            main=group.label == POOLED,
+        )
+        for group in _in_order(stages)
+    ]
     reached = {
         name: [mark.value for g in groups if (mark := getattr(g, name)).value is not None]
         for name in ("centre", "collapse", "end")
     }
     return {
-        "words": _class_words(stages, groups),
-        "folded": len(groups) > NAMED + 1,
-        "table": table,
-        "summary": _spread_table(reached, format_time),
+        "words": _describe_classes(stages, groups),
+        "folded": len(groups) > MAX_NAMED_CLASSES + 1,
+        "table": Table(head, rows),
+        "summary": _quartile_table(reached, format_time),
     }
 
 
-def _area(group: ClassStages) -> str:
+def _format_area(group: ClassStages) -> str:
+    """The area of the information law, and whether it could be checked."""
     if group.single_point:
         return "nothing to check"
     area = f"{format_nats(group.area.value)} ± {format_nats(group.area.error)}"
     if not group.law_holds:
         return f"{area} ⚠"
-    return area if group.law_checked else f"{area} (checks nothing)"
+    return area if group.law_checked else f"{area} (not checked)"
 
 
-def _class_words(stages: Stages, groups: list[ClassStages]) -> str:
-    several = [group for group in groups if not group.single_point]
-    known = [group for group in several if group.collapse.value is not None]
-    single = words.single_points(stages)
-    if len(known) < 2:
-        return single or "Too few classes reach their collapse to be compared."
-    first = min(known, key=lambda group: group.collapse.value or 0)
-    last = max(known, key=lambda group: group.collapse.value or 0)
-    told = (
-        f"The collapse comes first in class {stages.name(first.label)}"
-        f" (t = {format_time(first.collapse.value)}) and last in class {stages.name(last.label)}"
-        f" (t = {format_time(last.collapse.value)})."
-    )
-    never = [group for group in groups if group.end.value is None]
-    if never:
-        named = ", ".join(stages.name(group.label) for group in never[:8])
-        told += f" The end is not reached in {len(never)} of {len(groups)} classes: {named}"
-        told += ", and others." if len(never) > 8 else "."
-    return " ".join(filter(None, [told, single]))
-
-
-def _ordered(stages: Stages) -> list[ClassStages]:
-    """By label, then the whole set, then the pooled average."""
-    return sorted(stages.groups, key=lambda g: (g.label < 0, -g.label if g.label < 0 else g.label))
-
-
-def _spread_table(columns: dict[str, list[float]], write: Callable[[float], str]) -> Table:
-    """The spread of values over classes."""
-    shares = {"least": 0, "lower quarter": 0.25, "median": 0.5, "upper quarter": 0.75, "most": 1}
-    rows = [
-        ReportRow((name, *(write(float(np.quantile(v, q))) for q in shares.values())))
-        for name, v in columns.items()
-        if v
+def _describe_classes(stages: Stages, groups: list[ClassStages]) -> str:
+    reached = [
+        (group.collapse.value, stages.name(group.label))
+        for group in groups
+        if not group.single_point and group.collapse.value is not None
     ]
-    return Table(("", *shares), rows)
+    single = words.single_points(stages)
+    if len(reached) < 2:
+        return single or "Too few classes reach their collapse to be compared."
+    (first, first_name), (last, last_name) = (
+        choose(reached, key=lambda pair: pair[0]) for choose in (min, max)
+    )
+    sentences = [
+        f"The collapse is earliest in class {first_name} (t = {format_time(first)}) and latest in"
+        f" class {last_name} (t = {format_time(last)})."
+    ]
+    endless = [stages.name(group.label) for group in groups if group.end.value is None]
+    if endless:
+        others = ", and others" if len(endless) > MAX_UNREACHED else ""
+        sentences.append(
+            f"The end is not reached in {len(endless)} of {len(groups)} classes:"
+            f" {', '.join(endless[:MAX_UNREACHED])}{others}."
+        )
+    return " ".join(filter(None, [*sentences, single]))
 
 
-def what_if(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
-    """Predicted landmarks for other numbers of points and dimensions."""
+def _in_order(stages: Stages) -> list[ClassStages]:
+    """By label, then the whole set (−1), then the pooled average (−2)."""
+    return sorted(stages.groups, key=lambda g: (g.label < 0, abs(g.label)))
+
+
+def _quartile_table(columns: dict[str, list[float]], write: Callable[[float], str]) -> Table:
+    """The distribution of values over classes."""
+    rows = [
+        ReportRow((name, *(write(float(np.quantile(values, q))) for q in QUARTILES.values())))
+        for name, values in columns.items()
+        if values
+    ]
+    return Table(("", *QUARTILES), rows)
+
+
+def what_if_section(stages: Stages, examples: Examples | None) -> dict[str, Any] | None:
+    """Predicted landmarks of a typical class for other numbers of points and dimensions."""
     if examples is None:
         return None
     group = stages.group(examples.typical)
     if group.single_point:
         return None
-    count = float(np.exp(group.max_information))
+    count = float(np.exp(group.max_information))  # e^H(w): the points, weighted ones too
     path = PATHS[stages.settings.get("path", "linear")]
     predicted = predict(count, spectrum=examples.spectrum, path=path)
-    points = [max(2.0, factor * count) for factor in POINTS]
-    found = predicted.what_if(points, SCALES)
+    points = list(dict.fromkeys(max(2.0, factor * count) for factor in POINT_FACTORS))
+    cells = {
+        (cell["points"], cell["scale"]): cell
+        for cell in predicted.what_if(points, DIMENSION_FACTORS)
+    }
     decimals = 3 if predicted.collapse >= 0.1 else 4
 
-    def shown(value: float) -> str:
+    def write(value: float) -> str:
         return f"{value:.{decimals}f}" if 5e-4 <= value < 0.9995 else format_time(value)
 
-    cells = {(one["points"], one["scale"]): one for one in found}
-    measured = _from_measured(stages, group, examples, points)
-    sizes = (f"{scale:g} × D = {scale * stages.dims:,.0f}" for scale in SCALES)
-    head = ("N", *sizes, *(["D, from what was measured"] if measured else []))
-    rows = [
-        ReportRow(
-            (
-                f"{n:,.0f}",
-                *(
-                    f"{shown(cells[n, scale]['centre'])} · {shown(cells[n, scale]['collapse'])}"
-                    for scale in SCALES
-                ),
-                *measured.get(n, ()),
-            ),
-            strong=1 + SCALES.index(1.0) if n == count else None,
-        )
-        for n in dict.fromkeys(points)
-    ]
-    of = (
-        "the whole set" if group.label < 0 else f"class {stages.name(group.label)}, a typical one,"
-    )
-    return {"of": of, "table": Table(head, rows, "centre · collapse")}
+    from_measured = _from_measured(stages, group, examples, points)
+    sizes = (f"{scale:g} × D = {scale * stages.dims:,.0f}" for scale in DIMENSION_FACTORS)
+    head = ("N", *sizes, *(["D, from the measurement"] if from_measured else []))
+    rows = []
+    for n in points:
+        row = [cells[n, scale] for scale in DIMENSION_FACTORS]
+        marks = [f"{write(cell['centre'])} · {write(cell['collapse'])}" for cell in row]
+        strong = 1 + DIMENSION_FACTORS.index(1.0) if n == count else None
+        extra = [from_measured[n]] if from_measured else []
+        rows.append(ReportRow((f"{n:,.0f}", *marks, *extra), strong=strong))
+    name = stages.name(group.label)
+    subject = "the whole set" if group.label < 0 else f"class {name}, a typical one,"
+    return {"of": subject, "table": Table(head, rows, "centre · collapse")}
 
 
 def _from_measured(
     stages: Stages, group: ClassStages, examples: Examples, points: Sequence[float]
-) -> dict[float, tuple[str, ...]]:
-    """Centre, collapse and end from those measured, where the class's profile is known."""
+) -> dict[float, str]:
+    """Centre, collapse and end by number of points, where the class's profile is known.
+
+    Measured landmarks are moved by as much as those of twins move.
+    """
     if examples.profile is None or group.collapse.value is None:
         return {}
-    known = {"label": group.label, "pairs": quick_pairs(max(points))}
-    moved = measured_what_if(stages, examples.profile, points, **known)
-    here = float(np.exp(group.max_information))
+    pairs = quick_pairs(max(points))
+    rows = what_if_by_twins(stages, examples.profile, points, label=group.label, pairs=pairs)
+    count = float(np.exp(group.max_information))
     return {
-        one.points: (
-            " · ".join(
-                format_time(getattr(group, name).value if one.points == here else moved_to)
-                for name, moved_to in zip(MARKS, one[1:], strict=True)
-            ),
+        row.points: " · ".join(
+            format_time(getattr(group, name).value if row.points == count else moved)
+            for name, moved in zip(MARKS, row[1:], strict=True)
         )
-        for one in moved
+        for row in rows
     }
 
 
-def pasted(stages: Stages) -> list[dict[str, str]]:
-    """The advice as each tool wants it: what to paste, and what it will not do there."""
-    return [
-        {"tool": one.tool, "text": one.text, "caveat": one.caveat} for one in arguments(stages)
-    ]
-
-
-def advice(stages: Stages) -> Table | None:
+def advice_table(stages: Stages) -> Table | None:
     """Where to start a search on a model of this data."""
-    found = advise(stages)
-    rows = [ReportRow((one.name, one.value, one.reason)) for one in found]
+    rows = [ReportRow((item.name, item.value, item.reason)) for item in advise(stages)]
     return Table(("", "start from", "because"), rows, wordy=frozenset({1, 2})) if rows else None

@@ -1,4 +1,4 @@
-"""The figures of yardsticks, trajectories and bands."""
+"""The figures of baselines, trajectories and bands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from floracle.analysis.trajectories.oracle_trajectories import oracle_trajectori
 from floracle.oracle.baselines.gaussian import class_gaussians, gaussian_field
 from floracle.oracle.baselines.patch_local import local_oracle
 from floracle.oracle.oracle import Oracle
-from floracle.report.stages.deep_figures import settling, speed, yardsticks
+from floracle.report.stages.trajectory_figures import draw_bands, draw_baselines, draw_speed
 from floracle.sampling.grid import time_grid
 
 pytestmark = pytest.mark.slow  # they draw
@@ -45,9 +45,9 @@ def measured(points_source):
 def drawings(measured):
     group = measured["group"]
     return (
-        yardsticks(measured["distances"], group),
-        speed(measured["followed"], group),
-        settling(measured["settled"], group),
+        draw_baselines(measured["distances"], group),
+        draw_speed(measured["followed"], group),
+        draw_bands(measured["settled"], group),
     )
 
 
@@ -99,7 +99,7 @@ def test_the_words_say_who_is_nearest(drawings, measured):
 
 
 def test_drawing_again_gives_the_same_bytes(drawings, measured):
-    again = yardsticks(measured["distances"], measured["group"])
+    again = draw_baselines(measured["distances"], measured["group"])
     assert again.svg() == drawings[0].svg()
 
 
@@ -107,13 +107,15 @@ def test_one_long_name_without_landmarks_is_drawn(measured):
     nothing = Landmark(None)
     group = replace(measured["group"], centre=nothing, collapse=nothing, end=nothing)
     only = {"a" * 90: measured["distances"].relative["one Gaussian"]}
-    found = yardsticks(replace(measured["distances"], relative=only), group)
+    found = draw_baselines(replace(measured["distances"], relative=only), group)
     assert "a" * 90 in found.svg()
 
 
 def test_speed_fills_the_axes_even_where_it_is_constant(points_source, measured):
     source = points_source(torch.ones(1, 1, 4, 4))
-    found = speed(oracle_trajectories(Oracle(source), range(3), time_grid(5)), measured["group"])
+    found = draw_speed(
+        oracle_trajectories(Oracle(source), range(3), time_grid(5)), measured["group"]
+    )
     low, high = found.figure.axes[0].get_ylim()
     values = np.array(found.columns["speed"])
     assert low < values.min() <= values.max() < high
