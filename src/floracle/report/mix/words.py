@@ -89,8 +89,8 @@ def _describe_copies(switch: SwitchResult, name: str) -> str:
     last = int(inner.nonzero()[-1])
     return (
         f"Even from τ = {float(switch.switch_times[last]):.3g} on most samples of {name} are no"
-        f" copies of training points: {format_percent(float(share[last]))} are ({CONFIDENCE} interval"
-        f" {100 * float(low[last]):.0f} to {format_percent(float(high[last]))})."
+        f" copies of training points: {format_percent(float(share[last]))} are ({CONFIDENCE}"
+        f" interval {100 * float(low[last]):.0f} to {format_percent(float(high[last]))})."
     )
 
 
