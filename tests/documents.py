@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from floracle.cli import build
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MADE = re.compile(r"<!-- (\w+)\.table -->\n(.*?)\n<!-- end -->", re.DOTALL)
@@ -77,3 +79,10 @@ def tables() -> Iterator[tuple[str, str, str]]:
     for page in PAGES:
         for found in MADE.finditer(page.read_text()):
             yield f"{page.relative_to(ROOT)}: {found[1]}", found[1], found[2]
+
+
+def options_of(verb: str) -> set[str]:
+    """Every option of a verb, as it is typed."""
+    arguments = build()[verb].assemble_argument_collection()
+    names = {name for argument in arguments for name in argument.names}
+    return {name for name in names if re.match("--(?!no-|empty-)", name)}

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import floracle
-from documents import ROOT, blocks, commands, printed, tables
-from floracle.cli import build, main
+from documents import ROOT, blocks, commands, options_of, printed, tables
+from floracle.cli import VERBS, build, main
 from floracle.training.build_model import build_model
 
 LONG = {
@@ -56,6 +56,13 @@ def test_outputs_are_printed(line, words, lines, capsys, tmp_path, monkeypatch):
 def plain(line: str) -> str:
     """Words with one space between, without rules."""
     return " ".join(re.sub("[─]+", "", line).split())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_stands_on_the_page_of_its_verb(verb):
+    page = (ROOT / "docs" / "how-to" / f"{verb}.md").read_text()
+    named = set(re.findall(r"--[a-z][a-z-]*", page))
+    assert options_of(verb) - named == set()
 
 
 @pytest.mark.slow
