@@ -208,7 +208,7 @@ TRIGONOMETRIC = ProbabilityPath(
 Albergo & Vanden-Eijnden 2023; GVP in SiT.
 """
 
-_OFFSET = 0.008  # Nichol & Dhariwal's s: noise of the first step is about that of a pixel
+_OFFSET = 0.008  # s of Nichol & Dhariwal: the least noise is a little below the bin of a pixel
 _QUARTER = math.pi / 2 / (1 + _OFFSET)
 _END = math.cos(_QUARTER * _OFFSET)
 

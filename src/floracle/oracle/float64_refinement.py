@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from .pruning.survivors import CertifiedPosterior
 
 MAX_PREDICTED_ERROR = 8e-6
-"""Predicted velocity error, relative to ‖u*‖, above which a query is refined. The contract is
-1e-5; the rest is for what the prediction may miss."""
+"""Predicted velocity error, relative to ‖u*‖, above which a query is refined; the contract is
+1e-5."""
 MAX_CROWDED_ERROR = 1.5e-6
 """The same where leaders lie close together: their logits err alike, so that the error does not
 average out as √γ_max assumes."""
@@ -50,8 +50,8 @@ CROWD_SIZE = 4
 CROWD_DISTANCE = 0.01
 """Squared distance, as a share of tr Cov, below which two leaders lie close together."""
 HEAVY_LOGIT_ERRORS = 4.0
-"""Errors of a heavy point's logit in units of e (measured: up to 3.7). Those of many light ones
-average to .1 of them, and are taken as 1."""
+"""Units of e that the logit of one heavy point is taken to be off (measured: up to 3.7).
+Put right, those of many light points are off by one at most (measured: .1)."""
 WORST_LOGIT_ERRORS = 8.0
 """The same for the worst of all points, where points are left out for good."""
 LEFT_OUT_ERROR = 1e-7
@@ -59,8 +59,7 @@ LEFT_OUT_ERROR = 1e-7
 AVERAGE_ROUNDINGS = 6.0
 """ρ in roundings of the points averaged (measured: up to 3.4)."""
 LONG_PRODUCT_DIMS = 8192
-"""Dimensions beyond which the rounding of an inner product grows as their root: sums are taken in
-parts, and up to there the parts hide it."""
+"""Dimensions beyond which the rounding of an inner product grows with the root of their number."""
 MAX_LOGIT_ERROR = 50.0
 """Nats at which e^e is bounded: beyond, nothing is left of a weight anyway."""
 RESCORED_COORDINATES, GPU_RESCORED_COORDINATES = 2**21, 2**25

@@ -122,7 +122,7 @@ class Oracle:
         for answer in self._answers(x, t, labels, REPORTED_LEADERS):
             queries, mean = answer.queries, answer.refined.mean
             values = queries.coefficients.velocity(queries.x, mean).to(x.dtype).to(x.device)
-            velocity[answer.indices] = values.reshape(-1, *self.data.shape)
+            velocity[answer.indices] = values.reshape(-1, *x.shape[1:])
         return velocity
 
     @torch.no_grad()

@@ -35,7 +35,8 @@ GPU_RESIDENT_BLOCK_BYTES = 2**30  # large: a GPU loses more to kernel launches t
 GPU_STREAMED_BLOCK_BYTES = 2**27  # small: copies over the bus overlap with the last block's scan
 GPU_LOGITS = 2**26  # logits of a block on a GPU at most
 BLOCK_BYTES_FEW_QUERIES, BLOCK_BYTES = 16 * 2**20, 24 * 2**20
-"""A block should stay in cache between its two products; fewer queries leave less to share it."""
+"""Bytes of a block on a CPU: small enough to stay in cache between its two products for few
+queries, larger for many."""
 FEW_QUERIES = 8
 """Below this batch size a scan waits for memory rather than for arithmetic."""
 BLOCK_LOGITS = 2**22  # logits of a block at most

@@ -19,8 +19,7 @@ from torch import Tensor
 from floracle.oracle.posterior import NEGLIGIBLE_LOGIT, exp_or_zero
 
 WEIGHTS_AT_ONCE, GPU_WEIGHTS_AT_ONCE = 2**18, 2**24
-"""Weights computed together: they should stay in cache; on a GPU, which waits for launches,
-more."""
+"""Weights computed together: they stay in cache; more on a GPU, which waits for launches."""
 PACKED_SHARE = 3
 """Points are packed anew when no more than one in so many still has weight."""
 LOST_DISTANCE = 1e20
