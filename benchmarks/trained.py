@@ -27,7 +27,7 @@ import torch
 import floracle
 from floracle.report.training.figures import STAGES
 from floracle.training.config import TrainingSettings
-from floracle.training.switch import measured_gap, switch_time
+from floracle.training.switch import measure_gap, switch_time
 from floracle.training.times import Uniform
 from measure import report
 from paired import compared, longer, remembered
@@ -79,7 +79,7 @@ def apart(options: argparse.Namespace) -> tuple[str, str]:
 def switch_of(options: argparse.Namespace) -> float:
     """Where the conditional target takes over, measured once for all runs."""
     oracle = floracle.Oracle(floracle.open_store(options.data, normalize=options.normalize))
-    return switch_time(measured_gap(oracle, seed=0), Uniform(), TrainingSettings().share)
+    return switch_time(measure_gap(oracle, seed=0), Uniform(), TrainingSettings().share)
 
 
 def trained(name: str, words: list[str], options: argparse.Namespace) -> dict[str, Any]:

@@ -29,11 +29,11 @@ from floracle.training.build_model import build_model
 from floracle.training.checkpoint import Learner, optimizer_for
 from floracle.training.config import TrainingSettings
 from floracle.training.data_order import DataOrder
-from floracle.training.determinism import inner_randomness, ready, repeatable
-from floracle.training.ema import averaged
+from floracle.training.determinism import inner_randomness, prepare_device, repeatable
+from floracle.training.ema import copy_for_average
 from floracle.training.gradient_allreduce import GradientSums
 from floracle.training.meter import StageMeter
-from floracle.training.switch import measured_gap, switch_time
+from floracle.training.switch import measure_gap, switch_time
 from floracle.training.targets import target_for
 from floracle.training.times import Uniform
 from floracle.training.train_step import Stepper, Tally
@@ -79,7 +79,7 @@ def rivals_of(
     resident = floracle.Oracle(data, device=device, memory=None)
     switch = settings.switch
     if switch is None:
-        switch = switch_time(measured_gap(resident, seed=0), Uniform(), settings.share)
+        switch = switch_time(measure_gap(resident, seed=0), Uniform(), settings.share)
     took["the switch, seconds"] = round(time.perf_counter() - start, 2)
     start = time.perf_counter()
     for label in classes(data) or [-1]:
@@ -103,7 +103,7 @@ def rivals_of(
 def stepper_of(data: floracle.Store, settings: TrainingSettings, device: torch.device) -> Stepper:
     """One network that all rivals train in turn."""
     network = build_model(settings, data).to(device).train()
-    learner = Learner(network, averaged(network), optimizer_for(network, lr=settings.rate))
+    learner = Learner(network, copy_for_average(network), optimizer_for(network, lr=settings.rate))
     ask = torch.compile(network) if settings.compile else network
     return Stepper(learner, settings, GradientSums.over(ALONE, device), network.null, ask)
 
@@ -169,7 +169,7 @@ def measured(asked: argparse.Namespace) -> dict:
         repeatable=not asked.fast,
         switch=asked.switch,
     )
-    ready(replace(settings, target="oracle"), device)
+    prepare_device(replace(settings, target="oracle"), device)
     rivals, switch, took = rivals_of(data, settings, device)
     stepper = stepper_of(data, settings, device)
     for rival in rivals.values():

@@ -128,18 +128,18 @@ def test_parts_of_an_unfinished_run(tmp_path):
 def test_checkpoints_and_what_a_run_is_known_by(training, tmp_path, seed):
     """Read as `train` and `load_model` read them: an older checkpoint is honest if it is named."""
     whole = {}
-    for about in checkpoint.abouts(training):
-        kept = checkpoint.described(about)
-        whole[kept.images] = digest_of(checkpoint.read(kept))
+    for about in checkpoint.record_paths(training):
+        kept = checkpoint.read_record_of(about)
+        whole[kept.images] = digest_of(checkpoint.read_checkpoint(kept))
     assert len(whole) == 2
     newest = max(whole)
 
     def read(folder):
         settings = floracle_settings(folder)
-        kept, words = checkpoint.latest(folder, settings)
+        kept, words = checkpoint.latest_checkpoint(folder, settings)
         if kept is None:
             raise InputError(words[0] if words else "there is no checkpoint")
-        assert digest_of(checkpoint.read(kept)) == whole[kept.images]
+        assert digest_of(checkpoint.read_checkpoint(kept)) == whole[kept.images]
         assert kept.facts["switch"] == 0.4
         if kept.images != newest:
             raise InputError(words[0] if words else "the newest checkpoint was removed")

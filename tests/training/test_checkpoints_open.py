@@ -30,7 +30,7 @@ def test_checkpoints_open_as_fields_averaged_or_as_trained(whole):
     assert torch.equal(averaged_then(*given), floracle.load_model(out)(*given))
     assert "480 images" in averaged_then.assumed
     assert not torch.equal(floracle.load_model(early)(*given), averaged_then(*given))
-    kept = checkpoint.read(checkpoint.latest(out)[0])
+    kept = checkpoint.read_checkpoint(checkpoint.latest_checkpoint(out)[0])
     raw = network()
     raw.load_state_dict({name: kept[f"network/{name}"] for name in raw.state_dict()})
     labels = torch.tensor([4, 7, raw.null])
@@ -41,7 +41,7 @@ def test_checkpoints_open_as_fields_averaged_or_as_trained(whole):
 
 
 def test_checkpoints_that_training_would_refuse_do_not_open_either(whole, tmp_path):
-    about = checkpoint.latest(whole[0])[0].about
+    about = checkpoint.latest_checkpoint(whole[0])[0].record
     path = tmp_path / "000000000480.safetensors"
     content, said = about.with_suffix(".safetensors").read_bytes(), json.loads(about.read_text())
     for change, sealed, flipped, words in (

@@ -21,7 +21,7 @@ def trained(out):
     for _ in floracle.train(network(), digits(), RUN, out=out, look=BLIND):
         pass
     lines = [{k: v for k, v in line.items() if k not in TIMED} for line in read_log(out).lines]
-    return checkpoint.read(checkpoint.latest(out)[0]), lines
+    return checkpoint.read_checkpoint(checkpoint.latest_checkpoint(out)[0]), lines
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_signal_in_any_step_leaves_its_checkpoint_and_the_run_the_same(
         assert signal.getsignal(signal.SIGTERM) is end
     finally:
         signal.signal(signal.SIGTERM, before)
-    kept, words = checkpoint.latest(tmp_path)
+    kept, words = checkpoint.latest_checkpoint(tmp_path)
     assert (kept.step, words) == (step + 1, [])
     tensors, lines = trained(tmp_path)
     assert same(tensors, whole[0])
@@ -102,7 +102,8 @@ def test_a_finished_run_becomes_longer_and_equals_one_that_was_asked_so(tmp_path
     assert said[0].images > 320
     list(floracle.train(network(), digits(), longer, out=tmp_path / "whole", look=BLIND))
     found, expected = (
-        checkpoint.read(checkpoint.latest(tmp_path / name)[0]) for name in ("run", "whole")
+        checkpoint.read_checkpoint(checkpoint.latest_checkpoint(tmp_path / name)[0])
+        for name in ("run", "whole")
     )
     assert same(found, expected)
     with pytest.raises(floracle.InputError) as error:

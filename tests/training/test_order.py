@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from floracle.run.errors import InputError
-from floracle.training.data_order import PURPOSES, DataOrder, noise_of, seed_for, uniforms
+from floracle.training.data_order import PURPOSES, DataOrder, batch_noise, batch_uniforms, seed_for
 
 
 @given(st.integers(1, 60), st.integers(0, 2**32 - 1), st.integers(1, 70))
@@ -46,11 +46,11 @@ def test_purposes_draw_apart_and_numbers_never_repeat():
 
 def test_noise_is_standard_normal_and_new_in_every_step():
     place = torch.device("cpu")
-    drawn = torch.stack([noise_of(0, k, 64, (4, 4), device=place) for k in range(50)])
+    drawn = torch.stack([batch_noise(0, k, 64, (4, 4), device=place) for k in range(50)])
     assert abs(float(drawn.mean())) < 4.5 / drawn.numel() ** 0.5
     assert abs(float(drawn.square().mean()) - 1) < 4.5 * (2 / drawn.numel()) ** 0.5
     flat = drawn.flatten(1)
     between = torch.corrcoef(flat)[~torch.eye(50, dtype=torch.bool)]
     assert between.abs().max() < 5 / flat.shape[1] ** 0.5
-    assert torch.equal(drawn[3], noise_of(0, 3, 64, (4, 4), device=place))
-    assert not torch.equal(uniforms(0, "times", 1, 9), uniforms(0, "drops", 1, 9))
+    assert torch.equal(drawn[3], batch_noise(0, 3, 64, (4, 4), device=place))
+    assert not torch.equal(batch_uniforms(0, "times", 1, 9), batch_uniforms(0, "drops", 1, 9))

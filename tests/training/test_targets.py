@@ -8,14 +8,14 @@ import floracle
 from floracle.core.paths import LINEAR
 from floracle.oracle.float32_means import class_means
 from floracle.training.config import TrainingSettings
-from floracle.training.data_order import DataOrder, noise_of
-from floracle.training.switch import left_after, measured_gap, switch_time
+from floracle.training.data_order import DataOrder, batch_noise
+from floracle.training.switch import measure_gap, remaining_shares, switch_time
 from floracle.training.targets import (
     BankTarget,
     OracleTarget,
     TargetPairs,
-    by_class,
-    conditional,
+    conditional_target,
+    group_by_class,
 )
 from floracle.training.times import LogitNormal, Uniform
 
@@ -41,7 +41,7 @@ def drawn(data, count, seed, latest=1.0):
     t = latest * torch.rand(
         count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
     )
-    noise, points = noise_of(seed, 0, count, data.shape, device=CPU), data.take(rows)
+    noise, points = batch_noise(seed, 0, count, data.shape, device=CPU), data.take(rows)
     return TargetPairs(
         rows, data.labels[rows], t, points, noise, LINEAR.sample(points, noise, t), seed
     )
@@ -108,18 +108,18 @@ def test_means_over_streamed_blocks_are_those_over_all_at_once(data, oracle, mon
 
 def test_classes_are_asked_once_each_and_nobody_is_lost(data):
     pairs = drawn(data, 100, 4)
-    found = list(by_class(pairs.labels, pairs.t <= 0.5))
+    found = list(group_by_class(pairs.labels, pairs.t <= 0.5))
     assert [label for label, _ in found] == sorted({*pairs.labels[pairs.t <= 0.5].tolist()})
     places = torch.cat([places for _, places in found])
     assert sorted(places.tolist()) == (pairs.t <= 0.5).nonzero()[:, 0].tolist()
     assert all((pairs.labels[places] == label).all() for label, places in found)
-    assert not list(by_class(pairs.labels, pairs.t < 0))
+    assert not list(group_by_class(pairs.labels, pairs.t < 0))
 
 
 @pytest.mark.slow
 def test_all_targets_pull_the_same_way_on_average(data, oracle):
     pairs = drawn(data, 6000, 5)
-    own = gradients(conditional(pairs).velocity, pairs)
+    own = gradients(conditional_target(pairs).velocity, pairs)
     for switch in (0.2, 0.68, 0.999):
         apart = own - gradients(OracleTarget(oracle, switch)(pairs).velocity, pairs)
         where = off(apart)
@@ -147,7 +147,7 @@ def test_a_switch_by_the_pairs_own_weight_would_be_biased(data, oracle):
     be off u* by γ (c_top − u*) wherever the top weight γ is above one half.
     """
     pairs = drawn(data, 20_000, 7, latest=0.7)
-    u, c = OracleTarget(oracle, 0.7)(pairs).velocity, conditional(pairs).velocity
+    u, c = OracleTarget(oracle, 0.7)(pairs).velocity, conditional_target(pairs).velocity
     found = oracle.posterior(pairs.x, pairs.t, pairs.labels)
     own = (found.top_weights * (found.top_rows == pairs.rows[:, None])).sum(1)
     won = (own > 0.5)[:, None, None, None]
@@ -165,9 +165,9 @@ def test_a_switch_by_the_pairs_own_weight_would_be_biased(data, oracle):
 
 @pytest.mark.slow
 def test_what_the_switch_leaves_is_the_share_that_was_asked(data, oracle):
-    found = measured_gap(oracle, seed=0, pairs=64)
+    found = measure_gap(oracle, seed=0, pairs=64)
     pairs = drawn(data, 6000, 8, latest=0.98)
-    c, u = conditional(pairs).velocity, OracleTarget(oracle, 1.0)(pairs).velocity
+    c, u = conditional_target(pairs).velocity, OracleTarget(oracle, 1.0)(pairs).velocity
     residual = (c - u).flatten(1).square().mean(1).double()
     for share in (0.3, 0.1, 0.01):
         switch = switch_time(found, Uniform(), share)
@@ -182,7 +182,7 @@ def test_what_the_switch_leaves_is_the_share_that_was_asked(data, oracle):
 
 @pytest.mark.slow
 def test_the_gap_is_that_of_the_stages(data, oracle):
-    found = measured_gap(oracle, seed=1, pairs=64)
+    found = measure_gap(oracle, seed=1, pairs=64)
     stages = floracle.stages(oracle, pairs=128, classes=list(range(10)))
     gap = stages.curves["gap"]
     for place in range(5, 45, 5):
@@ -194,8 +194,8 @@ def test_the_gap_is_that_of_the_stages(data, oracle):
 
 
 def test_the_switch_follows_the_density_of_times(oracle):
-    found = measured_gap(oracle, seed=0)
-    left = left_after(found, Uniform())
+    found = measure_gap(oracle, seed=0)
+    left = remaining_shares(found, Uniform())
     assert (left.diff() <= 0).all()
     assert float(left[0]) == 1
     assert float(left[-1]) == 0
@@ -215,7 +215,7 @@ def test_a_bank_of_the_whole_class_is_the_oracle(data, oracle):
 def with_own_drawn_again(data, oracle, pairs, step):
     """The same x_t, whose own sample is drawn anew from the posterior that x_t leaves."""
     rows = pairs.rows.clone()
-    for label, places in by_class(pairs.labels, pairs.t <= 1):
+    for label, places in group_by_class(pairs.labels, pairs.t <= 1):
         members = oracle.class_points(label)
         points = data.take(members.rows).flatten(1).double()
         t = pairs.t[places][:, None]
@@ -234,7 +234,7 @@ def with_own_drawn_again(data, oracle, pairs, step):
 def without_own(data, pairs, size, step):
     """The velocity averaged over points that are drawn whatever the pair's own one is."""
     velocity = torch.empty_like(pairs.x)
-    for label, places in by_class(pairs.labels, pairs.t <= 1):
+    for label, places in group_by_class(pairs.labels, pairs.t <= 1):
         rows = data.atoms(label).rows
         mixed = torch.Generator().manual_seed(1000 * step + label)
         points = data.take(rows[torch.randperm(len(rows), generator=mixed)[:size]]).flatten(1)
@@ -262,7 +262,7 @@ def test_a_bank_with_the_own_point_is_unbiased_and_one_without_it_is_not(data, o
         pairs = pairs._replace(t=t, x=LINEAR.sample(pairs.data, pairs.noise, t))
         again = [with_own_drawn_again(data, oracle, pairs, 2 * seed + k) for k in (0, 1)]
         u = OracleTarget(oracle, 0.4)(pairs).velocity
-        whole = float((conditional(pairs).velocity - u).square().mean())
+        whole = float((conditional_target(pairs).velocity - u).square().mean())
         for size in bias:
             one, two = (BankTarget(data, size, 0.4, 0)(each).velocity - u for each in again)
             bias[size].append(float((one * two).mean()) / whole)
@@ -290,7 +290,7 @@ def test_the_pairs_own_point_is_in_every_bank(data):
 def test_settings_name_every_target(data, oracle):
     from floracle.training.targets import target_for
 
-    assert target_for(TrainingSettings(), data, oracle, 0.1) is conditional
+    assert target_for(TrainingSettings(), data, oracle, 0.1) is conditional_target
     asked = TrainingSettings(target="bank", bank=32, seed=4)
     assert target_for(asked, data, oracle, 0.1) == BankTarget(data, 32, 0.1, 4)
     assert target_for(TrainingSettings(target="oracle"), data, oracle, 0.1) == OracleTarget(
@@ -331,7 +331,7 @@ def test_rows_without_a_label_among_labelled_ones_keep_their_own_velocity(data):
     nobody = pairs.labels == -1
     for target in (OracleTarget(floracle.Oracle(mixed), 0.5), BankTarget(mixed, 8, 0.5, 0)):
         found = target(pairs)
-        own = conditional(pairs).velocity
+        own = conditional_target(pairs).velocity
         assert torch.equal(found.velocity[nobody], own[nobody])
         assert found.touched == int((~nobody).sum())
         assert (found.velocity - own)[~nobody].abs().max() > 0.1

@@ -12,7 +12,7 @@ from floracle.run.errors import InputError
 from floracle.training import checkpoint
 from floracle.training.build_model import build_model, fitting_patch
 from floracle.training.config import LIGHTNINGDIT, PAPER, SIT, TrainingSettings
-from floracle.training.ema import averaged, follow, share_kept
+from floracle.training.ema import copy_for_average, ema_decay, update_average
 from floracle.training.evaluation import EvaluationPlan
 from floracle.training.metrics_log import read_log
 from floracle.training.train_step import cosine_loss
@@ -30,7 +30,7 @@ def test_it_learns_and_says_where_it_stands(whole):
     assert [at.images for at in said] == [128, 160, 256, 320, 384, 480]
     assert said[-1].loss < 0.95 * said[0].loss
     assert all(at.total == 480 and at.images_per_second > 0 for at in said)
-    assert said[-1].left == 0
+    assert said[-1].seconds_left == 0
     assert [at.images for at in said if at.checkpoint] == [160, 320, 480]
     lines = [line for line in read_log(out).lines if "loss" in line]
     assert [line["images"] for line in lines] == [at.images for at in said]
@@ -183,16 +183,16 @@ class Poisoned(Linear):
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_checkpoint_named(tmp_path):
     with pytest.raises(InputError, match=r"no longer finite after 224 .*000000000160.safetensors"):
         trained(tmp_path, net=Poisoned(6), null=10)
-    assert [int(one.stem) for one in checkpoint.abouts(tmp_path)] == [160]
-    kept, _ = checkpoint.latest(tmp_path)
-    assert all(values.isfinite().all() for values in checkpoint.read(kept).values())
+    assert [int(one.stem) for one in checkpoint.record_paths(tmp_path)] == [160]
+    kept, _ = checkpoint.latest_checkpoint(tmp_path)
+    assert all(values.isfinite().all() for values in checkpoint.read_checkpoint(kept).values())
 
 
 def test_a_loss_that_explodes_stops_before_it_is_kept(tmp_path):
     wild = replace(SMALL, rate=30.0, clip=None)
     with pytest.raises(InputError, match=r"exploded .* no checkpoint is older"):
         trained(tmp_path, wild, net=Linear(), null=10)
-    assert not checkpoint.abouts(tmp_path)
+    assert not checkpoint.record_paths(tmp_path)
 
 
 @pytest.mark.slow
@@ -258,20 +258,20 @@ def test_evaluations_tell_the_oracle_loss_with_errors_and_held_out_loss(tmp_path
 
 def test_the_average_follows_as_its_decay_says():
     net = network()
-    average = averaged(net)
+    average = copy_for_average(net)
     with torch.no_grad():
         for parameter in net.parameters():
             if parameter.requires_grad:
                 parameter += 1
     for _ in range(3):
-        follow(average, net, 0.9)
+        update_average(average, net, 0.9)
     for ours, theirs in zip(average.parameters(), net.parameters(), strict=True):
         share = 1 - 0.9**3 if theirs.requires_grad else 1
         begun = theirs - 1 if theirs.requires_grad else theirs
         assert torch.allclose(ours, begun + share * (theirs - begun), atol=1e-6)
-    assert share_kept(PAPER, 1) == pytest.approx(2 / 11)
-    assert share_kept(PAPER, 10**6) == 0.9999
-    assert share_kept(SIT, 1) == 0.9999
+    assert ema_decay(PAPER, 1) == pytest.approx(2 / 11)
+    assert ema_decay(PAPER, 10**6) == 0.9999
+    assert ema_decay(SIT, 1) == 0.9999
 
 
 def test_presets_are_the_projects_own():
@@ -340,8 +340,8 @@ def test_the_cosine_loss_is_that_of_channels():
 
 
 def test_weights_of_tensors_are_those_of_the_file(whole):
-    kept, _ = checkpoint.latest(whole[0])
-    found = checkpoint.read(kept)
+    kept, _ = checkpoint.latest_checkpoint(whole[0])
+    found = checkpoint.read_checkpoint(kept)
     for name, values in tensors(whole[0]).items():
         assert torch.equal(found[f"average/{name}"], values)
     assert kept.step == 15

@@ -15,7 +15,7 @@ from floracle.run.errors import InputError
 from floracle.run.records import read_any_record
 from floracle.training import checkpoint, loop
 from floracle.training import run_directory as place
-from floracle.training.ema import averaged, follow
+from floracle.training.ema import copy_for_average, update_average
 from floracle.training.evaluation import EvaluationPlan
 from floracle.training.metrics_log import read_log
 
@@ -51,9 +51,9 @@ def run_of(out, net, *, until=None, settings=SHORT, **more):
     for at in floracle.train(net, digits(), settings, out=out, null=10, **more):
         if until is not None and at.images >= until:
             return None
-    kept, words = checkpoint.latest(out)
+    kept, words = checkpoint.latest_checkpoint(out)
     assert not words
-    return checkpoint.read(kept)
+    return checkpoint.read_checkpoint(kept)
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_buffers_of_the_average_are_those_of_the_network(tmp_path):
     found = run_of(tmp_path, Own())
     assert found["network/calls"] == found["average/calls"] == 10
     net = Own()
-    average = averaged(net)
+    average = copy_for_average(net)
     net.calls += 4
-    follow(average, net, 0.9)
+    update_average(average, net, 0.9)
     assert average.calls == 4
 
 
@@ -183,7 +183,7 @@ def refusing(*given, **named):
 @pytest.mark.parametrize(
     ("module", "name", "file"),
     [
-        (loop, "keep_look", "evaluations/000000000192"),
+        (loop, "save_evaluation", "evaluations/000000000192"),
         (loop, "draw_samples", "evaluations/000000000192.png"),
         (place, "write_network", "network.safetensors"),
         (checkpoint, "write_record", "checkpoints/000000000192.safetensors"),

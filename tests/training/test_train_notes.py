@@ -14,14 +14,14 @@ from edits import resealed
 from floracle.run.errors import InputError
 from floracle.run.processes import ALONE, LAUNCH_VARIABLES
 from floracle.training.batches import BatchMaker
-from floracle.training.build_model import large
+from floracle.training.build_model import warn_of_size
 from floracle.training.config import PAPER
 from floracle.training.data_order import DataOrder
 from floracle.training.evaluation import EvaluationPlan
-from floracle.training.loop import _Run
+from floracle.training.loop import TrainingRun
 from floracle.training.metrics_log import read_log
-from floracle.training.switch import measured_gap
-from floracle.training.targets import conditional
+from floracle.training.switch import measure_gap
+from floracle.training.targets import conditional_target
 from floracle.training.times import Uniform
 from many import Started
 
@@ -156,7 +156,7 @@ def test_no_batch_is_begun_beyond_the_last_that_is_asked_for(ahead):
 
     def target(pairs):
         begun.append(pairs.step)
-        return conditional(pairs)
+        return conditional_target(pairs)
 
     order = DataOrder.of(len(data), 0)
     making = BatchMaker(data, order, SHORT, Uniform(), target, ALONE, torch.device("cpu"))
@@ -183,10 +183,10 @@ def test_the_switch_weighs_classes_by_their_mass():
     points = torch.cat([2 * spread, near])
     both = floracle.open_store(points, labels=[0] * 40 + [1] * 400)
     gaps = [
-        measured_gap(floracle.Oracle(floracle.open_store(part)), seed=0, pairs=256).gap
+        measure_gap(floracle.Oracle(floracle.open_store(part)), seed=0, pairs=256).gap
         for part in (points[:40], points[40:])
     ]
-    found = measured_gap(floracle.Oracle(both), seed=0, pairs=256).gap
+    found = measure_gap(floracle.Oracle(both), seed=0, pairs=256).gap
     expected = (40 * gaps[0] + 400 * gaps[1]) / 440
     known = expected > 0.1 * expected.max()
     assert ((gaps[0] - gaps[1]).abs() > 0.6 * expected)[known].any()
@@ -196,10 +196,13 @@ def test_the_switch_weighs_classes_by_their_mass():
 
 def test_nothing_of_the_data_stays_with_a_run_for_the_switch(tmp_path, monkeypatch):
     oracles = []
-    measured = _Run._switch
-    monkeypatch.setattr(
-        _Run, "_switch", lambda run, kept: (oracles.append(run.oracle), measured(run, kept))[1]
-    )
+    choose = TrainingRun._choose_switch
+
+    def recording(run, checkpoint):
+        oracles.append(run.inputs.oracle)
+        return choose(run, checkpoint)
+
+    monkeypatch.setattr(TrainingRun, "_choose_switch", recording)
     trained(tmp_path, replace(SHORT, switch=None))
     assert not oracles[0]._cache.classes
 
@@ -207,8 +210,8 @@ def test_nothing_of_the_data_stays_with_a_run_for_the_switch(tmp_path, monkeypat
 def test_large_networks_on_a_cpu_are_warned_of():
     with torch.device("meta"):
         many = nn.Linear(10_000, 6_000)
-    words = large(many, PAPER.images, torch.device("cpu"))
+    words = warn_of_size(many, PAPER.images, torch.device("cpu"))
     assert words is not None
     assert "60,006,000 parameters and 128,000,000 images are a lot for a CPU" in words
-    assert large(many, 1, torch.device("cuda")) is None
-    assert large(network(), PAPER.images, torch.device("cpu")) is None
+    assert warn_of_size(many, 1, torch.device("cuda")) is None
+    assert warn_of_size(network(), PAPER.images, torch.device("cpu")) is None

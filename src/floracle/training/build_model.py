@@ -1,4 +1,4 @@
-"""The network that settings ask for, made for some data."""
+"""The network of the settings, made for some data."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from floracle.models.networks.lightningdit import (
 from floracle.run.errors import InputError
 
 from .config import TrainingSettings
-from .data_order import drawing
+from .data_order import generator_for
 
-LARGE = 50_000_000
-"""Parameters from which on a CPU is slow."""
-TOKENS = 256
-"""Tokens of a sample at most, where no patch is asked for."""
+SLOW_ON_CPU_PARAMETERS = 50_000_000
+MAX_TOKENS = 256  # of a sample, where the settings have no patch
 
 
 def build_model(settings: TrainingSettings, data: PointSet) -> LightningDiT:
-    """A network at its random beginning, which the seed decides."""
-    return initialized(architecture_for(settings, data), drawing(settings.seed, "begin"))
+    """A network with the random weights of the seed."""
+    return initialized(architecture_for(settings, data), generator_for(settings.seed, "begin"))
 
 
 def architecture_for(settings: TrainingSettings, data: PointSet) -> Architecture:
@@ -41,10 +39,10 @@ def architecture_for(settings: TrainingSettings, data: PointSet) -> Architecture
     return architecture(settings.model, patch=settings.patch or fitting_patch(side), **parts)
 
 
-def large(network: nn.Module, images: int, device: torch.device) -> str | None:
-    """A word of warning where a CPU is asked for what takes GPUs; None elsewhere."""
+def warn_of_size(network: nn.Module, images: int, device: torch.device) -> str | None:
+    """A warning where a CPU would take very long; None elsewhere."""
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    if device.type != "cpu" or parameters <= LARGE:
+    if device.type != "cpu" or parameters <= SLOW_ON_CPU_PARAMETERS:
         return None
     return (
         f"a network of {parameters:,} parameters and {images:,} images are a lot for a CPU; take"
@@ -55,6 +53,6 @@ def large(network: nn.Module, images: int, device: torch.device) -> str | None:
 def fitting_patch(side: int) -> int:
     """The smallest patch that cuts a side into few enough tokens."""
     for patch in range(1, side + 1):
-        if side % patch == 0 and (side // patch) ** 2 <= TOKENS:
+        if side % patch == 0 and (side // patch) ** 2 <= MAX_TOKENS:
             return patch
     return side

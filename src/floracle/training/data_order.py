@@ -1,10 +1,9 @@
-"""Which rows and which random numbers an image gets: a function of the seed and its number alone.
+"""The rows and random numbers of each image: a function of the seed and the image's number alone.
 
-Epochs are permutations of the rows, so nothing is seen twice before everything was seen once;
-rows that carry weights are drawn in proportion to them instead. Times, dropped labels and noise
-are drawn for the whole batch of all processes, and each takes its share: any number of them
-sees the same numbers. Nothing is padded. On the CPU noise comes from the CPU's generator, on a GPU
-from the GPU's own, whose numbers are others.
+Epochs are permutations of the rows, so no row is seen twice before all were seen once; rows that
+carry weights are drawn in proportion to them instead. Times, dropped labels and noise are drawn
+for the whole batch of all processes, and each takes its share: any number of processes sees the
+same numbers. Nothing is padded. On a GPU noise comes from the GPU's generator, which has others.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def seed_for(seed: int, purpose: Purpose, number: int = 0) -> int:
     return (first + number) % 2**32
 
 
-def drawing(seed: int, purpose: Purpose, number: int = 0) -> torch.Generator:
+def generator_for(seed: int, purpose: Purpose, number: int = 0) -> torch.Generator:
     """The generator of that draw, on the CPU."""
     return generator(seed_for(seed, purpose, number))
 
@@ -43,7 +42,7 @@ class DataOrder:
     """Rows of the data."""
     seed: int
     shares: Tensor | None = None
-    """How far weights have added up, float64 [count], where rows carry them."""
+    """Cumulative weights, float64 [count], where rows carry weights."""
 
     @classmethod
     def of(cls, count: int, seed: int, weights: Tensor | None = None) -> DataOrder:
@@ -56,37 +55,33 @@ class DataOrder:
     def rows(self, images: range) -> Tensor:
         """The rows int64 of consecutive images, counted from the beginning of the run."""
         if self.shares is not None:
-            drawn = torch.rand(
-                len(images),
-                dtype=torch.float64,
-                generator=drawing(self.seed, "rows", images.start),
-            )
-            return torch.searchsorted(self.shares, drawn).clamp(max=self.count - 1)
-        parts, at = [], images.start
-        while at < images.stop:
-            epoch, place = divmod(at, self.count)
-            some = permutation(self.count, self.seed, epoch)[place : place + images.stop - at]
-            parts.append(some)
-            at += len(some)
-        return torch.cat(parts)
+            uniform = batch_uniforms(self.seed, "rows", images.start, len(images))
+            return torch.searchsorted(self.shares, uniform).clamp(max=self.count - 1)
+        rows, image = [], images.start
+        while image < images.stop:  # a batch may reach into the next epochs
+            epoch, offset = divmod(image, self.count)
+            order = permutation(self.count, self.seed, epoch)
+            rows.append(order[offset : offset + images.stop - image])
+            image += len(rows[-1])
+        return torch.cat(rows)
 
 
 @lru_cache(maxsize=2)
 def permutation(count: int, seed: int, epoch: int) -> Tensor:
     """The rows in the order of an epoch, int64 [count]."""
-    return torch.randperm(count, generator=drawing(seed, "rows", epoch))
+    return torch.randperm(count, generator=generator_for(seed, "rows", epoch))
 
 
-def uniforms(seed: int, purpose: Purpose, step: int, count: int) -> Tensor:
-    """Numbers in [0, 1) for the whole batch of a step, float64 [count]."""
-    return torch.rand(count, dtype=torch.float64, generator=drawing(seed, purpose, step))
+def batch_uniforms(seed: int, purpose: Purpose, number: int, count: int) -> Tensor:
+    """Numbers in [0, 1) for a whole batch, float64 [count]."""
+    return torch.rand(count, dtype=torch.float64, generator=generator_for(seed, purpose, number))
 
 
-def noise_of(
+def batch_noise(
     seed: int, step: int, count: int, shape: Sequence[int], *, device: torch.device
 ) -> Tensor:
     """The noise of the whole batch of a step, float32 [count, *shape], drawn where it is used."""
     if device.type == "cpu":
-        return torch.randn(count, *shape, generator=drawing(seed, "noise", step))
+        return torch.randn(count, *shape, generator=generator_for(seed, "noise", step))
     source = torch.Generator(device).manual_seed(seed_for(seed, "noise", step))
     return torch.randn(count, *shape, generator=source, device=device)

@@ -1,4 +1,4 @@
-"""The average of a network's weights over its training, which is what is used in the end."""
+"""The exponential moving average (EMA) of a network's weights, which is used in the end."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from torch import Tensor, nn
 from .config import TrainingSettings
 
 
-def averaged(network: nn.Module) -> nn.Module:
-    """A copy of a network to average into; it is asked, never trained."""
+def copy_for_average(network: nn.Module) -> nn.Module:
+    """A copy of a network to average into, which is never trained."""
     return copy.deepcopy(network).eval().requires_grad_(False)
 
 
-def share_kept(settings: TrainingSettings, step: int) -> float:
-    """How much of the average stays at a step, counted from 1.
+def ema_decay(settings: TrainingSettings, step: int) -> float:
+    """The EMA decay at a step, counted from 1.
 
-    In the first steps, with `ramp`, less: an average that remembers the random beginning is of no
-    use, and short runs would end with one.
+    With `ramp` it is less in the first steps: an average that remembers the random beginning is of
+    no use, and short runs would end with one.
     """
     return min(settings.ema, (1 + step) / (10 + step)) if settings.ramp else settings.ema
 
 
 @torch.no_grad()
-def follow(average: nn.Module, network: nn.Module, kept: float) -> None:
-    """Move an average a little towards the network; its buffers are the network's own."""
-    ours: list[Tensor] = list(average.parameters())
-    theirs: list[Tensor] = list(network.parameters())
-    together = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
-    together(ours, theirs, 1 - kept)
-    for own, new in zip(average.buffers(), network.buffers(), strict=True):
-        own.copy_(new)
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Average ← decay · average + (1 − decay) · network; buffers are copied."""
+    averages: list[Tensor] = list(average.parameters())
+    weights: list[Tensor] = list(network.parameters())
+    lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+    lerp(averages, weights, 1 - decay)
+    for old, new in zip(average.buffers(), network.buffers(), strict=True):
+        old.copy_(new)

@@ -1,7 +1,7 @@
-"""Looks at a run from outside: oracle loss with errors, held-out loss, and samples.
+"""Evaluations of a run: oracle loss with errors, held-out loss, and samples.
 
-The averaged network is what is looked at, on the same pairs and from the same noise every time, so
-that looks can be compared. Nothing of it touches the training.
+The averaged network is evaluated on the same pairs and from the same noise every time, so that
+evaluations can be compared. They use no random number of the training.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from floracle.analysis.curves import Curve
 from floracle.analysis.loss.oracle_loss import OracleLoss, oracle_loss
 from floracle.core.fields import VelocityField
 from floracle.core.point_set import NO_LABEL, PointSet, classes
@@ -28,22 +27,22 @@ from floracle.sampling.sample import sample
 from .meter import numbers
 
 FOLDER = "evaluations"
-SIDE = 64
-"""Pixels of an edge that samples are shown with at least."""
+MIN_PICTURE_SIDE = 64  # pixels
+PICTURE_LIMIT = 1e6  # larger values of samples are cut, so that pictures of any network exist
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What is looked at, and how closely."""
+    """What an evaluation measures."""
 
     pairs: int = 64
     """Pairs of each class; 0 measures no loss."""
     times: int = 8
     """Times in each stage."""
     classes: int = 4
-    """How many classes, spread over all of them."""
+    """Classes, spread over all of them."""
     samples: int = 64
-    """Samples that are drawn; 0 draws none."""
+    """0 draws none."""
     steps: int = 50
     """Euler steps of a sample."""
 
@@ -55,12 +54,12 @@ class EvaluationPlan:
             raise InputError(f"pairs counts from 2, or 0 measures no loss; got {self.pairs}")
 
     def labels(self, data: PointSet) -> list[int]:
-        """The classes that are looked at; the whole set where there are none."""
-        known = [label for label in classes(data) if len(data.atoms(label).rows) > 1]
-        if not known:
+        """The classes that are measured; the whole set where there are none."""
+        labels = [label for label in classes(data) if len(data.atoms(label).rows) > 1]
+        if not labels:
             return [NO_LABEL]
-        places = torch.linspace(0, len(known) - 1, min(self.classes, len(known)))
-        return [known[place] for place in places.round().long().tolist()]
+        indices = torch.linspace(0, len(labels) - 1, min(self.classes, len(labels)))
+        return [labels[i] for i in indices.round().long().tolist()]
 
     def grid(self, split: float) -> torch.Tensor:
         """Middles of equal bins in both stages, float64."""
@@ -68,73 +67,68 @@ class EvaluationPlan:
         return torch.cat([split * middles, split + (1 - split) * middles])
 
 
-def looked(
+def evaluate(
     field: VelocityField,
     oracle: Oracle,
+    plan: EvaluationPlan,
     *,
-    look: EvaluationPlan,
     split: float,
     held_out: PointSet | None,
 ) -> OracleLoss:
     """The losses of a field by time."""
-    labels = look.labels(oracle.data)
-    held_out = None if lacking(look, oracle.data, held_out) else held_out
     return oracle_loss(
         field,
         oracle,
-        times=look.grid(split),
-        pairs=look.pairs,
-        classes=labels,
-        held_out=held_out,
+        times=plan.grid(split),
+        pairs=plan.pairs,
+        classes=plan.labels(oracle.data),
+        held_out=None if missing_classes(plan, oracle.data, held_out) else held_out,
     )
 
 
-def lacking(look: EvaluationPlan, data: PointSet, held_out: PointSet | None) -> list[int]:
-    """The classes that are looked at and have no held-out points."""
+def missing_classes(plan: EvaluationPlan, data: PointSet, held_out: PointSet | None) -> list[int]:
+    """The classes that are measured and have no held-out points."""
     if held_out is None:
         return []
-    there = {NO_LABEL, *held_out.labels.tolist()}
-    return [label for label in look.labels(data) if label not in there]
+    existing = {NO_LABEL, *held_out.labels.tolist()}
+    return [label for label in plan.labels(data) if label not in existing]
 
 
-def words_of(found: OracleLoss, split: float) -> dict[str, Any]:
+def summarise_evaluation(losses: OracleLoss, split: float) -> dict[str, Any]:
     """The losses as a line of metrics: by time, and averaged over each stage."""
-    curves = found.mean_curves()
-    early = found.times < split
-    told: dict[str, Any] = {"t": found.times.tolist()}
+    curves, early = losses.mean_curves(), losses.times < split
+    summary: dict[str, Any] = {"t": losses.times.tolist()}
     for name in ("oracle", "conditional", "gap", "held_out", "difference"):
         if name in curves:
-            told[name] = _words(curves[name], early)
-    return told
+            mean = curves[name].mean
+            summary[name] = {
+                "mean": numbers(mean),
+                "error": numbers(curves[name].error),
+                "navigation": float(mean[early].mean()),
+                "refinement": float(mean[~early].mean()),
+            }
+    return summary
 
 
-def _words(curve: Curve, early: torch.Tensor) -> dict[str, Any]:
-    return {
-        "mean": numbers(curve.mean),
-        "error": numbers(curve.error),
-        "navigation": float(curve.mean[early].mean()),
-        "refinement": float(curve.mean[~early].mean()),
-    }
-
-
-def keep_look(found: OracleLoss, out: Path, images: int) -> None:
+def save_evaluation(losses: OracleLoss, out: Path, images: int) -> None:
     """Write the losses where `floracle.load` reads them."""
-    save(found, out / FOLDER / f"{images:012d}")
+    save(losses, out / FOLDER / f"{images:012d}")
 
 
 def draw_samples(
-    field: VelocityField, data: PointSet, out: Path, *, look: EvaluationPlan, images: int
+    field: VelocityField, data: PointSet, out: Path, *, plan: EvaluationPlan, images: int
 ) -> bool:
-    """Write a picture of samples, from the same noise every time; False where they are none."""
-    some = data.take(torch.arange(min(len(data), 256)))
-    display = display_for(tuple(data.shape), getattr(data, "picture_range", None), some)
-    if display is None or not look.samples:
+    """Write a picture of samples, from the same noise every time; False where there is none."""
+    points = data.take(torch.arange(min(len(data), 256)))
+    display = display_for(tuple(data.shape), getattr(data, "picture_range", None), points)
+    if display is None or not plan.samples:
         return False
-    known = classes(data) or [NO_LABEL]
-    labels = torch.tensor([known[i % len(known)] for i in range(look.samples)])
-    start = noise(range(look.samples), data.shape)
-    shown = sample(field, start, time_grid(look.steps), labels=labels)
-    columns = max(1, round(look.samples**0.5))
-    pictures = enlarge(display.pictures(shown.clamp(-1e6, 1e6).nan_to_num()), SIDE)
+    existing = classes(data) or [NO_LABEL]
+    labels = torch.tensor([existing[i % len(existing)] for i in range(plan.samples)])
+    start = noise(range(plan.samples), data.shape)
+    samples = sample(field, start, time_grid(plan.steps), labels=labels)
+    finite = samples.clamp(-PICTURE_LIMIT, PICTURE_LIMIT).nan_to_num()
+    pictures = enlarge(display.pictures(finite), MIN_PICTURE_SIDE)
+    columns = max(1, round(plan.samples**0.5))
     write_bytes(out / FOLDER / f"{images:012d}.png", png(tiles(pictures, columns)))
     return True

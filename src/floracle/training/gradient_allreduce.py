@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from floracle.run.exchange import PeerLost, bytes_of, complete_exchange
 from floracle.run.processes import ProcessGroup
 
-BUCKET = 2**23
-"""Numbers that travel together: 32 MiB."""
+BUCKET_VALUES = 2**23  # numbers that are sent together: 32 MiB
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class GradientSums:
         """For tensors on a device; every process takes part."""
         if group.alone:
             return cls(group, None, False)
-        apart = device.type == "cuda" and torch.cuda.device_count() >= group.local_size
-        if apart and dist.is_nccl_available():
+        own_gpus = device.type == "cuda" and torch.cuda.device_count() >= group.local_size
+        if own_gpus and dist.is_nccl_available():
             return cls(group, dist.new_group(backend="nccl"), False)
         return cls(group, group.connections["prompt"], device.type == "cuda")
 
@@ -41,23 +40,23 @@ class GradientSums:
         """Sum the gradients of all processes into those of each; missing ones count as zero."""
         if self.group.alone:
             return
-        for some in _buckets(parameters):
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in some]
+        for bucket in _buckets(parameters):
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in bucket]
             flat = self.tensor(torch.cat([grad.flatten() for grad in grads]))
-            sizes = [parameter.numel() for parameter in some]
-            for parameter, part in zip(some, flat.split(sizes), strict=True):
-                parameter.grad = part.view_as(parameter)
+            sizes = [parameter.numel() for parameter in bucket]
+            for parameter, grad in zip(bucket, flat.split(sizes), strict=True):
+                parameter.grad = grad.view_as(parameter)
 
     def tensor(self, values: Tensor) -> Tensor:
         """The sum over all processes of a tensor, the same to the last bit on each."""
         if self.group.alone:
             return values
-        there = values.cpu() if self.through_host else values
+        summed = values.cpu() if self.through_host else values
         try:
-            dist.all_reduce(there, group=self.link)
+            dist.all_reduce(summed, group=self.link)
         except (RuntimeError, ValueError) as error:
             raise _lost(self.group) from error
-        return there.to(values.device)
+        return summed.to(values.device)
 
 
 def broadcast_weights(network: nn.Module, group: ProcessGroup) -> None:
@@ -65,11 +64,9 @@ def broadcast_weights(network: nn.Module, group: ProcessGroup) -> None:
     if group.alone:
         return
     for values in (*network.parameters(), *network.buffers()):
-        told = bytes_of(values)
-        complete_exchange(
-            partial(dist.broadcast, told, src=0), group, group.connections["patient"]
-        )
-        values.detach().copy_(told.view(values.dtype).view_as(values))
+        raw = bytes_of(values)
+        complete_exchange(partial(dist.broadcast, raw, src=0), group, group.connections["patient"])
+        values.detach().copy_(raw.view(values.dtype).view_as(values))
 
 
 def _lost(group: ProcessGroup) -> PeerLost:
@@ -80,12 +77,12 @@ def _lost(group: ProcessGroup) -> PeerLost:
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    some, size = [], 0
+    bucket, size = [], 0
     for parameter in parameters:
-        some.append(parameter)
+        bucket.append(parameter)
         size += parameter.numel()
-        if size >= BUCKET:
-            yield some
-            some, size = [], 0
-    if some:
-        yield some
+        if size >= BUCKET_VALUES:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a network learns: noted at once, obeyed once the run is safe.
+"""Ctrl-C and SIGTERM while a network learns: noted at once, obeyed once the run is saved.
 
 In the middle of a step some weights are new and others are not. A signal that comes then is kept
 until the step is done and a checkpoint is written; a second one ends the process as usual.
@@ -20,26 +20,26 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 @contextmanager
 def deferred() -> Iterator[list[int]]:
     """Keep signals back; the list has those that came, which are delivered on leaving."""
-    came: list[int] = []
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only that one has handlers
-        yield came
+        yield received
         return
     before: dict[int, Any] = {number: signal.getsignal(number) for number in SIGNALS}
 
     def note(number: int, frame: FrameType | None) -> None:
-        came.append(number)
-        if len(came) > 1:
+        received.append(number)
+        if len(received) > 1:
             _deliver(number, before[number], frame)
 
     for number in SIGNALS:
         signal.signal(number, note)
     try:
-        yield came
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    if came:
-        _deliver(came[0], before[came[0]], None)
+    if received:
+        _deliver(received[0], before[received[0]], None)
 
 
 def _deliver(number: int, handler: Any, frame: FrameType | None) -> None:

@@ -26,17 +26,13 @@ from floracle.core.fields import Convention
 from floracle.core.point_set import NO_LABEL
 from floracle.run.errors import InputError
 
-BINS = 10
-"""Bins of each stage."""
-PLACES = 4096
-"""Times between which the gap is a straight line."""
-ENOUGH = 30
-"""Losses of a bin from which on the spread of losses tells the error of their mean; and, late,
+BINS_PER_STAGE = 10
+GAP_INTERVALS = 4096  # of equal length, in which the gap is a straight line
+MIN_LOSSES = 30
+"""Losses of a bin from which on their spread gives the error of their mean; and, late, expected
 losses whose sample is taken for another, which carry the gap."""
-ROUNDING = 1e-6
-"""The part of the gap at noise below which losses are those of float32's rounding."""
-BELOW = 4.0
-"""Errors by which a loss may lie below the gap before it is called impossible."""
+ROUNDING = 1e-6  # the part of the gap at noise below which losses are float32's rounding
+IMPOSSIBLE_ERRORS = 4.0  # by which a loss may lie below the gap before a warning
 
 
 @dataclass(frozen=True)
@@ -58,14 +54,9 @@ class MeterCurves:
     warnings: tuple[str, ...] = ()
     """What shows that losses are not those that the gap belongs to."""
 
-    @property
-    def middles(self) -> Tensor:
-        """The middle of each bin."""
-        return (self.edges[1:] + self.edges[:-1]) / 2
-
     def plain(self) -> dict[str, Any]:
         """As values for JSON; what nothing fell into is null."""
-        found = {
+        values = {
             "edges": numbers(self.edges),
             "loss": numbers(self.loss.mean),
             "error": numbers(self.loss.error),
@@ -74,12 +65,12 @@ class MeterCurves:
             "refinement": numbers(torch.tensor(self.refinement)),
         }
         if self.oracle is not None:
-            found |= {"oracle": numbers(self.oracle.mean)}
-        return found
+            values |= {"oracle": numbers(self.oracle.mean)}
+        return values
 
 
 class StageMeter:
-    """Collects losses by time until they are asked for; the one object here that remembers.
+    """Collects losses by time; `curves` gives their means.
 
     Times are ours, t = 0 at noise, or those of a `convention`. Losses are ‖v − (data − noise)‖²
     per dimension on the path that the stages were measured on, times `weight` of the times as they
@@ -92,7 +83,7 @@ class StageMeter:
         self,
         stages: Stages | float,
         *,
-        bins: int = BINS,
+        bins: int = BINS_PER_STAGE,
         convention: Convention | None = None,
         weight: Callable[[Tensor], Tensor] | None = None,
         label_drop: float = 0.0,
@@ -119,23 +110,24 @@ class StageMeter:
         if self._sums is None:
             self.restore(self.sums().to(losses.device))
         assert self._sums is not None
-        given = t.detach().double().to(losses.device)
-        times = self.convention.to_t(given)
-        places = torch.bucketize(times, self._inner, right=True)
-        dropped = torch.zeros_like(places)
+        clock_times = t.detach().double().to(losses.device)
+        times = self.convention.to_t(clock_times)
+        bin_indices = torch.bucketize(times, self._inner, right=True)
+        dropped = torch.zeros_like(bin_indices)
         if labels is not None:
             dropped = (labels.to(losses.device) == NO_LABEL).long()
         rows = [torch.ones_like(losses), losses, losses.square()]
         if self._gaps is not None:
-            whole = dropped if labels is not None else torch.ones_like(dropped)
-            gap, error, rare, spread = _between(self._gaps, times, whole).T
-            weight = 1.0 if self.weight is None else self.weight(given).detach().double()
-            less = losses - weight * gap
-            rows += [less, less.square(), weight * error, rare, weight**2 * spread]
+            # without labels every pair is one of the whole set
+            unlabelled = dropped if labels is not None else torch.ones_like(dropped)
+            gap, error, rare, variance = _interpolate(self._gaps, times, unlabelled).T
+            weight = 1.0 if self.weight is None else self.weight(clock_times).detach().double()
+            less = losses - weight * gap  # of each loss at its own time
+            rows += [less, less.square(), weight * error, rare, weight**2 * variance]
         bins = len(self.edges) - 1
         for k, values in enumerate(rows):
-            where = (dropped * len(rows) + k) * bins + places
-            self._sums.view(-1).index_add_(0, where, values)
+            flat = (dropped * len(rows) + k) * bins + bin_indices  # into [2, rows, bins]
+            self._sums.view(-1).index_add_(0, flat, values)
 
     def sums(self) -> Tensor:
         """Counts, sums, sums of squares, of labelled pairs and others: float64 [2, 3, bins].
@@ -171,10 +163,12 @@ def curves_of(sums: Tensor, edges: Tensor, split: float) -> MeterCurves:
     oracle, warnings = None, ()
     if len(sums) > 3:
         less = _curve(counts, sums[3], sums[4])
-        rare = (sums[7] / counts.square()).sqrt()  # of mean losses that few samples carry
-        error = torch.where(sums[6] < ENOUGH, torch.maximum(less.error, rare), less.error)
-        error = (error.square() + (sums[5] / counts).square()).sqrt()
-        few = counts < ENOUGH
+        # Where fewer than MIN_LOSSES losses carry the gap, their spread may be too small:
+        # the error is at least that of the expected variance.
+        expected = (sums[7] / counts.square()).sqrt()
+        error = torch.where(sums[6] < MIN_LOSSES, torch.maximum(less.error, expected), less.error)
+        error = (error.square() + (sums[5] / counts).square()).sqrt()  # with the gap's own error
+        few = counts < MIN_LOSSES
         oracle = Curve(less.mean.masked_fill(few, torch.nan), error.masked_fill(few, torch.nan))
         warnings = tuple(_warnings(oracle, counts, edges))
     return MeterCurves(
@@ -198,14 +192,14 @@ def _curve(counts: Tensor, total: Tensor, squares: Tensor) -> Curve:
 
 def _warnings(oracle: Curve, counts: Tensor, edges: Tensor) -> Iterator[str]:
     """What no network's losses can be."""
-    if bool((counts >= ENOUGH).any()) and not bool(oracle.mean.isfinite().any()):
+    if bool((counts >= MIN_LOSSES).any()) and not bool(oracle.mean.isfinite().any()):
         yield (
             "the gap of the whole set was not measured, which pairs without a label have; measure"
             " stages with the label −1 too"
         )
     errors = (oracle.mean / oracle.error).nan_to_num(nan=0.0)
     worst = int(errors.argmin())
-    if errors[worst] < -BELOW:
+    if errors[worst] < -IMPOSSIBLE_ERRORS:
         yield (
             f"losses at t = {edges[worst]:.3g} to {edges[worst + 1]:.3g} lie below the gap by"
             f" {-oracle.mean[worst]:.3g} ± {oracle.error[worst]:.2g}, as no network's can: look at"
@@ -235,54 +229,53 @@ def numbers(values: Tensor) -> list[float | None]:
     return [float(f"{v:.6g}") if math.isfinite(v) else None for v in values.tolist()]
 
 
-def _averaged(loss: Curve, widths: Tensor, these: slice) -> Estimate:
+def _averaged(loss: Curve, widths: Tensor, bins: slice) -> Estimate:
     """The mean over bins by their width, those that nothing fell into left out.
 
     Its error is unknown, NaN, where that of any other bin is: one loss tells none.
     """
-    known = loss.mean[these].isfinite()
-    errors = torch.where(known, loss.error[these], 0)
-    shares = widths[these] * known
+    filled = loss.mean[bins].isfinite()
+    errors = torch.where(filled, loss.error[bins], 0)
+    shares = widths[bins] * filled
     shares = shares / shares.sum()
-    mean = (shares * loss.mean[these].nan_to_num()).sum()
+    mean = (shares * loss.mean[bins].nan_to_num()).sum()
     error = (shares * errors).square().sum().sqrt()
     return Estimate(float(mean), float(error))
 
 
 def _gaps(stages: Stages, label_drop: float) -> Tensor:
-    """What is known of labelled pairs and of others at even times, per dimension: [2, 4, n].
+    """The gap of labelled pairs and of others at equally spaced times, per dimension: [2, 4, n].
 
-    That is the gap, its error, and of losses that are M where the sample is taken for another and
-    else 0: how many of them are M, gap / M, and their variance, gap · M. M is that of a distance
-    as between two samples. What was not measured is NaN.
+    Four rows: the gap; its error; and, for losses that are M where the sample is taken for another
+    and else 0, the share of them that is M, gap / M, and their variance, gap · M. M is the loss at
+    a distance as between two samples. What was not measured is NaN.
     """
-    times = torch.linspace(0, 1, PLACES + 1, dtype=torch.float64)
+    times = torch.linspace(0, 1, GAP_INTERVALS + 1, dtype=torch.float64)
     measured = {group.label for group in stages.groups}
-    own = stages.gap_at(times)
+    labelled = stages.gap_at(times)
     whole = Curve(*torch.full((2, len(times)), torch.nan, dtype=torch.float64))
     if NO_LABEL in measured:
         whole = stages.gap_at(times, label=NO_LABEL)
-    mixed = own
     if label_drop:
         shares = torch.tensor([1 - label_drop, label_drop], dtype=torch.float64)
-        mixed = Curve(
-            shares[0] * own.mean + shares[1] * whole.mean,
-            shares[0] * own.error + shares[1] * whole.error,
+        labelled = Curve(
+            shares[0] * labelled.mean + shares[1] * whole.mean,
+            shares[0] * labelled.error + shares[1] * whole.error,
         )
     lift = stages.lift(times.clamp(max=float(stages.times[-1])))
-    every = []
-    for curve in (mixed, whole):
+    rows = []
+    for curve in (labelled, whole):
         gap, error = curve.mean / stages.dims, curve.error / stages.dims
-        other = 2 * lift * (gap[0] / lift[0])
+        other = 2 * lift * (gap[0] / lift[0])  # M: twice the variance of the data, lifted to t
         error = error + ROUNDING * gap[0]
-        every.append(torch.stack([gap, error, gap / other, gap * other]))
-    return torch.stack(every)
+        rows.append(torch.stack([gap, error, gap / other, gap * other]))
+    return torch.stack(rows)
 
 
-def _between(gaps: Tensor, times: Tensor, whole: Tensor) -> Tensor:
-    """What is known [b, 4] at times [b], of labelled pairs or of others; at the ends beyond."""
-    places = times.clamp(0, 1) * PLACES
-    before = places.long().clamp(max=PLACES - 1)
-    share = places - before
-    found = gaps[whole, :, before] * (1 - share)[:, None]
-    return found + gaps[whole, :, before + 1] * share[:, None]
+def _interpolate(gaps: Tensor, times: Tensor, unlabelled: Tensor) -> Tensor:
+    """The four rows of `_gaps` at times [b], [b, 4], of labelled pairs or of others."""
+    positions = times.clamp(0, 1) * GAP_INTERVALS
+    before = positions.long().clamp(max=GAP_INTERVALS - 1)
+    share = positions - before
+    low = gaps[unlabelled, :, before] * (1 - share)[:, None]
+    return low + gaps[unlabelled, :, before + 1] * share[:, None]

@@ -1,8 +1,8 @@
-"""A run's folder: which run it is of, where it stands, and what has come of it.
+"""The folder of a run: which run it is of, its last checkpoint, and its result.
 
 run.json              settings, data and network, written first
 metrics.jsonl         a line every few batches
-checkpoints/          everything that lives (checkpoint.py)
+checkpoints/          network, average and optimizer (checkpoint.py)
 evaluations/          losses by time and samples, by images seen
 network.safetensors   the averaged network, which `floracle.load_model` opens
 result.json           written last: the run is done
@@ -24,22 +24,27 @@ from floracle.models.networks.lightningdit import LightningDiT
 from floracle.models.weights import NAME, write_network
 from floracle.run.errors import InputError
 from floracle.run.exchange import broadcast_from_first
-from floracle.run.folder_checks import check_run_folder
 from floracle.run.output_folder import OutputFolder
 from floracle.run.processes import ProcessGroup
 from floracle.run.results import Results, differences, has_result, load_results, provenance
 
-from .checkpoint import FOLDER, VERB, Checkpoint, clear, described, latest, writing
+from .checkpoint import (
+    FOLDER,
+    Checkpoint,
+    explain_write_errors,
+    latest_checkpoint,
+    read_record_of,
+    remove_old,
+)
 from .config import TrainingSettings
 from .metrics_log import read_log
 
-GROWS = ("images",)
-"""Settings that may be larger in the next command, which then goes on with the same run."""
+GROWS = ("images",)  # settings that may be larger in a command that continues the run
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The folder of a run, and what the run is."""
+    """The folder of a run, and the run's identity."""
 
     output: OutputFolder
 
@@ -49,7 +54,7 @@ class RunDirectory:
         return self.output.path
 
     @property
-    def asked(self) -> Mapping[str, Any]:
+    def identity(self) -> Mapping[str, Any]:
         """Settings, the fingerprint of the data, and what the network is; plain values."""
         return self.output.settings
 
@@ -59,61 +64,62 @@ class RunDirectory:
         return self.output.group
 
     def done(self) -> Results | None:
-        """What came of the run, if it is done; a shorter one that it was before is not enough."""
-        done = self.group.first and has_result(self.out) and self._result() is not None
+        """The result of the run, if it is done; that of a shorter run is not enough."""
+        done = self.group.first and has_result(self.out) and self._result_is_ours()
         return load_results(self.out) if broadcast_from_first(self.group, [done])[0] else None
 
-    def _result(self) -> Results | None:
-        found = load_results(self.out)
-        shorter = found.settings.get("images", 0) < self.asked["images"]
-        former = {**found.settings, "images": self.asked["images"]} if shorter else found.settings
-        if unlike := differences(self.asked, former):
+    def _result_is_ours(self) -> bool:
+        """Whether the result is of the whole run; refused if it is of another one."""
+        saved = load_results(self.out).settings
+        shorter = saved.get("images", 0) < self.identity["images"]
+        former = {**saved, "images": self.identity["images"]} if shorter else saved
+        if unlike := differences(self.identity, former):
             raise InputError(
                 f"{self.out / 'result.json'} is of another run ({'; '.join(unlike)}); remove it"
             )
-        return None if shorter else found
+        return not shorter
 
     def begin(self, most: int) -> tuple[Checkpoint | None, list[str]]:
-        """Where the run stands, and words about what was found damaged.
-
-        No more than `most` checkpoints stay.
-        """
-        kept, words = None, []
+        """The newest good checkpoint, and sentences about damage; at most `most` stay."""
+        # 1. The first process looks; nothing is removed before the last good one is known
+        checkpoint, notes = None, []
         if self.group.first:
-            kept, words = latest(self.out, self.asked)  # known before anything goes
-            clear(self.out, most, -1 if kept is None else kept.images)
-        images = broadcast_from_first(self.group, [-1 if kept is None else kept.images])[0]
+            checkpoint, notes = latest_checkpoint(self.out, self.identity)
+            remove_old(self.out, most, -1 if checkpoint is None else checkpoint.images)
+        # 2. The others read the same record
+        own_images = -1 if checkpoint is None else checkpoint.images
+        images = broadcast_from_first(self.group, [own_images])[0]
         if not self.group.first and images >= 0:
-            about = self.out / FOLDER / f"{images:012d}.json"
-            if not about.exists():
+            path = self.out / FOLDER / f"{images:012d}.json"
+            if not path.exists():
                 raise InputError(f"{self.out} is not the same folder for every process; share it")
-            kept = described(about, self.asked)
-        if kept is not None and kept.processes != self.group.size:
-            words.append(
-                f"this run was made by {kept.processes} processes so far and goes on with"
+            checkpoint = read_record_of(path, self.identity)
+        if checkpoint is not None and checkpoint.processes != self.group.size:
+            notes.append(
+                f"this run was made by {checkpoint.processes} processes so far and goes on with"
                 f" {self.group.size}: the same batches, but sums in another order, so that the"
                 f" last bits may differ"
             )
-        return kept, words
+        return checkpoint, notes
 
     def write_average(self, average: nn.Module, images: int) -> None:
         """Write the averaged network, where it is one that `load_model` knows."""
         if isinstance(average, LightningDiT):
-            made = {"images": images, "data": self.asked["data"]}
+            made = {"images": images, "data": self.identity["data"]}
             path, convention = self.out / NAME, Convention(null_label=average.null)
-            with writing(path, self.out):
+            with explain_write_errors(path, self.out):
                 write_network(path, average, convention=convention, **made)
 
     def finish(self, values: Mapping[str, Any]) -> None:
-        """Write what came of the run: the curve of its loss, and where it ended."""
-        lines = [line for line in read_log(self.out, self.asked).lines if "loss" in line]
+        """Write the result of the run: the curve of its loss, and `values`."""
+        lines = [line for line in read_log(self.out, self.identity).lines if "loss" in line]
         arrays = {
             "images": torch.tensor([line["images"] for line in lines]),
             "loss": torch.tensor([line["loss"] for line in lines], dtype=torch.float64),
         }
-        known = provenance(data=self.asked["data"], processes=self.group.size)
-        with writing(self.out / "result.json", self.out):
-            self.output.save(Results("training", self.asked, values, arrays, known))
+        origin = provenance(data=self.identity["data"], processes=self.group.size)
+        with explain_write_errors(self.out / "result.json", self.out):
+            self.output.save(Results("training", self.identity, values, arrays, origin))
 
 
 def settings_of(
@@ -121,28 +127,16 @@ def settings_of(
     data: PointSet,
     network: nn.Module,
     held_out: PointSet | None,
-    null: int | None,
+    null_label: int | None,
 ) -> dict[str, Any]:
-    """What tells a run on some data apart from others; plain values."""
+    """The identity of a run: its settings, data and network; plain values."""
     plan = network.plan.settings() if isinstance(network, LightningDiT) else None
     return settings.plain() | {
         "data": data.fingerprint,
         "held_out": None if held_out is None else held_out.fingerprint,
-        "null": null,
+        "null": null_label,
         "network": plan if plan is not None else type(network).__name__,
     }
-
-
-def check_extension(out: Path, settings: TrainingSettings) -> None:
-    """Refuse to make a run longer whose last batch was cut short, since later ones would move."""
-    recorded = check_run_folder(out, VERB)
-    images = None if recorded is None else recorded.get("images")
-    if not isinstance(images, int) or images >= settings.images or images % settings.batch == 0:
-        return
-    raise InputError(
-        f"{out} holds a run of {images:,} images, whose last batch is not whole, so that it cannot"
-        f" be made longer; choose another --out"
-    )
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -154,11 +148,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def changes(kept: Checkpoint | None, device: torch.device) -> list[str]:
-    """A word where a run goes on with other parts than it was made with."""
-    if kept is None:
+def machine_changes(checkpoint: Checkpoint | None, device: torch.device) -> list[str]:
+    """A sentence where a run continues on another machine than it was made on."""
+    if checkpoint is None:
         return []
-    unlike = differences(machine(device), kept.facts["machine"])
+    unlike = differences(machine(device), checkpoint.facts["machine"])
     if not unlike:
         return []
     return [

@@ -1,10 +1,10 @@
-"""At which times a network is trained, and what that does to the loss it minimises.
+"""The times at which a network is trained, and their effect on the loss it minimises.
 
-Every sampler turns a uniform number into a time t of density p(t), and gives each pair a weight
-m(t); what is minimised is ∫ p(t) m(t) E‖v − c‖² dt. With p · m = 1 that is the loss of uniform
-times, *unbiased*, and only its noise differs. Otherwise it is another loss: as people use
-logit-normal and shifted times these are reweightings. The minimiser at any single t is the same
-for all; a network of finite size spends itself where p · m is large.
+Every density turns a uniform number into a time t of density p(t), and gives each pair a weight
+m(t); what is minimised is ∫ p(t) m(t) E‖v − c‖² dt. With p · m = 1 (`Uniform`, `SplitAware`) that
+is the loss of uniform times, *unbiased*, and only its noise differs. Otherwise it is another loss:
+logit-normal and shifted times, as people use them, are reweightings. The minimiser at any single t
+is the same for all; a network of finite size spends itself where p · m is large.
 """
 
 from __future__ import annotations
@@ -20,17 +20,14 @@ from floracle.run.errors import InputError
 
 from .config import TrainingSettings
 
+MARGIN = 1e-12  # kept from 0 and 1, where logits are infinite
+
 
 class TimeDensity(Protocol):
-    """Where times come from; all tensors are float64 [b]."""
-
-    @property
-    def unbiased(self) -> bool:
-        """Whether the expected loss is that of uniform times."""
-        ...
+    """A density of times; all tensors are float64 [b]."""
 
     def of(self, uniform: Tensor) -> Tensor:
-        """Times in [0, 1) from numbers in [0, 1), increasing in them."""
+        """Times in [0, 1) from numbers in [0, 1), increasing: the inverse of the distribution."""
         ...
 
     def density(self, t: Tensor) -> Tensor:
@@ -38,26 +35,24 @@ class TimeDensity(Protocol):
         ...
 
     def weight(self, t: Tensor) -> Tensor:
-        """What a pair's loss counts, m(t)."""
+        """The weight m(t) of a pair's loss."""
         ...
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every time alike, as in the paper and SiT."""
-
-    unbiased: bool = True
+    """p = 1, as in the paper and SiT."""
 
     def of(self, uniform: Tensor) -> Tensor:
         """Themselves."""
         return uniform
 
     def density(self, t: Tensor) -> Tensor:
-        """One everywhere."""
+        """1."""
         return torch.ones_like(t)
 
     def weight(self, t: Tensor) -> Tensor:
-        """One for all."""
+        """1."""
         return torch.ones_like(t)
 
 
@@ -65,20 +60,18 @@ class Uniform:
 class LogitNormal:
     """log(t / (1 − t)) is standard normal: LightningDiT, REPA, SD3. A reweighting."""
 
-    unbiased: bool = False
-
     def of(self, uniform: Tensor) -> Tensor:
-        """By the inverse of the normal distribution; the ends are left out."""
-        return torch.special.ndtri(uniform.clamp(1e-12, 1 - 1e-12)).sigmoid()
+        """By the inverse of the normal distribution."""
+        return torch.special.ndtri(uniform.clamp(MARGIN, 1 - MARGIN)).sigmoid()
 
     def density(self, t: Tensor) -> Tensor:
         """φ(log t/(1 − t)) / (t (1 − t)); 0 at the ends."""
-        inside = t.clamp(1e-12, 1 - 1e-12)
+        inside = t.clamp(MARGIN, 1 - MARGIN)
         normal = torch.exp(-torch.logit(inside).square() / 2) / math.sqrt(2 * math.pi)
         return normal / (inside * (1 - inside))
 
     def weight(self, t: Tensor) -> Tensor:
-        """One for all, as people use it."""
+        """1, as people use it."""
         return torch.ones_like(t)
 
 
@@ -90,7 +83,6 @@ class Shifted:
     """
 
     shift: float
-    unbiased: bool = False
 
     def of(self, uniform: Tensor) -> Tensor:
         """Shifted."""
@@ -101,27 +93,26 @@ class Shifted:
         return self.shift / (self.shift - (self.shift - 1) * t).square()
 
     def weight(self, t: Tensor) -> Tensor:
-        """One for all."""
+        """1."""
         return torch.ones_like(t)
 
 
 @dataclass(frozen=True)
 class SplitAware:
-    """Half of the times before the split of the stages, half after it, uniform in each.
+    """Half of the times before the end of navigation, half after it, uniform in each.
 
-    Weights 1 / p(t) make it unbiased: navigation is seen more often, and counts no more than it
-    did.
+    Weights 1 / p(t) make it unbiased: navigation is seen more often, and counts no more.
     """
 
     split: float
     half: float = 0.5
     """The share of times before the split."""
-    unbiased: bool = True
 
     def of(self, uniform: Tensor) -> Tensor:
         """Piecewise linear, through (half, split)."""
         early = uniform * (self.split / self.half)
         late = self.split + (uniform - self.half) * ((1 - self.split) / (1 - self.half))
+        # rounding must not reach t = 1, where targets are undefined
         return torch.where(uniform < self.half, early, late.clamp(max=1 - 2**-53))
 
     def density(self, t: Tensor) -> Tensor:
@@ -135,14 +126,14 @@ class SplitAware:
 
 
 def times_for(settings: TrainingSettings, split: float | None = None) -> TimeDensity:
-    """The times that settings ask for; `split` is where navigation ends, if they do not say."""
+    """The times of the settings; `split`, the end of navigation, is used if they have none."""
     if settings.times == "uniform":
         return Uniform()
     if settings.times == "logit-normal":
         return LogitNormal()
     if settings.times == "shifted":
         return Shifted(settings.shift)
-    where = settings.split if settings.split is not None else split
-    if where is None or not 0 < where < 1:
-        raise InputError(f"split-aware times need a split inside (0, 1), got {where}; give split=")
-    return SplitAware(where)
+    split = settings.split if settings.split is not None else split
+    if split is None or not 0 < split < 1:
+        raise InputError(f"split-aware times need a split inside (0, 1), got {split}; give split=")
+    return SplitAware(split)

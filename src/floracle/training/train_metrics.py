@@ -1,4 +1,4 @@
-"""What a run counts between two lines of its log, and when it must not go on."""
+"""The metrics of a run between two lines of its log, and when it must not continue."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from floracle.run.errors import InputError
 from floracle.run.exchange import gather
 from floracle.run.processes import ProcessGroup
 
-from .checkpoint import latest
+from .checkpoint import last_good
 from .meter import StageMeter, curves_of
 from .metrics_log import MetricsLog
 from .train_step import Tally
 
-PART = "counting/"
-"""What a checkpoint that was written between two lines keeps of the counts, by name."""
+PREFIX = "counting/"
+"""Of the names of metrics in a checkpoint that was written between two lines."""
 EXPLODED = 10.0
-"""A loss this many times that of a network which always says zero has exploded."""
+"""A loss this many times that of a network which predicts 0 has exploded."""
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where a run stands."""
+    """The state of a run."""
 
     images: int
     total: int
     loss: float
     """The mean squared error per dimension over the batches since the last progress."""
     images_per_second: float
-    left: float
-    """Seconds to go, at that speed."""
+    seconds_left: float
+    """At that speed."""
     checkpoint: Path | None = None
     """The checkpoint that was just written."""
     evaluation: Mapping[str, Any] | None = None
-    """The look that was just taken: losses by time."""
+    """The evaluation that was just made: losses by time."""
     notes: tuple[str, ...] = ()
 
 
 class TrainMetrics:
-    """Losses and speed since the last line."""
+    """Losses and speed since the last line of the log."""
 
     def __init__(
         self,
@@ -59,64 +59,63 @@ class TrainMetrics:
     ) -> None:
         self.out, self.total, self.group, self.labelled = out, total, group, labelled
         self.meter, self.tally = StageMeter(split), Tally(device)
-        self.since = time.perf_counter()
+        self.start()
 
     def check(self, images: int) -> None:
-        """Stop a run whose gradients are no longer finite; all processes see the same ones."""
+        """Stop a run whose gradients are no longer finite; they are the same for all processes."""
         if not bool(self.tally.norms.isfinite().all()):
-            raise InputError(self._stopped("the loss is no longer finite", images))
+            raise InputError(self._explain_stop("the loss is no longer finite", images))
 
     def line(self, images: int, log: MetricsLog | None) -> TrainingProgress:
-        """Write a line, and start to count anew; every process takes part."""
-        every = gather([self.tally.sums.cpu(), self.meter.sums()], self.group, what="losses")
-        sums = torch.stack([one[0] for one in every]).sum(0)
-        binned = torch.stack([one[1] for one in every]).sum(0)
+        """Write a line and start anew; every process takes part."""
+        shares = gather([self.tally.sums.cpu(), self.meter.sums()], self.group, what="losses")
+        sums = torch.stack([share[0] for share in shares]).sum(0)
+        binned = torch.stack([share[1] for share in shares]).sum(0)
         seconds = time.perf_counter() - self.since
-        pairs, loss, zero, touched = sums.tolist()
-        if loss > EXPLODED * max(zero, 1e-30):
-            raise InputError(self._stopped(f"the loss has exploded to {loss / pairs:.3g}", images))
-        steps, norms = self.tally.norms.tolist()
-        # pairs whose label was dropped stay apart; where no data has one, all are shown
-        shown = binned[0] if self.labelled else binned[1]
+        pairs, loss_sum, zero_loss_sum, touched = sums.tolist()
+        if loss_sum > EXPLODED * max(zero_loss_sum, 1e-30):
+            words = f"the loss has exploded to {loss_sum / pairs:.3g}"
+            raise InputError(self._explain_stop(words, images))
+        steps, norm_sum = self.tally.norms.tolist()
+        # pairs with a dropped label are left out, unless no data has a label
+        by_time = binned[0] if self.labelled else binned[1]
         if log is not None:
             log.add(
                 images,
-                loss=loss / pairs,
-                zero=zero / pairs,
-                norm=norms / steps,
+                loss=loss_sum / pairs,
+                zero=zero_loss_sum / pairs,
+                norm=norm_sum / steps,
                 touched=touched / pairs,
-                by_t=curves_of(shown, self.meter.edges, self.meter.split).plain(),
+                by_t=curves_of(by_time, self.meter.edges, self.meter.split).plain(),
                 seconds=seconds,
                 images_per_second=pairs / seconds,
             )
         self.meter.clear()
         self.tally = Tally(self.tally.sums.device)
         self.start()
-        left = (self.total - images) * seconds / pairs
-        return TrainingProgress(images, self.total, loss / pairs, pairs / seconds, left)
+        seconds_left = (self.total - images) * seconds / pairs
+        return TrainingProgress(
+            images, self.total, loss_sum / pairs, pairs / seconds, seconds_left
+        )
 
     def tensors(self) -> dict[str, Tensor]:
-        """All counts since the last line, for a checkpoint."""
-        counts = (self.tally.sums.cpu(), self.tally.norms.cpu(), self.meter.sums())
-        return {PART + name: c for name, c in zip(("sums", "norms", "meter"), counts, strict=True)}
+        """All sums since the last line, for a checkpoint."""
+        sums = (self.tally.sums.cpu(), self.tally.norms.cpu(), self.meter.sums())
+        return {PREFIX + n: v for n, v in zip(("sums", "norms", "meter"), sums, strict=True)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on counting from what a checkpoint kept; where it kept nothing, from nothing."""
-        if PART + "sums" in tensors:
-            self.tally.sums.copy_(tensors[PART + "sums"])
-            self.tally.norms.copy_(tensors[PART + "norms"])
-            self.meter.restore(tensors[PART + "meter"].to(self.tally.sums.device))
+        """Continue from the sums of a checkpoint, if it has any."""
+        if PREFIX + "sums" in tensors:
+            self.tally.sums.copy_(tensors[PREFIX + "sums"])
+            self.tally.norms.copy_(tensors[PREFIX + "norms"])
+            self.meter.restore(tensors[PREFIX + "meter"].to(self.tally.sums.device))
 
     def start(self) -> None:
         """Count seconds from now on."""
         self.since = time.perf_counter()
 
-    def _stopped(self, what: str, images: int) -> str:
-        kept, _ = latest(self.out)
-        good = "no checkpoint is older"
-        if kept is not None:
-            good = f"the last good checkpoint is {kept.path}"
+    def _explain_stop(self, words: str, images: int) -> str:
         return (
-            f"{what} after {images:,} images; {good}. Take a smaller rate, precision float32 or a"
-            f" smaller clip, with another --out"
+            f"{words} after {images:,} images; {last_good(self.out, 'no checkpoint is older')}."
+            f" Take a smaller rate, precision float32 or a smaller clip, with another --out"
         )

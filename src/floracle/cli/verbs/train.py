@@ -126,7 +126,7 @@ def train(
     """
     from floracle.run.budget import choose_device
     from floracle.run.output_folder import free_folder
-    from floracle.training.build_model import build_model, large
+    from floracle.training.build_model import build_model, warn_of_size
     from floracle.training.checkpoint import VERB
     from floracle.training.evaluation import EvaluationPlan
     from floracle.training.loop import train as train_network
@@ -142,7 +142,7 @@ def train(
     store = data_options.open(data, memory_share)
     other = data_options.open_held_out(held_out, store, memory_share)
     network = build_model(settings, store)
-    warning = large(network, settings.images, choose_device(device))
+    warning = warn_of_size(network, settings.images, choose_device(device))
     if group.first and warning is not None:
         warn(warning)
     if out is None:
@@ -182,9 +182,9 @@ def _settings(
 def _say_state(folder: Path, settings: TrainingSettings) -> None:
     """Print whether the run is complete, or where it goes on."""
     from floracle.run.results import has_result
-    from floracle.training.checkpoint import abouts
+    from floracle.training.checkpoint import record_paths
 
-    images = max((int(about.stem) for about in abouts(folder)), default=None)
+    images = max((int(about.stem) for about in record_paths(folder)), default=None)
     if images is None:
         return
     if images >= settings.images and has_result(folder):
@@ -214,7 +214,7 @@ def _progress_words(progress: TrainingProgress) -> str:
     return (
         f"{progress.images:,} of {progress.total:,} images ({share:.0%}), loss"
         f" {progress.loss:.4f}, {progress.images_per_second:,.0f} images/s,"
-        f" {_duration(progress.left)} left"
+        f" {_duration(progress.seconds_left)} left"
     )
 
 

@@ -24,7 +24,7 @@ from floracle.report.tables import ReportRow, Table
 from floracle.run.errors import InputError
 from floracle.run.files import write_text
 from floracle.run.folder_checks import check_run_folder
-from floracle.training.checkpoint import VERB, abouts, described
+from floracle.training.checkpoint import VERB, read_record_of, record_paths
 from floracle.training.evaluation import FOLDER
 from floracle.training.metrics_log import read_log
 
@@ -84,9 +84,9 @@ class TrainingRun:
         if switch is not None or self.settings.get("target") == "conditional":
             return switch
         # The JSON of checkpoints alone: their tensors may be large, and are not read.
-        for path in reversed(abouts(self.folder)):
+        for path in reversed(record_paths(self.folder)):
             with suppress(InputError):
-                return described(path).facts.get("switch")
+                return read_record_of(path).facts.get("switch")
         return None
 
 

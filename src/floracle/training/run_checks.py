@@ -1,0 +1,104 @@
+"""What a training run refuses before it writes anything, and what it notes at its start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from floracle.core.point_set import NO_LABEL, PointSet
+from floracle.models.networks.lightningdit import LightningDiT
+from floracle.run.errors import InputError
+from floracle.run.folder_checks import check_run_folder
+
+from .checkpoint import VERB
+from .config import TrainingSettings
+from .evaluation import EvaluationPlan, missing_classes
+
+
+def check_inputs(
+    model: nn.Module,
+    data: PointSet,
+    settings: TrainingSettings,
+    *,
+    held_out: PointSet | None,
+    null_label: int | None,
+) -> None:
+    """Refuse a model, data and settings that do not fit each other."""
+    if getattr(data, "stds", None) is not None:
+        raise InputError("training draws points; open the data with moments='mean' or 'sample'")
+    if held_out is not None and tuple(held_out.shape) != tuple(data.shape):
+        raise InputError(
+            f"held-out points have shape {list(held_out.shape)}, those of the data"
+            f" {list(data.shape)}"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError("this network has nothing to train; call requires_grad_() on it")
+    _check_untied(model)
+    if isinstance(model, LightningDiT):
+        _check_architecture(model, data)
+    if settings.drop and null_label is None:
+        raise InputError("label dropout needs a null label; give null=, or drop=0")
+    if null_label is not None and null_label != NO_LABEL and (data.labels == null_label).any():
+        raise InputError(
+            f"null={null_label} is a class of the data; dropped labels need one that no row has"
+        )
+
+
+def _check_architecture(model: LightningDiT, data: PointSet) -> None:
+    """Refuse a network that was made for other shapes or fewer classes."""
+    if tuple(data.shape) != model.plan.shape:
+        raise InputError(
+            f"the network works on {list(model.plan.shape)}, but points of the data are"
+            f" {list(data.shape)}"
+        )
+    largest = int(data.labels.max())
+    if largest >= model.plan.classes:
+        raise InputError(
+            f"the network knows {model.plan.classes} classes, but the data has the label {largest}"
+        )
+
+
+def _check_untied(model: nn.Module) -> None:
+    """Refuse weights that several names share: a checkpoint keeps every name by itself."""
+    names: dict[tuple[int, torch.Size], str] = {}
+    for name, value in model.state_dict().items():
+        memory = value.data_ptr(), value.shape
+        if value.numel() and memory[0] and memory in names:
+            raise InputError(
+                f"{names[memory]} and {name} of this network are one tensor, which checkpoints do"
+                f" not keep; give each a copy of its own, or register only one of them"
+            )
+        names[memory] = name
+
+
+def check_extension(out: Path, settings: TrainingSettings) -> None:
+    """Refuse to make a run longer whose last batch was cut short: later batches would differ."""
+    recorded = check_run_folder(out, VERB)
+    images = None if recorded is None else recorded.get("images")
+    if not isinstance(images, int) or images >= settings.images or images % settings.batch == 0:
+        return
+    raise InputError(
+        f"{out} holds a run of {images:,} images, whose last batch is not whole, so that it cannot"
+        f" be made longer; choose another --out"
+    )
+
+
+def run_notes(
+    settings: TrainingSettings, data: PointSet, held_out: PointSet | None, plan: EvaluationPlan
+) -> list[str]:
+    """What a user may not expect of these settings, in sentences."""
+    notes = []
+    if settings.cosine and settings.target != "conditional":
+        notes.append(
+            f"the cosine loss is not linear in its target, so that with {settings.target}"
+            f" targets the network's best answer is another than with conditional ones"
+        )
+    missing = missing_classes(plan, data, held_out) if plan.pairs else []
+    if missing:
+        notes.append(
+            f"the held-out data has no points of class {', '.join(map(str, missing))}, which"
+            f" evaluations look at; they leave its loss out"
+        )
+    return notes
