@@ -23,10 +23,8 @@ MAX_LISTED_CLASSES = 12
 class ClassIndex:
     """Which rows are the same point, and which belong to one class."""
 
-    first: Tensor
-    """The first row equal to each row, int64 [N]."""
-    labels: Tensor
-    """Int64 [N], −1 for none."""
+    first: Tensor  # the first row equal to each row, int64 [N]
+    labels: Tensor  # int64 [N], −1 for none
     weights: Tensor | None = None
     """Positive float64 [N] of any scale; None where all rows count the same."""
     _atoms: dict[int, WeightedRows] = field(default_factory=dict, repr=False)

@@ -34,8 +34,7 @@ Keep = Callable[[int, Tensor], None]
 class RowCheck:
     """The result of one pass over the stored rows."""
 
-    digests: np.ndarray
-    """Bytes [N, 16]: equal rows have equal digests."""
+    digests: np.ndarray  # bytes [N, 16]: equal rows have equal digests
     statistics: ChannelStatistics
 
 

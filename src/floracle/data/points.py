@@ -28,14 +28,10 @@ PICTURE_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
 class PointReading:
     """Rows that were read once, with their mirrors, as points."""
 
-    points: Rows
-    """Float32 [N, *shape]."""
-    resident: bool
-    """Whether points are in memory."""
-    moments: MomentReading
-    """The same rows as they are stored."""
-    digests: np.ndarray
-    """Of all rows, bytes [N, 16]."""
+    points: Rows  # float32 [N, *shape]
+    resident: bool  # whether points are in memory
+    moments: MomentReading  # the same rows as they are stored
+    digests: np.ndarray  # of all rows, bytes [N, 16]
     statistics: ChannelStatistics
     """Of the channels of stored points, without mirrors that were added."""
     normalizer: Normalizer

@@ -43,8 +43,7 @@ class Container:
     """The files of a folder and all folders below, or of an archive."""
 
     path: Path
-    names: Sequence[str]
-    """Relative, with forward slashes, in order."""
+    names: Sequence[str]  # relative, with forward slashes, in order
     archive: zipfile.ZipFile | None = None
 
     def read(self, name: str, max_bytes: int) -> bytes:

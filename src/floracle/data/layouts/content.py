@@ -30,15 +30,12 @@ MIN_FILE_BYTES = 2**22
 class ReadOptions:
     """The arguments of `open_store` that concern layouts."""
 
-    budget: int
-    """Bytes that may be held."""
+    budget: int  # bytes that may be held
     layout: str | None = None
     moments: str | None = None
     flips: bool | None = None
-    stored: bool = True
-    """Whether points are what the data's own project feeds to its model."""
-    labelled: bool = False
-    """Whether labels are given, so that none beside the data are looked for."""
+    stored: bool = True  # whether points are what the data's own project feeds to its model
+    labelled: bool = False  # whether labels are given, so that none beside the data are looked for
 
     def __post_init__(self) -> None:
         if self.moments is not None and self.moments not in MOMENTS:
@@ -81,18 +78,15 @@ class LayoutContent:
     layout: str
     labels: Tensor | None = None
     classes: tuple[str, ...] = ()
-    ignored: int = 0
-    """Files passed over because they are no pictures."""
+    ignored: int = 0  # files passed over because they are no pictures
     normalizer: Normalizer | None = None
     """How its own project feeds it to its model, where that is known."""
     moments: str | None = None
     """Rows are Gaussians [mean ‖ "std"] or [mean ‖ "logvar"] along their channels."""
-    flips: bool = False
-    """The second half of the rows are the mirrors of the first."""
+    flips: bool = False  # the second half of the rows are the mirrors of the first
     padded: bool = False
     """Several processes wrote it, which repeat a few rows to have the same number each."""
-    weights: Tensor | None = None
-    """How much each row counts, float64 [N], mirrors left out."""
+    weights: Tensor | None = None  # how much each row counts, float64 [N], mirrors left out
     remarks: tuple[str, ...] = ()
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 import re
-from itertools import groupby
-from operator import itemgetter
+from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from tempfile import NamedTemporaryFile
@@ -74,7 +74,7 @@ def find_shards(path: Path) -> list[Path]:
             shards[number] = file
     if not shards:
         raise InputError(f"{path} holds no latents_rank..._shard....safetensors; name the folder")
-    _check_numbers(path, sorted(shards))
+    _check_numbers(path, shards)
     return [shards[number] for number in sorted(shards)]
 
 
@@ -83,18 +83,16 @@ def _rank_and_number(file: Path) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def _check_numbers(path: Path, shards: list[tuple[int, int]]) -> None:
+def _check_numbers(path: Path, shards: Iterable[tuple[int, int]]) -> None:
     """Refuse gaps: ranks and the shards of each count from 0 upwards."""
-    by_rank = {
-        rank: [number for _, number in group] for rank, group in groupby(shards, itemgetter(0))
-    }
-    for rank in range(max(by_rank)):
-        if rank not in by_rank:
+    numbers: dict[int, set[int]] = defaultdict(set)
+    for rank, number in shards:
+        numbers[rank].add(number)
+    for rank in range(max(numbers) + 1):
+        if rank not in numbers:
             raise InputError(f"{path} has no shards of rank {rank}; copy the missing files")
-    for rank, numbers in by_rank.items():
-        if numbers != list(range(len(numbers))):
-            missing = next(number for number in range(len(numbers)) if number not in numbers)
-            raise InputError(f"{path} has no shard {missing} of rank {rank}; copy what is missing")
+        if missing := set(range(len(numbers[rank]))) - numbers[rank]:
+            raise InputError(f"{path} has no shard {min(missing)} of rank {rank}; copy that file")
 
 
 def _check_alike(file: TensorFile, first: TensorFile) -> None:

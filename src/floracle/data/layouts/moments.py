@@ -27,12 +27,9 @@ MIN_LOG_VARIANCE, MAX_LOG_VARIANCE = -30.0, 20.0  # of its DiagonalGaussianDistr
 class MomentReading:
     """Stored rows as points."""
 
-    points: Rows
-    """As stored, [N, *shape]."""
-    identity: Rows
-    """All that tells two rows apart: the points, or [mean ‖ std] of Gaussians."""
-    stds: Rows | None = None
-    """Of Gaussians, their standard deviations as stored, [N, *shape]."""
+    points: Rows  # as stored, [N, *shape]
+    identity: Rows  # all that tells two rows apart: the points, or [mean ‖ std] of Gaussians
+    stds: Rows | None = None  # of Gaussians, their standard deviations as stored, [N, *shape]
 
 
 def read_moments(content: LayoutContent, options: ReadOptions, name: str) -> MomentReading:

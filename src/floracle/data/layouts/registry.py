@@ -35,8 +35,7 @@ class Layout:
     """How the data of a project or format is recognised and opened."""
 
     name: str
-    help: str
-    """What is read, for messages; empty where another row says it."""
+    help: str  # what is read, for messages; empty where another row says it
     open: Callable[[Path, ReadOptions], LayoutContent | PackedStore] | None = None
     """None where files of any format are opened first, and the layout says what they mean."""
     recognize: Callable[[Path], bool] = lambda _: False
@@ -44,8 +43,7 @@ class Layout:
     """Whether `layout=` may name it; then it is opened without being recognised."""
     own_scale: bool = False
     """Whether its project feeds latents of another standard deviation than 1 to its model."""
-    array: bool = False
-    """Whether a file is one array, which holds moments if `layout=` says so."""
+    array: bool = False  # whether a file is one array, which holds moments if `layout=` says so
     moments: str | None = None
     """What an array of this layout holds beside means: "std" or "logvar"."""
 

@@ -61,8 +61,7 @@ class FileRows:
     kind: np.dtype | None = None
     """Numbers of the file where torch has none such: of another byte order, or too wide."""
     normalizer: Normalizer | None = None
-    hold: bool = False
-    """Whether pieces stay in memory once they are read in order."""
+    hold: bool = False  # whether pieces stay in memory once they are read in order
     _held: dict[int, Tensor] = field(default_factory=dict, repr=False)
     _blocks: BufferPool = field(default_factory=BufferPool, repr=False)
     _steps: BufferPool = field(default_factory=BufferPool, repr=False)

@@ -40,10 +40,8 @@ class FileState(NamedTuple):
     """What changes, all but surely, whenever a file does."""
 
     size: int
-    time: int
-    """Of the last change, in nanoseconds."""
-    number: int
-    """On the disk (inode): a file that replaces another has its own."""
+    time: int  # of the last change, in nanoseconds
+    number: int  # on the disk (inode): a file that replaces another has its own
 
 
 def file_state(status: os.stat_result) -> FileState:

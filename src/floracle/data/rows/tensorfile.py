@@ -53,11 +53,9 @@ DTYPES = {
 class Entry:
     """One tensor of a file."""
 
-    dtype: str
-    """As the header writes it: F32, BF16, ..."""
+    dtype: str  # as the header writes it: F32, BF16, ...
     shape: tuple[int, ...]
-    start: int
-    """Its first byte in the file."""
+    start: int  # its first byte in the file
     end: int
 
 
