@@ -1,21 +1,28 @@
 """The registry of layouts is the one list: options, messages and the command line follow it."""
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
 
-from floracle.cli.data_options import Layout, Moments
+from floracle.cli.data_options import DataOptions
 from floracle.data.layouts.content import MOMENTS
 from floracle.data.layouts.registry import LAYOUTS, layout_names
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 
 
+def choices(hint: Any) -> set[str]:
+    """The words in an annotation like Literal["a", "b"] | None."""
+    if isinstance(hint, str):
+        return {hint}
+    return set().union(*map(choices, get_args(hint)))
+
+
 def test_the_command_line_offers_every_layout_that_may_be_named():
-    assert set(get_args(Layout)) == set(layout_names())
-    assert get_args(Moments) == MOMENTS
+    assert choices(get_type_hints(DataOptions)["layout"]) == set(layout_names())
+    assert choices(get_type_hints(DataOptions)["moments"]) == set(MOMENTS)
 
 
 def test_every_layout_has_one_row_and_is_documented():
