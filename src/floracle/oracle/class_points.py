@@ -171,10 +171,10 @@ def gather_class_points(
     the group take part.
     """
     atoms = source.atoms(label)
-    known = prepared(source, label) or measure_class(source, label, group)
-    centre = known.centre
+    summary = prepared(source, label) or measure_class(source, label, group)
+    centre = summary.centre
     far = len(centre) >= FLOAT64_DIMS and bool(
-        centre.square().sum() > FAR_FROM_ORIGIN * known.variance
+        centre.square().sum() > FAR_FROM_ORIGIN * summary.variance
     )
     offset = centre if far else torch.zeros_like(centre)
     share = contiguous_share(len(atoms.rows), group)
@@ -186,8 +186,8 @@ def gather_class_points(
         atoms.weights.log().to(device),
         centre.to(device),
         offset.to(device),
-        known.norms.to(device),
-        float(known.norms.max().sqrt()) if far else known.largest,
+        summary.norms.to(device),
+        float(summary.norms.max().sqrt()) if far else summary.largest,
         _load(_share_of(source, group), label, offset, device) if resident else None,
         group,
     )

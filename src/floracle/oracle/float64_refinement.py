@@ -340,10 +340,10 @@ def correct_kept_logits(
     weights = _weights(sums.top_logits, sums.max_logit) / sums.mass[:, None]  # [b, k]
     leaders_weight = weights.sum(1).clamp(max=1)
     apart = shared_error * (leaders_weight * (1 - leaders_weight)).sqrt()
-    left = effects.velocity_error(unit, weights[:, -1], apart)
-    left += effects.velocity_error(FLOAT64_EPS)
+    predicted = effects.velocity_error(unit, weights[:, -1], apart)
+    predicted += effects.velocity_error(FLOAT64_EPS)
     crowded = _leaders_crowd(members, sums.top, effects.spread(unit))
-    return sums, mean, (left <= MAX_PREDICTED_ERROR) & ~crowded
+    return sums, mean, (predicted <= MAX_PREDICTED_ERROR) & ~crowded
 
 
 def _with_logits(

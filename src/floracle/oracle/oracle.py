@@ -300,8 +300,9 @@ class Oracle:
             return False
         if members.points is not None or self._cached(members).screen is not None:
             return True
-        kept = kept_coordinates(self.data)
-        return kept > 0 and self._cache.bytes + screen_bytes(len(members), kept) <= self._budget()
+        stored = kept_coordinates(self.data)
+        size = self._cache.bytes + screen_bytes(len(members), stored)
+        return stored > 0 and size <= self._budget()
 
     def _cached(self, members: ClassPoints) -> CachedClass:
         return self._cache.classes[members.label]

@@ -175,28 +175,28 @@ class BoundLevel:
         return torch.cat([scaled, -queries.half[:, None], ones], 1)
 
 
-def make_level(known: PointFeatures, width: int, sample: Tensor) -> BoundLevel:
+def make_level(features: PointFeatures, width: int, sample: Tensor) -> BoundLevel:
     """A level of the first `width` coordinates; `sample` are positions of a few points."""
-    coordinates, full = known.coordinates, known.coordinates.shape[1]
+    coordinates, full = features.coordinates, features.coordinates.shape[1]
     lengths = _lengths(coordinates)
-    rounding = _storage_rounding(coordinates, lengths) + known.coordinate_error
+    rounding = _storage_rounding(coordinates, lengths) + features.coordinate_error
     edges = inner_edges(width, full)
     # Bands among the stored coordinates, then those of the remainders.
     inner = [_lengths(coordinates[:, low:high]) + rounding for low, high in pairwise(edges)]
-    bands = torch.stack(inner, 1) if inner else known.remainders[:, :0]
-    further = [bands, known.remainders, known.norms[:, None], known.log_weights[:, None]]
+    bands = torch.stack(inner, 1) if inner else features.remainders[:, :0]
+    further = [bands, features.remainders, features.norms[:, None], features.log_weights[:, None]]
     further = torch.cat([piece.float() for piece in further], 1)
     first = coordinates[:, :width]
     parts = (first, further) if width == full else (torch.cat([first.float(), further], 1),)
     return BoundLevel(
         width,
-        edges + known.edges[1:],
+        edges + features.edges[1:],
         parts,
         sample=torch.cat([part[sample].float() for part in parts], 1),
         max_length=float(_lengths(first).max()),
         max_rounding=float(rounding.max()),
         max_features=further.abs().amax(0).double(),
-        mean_norm=known.mean_norm,
+        mean_norm=features.mean_norm,
     )
 
 

@@ -169,7 +169,7 @@ def make_screen(members: ClassPoints, coarse: CoarseView, *, bfloat16: bool = Fa
     norms, wide = _norms_about(members, centre), directions.double()
     radius, defect = float(norms.max().sqrt()) * MARGIN, orthogonality_defect(wide)
     mean_norm = float(norms.mean())
-    known = PointFeatures(
+    features = PointFeatures(
         coarse.coordinates.to(device),
         coarse.remainders.to(device),
         coarse.edges,
@@ -181,12 +181,12 @@ def make_screen(members: ClassPoints, coarse: CoarseView, *, bfloat16: bool = Fa
     widths = [width for width in WIDTHS if width < coarse.edges[0]] + [coarse.edges[0]]
     shuffled = torch.randperm(len(members), generator=torch.Generator().manual_seed(0))
     sample = shuffled[:SAMPLED_POINTS].sort().values.to(device)
-    levels = tuple(make_level(known, width, sample) for width in widths)
-    first = known.coordinates[:, : widths[0]].float()
-    guess = [first, first.square().sum(1, keepdim=True), known.log_weights[:, None]]
+    levels = tuple(make_level(features, width, sample) for width in widths)
+    first = features.coordinates[:, : widths[0]].float()
+    guess = [first, first.square().sum(1, keepdim=True), features.log_weights[:, None]]
     bounds = None
     if bfloat16 and members.points is not None:
-        further = torch.stack([known.norms, known.log_weights], 1)
+        further = torch.stack([features.norms, features.log_weights], 1)
         bounds = make_bfloat16_bounds(members, centre, further, mean_norm, sample)
     return Screen(
         *(members, centre, directions, defect, norms, radius, levels), torch.cat(guess, 1), bounds

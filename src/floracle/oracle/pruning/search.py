@@ -168,13 +168,13 @@ def _certify(search: _Search, tolerance: float, top_k: int) -> Iterator[Certifie
         for _ in range(2):  # with the cut, and once with a lower one
             if not len(indices):
                 break
-            found = _pass_levels(search.of(indices), level, top_k)
-            found = replace(found, indices=indices[found.indices])
-            proven = found.error <= tolerance
-            yield found.of(proven)
-            again = ~proven & (found.rounding_error < tolerance / 2)
-            excess = (found.error[again] / tolerance).log().clamp(max=100) + LOWERED_NATS
-            indices = found.indices[again]
+            certified = _pass_levels(search.of(indices), level, top_k)
+            certified = replace(certified, indices=indices[certified.indices])
+            proven = certified.error <= tolerance
+            yield certified.of(proven)
+            again = ~proven & (certified.rounding_error < tolerance / 2)
+            excess = (certified.error[again] / tolerance).log().clamp(max=100) + LOWERED_NATS
+            indices = certified.indices[again]
             search = replace(search, margin=search.margin.index_add(0, indices, excess))
 
 
@@ -279,9 +279,9 @@ def _pass_levels(search: _Search, start: int, top_k: int) -> CertifiedPosterior:
     """Queries through the levels from `start` on; those with too many survivors are given up."""
     screen, members = search.screen, search.screen.members
     pairs = _apply_to_all(search, screen.starts[start])
-    kept = torch.ones_like(search.touched, dtype=torch.bool)
+    affordable = torch.ones_like(search.touched, dtype=torch.bool)
     for level in screen.levels[start + 1 :]:
-        pairs = _affordable(search, pairs, kept, _pair_cost(level.columns))
+        pairs = _affordable(search, pairs, affordable, _pair_cost(level.columns))
         if len(pairs.points) <= FEW_PAIRS:
             break
         bounds = level.pair_bounds(
@@ -290,20 +290,20 @@ def _pass_levels(search: _Search, start: int, top_k: int) -> CertifiedPosterior:
         thresholds = level.thresholds(search.projected, search.cut)
         pairs = pairs.of(bounds >= thresholds[pairs.queries])
     # Over all coordinates in float32, which may also find a better leader.
-    pairs = _affordable(search, pairs, kept, _full_pair_cost(members))
-    touched = (search.touched + pairs.counts(len(kept))).clamp(max=len(members))
+    pairs = _affordable(search, pairs, affordable, _full_pair_cost(members))
+    touched = (search.touched + pairs.counts(len(affordable))).clamp(max=len(members))
     logits, error = float32_logits(screen, search.projected, pairs)
-    best, leaders = pairs.best(logits, len(kept))
+    best, leaders = pairs.best(logits, len(affordable))
     search = replace(search, floor=torch.maximum(search.floor, best - error))
     pairs = pairs.of(logits + error[pairs.queries] >= search.cut[pairs.queries])
     # In float64.
-    pairs = _affordable(search, pairs, kept, COSTS.wide * members.dims)
-    indices = kept.nonzero()[:, 0]
-    number = kept.long().cumsum(0) - 1  # of a query among those that are left
+    pairs = _affordable(search, pairs, affordable, COSTS.wide * members.dims)
+    indices = affordable.nonzero()[:, 0]
+    number = affordable.long().cumsum(0) - 1  # of a query among those that are left
     pairs = UndecidedPairs(pairs.points, number[pairs.queries])
-    left = search.of(indices)
+    remaining = search.of(indices)
     survivors = evaluate_survivors(
-        *(screen, left.queries, left.projected, pairs, leaders[indices], left.cut),
+        *(screen, remaining.queries, remaining.projected, pairs, leaders[indices], remaining.cut),
         touched=touched[indices],
         top_k=top_k,
     )
@@ -328,15 +328,15 @@ def _apply_to_all(search: _Search, level: BoundLevel | Bfloat16Bounds) -> Undeci
 
 
 def _affordable(
-    search: _Search, pairs: UndecidedPairs, kept: Tensor, cost: float
+    search: _Search, pairs: UndecidedPairs, affordable: Tensor, cost: float
 ) -> UndecidedPairs:
-    """Pairs of queries that have not so many that a scan is cheaper; others leave `kept`."""
-    members, counts = search.screen.members, pairs.counts(len(kept))
-    slower = max(1.0, SINGLE_QUERY_COST / len(kept))
+    """Pairs of queries that have not so many that a scan is cheaper; others leave `affordable`."""
+    members, counts = search.screen.members, pairs.counts(len(affordable))
+    slower = max(1.0, SINGLE_QUERY_COST / len(affordable))
     scan = _scan_cost(members) * slower * len(members)
     many = counts * cost >= scan
     fixed = SINGLE_QUERY_COST * (slower == 1)
     if float(counts[many].sum()) * cost < scan * (int(many.sum()) + fixed):
         many = torch.zeros_like(many)
-    kept &= ~many & (counts > 0)
-    return pairs if kept.all() else pairs.of(kept[pairs.queries])
+    affordable &= ~many & (counts > 0)
+    return pairs if affordable.all() else pairs.of(affordable[pairs.queries])
