@@ -20,9 +20,9 @@ import torch
 
 import floracle
 from floracle.analysis.curves import standard_error
-from floracle.analysis.stages.information import area_under
-from floracle.analysis.stages.measure import _drawn, _followed, apply_control, plan_stages
-from floracle.analysis.stages.result import FLAGGED, JUDGED
+from floracle.analysis.stages.class_stages import LAW_MAX_RELATIVE_ERROR, LAW_STANDARD_ERRORS
+from floracle.analysis.stages.information import information_area
+from floracle.analysis.stages.measure import apply_control, draw_pairs, measure_pairs, plan_stages
 from measure import RESULTS, report
 from real_data import SHARED, cifar10
 
@@ -69,25 +69,25 @@ def measured(_: str, oracle: floracle.Oracle) -> dict:
         rows = []
         for seed in range(SEEDS):
             own = replace(plan, seed=seed)
-            pairs = _followed(oracle, own, _drawn(oracle, own, label))
-            area = area_under(plan.times, pairs.variance, predicted)
-            known = plan.sizes[label] - float(pairs.entropy[:, -1].mean())
+            pairs = measure_pairs(oracle, own, draw_pairs(oracle, own, label))
+            area = information_area(plan.times, pairs.variance, predicted)
+            known = plan.entropy_nats[label] - float(pairs.entropy[:, -1].mean())
             bound = predicted.information(plan.times)
-            gap = apply_control(pairs, bound, plan.sizes[label])
+            gap = apply_control(pairs, bound, plan.entropy_nats[label])
             plain = standard_error(pairs.variance).clamp(min=1e-300)
-            share = (standard_error(gap) / plain)[bound <= plan.sizes[label] / 2]
+            share = (standard_error(gap) / plain)[bound <= plan.entropy_nats[label] / 2]
             rows.append((area.value - known, area.error, share, bool((gap.mean(0) < 0).any())))
         off = torch.tensor([row[0] / row[1] for row in rows])
-        share = torch.tensor([row[1] / plan.sizes[label] for row in rows])
+        share = torch.tensor([row[1] / plan.entropy_nats[label] for row in rows])
         shares = torch.stack([row[2] for row in rows])
         found[str(label)] = {
-            "knowable": round(plan.sizes[label], 4),
-            "beyond four errors": int((off.abs() > FLAGGED).sum()),
+            "knowable": round(plan.entropy_nats[label], 4),
+            "beyond four errors": int((off.abs() > LAW_STANDARD_ERRORS).sum()),
             "largest, errors": round(float(off.abs().max()), 2),
             "root mean square, errors": round(float(off.square().mean().sqrt()), 2),
             "median error, % of H(w)": round(100 * float(share.median()), 2),
             "largest error, % of H(w)": round(100 * float(share.max()), 2),
-            "not checked": int((share > JUDGED).sum()),
+            "not checked": int((share > LAW_MAX_RELATIVE_ERROR).sum()),
             "negative gaps": sum(row[3] for row in rows),
             "gap error over plain at the first times": [
                 round(float(value), 3) for value in shares[:, :6].mean(0)

@@ -14,9 +14,8 @@ import torch
 
 import floracle
 from areas import each_set
-from floracle.analysis.curves import crossing
+from floracle.analysis.curves import END_WEIGHT, first_crossings
 from floracle.analysis.stages.measure import measure_class, plan_stages
-from floracle.analysis.stages.result import END
 from times import CLASSES
 
 DRAWS = 200
@@ -39,10 +38,10 @@ def counted(name: str, oracle: floracle.Oracle) -> dict:
         "centre": ("information", most[0].max_information / 2),
         "collapse": ("self_weight", 0.5),
     }
-    levels["end"] = ("max_weight", END)
+    levels["end"] = ("max_weight", END_WEIGHT)
     along = most[0].predicted_information
     right = {
-        name: float(crossing(times, truth[curve][None], level, along=along)[0])
+        name: float(first_crossings(times, truth[curve][None], level, along=along)[0])
         for name, (curve, level) in levels.items()
     }
     before = times <= right["collapse"]

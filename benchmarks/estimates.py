@@ -29,8 +29,8 @@ DATA = Path(os.environ.get("FLORACLE_DATA", "data"))
 CHILD = """
 import json, sys, time
 import floracle.cli, floracle.data.store as store
-import floracle.analysis.cost as costs
-told, opening, open_store, cost = {}, [], store.open_store, costs.cost
+import floracle.analysis.cost.estimate as costs, floracle.analysis.cost.speeds as speeds
+told, opening, open_store, cost = {}, [], store.open_store, costs.estimate_cost
 
 def opened(*args, **options):
     started = time.process_time()
@@ -46,8 +46,8 @@ def counted(run):
     told["estimating"] = time.process_time() - told.pop("clock")
     return found
 
-store.open_store, costs.cost = opened, counted
-costs.time.perf_counter = time.process_time
+store.open_store, costs.estimate_cost = opened, counted
+speeds.time.perf_counter = time.process_time
 started = time.perf_counter()
 code = floracle.cli.main(sys.argv[2:])
 told.update(code=code, opening=sum(opening), wall=time.perf_counter() - started)

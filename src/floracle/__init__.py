@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .analysis.advice import Advice, advise
     from .analysis.compare import DataSpace
     from .analysis.inspection import Inspection, inspect
+    from .analysis.load import load
     from .analysis.loss.oracle_loss import oracle_loss, oracle_losses
     from .analysis.loss.results import LossComparison, OracleLoss
     from .analysis.mixing.field_switching import SwitchResult, switch_fields
@@ -25,10 +26,9 @@ if TYPE_CHECKING:
     from .analysis.prediction.closed_form import PredictedStages, predict
     from .analysis.prediction.profile import Profile, profile
     from .analysis.prediction.twin import Twin, twin
-    from .analysis.prediction.what_if import WhatIf, what_if
-    from .analysis.saved import load
     from .analysis.stages.measure import stages
     from .analysis.stages.result import Stages
+    from .analysis.stages.what_if import WhatIf, what_if
     from .analysis.tool_arguments import Arguments, arguments
     from .analysis.trajectories.lag import Lag, lag
     from .analysis.trajectories.probe import ProbeResult, probe
@@ -70,8 +70,8 @@ _HOMES = {
     "analysis.prediction.closed_form": ("PredictedStages", "predict"),
     "analysis.prediction.profile": ("Profile", "profile"),
     "analysis.prediction.twin": ("Twin", "twin"),
-    "analysis.prediction.what_if": ("WhatIf", "what_if"),
-    "analysis.saved": ("load",),
+    "analysis.stages.what_if": ("WhatIf", "what_if"),
+    "analysis.load": ("load",),
     "analysis.stages.measure": ("stages",),
     "analysis.stages.result": ("Stages",),
     "analysis.tool_arguments": ("Arguments", "arguments"),

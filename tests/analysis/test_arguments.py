@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from floracle.analysis.advice import advise
 from floracle.analysis.curves import Landmark
-from floracle.analysis.tool_arguments import arguments, edm_sigmas, recommended
+from floracle.analysis.tool_arguments import arguments, edm_sigmas, recommend_times
 from floracle.run.errors import InputError
 from floracle.sampling.grid import share_of_steps, time_grid
 from floracle.sampling.presets import preset_grid
@@ -32,7 +32,7 @@ def numbers(text, key):
 @pytest.mark.slow
 @given(ends)
 def test_the_numbers_are_those_of_the_advice(end):
-    found = recommended(stages_ending(end))
+    found = recommend_times(stages_ending(end))
     shift, _, guidance = advise(stages_ending(end))
     assert guidance.value == f"search from [{found.low:.2f}, {found.high:.2f}]"
     assert shift.value.startswith("1 (" if found.shift == 1 else f"{found.shift:.2f} ")

@@ -12,10 +12,11 @@ import torch
 from torch.testing import assert_close
 
 import floracle
-from floracle.analysis import cost as cost_module
 from floracle.analysis import curves
-from floracle.analysis.cost import estimate_cost
-from floracle.analysis.memory_needs import StagesRun, check_memory, class_sizes, needs
+from floracle.analysis.cost import speeds as speeds_module
+from floracle.analysis.cost.estimate import estimate_cost
+from floracle.analysis.cost.memory_needs import check_memory, memory_needs
+from floracle.analysis.cost.stages_shape import StagesShape, class_sizes
 from floracle.analysis.stages import measure as stages
 from floracle.core.spectrum import spectra
 from floracle.data.store import Store, open_store
@@ -28,7 +29,7 @@ PROGRAM = 500 * 2**20
 WITHIN = """
 import json, resource, sys
 import torch, floracle
-from floracle.analysis.memory_needs import oracle_memory
+from floracle.analysis.cost.stages_shape import oracle_memory
 from floracle.report.stages.examples import examples
 from floracle.data.store import open_store
 points, dims, memory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -48,7 +49,7 @@ def labelled(points_source):
 
 
 def run_of(store, **more):
-    return StagesRun(store, **({"labels": (-1,), "pairs": 512, "times": 50} | more))
+    return StagesShape(store, **({"labels": (-1,), "pairs": 512, "times": 50} | more))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_classes_are_counted_without_a_look_at_each(monkeypatch):
         raise AssertionError("a class is looked at by itself")
 
     monkeypatch.setattr(Store, "atoms", looked_at)
-    monkeypatch.setattr(cost_module, "LONG_ENOUGH", 0)
+    monkeypatch.setattr(speeds_module, "MIN_TIMING_SECONDS", 0)
     found = estimate_cost(run_of(store, labels=(*range(count), -1), pairs=16))
     assert found.classes == count + 1
     assert found.seconds > 60
@@ -117,21 +118,21 @@ def test_atoms_of_classes_are_counted_as_the_data_merges_them():
 
 @pytest.mark.slow
 def test_every_phase_is_in_the_cost(monkeypatch):
-    monkeypatch.setattr(cost_module, "LONG_ENOUGH", 0)
+    monkeypatch.setattr(speeds_module, "MIN_TIMING_SECONDS", 0)
     store = floracle.open_store("digits")
     plain = estimate_cost(run_of(store))
     whole = estimate_cost(run_of(store, held_out=store, deep=True))
     assert {"start-up", "spectra", "pairs", "examples", "drawing"} == set(plain.phases)
     assert {"held-out pairs", "deep"} == set(whole.phases) - set(plain.phases)
     assert whole.seconds == pytest.approx(sum(whole.phases.values()))
-    assert len(list(needs(run_of(store, held_out=store, deep=True)))) == 8
+    assert len(list(memory_needs(run_of(store, held_out=store, deep=True)))) == 8
 
 
 def test_resamples_in_pieces_are_the_same(monkeypatch):
     """Bit for bit: pieces are drawn from the same stream."""
     values = torch.rand(70, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     whole = curves.bootstrap_means(values, 3)
-    monkeypatch.setattr(curves, "RESAMPLED_BYTES", 16 * 70 * 7)
+    monkeypatch.setattr(curves, "RESAMPLE_BLOCK_BYTES", 16 * 70 * 7)
     assert torch.equal(curves.bootstrap_means(values, 3), whole)
 
 

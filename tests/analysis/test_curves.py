@@ -12,11 +12,11 @@ from floracle.analysis.curves import (
     Curve,
     Landmark,
     bootstrap_means,
-    control_variate,
-    crossing,
-    landmark,
-    several_landmarks,
+    find_landmark,
+    find_landmarks,
+    first_crossings,
     standard_error,
+    subtract_control,
 )
 from floracle.analysis.interpolation import MeasuredTimes
 
@@ -27,7 +27,7 @@ values = st.lists(st.floats(-5, 5), min_size=2, max_size=30)
 def test_crossing_is_the_first_time_at_or_above_the_level(heights, level):
     curve = torch.tensor([heights], dtype=torch.float64)
     times = torch.linspace(0, 1, len(heights), dtype=torch.float64)
-    found = float(crossing(times, curve, level)[0])
+    found = float(first_crossings(times, curve, level)[0])
     if max(heights) < level:
         assert found != found
         return
@@ -44,14 +44,14 @@ def test_crossing_is_the_first_time_at_or_above_the_level(heights, level):
 def test_higher_levels_are_crossed_later(heights, levels):
     curve = torch.tensor([heights], dtype=torch.float64)
     times = torch.linspace(0, 1, len(heights), dtype=torch.float64)
-    low, high = (crossing(times, curve, level).nan_to_num(nan=2.0) for level in levels)
+    low, high = (first_crossings(times, curve, level).nan_to_num(nan=2.0) for level in levels)
     assert low <= high + 1e-12
 
 
 def test_crossing_treats_curves_one_by_one():
     times = torch.tensor([0.0, 0.5, 1.0]).double()
     curves = torch.tensor([[0, 1, 2], [2, 2, 2], [0, 0, 0], [0, 0, 1]]).double()
-    found = crossing(times, curves, 1.0)
+    found = first_crossings(times, curves, 1.0)
     assert found[[0, 1, 3]].tolist() == [0.5, 0.0, 1.0]
     assert found[2].isnan()
 
@@ -59,7 +59,7 @@ def test_crossing_treats_curves_one_by_one():
 def test_a_landmark_that_is_not_reached_says_so():
     times = torch.linspace(0, 1, 5).double()
     flat = torch.zeros(5).double()
-    found = landmark(times, flat, flat.repeat(10, 1), 0.5)
+    found = find_landmark(times, flat, flat.repeat(10, 1), 0.5)
     assert found == Landmark(None)
     assert str(found) == "not reached"
 
@@ -70,12 +70,12 @@ def test_landmarks_of_several_curves_are_those_of_each():
     means = torch.stack([times, 2 * times, 0 * times, 1 + times, 0.52 * times])
     again = means[:, None] + 0.1 * torch.randn(5, 50, 1, generator=drawn, dtype=torch.float64)
     levels = torch.tensor([0.5, 0.7, 0.5, 0.5, 0.5], dtype=torch.float64)
-    found = several_landmarks(times, means, again, levels)
+    found = find_landmarks(times, means, again, levels)
     assert found[2] == Landmark(None)
     assert found[3].value == 0
     for mark, mean, resamples, level in zip(found, means, again, levels.tolist(), strict=True):
-        assert mark == landmark(times, mean, resamples, level)
-        where = float(crossing(times, mean[None], level)[0])
+        assert mark == find_landmark(times, mean, resamples, level)
+        where = float(first_crossings(times, mean[None], level)[0])
         assert mark.value == where or (mark.value is None and where != where)
 
 
@@ -94,7 +94,7 @@ def test_landmark_intervals_cover_the_truth():
         drawn = torch.Generator().manual_seed(seed)
         shifts = torch.randn(60, 1, generator=drawn, dtype=torch.float64)
         pairs = times + 0.3 * shifts
-        found = landmark(times, pairs.mean(0), bootstrap_means(pairs, seed), 0.5)
+        found = find_landmark(times, pairs.mean(0), bootstrap_means(pairs, seed), 0.5)
         held += found.low <= 0.5 <= found.high
     assert held >= 88
 
@@ -112,10 +112,10 @@ def test_errors_of_means():
 def test_a_control_narrows_and_does_not_shift():
     control = torch.randn(20_000, 2).double()
     values = 0.8 * control + 0.1 * torch.randn(20_000, 2).double() + 1
-    narrowed = control_variate(values, control)
+    narrowed = subtract_control(values, control)
     assert (narrowed.std(0) < 0.2).all()
     assert (narrowed.mean(0) - 1).abs().max() < 0.01
-    assert_close(control_variate(values, torch.zeros_like(values)), values)
+    assert_close(subtract_control(values, torch.zeros_like(values)), values)
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_a_control_leaves_the_mean_where_it_was(pairs):
     """Values bend with the control: a slope learnt from the pair itself would be biased."""
     control = torch.randn(pairs, 20_000).double()
     values = control.square() + control  # of mean 1
-    means = control_variate(values, control).mean(0)
+    means = subtract_control(values, control).mean(0)
     assert abs(means.mean() - 1) <= 4 * means.std() / len(means) ** 0.5
 
 
@@ -136,12 +136,12 @@ def test_a_control_that_one_pair_carries_adds_no_more_than_itself(scale):
         values = scale * torch.rand(512, 1, generator=source).double() ** 4
         control = scale * torch.randn(512, 1, generator=source).double()
         values[seed], control[seed] = 1.0, (-1) ** seed * torch.rand(1, generator=source).double()
-        found = control_variate(values, control)
+        found = subtract_control(values, control)
         assert found.std() <= 1.001 * (values.std() + control.std())
 
 
 def test_a_control_follows_skewed_values_without_leaning():
     control = torch.randn(64, 4000).double()
     values = (control * 1.5).exp()  # its mean depends on how far the control reached
-    means = control_variate(values, control).mean(0)
+    means = subtract_control(values, control).mean(0)
     assert abs(means.mean() - torch.tensor(1.125).exp()) <= 4 * means.std() / len(means) ** 0.5

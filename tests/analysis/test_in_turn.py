@@ -9,11 +9,10 @@ import torch
 from torch.testing import assert_close
 
 import floracle
-from floracle.analysis.prediction.closed_form import predict
-from floracle.analysis.prediction.expected import predict_classes
+from floracle.analysis.prediction.closed_form import predict, predict_landmarks
 from floracle.analysis.stages import prefetch as in_turn
 from floracle.analysis.stages.measure import measure_class, measure_classes, plan_stages
-from floracle.analysis.stages.prefetch import PairBatch, prefetch_classes, readable
+from floracle.analysis.stages.prefetch import PairBatch, can_prefetch, prefetch_classes
 from floracle.core.point_set import mass
 from floracle.core.seeds import noise
 from floracle.data.packed.pack import pack
@@ -126,39 +125,38 @@ def test_what_fails_while_it_is_read_fails_where_it_is_waited_for(data, threads,
 
 def test_only_known_classes_of_one_process_that_fit_are_read_in_turn(data, folder):
     oracle = floracle.Oracle(data)
-    assert readable(oracle, 0, PAIRS)
-    assert not readable(oracle, -1, PAIRS)
-    assert not readable(floracle.Oracle(floracle.open_store("gaussian:40x64")), 0, PAIRS)
+    assert can_prefetch(oracle, 0, PAIRS)
+    assert not can_prefetch(oracle, -1, PAIRS)
+    assert not can_prefetch(floracle.Oracle(floracle.open_store("gaussian:40x64")), 0, PAIRS)
     needed = 2 * 3 * PAIRS * (24 * DIMS + 16 * SIZES[0])
-    assert readable(floracle.Oracle(data, memory=needed), 0, PAIRS)
-    assert not readable(floracle.Oracle(data, memory=needed - 2), 0, PAIRS)
-    assert not readable(floracle.Oracle(data, memory=needed), 0, PAIRS + 1)
+    assert can_prefetch(floracle.Oracle(data, memory=needed), 0, PAIRS)
+    assert not can_prefetch(floracle.Oracle(data, memory=needed - 2), 0, PAIRS)
+    assert not can_prefetch(floracle.Oracle(data, memory=needed), 0, PAIRS + 1)
 
 
 @pytest.mark.parametrize("within", [0.0, 0.01])
 def test_landmarks_of_many_are_those_of_each(within):
     spectra = [torch.linspace(1, 0.1, n).double() * n**0.5 for n in (3, 40, 200, 17)] * 6
-    many = [predict(10 + n, spectrum=one, within=within) for n, one in enumerate(spectra)]
-    for found, one in zip(predict_classes(many), many, strict=True):
-        assert found.predicted is one
-        again = predict(one.points, spectrum=one.spectrum, within=within)
-        assert found.centre == pytest.approx(again.centre, rel=1e-12)
-        assert found.collapse == pytest.approx(again.collapse, rel=1e-12)
+    many = [predict(10 + n, spectrum=one, within_variance=within) for n, one in enumerate(spectra)]
+    for (centre, collapse), one in zip(predict_landmarks(many), many, strict=True):
+        again = predict(one.points, spectrum=one.spectrum, within_variance=within)
+        assert centre == pytest.approx(again.centre, rel=1e-12)
+        assert collapse == pytest.approx(again.collapse, rel=1e-12)
         if not within:
-            information = float(again.information(torch.tensor([found.centre]).double())[0])
+            information = float(again.information(torch.tensor([centre]).double())[0])
             assert information == pytest.approx(math.log(one.points) / 2, rel=1e-6)
 
 
 def test_what_waits_is_bounded(data, monkeypatch):
     """No more than three classes lie read and not yet followed."""
     begun, waiting = [], []
-    known = in_turn._known
+    known = in_turn.read_pair_points
 
     def noted(oracle, pairs):
         begun.append(pairs)
         return known(oracle, pairs)
 
-    monkeypatch.setattr(in_turn, "_known", noted)
+    monkeypatch.setattr(in_turn, "read_pair_points", noted)
     labels = (0, 1, 3, 4, 0, 1)
     drawn = (drawn_of(data, label) for label in labels)
     for done, _ in enumerate(prefetch_classes(floracle.Oracle(data), drawn, TIMES)):

@@ -11,10 +11,10 @@ import torch
 import floracle
 from floracle.analysis.curves import standard_error
 from floracle.analysis.stages.measure import (
-    _drawn,
-    _followed,
     apply_control,
+    draw_pairs,
     measure_class,
+    measure_pairs,
     plan_stages,
 )
 from floracle.core.point_set import WeightedRows
@@ -125,9 +125,9 @@ def test_a_pair_that_carries_all_the_variance_breaks_no_gap(apart):
     plan = plan_stages(oracle, pairs=128)
     for seed in range(20):
         own = planned_with(plan, seed)
-        pairs = _followed(oracle, own, _drawn(oracle, own, -1))
+        pairs = measure_pairs(oracle, own, draw_pairs(oracle, own, -1))
         bound = plan.predicted(oracle.path, -1).information(plan.times)
-        gap = apply_control(pairs, bound, plan.sizes[-1])
+        gap = apply_control(pairs, bound, plan.entropy_nats[-1])
         assert (gap.mean(0) >= 0).all()
         plain = standard_error(pairs.variance)
         assert (standard_error(gap) <= 1.05 * plain).all()

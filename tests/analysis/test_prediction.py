@@ -21,7 +21,7 @@ def test_isotropic_collapse(dims, t):
     ratio = math.sqrt(1281 ** (2 / dims) - 1)
     assert found.collapse == pytest.approx(ratio / (1 + ratio), rel=1e-9)
     assert found.collapse == pytest.approx(t, abs=5e-4)
-    assert found.own(torch.tensor([found.collapse]).double()).item() == pytest.approx(
+    assert found.self_weight(torch.tensor([found.collapse]).double()).item() == pytest.approx(
         0.5, abs=0.05
     )
 

@@ -15,8 +15,8 @@ from floracle.analysis.compare import DataSpace, compare_spaces
 from floracle.analysis.curves import Landmark
 from floracle.analysis.prediction.closed_form import predict
 from floracle.analysis.prediction.profile import Profile
-from floracle.analysis.prediction.what_if import what_if
 from floracle.analysis.stages.result import POOLED
+from floracle.analysis.stages.what_if import what_if
 from floracle.analysis.tool_arguments import arguments
 from floracle.analysis.trajectories.trajectory_analysis import analyse_trajectories
 from floracle.oracle.gaussian_data import GaussianOracle
@@ -187,7 +187,7 @@ def test_of_one_point_nothing_is_predicted_but_the_start():
     t = torch.linspace(0, 0.999, 50, dtype=torch.float64)
     assert found.centre == found.collapse == 0
     assert (found.information(t) == 0).all()
-    assert_close(found.own(t), torch.ones(50, dtype=torch.float64))
+    assert_close(found.self_weight(t), torch.ones(50, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.testing import assert_close
 
 import floracle
 from floracle.analysis.curves import Estimate
+from floracle.analysis.stages.curve_table import CURVES
 from floracle.analysis.stages.result import POOLED
 from floracle.core.paths import PATHS
 from floracle.run.errors import InputError
@@ -231,8 +234,8 @@ def test_without_an_error_the_law_is_off_by_all_or_nothing(stages, area, deviati
     [
         ({"times": 11}, "at least 12 times"),
         ({"pairs": 1}, "at least 2 pairs"),
-        ({"classes": [5]}, "no class 5"),
-        ({"classes": [-2]}, "no class -2"),
+        ({"classes": [5]}, "class 5 does not occur"),
+        ({"classes": [-2]}, "class -2 does not occur"),
     ],
 )
 def test_impossible_requests_are_mistakes(classes, options, words):
@@ -275,3 +278,47 @@ def test_noise_of_many_pairs_keeps_to_the_memory(points_source, monkeypatch):
     assert asked == [16, 16, 16, 2]
     for name, curve in whole.curves.items():
         torch.testing.assert_close(some.curves[name].mean, curve.mean, rtol=1e-6, atol=1e-7)
+
+
+NAMES_OF_0_1 = {
+    **{"max_information": "knowable", "max_class_information": "classes_knowable"},
+    **{"remaining_information": "unknown", "speciation": "separation"},
+    **{"self_weight": "own", "max_weight": "top", "participation": "concentration"},
+    "held_out_max_weight": "held_out_top",
+}
+
+
+def renamed(name):
+    """A name of an array or a value as floracle 0.1 saved it."""
+    label, _, curve = name.rpartition("/")
+    stem = curve.removeprefix("resamples_").removesuffix("_error")
+    old = curve.replace(stem, NAMES_OF_0_1.get(stem, stem))
+    return f"{label}/{old}" if label else old
+
+
+def test_stages_of_version_0_1_are_read_under_the_names_of_today(tmp_path):
+    digits = floracle.open_store("digits")
+    stages = floracle.stages(
+        floracle.Oracle(digits), classes=[3, -1], pairs=16, times=12, held_out=digits
+    )
+    now = stages.to_results()
+    groups = [{renamed(name): v for name, v in group.items()} for group in now.values["groups"]]
+    arrays = {renamed(name): array for name, array in now.arrays.items()}
+    assert {"3/own", "-1/top_error", "3/held_out_top"} < set(arrays)
+    assert "knowable" in groups[0]
+    assert "self_weight" not in str([*arrays, *groups[0]])
+    old = replace(now, values={**now.values, "groups": groups}, arrays=arrays)
+    floracle.save(old, tmp_path)
+    again = floracle.load(tmp_path).to_results()
+    assert again.values == now.values
+    assert again.arrays.keys() == now.arrays.keys()
+    assert all(torch.equal(again.arrays[name], array) for name, array in now.arrays.items())
+
+
+def test_the_documentation_lists_the_curves_as_the_table_has_them():
+    text = (Path(__file__).parents[2] / "docs" / "conventions.md").read_text()
+    section = text.partition("## The curves, by t")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|(.*?)\|$", section, re.MULTILINE)
+    assert [(name, meaning, unit.strip()) for name, meaning, unit in rows] == [
+        (row.name, row.meaning, row.unit) for row in CURVES
+    ]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import floracle
-from floracle.analysis.prediction.profile import MOST_NEIGHBOURS, ranks
-from floracle.analysis.prediction.twin import _curves, _points
+from floracle.analysis.prediction.profile import MOST_NEIGHBOURS, neighbour_ranks
+from floracle.analysis.prediction.twin import draw_points, measure_set
 from floracle.core.seeds import generator
 from floracle.core.spectrum import spectrum
 
@@ -46,9 +46,9 @@ def test_curves_of_a_twin_are_those_of_its_points():
     store = floracle.open_store("digits")
     known = floracle.Profile.of_spectrum(spectrum(store, 3), 60)
     ratio = torch.tensor([0.3, 1.0, 3.0], dtype=torch.float64)
-    curves = _curves(known, 60, 40, (ratio, math.inf), generator(5))
+    curves = measure_set(known, 60, 40, (ratio, math.inf), generator(5))
     random = generator(5)
-    x = _points(known, 60, random).double()
+    x = draw_points(known, 60, random).double()
     own = torch.randint(60, (40,), generator=random)
     noise = torch.randn(40, x.shape[1], generator=random).double()
     for place, r in enumerate(ratio):
@@ -78,7 +78,7 @@ def test_a_profile_tells_distances_to_neighbours():
     points = torch.randn(300, 5, generator=generator(1))
     known = floracle.profile(floracle.open_store(points))
     every = torch.cdist(points.double(), points.double()).square().sort(1).values[:, 1:]
-    right = every[:, ranks(300) - 1].log()
+    right = every[:, neighbour_ranks(300) - 1].log()
     middle = (known.distances[127] + known.distances[128]) / 2
     assert middle == pytest.approx(right.median(0).values, abs=0.1)
     assert known.energies.mean(0)[:3] == pytest.approx(np.ones(3))
@@ -147,7 +147,7 @@ def test_weights_of_noise_are_there_from_the_start():
 @pytest.mark.slow
 def test_a_profile_counts_weights_and_a_twin_is_of_all_its_points():
     many = floracle.profile(floracle.open_store(torch.randn(40_000, 3, generator=generator(3))))
-    assert many.seen == MOST_NEIGHBOURS < 40_000
+    assert many.searched_points == MOST_NEIGHBOURS < 40_000
     assert many.points == pytest.approx(40_000)
     assert floracle.twin(many, pairs=64).points == many.points
 
@@ -165,7 +165,7 @@ def test_a_profile_is_saved_as_it_is():
     known = floracle.profile(floracle.open_store("digits"), 2)
     again = floracle.Profile.of_arrays(known.to_arrays())
     assert again.points == known.points
-    assert again.rest == known.rest
+    assert again.tail_sums == known.tail_sums
     for name in ("leading", "energies", "distances"):
         assert torch.equal(getattr(again, name), getattr(known, name))
     assert floracle.twin(again).end == floracle.twin(known).end

@@ -166,7 +166,7 @@ def test_the_same_command_answers_at_once_and_another_is_refused(classed, capsys
     def never(*_, **__):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr("floracle.analysis.stages.resumable.measure_classes", never)
+    monkeypatch.setattr("floracle.analysis.stages.resumable.measure_and_pool", never)
     assert main([*classed, "--out", "run", "--memory", "1G"]) == 0
     assert main([*classed[:2], "--pairs=9", "--times=12", "--seed=4", "--out=run"]) == 2
     told = capsys.readouterr().err
@@ -187,7 +187,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(classed, capsys, monkeyp
     from floracle.analysis.stages import resumable as kept
 
     assert main([*classed, "--out", "whole"]) == 0
-    calls, measured = [], kept.measure_classes
+    calls, measured = [], kept.measure_and_pool
 
     def interrupted(oracle, plan, labels, **options):
         calls.extend(labels)
@@ -195,7 +195,7 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(classed, capsys, monkeyp
             raise KeyboardInterrupt
         return measured(oracle, plan, labels, **options)
 
-    monkeypatch.setattr(kept, "measure_classes", interrupted)
+    monkeypatch.setattr(kept, "measure_and_pool", interrupted)
     capsys.readouterr()
     assert main([*classed, "--out", "halves"]) == 130
     assert capsys.readouterr().err == (
@@ -225,7 +225,7 @@ def test_an_interrupted_comparison_measures_nothing_again(capsys, monkeypatch):
         patch.setattr("floracle.report.comparison.page.write_comparison_report", interrupted)
         assert main([*asked, "--out", "both"]) == 130
     assert "the same command again goes on from what is finished" in capsys.readouterr().err
-    monkeypatch.setattr("floracle.analysis.stages.resumable.measure_classes", never)
+    monkeypatch.setattr("floracle.analysis.stages.resumable.measure_and_pool", never)
     monkeypatch.setattr(
         "floracle.report.comparison.page.write_comparison_report", lambda *_, **__: "page"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from floracle.analysis.saved import load
+from floracle.analysis.load import load
 from floracle.cli import MISTAKE, VERBS, main
 from floracle.cli import _outcome as outcome
 from floracle.run.processes import ProcessGroup

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from floracle.analysis.saved import load
+from floracle.analysis.load import load
 from floracle.cli import main
 
 pytestmark = pytest.mark.slow  # they draw

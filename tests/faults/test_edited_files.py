@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 import floracle
 from edits import survived
-from floracle.analysis.saved import load
+from floracle.analysis.load import load
 from floracle.cli import main
 from floracle.data.packed.pack import pack
 from floracle.data.store import open_store

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from floracle.analysis.curves import Estimate, Landmark
-from floracle.analysis.saved import load
+from floracle.analysis.load import load
 from floracle.analysis.stages.measure import stages
 from floracle.analysis.trajectories.trajectory_analysis import analyse_trajectories
 from floracle.data.store import open_store

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from .stages.result import Stages
 
-LAG = 2.0
-"""A model's transition over the oracle's end, in the paper's models."""
-SHARE = 0.34
+MODEL_LAG = 2.0
+"""The end of a model's navigation over the oracle's, in the paper's models."""
+NAVIGATION_STEP_SHARE = 0.34
 """Share of steps in navigation at the paper's best shift."""
 
 
@@ -26,10 +26,36 @@ class Advice(NamedTuple):
     reason: str
 
 
+class RecommendedTimes(NamedTuple):
+    """The numbers of the advice."""
+
+    shift: float
+    """s of t' = s t / (1 + (s − 1) t), at most 1."""
+    transition: float
+    """The t at which a model's navigation is expected to end."""
+    low: float
+    """Guidance from this t, the oracle's end, …"""
+    high: float
+    """… to this, the middle of refinement."""
+
+
+def recommend_times(stages: Stages) -> RecommendedTimes | None:
+    """What `advise` recommends, as numbers; None where navigation does not end, or begin."""
+    end = stages.main.end.value
+    if not end:
+        return None
+    middle = (1 + end) / 2
+    transition = min(MODEL_LAG * end, middle)
+    # the shift that puts NAVIGATION_STEP_SHARE of the steps before the transition
+    share = NAVIGATION_STEP_SHARE
+    shift = transition * (1 - share) / (share * (1 - transition))
+    return RecommendedTimes(min(1.0, shift), transition, end, middle)
+
+
 def advise(stages: Stages) -> tuple[Advice, ...]:
     """Shift, steps in navigation and a guidance interval to start a search from."""
-    end = stages.main.end.value
-    if end is None:
+    times = recommend_times(stages)
+    if times is None and stages.main.end.value is None:
         return (
             Advice(
                 "none yet",
@@ -37,7 +63,7 @@ def advise(stages: Stages) -> tuple[Advice, ...]:
                 "navigation does not end: some samples never win against their near-duplicates",
             ),
         )
-    if end == 0:
+    if times is None:
         return (
             Advice(
                 "none needed",
@@ -46,53 +72,40 @@ def advise(stages: Stages) -> tuple[Advice, ...]:
                 " start, so that no steps are needed to choose it",
             ),
         )
-    transition = min(LAG * end, (1 + end) / 2)
-    return _shift(end, transition), _share(transition), _guidance(end)
-
-
-def shift_for(transition: float, share: float = SHARE) -> float:
-    """The shift s of t' = s t / (1 + (s − 1) t) that puts a share of the steps before a time."""
-    return transition * (1 - share) / (share * (1 - transition))
-
-
-def _shift(end: float, transition: float) -> Advice:
-    shift = shift_for(transition)
-    if shift >= 1:
-        return Advice(
-            "timestep shift",
-            "1 (uniform steps)",
-            f"the oracle's navigation ends at t = {short(end)}, so a model's lasts to about "
-            f"{short(transition)} and uniform steps already give it more than a third",
+    transition, end = format_time(times.transition), format_time(times.low)
+    if times.shift >= 1:
+        value = "1 (uniform steps)"
+        reason = (
+            f"the oracle's navigation ends at t = {end}, so a model's lasts to about {transition}"
+            " and uniform steps already give it more than a third"
         )
-    return Advice(
-        "timestep shift",
-        f"{short(shift)} (SD3 and Flux notation: {short(1 / shift)})",
-        f"puts {SHARE:.0%} of the steps before t = {short(transition)}, where a model's "
-        f"navigation is expected to end (the oracle's ends at {short(end)}); best share in the "
-        "paper's Table 2",
+    else:
+        value = (
+            f"{format_time(times.shift)} (SD3 and Flux notation: {format_time(1 / times.shift)})"
+        )
+        reason = (
+            f"puts {NAVIGATION_STEP_SHARE:.0%} of the steps before t = {transition}, where a"
+            f" model's navigation is expected to end (the oracle's ends at {end}); best share in"
+            " the paper's Table 2"
+        )
+    return (
+        Advice("timestep shift", value, reason),
+        Advice(
+            "steps in navigation",
+            f"{max(NAVIGATION_STEP_SHARE, times.transition):.0%}",
+            f"the share of steps that start before t = {transition} with that shift",
+        ),
+        Advice(
+            "guidance interval",
+            f"search from [{end}, {format_time(times.high)}]",
+            "from the end of navigation to the middle of refinement: guidance in navigation"
+            " disturbs layouts, late guidance does little (the paper's Table 3 is best at"
+            " [.1, .6], end .1)",
+        ),
     )
 
 
-def _share(transition: float) -> Advice:
-    share = max(SHARE, transition)
-    return Advice(
-        "steps in navigation",
-        f"{share:.0%}",
-        f"the share of steps that start before t = {short(transition)} with that shift",
-    )
-
-
-def _guidance(end: float) -> Advice:
-    low, high = end, (1 + end) / 2
-    return Advice(
-        "guidance interval",
-        f"search from [{short(low)}, {short(high)}]",
-        "from the end of navigation to the middle of refinement: guidance in navigation disturbs "
-        "layouts, late guidance does little (the paper's Table 3 is best at [.1, .6], end .1)",
-    )
-
-
-def short(value: float) -> str:
+def format_time(value: float) -> str:
     """Two decimals, or two digits of what these would round to 0 or to 1."""
     if 0 < value < 0.01:
         return f"{value:.2g}"

@@ -1,4 +1,4 @@
-"""Several data sets, or several spaces of one, beside each other: what parts their stages.
+"""Several data sets, or several spaces of one, beside each other: why their stages differ.
 
 The predicted collapse is where ½ Σ log(1 + r²λ) reaches H(w), r = α/σ. Between two sets its r
 changes by three factors that multiply to the whole, taken one after the other:
@@ -10,7 +10,6 @@ changes by three factors that multiply to the whole, taken one after the other:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -18,14 +17,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.paths import PATHS
-
-from .prediction.closed_form import PredictedStages, predict
+from .prediction.closed_form import PredictedStages, effective_points, predict
 from .stages.result import ClassStages, Stages
 
 
 class Factors(NamedTuple):
-    """By what each multiplies r at the predicted collapse, from the first set to another."""
+    """The factors of r at the predicted collapse, from the first set to another."""
 
     scale: float
     shape: float
@@ -39,7 +36,7 @@ class Factors(NamedTuple):
 
 @dataclass(frozen=True)
 class DataSpace:
-    """A data set as it stands in a comparison."""
+    """A data set in a comparison."""
 
     name: str
     stages: Stages
@@ -59,7 +56,7 @@ class DataSpace:
 
     @property
     def effective_dims(self) -> float | None:
-        """(Σλ)² / Σλ²: how many equal directions would spread the same; None of one point."""
+        """(Σλ)² / Σλ²: how many equal directions would vary as much; None of one point."""
         if self.spectrum is None or not self.spectrum.any():
             return None
         return float(self.spectrum.sum() ** 2 / self.spectrum.square().sum())
@@ -70,14 +67,15 @@ class DataSpace:
         return self.main.max_information / self.stages.dims
 
     def predicted(
-        self, *, variance: float | None = None, knowable: float | None = None
+        self, *, variance: float | None = None, max_information: float | None = None
     ) -> PredictedStages:
         """The stages to expect, with another mean variance of a coordinate or another H(w)."""
         assert self.spectrum is not None
-        size = self.stages.group(self.typical).max_information if knowable is None else knowable
+        if max_information is None:
+            max_information = self.stages.group(self.typical).max_information
         scale = 1.0 if variance is None else variance / (self.variance or 1.0)
-        path = PATHS[self.stages.settings.get("path", "linear")]
-        return predict(math.exp(size), spectrum=self.spectrum * scale, path=path)
+        points = effective_points(max_information)
+        return predict(points, spectrum=self.spectrum * scale, path=self.stages.path)
 
     def unit_collapse(self) -> float | None:
         """The predicted collapse if coordinates had unit variance on average."""
@@ -89,24 +87,20 @@ def compare_spaces(first: DataSpace, other: DataSpace) -> Factors | None:
 
     A single point has none: its spectrum is zero, and its collapse at r = 0.
     """
-    if first.spectrum is None or other.spectrum is None:
+    if any(space.spectrum is None or not space.spectrum.any() for space in (first, other)):
         return None
-    if not (first.spectrum.any() and other.spectrum.any()):
-        return None
-    ours = first.stages.group(first.typical).max_information
-    variance = first.variance
-    steps = (
+    first_information = first.stages.group(first.typical).max_information
+    predictions = (
         first.predicted(),
-        first.predicted(variance=other.variance),
-        other.predicted(knowable=ours),
-        other.predicted(),
+        first.predicted(variance=other.variance),  # … at the other's scale
+        other.predicted(max_information=first_information),  # … and of its shape
+        other.predicted(),  # … and with its number of points
     )
-    assert variance is not None
-    ratios = [_ratio(step) for step in steps]
+    ratios = [_collapse_ratio(predicted) for predicted in predictions]
     return Factors(*(after / before for before, after in pairwise(ratios)))
 
 
-def _ratio(predicted: PredictedStages) -> float:
+def _collapse_ratio(predicted: PredictedStages) -> float:
     """α/σ at the collapse."""
     c = predicted.path.coefficients(torch.tensor([predicted.collapse]))
     return float(c.signal_to_noise)

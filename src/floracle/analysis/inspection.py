@@ -14,17 +14,15 @@ from floracle.core.seeds import generator
 from floracle.data.store import Store
 from floracle.run.results import Results, provenance
 
-from .cost import Cost, estimate_cost
-from .memory_needs import StagesRun
+from .cost.estimate import Cost, estimate_cost
+from .cost.stages_shape import StagesShape
 
-PAIRS, TIMES = 512, 50
-"""What a stages run measures unless told otherwise."""
-
-SAMPLED = 256
-"""Rows whose nearest neighbours are looked at."""
-NEAR = 1 / 3
-"""A neighbour this much nearer than usual is a near-duplicate."""
-LISTED = 10
+DEFAULT_PAIRS, DEFAULT_TIMES = 512, 50
+"""Of a stages run."""
+SAMPLED_ROWS = 256
+"""Rows whose nearest neighbours are searched."""
+NEAR_DUPLICATE_DISTANCE = 1 / 3
+"""Nearer neighbours than this share of the median are near-duplicates."""
 
 
 @dataclass(frozen=True)
@@ -95,26 +93,27 @@ def inspect(
     )
 
 
-def usual_run(store: Store, memory: int | str | None) -> StagesRun:
+def usual_run(store: Store, memory: int | str | None) -> StagesShape:
     """A stages run with defaults: all classes, and the whole set."""
-    known = classes(store)
-    labels = (*known, NO_LABEL) if len(known) > 1 else (NO_LABEL,)
-    return StagesRun(store, labels, PAIRS, TIMES, memory=memory)
+    present = classes(store)
+    labels = (*present, NO_LABEL) if len(present) > 1 else (NO_LABEL,)
+    return StagesShape(store, labels, DEFAULT_PAIRS, DEFAULT_TIMES, memory=memory)
 
 
-def neighbourhood(store: Store, *, sampled: int = SAMPLED, seed: int = 0) -> Neighbourhood:
+def neighbourhood(store: Store, *, sampled: int = SAMPLED_ROWS, seed: int = 0) -> Neighbourhood:
     """The nearest other atoms of some rows; exact."""
     atoms = store.atoms().rows
     if len(atoms) < 2:
         return Neighbourhood(0, 0.0, ())
-    chosen = torch.randperm(len(atoms), generator=generator(seed))[:sampled].sort().values
-    rows = atoms[chosen]
-    found = nearest(store, store.take(rows), k=2)
-    other = torch.where(found.rows[:, 0] == rows, 1, 0)[:, None]
-    distances = found.distances.gather(1, other)[:, 0]
-    neighbours = found.rows.gather(1, other)[:, 0]
+    sample = torch.randperm(len(atoms), generator=generator(seed))[:sampled].sort().values
+    rows = atoms[sample]
+    pair = nearest(store, store.take(rows), k=2)
+    # the nearest is the row itself, unless a near-duplicate ties with it
+    other = torch.where(pair.rows[:, 0] == rows, 1, 0)[:, None]
+    distances = pair.distances.gather(1, other)[:, 0]
+    neighbours = pair.rows.gather(1, other)[:, 0]
     median = float(distances.median())
-    near = (distances < NEAR * median).nonzero()[:, 0]
+    near = (distances < NEAR_DUPLICATE_DISTANCE * median).nonzero()[:, 0]
     pairs = [(int(rows[i]), int(neighbours[i]), float(distances[i])) for i in near]
     return Neighbourhood(len(rows), median, tuple(pairs))
 

@@ -17,13 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from floracle.analysis.saved import group_arrays, group_of, group_values
-from floracle.analysis.stages.measure import (
-    StagesPlan,
-    assemble_stages,
-    measure_class,
-    plan_stages,
-)
+from floracle.analysis.stages.class_stages import ClassStages
+from floracle.analysis.stages.measure import assemble_stages, measure_class
+from floracle.analysis.stages.plan import StagesPlan, plan_stages
 from floracle.analysis.stages.pooled import Pool
 from floracle.core.point_set import NO_LABEL, classes
 from floracle.data.store import Store, open_store
@@ -106,52 +102,38 @@ def _plan_part(oracle: Oracle, settings: Figure2Settings, labels: list[int], _: 
     plan = plan_stages(
         oracle, times=settings.times, pairs=settings.pairs, labels=labels, seed=settings.seed
     )
-    sizes = {str(label): size for label, size in plan.sizes.items()}
-    spectra = {f"spectrum/{label}": values for label, values in plan.spectra.items()}
-    return Results("plan", {}, {"sizes": sizes}, {"times": plan.times, **spectra})
-
-
-def _read_plan(part: Results, settings: Figure2Settings) -> StagesPlan:
-    sizes = {int(label): size for label, size in part.values["sizes"].items()}
-    return StagesPlan(
-        labels=tuple(sorted(sizes)),
-        times=part.arrays["times"],
-        pairs=settings.pairs,
-        seed=settings.seed,
-        spectra={label: part.arrays[f"spectrum/{label}"] for label in sizes},
-        sizes=sizes,
-    )
+    return plan.to_results({"pairs": settings.pairs, "seed": settings.seed})
 
 
 def _class_part(
     oracle: Oracle, settings: Figure2Settings, i: int, label: int, parts: Parts
 ) -> Results:
     """The stages of one class of data set i."""
-    group = measure_class(oracle, _read_plan(parts[f"{i}/plan"], settings), label)
-    return Results("part", {}, group_values(group), group_arrays(group))
+    group = measure_class(oracle, StagesPlan.of_results(parts[f"{i}/plan"]), label)
+    return Results("part", {}, group.to_values(), group.to_arrays())
 
 
 def _assemble(
     parts: Parts, i: int, oracle: Oracle, settings: Figure2Settings
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Values and arrays of data set i: the average over its classes, and the times."""
-    plan = _read_plan(parts[f"{i}/plan"], settings)
+    plan = StagesPlan.of_results(parts[f"{i}/plan"])
     saved = [parts[f"{i}/{label}"] for label in plan.labels]
-    groups = [group_of(dict(part.values), part.arrays) for part in saved]
+    groups = [ClassStages.of_saved(part.values, part.arrays) for part in saved]
     pool = reduce(Pool.merge, map(Pool.of, groups))
     main = replace(assemble_stages(oracle, plan, groups, pool).main, resamples=None)
     values = {
         "name": getattr(oracle.data, "name", "data"),
         "dims": torch.Size(oracle.data.shape).numel(),
         "classes": len(groups),
-        "group": group_values(main),
+        "group": main.to_values(),
     }
-    return values, {"times": plan.times, **group_arrays(main)}
+    return values, {"times": plan.times, **main.to_arrays()}
 
 
 def _table_row(values: dict[str, Any], arrays: dict[str, Tensor], i: int) -> TableRow:
     """The numbers of a data set."""
-    group = group_of(values["group"], arrays, f"{i}/")
+    group = ClassStages.of_saved(values["group"], arrays, f"{i}/")
     times, max_weight = (
         to_numpy(v) for v in (arrays[f"{i}/times"], group.curves["max_weight"].mean)
     )

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from floracle.analysis.curves import Curve
-from floracle.analysis.saved import group_of
-from floracle.analysis.stages.result import ClassStages
+from floracle.analysis.stages.class_stages import ClassStages
 from floracle.report.figure import Columns, Drawing
 from floracle.report.plots import (
     Values,
@@ -80,7 +79,7 @@ def draw_figure_2b(results: Results) -> list[Drawing]:
 def _lines(results: Results, name: str, *, per_dimension: bool = False) -> list[_Line]:
     lines = []
     for i, (values, colour) in enumerate(zip(results.values["sets"], CURVE_COLOURS, strict=False)):
-        group = group_of(values["group"], results.arrays, f"{i}/")
+        group = ClassStages.of_saved(values["group"], results.arrays, f"{i}/")
         curve, scale = group.curves[name], 1 / values["dims"] if per_dimension else 1.0
         times = to_numpy(results.arrays[f"{i}/times"])
         scaled = Curve(curve.mean * scale, curve.error * scale)

@@ -16,9 +16,9 @@ from functools import partial, reduce
 
 import torch
 
-from floracle.analysis.curves import Curve, bootstrap_means, crossing, landmark
+from floracle.analysis.curves import Curve, bootstrap_means, find_landmark, first_crossings
 from floracle.analysis.prediction.closed_form import predict
-from floracle.analysis.stages.information import times_for
+from floracle.analysis.stages.information import choose_times
 from floracle.core.seeds import generator, noise
 from floracle.data.store import open_store
 from floracle.oracle.oracle import Oracle
@@ -82,22 +82,22 @@ def plan_figure_3(settings: Figure3Settings) -> RecipePlan:
 def _measure_size(settings: Figure3Settings, dims: int, points: int, _: Parts) -> Results:
     """The weights of pairs of a few clouds of one size, beside their closed form."""
     predicted = predict(points, dims=dims)
-    times = times_for([predicted], settings.times)
+    times = choose_times([predicted], settings.times)
     pairs = _measure_pairs(settings, dims, points, times)
     self_weight, max_weight = Curve.of(pairs.self_weight), Curve.of(pairs.max_weight)
-    closed = predicted.own(times)
+    closed = predicted.self_weight(times)
     deviation = self_weight.mean - closed
     worst = int(deviation.abs().argmax())
     resampled = bootstrap_means(pairs.self_weight, settings.seed)
-    mark = landmark(times, self_weight.mean, resampled, 0.5)
+    mark = find_landmark(times, self_weight.mean, resampled, 0.5)
     quarter, three_quarters = (
-        float(crossing(times, max_weight.mean[None], level)[0]) for level in (0.25, 0.75)
+        float(first_crossings(times, max_weight.mean[None], level)[0]) for level in (0.25, 0.75)
     )
     values = {
         "collapse": mark.value,
         "low": mark.low,
         "high": mark.high,
-        "closed form": float(crossing(times, closed[None], 0.5)[0]),
+        "closed form": float(first_crossings(times, closed[None], 0.5)[0]),
         "isotropic": isotropic_collapse(dims, points),
         "top-1 from .25 to .75": three_quarters - quarter,
         "worst deviation": float(deviation[worst]),

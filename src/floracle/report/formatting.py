@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from floracle.analysis.curves import CARRYING, Curve, Landmark
+from floracle.analysis.curves import MIN_PAIRS_FOR_INTERVAL, Curve, Landmark
 from floracle.analysis.stages.result import ClassStages
 
 ROUNDING = 1e-9
@@ -39,7 +39,7 @@ def format_interval(mark: Landmark) -> str:
     if mark.value is None:
         return "–"
     if mark.low is None or mark.high is None:
-        return f"takes {CARRYING} pairs"
+        return f"takes {MIN_PAIRS_FOR_INTERVAL} pairs"
     return f"{format_time(mark.low)} – {format_time(mark.high)}"
 
 

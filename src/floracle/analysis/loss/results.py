@@ -15,14 +15,14 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from floracle.analysis.curves import COVERED, ENOUGH, Curve
+from floracle.analysis.curves import COVERAGE, MIN_PAIRS_FOR_CONTROL, Curve
 from floracle.analysis.serialization import (
+    check_bools,
     check_kind,
+    check_number,
     check_shapes,
-    number,
-    reading,
-    truths,
-    words,
+    check_strings,
+    damage_is_reported,
 )
 from floracle.run.errors import InputError
 from floracle.run.results import Results, differences
@@ -72,7 +72,7 @@ class OracleLoss:
     @property
     def has_enough_pairs(self) -> bool:
         """Whether all classes together have the pairs that an interval takes."""
-        return sum(loss.pairs for loss in self.classes) >= ENOUGH
+        return sum(loss.pairs for loss in self.classes) >= MIN_PAIRS_FOR_CONTROL
 
     def mean_curves(self) -> dict[str, Curve]:
         """The curves averaged over the classes by their share."""
@@ -114,7 +114,7 @@ class OracleLoss:
     @classmethod
     def of_results(cls, results: Results) -> OracleLoss:
         """The inverse of `to_results`."""
-        with reading(cls.kind):
+        with damage_is_reported(cls.kind):
             check_kind(cls.kind, results)
             check_shapes(results.arrays, {"times": "T"})
             classes = tuple(_read_class(v, results.arrays) for v in results.values["groups"])
@@ -124,16 +124,16 @@ class OracleLoss:
 
 
 def _read_class(values: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> ClassLoss:
-    label, share, pairs = (number(values[name]) for name in ("label", "share", "pairs"))
-    closest, significant = words(values["closest"]), truths(values["sure"])
+    label, share, pairs = (check_number(values[name]) for name in ("label", "share", "pairs"))
+    closest, significant = check_strings(values["closest"]), check_bools(values["sure"])
     times, curves = len(arrays["times"]), {}
     if not len(closest) == len(significant) == times:
         raise ValueError(f"class {label} does not say at every time what is closest")
-    for name in words(values["curves"]):
+    for name in check_strings(values["curves"]):
         mean, error = arrays[f"{label}/{name}"], arrays[f"{label}/{name}/error"]
         check_shapes({"mean": mean, "error": error}, dict.fromkeys(("mean", "error"), f"{times}"))
         curves[name] = Curve(mean, error)
-    by_pair = {name: arrays[f"{label}/{name}/pairs"] for name in words(values["by_pair"])}
+    by_pair = {name: arrays[f"{label}/{name}/pairs"] for name in check_strings(values["by_pair"])}
     check_shapes(by_pair, dict.fromkeys(by_pair, f"{pairs} {times}"))
     return ClassLoss(label, share, pairs, curves, closest, significant, by_pair)
 
@@ -165,7 +165,7 @@ class LossComparison:
     @classmethod
     def of_results(cls, results: Results) -> LossComparison:
         """The inverse of `to_results`."""
-        with reading(cls.kind):
+        with damage_is_reported(cls.kind):
             check_kind(cls.kind, results)
             path, own = (_read_losses(results, along) for along in ("path", "own"))
             if not path:
@@ -182,7 +182,7 @@ def _read_losses(results: Results, along: str) -> dict[str, OracleLoss]:
         fields = {n.removeprefix(prefix): a for n, a in arrays.items() if n.startswith(prefix)}
         settings, values = record["settings"], record["values"]
         loss = Results(OracleLoss.kind, settings, values, fields, record["provenance"])
-        losses[words([record["name"]])[0]] = OracleLoss.of_results(loss)
+        losses[check_strings([record["name"]])[0]] = OracleLoss.of_results(loss)
     return losses
 
 
@@ -231,6 +231,6 @@ def confidence_interval(
 
     `simultaneous` is the number of intervals that hold together.
     """
-    quantile = 1 - (1 - COVERED) / (2 * simultaneous)
+    quantile = 1 - (1 - COVERAGE) / (2 * simultaneous)
     reach = float(stdtrit(pairs - 1, quantile)) * curve.error
     return curve.mean - reach, curve.mean + reach

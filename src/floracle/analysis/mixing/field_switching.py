@@ -16,8 +16,13 @@ import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from floracle.analysis.curves import COVERED, Curve
-from floracle.analysis.serialization import check_ends, check_kind, number, reading
+from floracle.analysis.curves import COVERAGE, Curve
+from floracle.analysis.serialization import (
+    check_kind,
+    check_number,
+    check_sample_dims,
+    damage_is_reported,
+)
 from floracle.core.fields import VelocityField
 from floracle.core.nearest import nearest
 from floracle.core.paths import LINEAR, ProbabilityPath
@@ -32,7 +37,7 @@ from floracle.sampling.sample import expand_labels, sample
 from .result_files import read_arrays, write_fields
 
 COPY_RATIO = 1 / 3  # a sample is a copy where d₁ < d₂ / 3 (Yoon et al. 2023)
-TAIL = (1 - COVERED) / 2  # probability on either side of an interval
+TAIL = (1 - COVERAGE) / 2  # probability on either side of an interval
 KEPT_SAMPLES = 8
 SAMPLES_PER_BATCH = 256
 
@@ -94,11 +99,11 @@ class SwitchResult:
         """The inverse of `to_results`."""
         shapes = {"switch_times": "K", "oracle_rows": "b", "samples": "n K …", "rows": "b K"}
         distances = ("nearest_distance", "second_distance", "oracle_distance")
-        with reading(cls.kind):
+        with damage_is_reported(cls.kind):
             check_kind(cls.kind, results)
             arrays = read_arrays(results, shapes | dict.fromkeys(distances, "b K"), FILE_NAMES)
-            dims = number(results.values["dims"])
-            check_ends(arrays["samples"], dims)
+            dims = check_number(results.values["dims"])
+            check_sample_dims(arrays["samples"], dims)
             return cls(
                 **arrays, dims=dims, settings=results.settings, provenance=results.provenance
             )

@@ -20,10 +20,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from floracle.analysis.curves import Curve, Landmark, bootstrap_means, landmark
+from floracle.analysis.curves import Curve, Landmark, bootstrap_means, find_landmark
 from floracle.analysis.forward_pairs import ForwardPairs, ratio
-from floracle.analysis.serialization import check_ends, check_kind, check_shapes, number, reading
-from floracle.analysis.serialization import words as check_words
+from floracle.analysis.serialization import (
+    check_kind,
+    check_number,
+    check_sample_dims,
+    check_shapes,
+    damage_is_reported,
+)
+from floracle.analysis.serialization import check_strings as check_words
 from floracle.analysis.trajectories.frequency_bands import (
     COARSE_CYCLES,
     HALF_EXPLAINED,
@@ -118,7 +124,9 @@ class ForwardBackwardResult:
         afresh = self._afresh(band)
         kept = afresh - self.squared_change[:, band]
         resamples = bootstrap_means(kept, seed) / bootstrap_means(afresh, seed)
-        return landmark(self.switch_times, 1 - self.change(band).mean, resamples, HALF_EXPLAINED)
+        return find_landmark(
+            self.switch_times, 1 - self.change(band).mean, resamples, HALF_EXPLAINED
+        )
 
     def distance(self) -> Curve:
         """d₁ by τ, averaged over noises, per √D."""
@@ -139,11 +147,14 @@ class ForwardBackwardResult:
     @classmethod
     def of_results(cls, results: Results) -> ForwardBackwardResult:
         """The inverse of `to_results`."""
-        with reading(cls.kind):
+        with damage_is_reported(cls.kind):
             check_kind(cls.kind, results)
-            bands, dims = check_words(results.values["bands"]), number(results.values["dims"])
+            bands, dims = (
+                check_words(results.values["bands"]),
+                check_number(results.values["dims"]),
+            )
             arrays = read_arrays(results, SHAPES, FILE_NAMES)
-            check_ends(arrays["samples"], dims)
+            check_sample_dims(arrays["samples"], dims)
             check_shapes(
                 arrays,
                 {

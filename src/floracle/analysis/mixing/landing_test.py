@@ -22,8 +22,8 @@ import torch
 from scipy.special import gammaincinv
 from torch import Tensor
 
-from floracle.analysis.curves import COVERED
-from floracle.analysis.serialization import check_kind, number, reading
+from floracle.analysis.curves import COVERAGE
+from floracle.analysis.serialization import check_kind, check_number, damage_is_reported
 from floracle.core.fields import VelocityField
 from floracle.core.point_set import PointSet
 from floracle.core.seeds import generator, noise
@@ -100,7 +100,7 @@ class LandingResult:
     @property
     def verdict(self) -> str:
         """One of "lands elsewhere", "lands like the oracle" and "cannot say"."""
-        if self.fit.p_value < 1 - COVERED:
+        if self.fit.p_value < 1 - COVERAGE:
             return "lands elsewhere"
         enough = self.diversity.expected >= MIN_COINCIDENCES
         return "lands like the oracle" if enough else "cannot say"
@@ -124,12 +124,12 @@ class LandingResult:
     @classmethod
     def of_results(cls, results: Results) -> LandingResult:
         """The inverse of `to_results`."""
-        with reading(cls.kind):
+        with damage_is_reported(cls.kind):
             check_kind(cls.kind, results)
             values = results.values
             return cls(
                 **read_arrays(results, {"rows": "b", "misses": "b"}, FILE_NAMES),
-                switch_time=number(values["tau"]),
+                switch_time=check_number(values["tau"]),
                 fit=Fit(*_read_numbers(values["fit"], Fit._fields)),
                 diversity=Diversity(*_read_numbers(values["diversity"], Diversity._fields)),
                 settings=results.settings,
@@ -140,7 +140,7 @@ class LandingResult:
 def _read_numbers(values: Mapping[str, Any], fields: Sequence[str]) -> Iterator[Any]:
     for field in fields:
         value = values[FILE_NAMES.get(field, field)]
-        yield None if value is None else number(value)
+        yield None if value is None else check_number(value)
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from floracle.analysis.serialization import as_results, check_shapes
+from floracle.analysis.serialization import check_shapes, dataclass_to_results
 from floracle.run.results import Results
 
 
@@ -21,7 +21,7 @@ def write_fields(result: Any, file_names: Mapping[str, str]) -> Results:
             for name, value in fields.items()
         }
 
-    results = as_results(result)
+    results = dataclass_to_results(result)
     return replace(results, values=renamed(results.values), arrays=renamed(results.arrays))
 
 

@@ -1,35 +1,30 @@
 """The two stages of a data set: where navigation ends and refinement begins.
 
-Pairs (data, noise) are drawn on the forward path and the posterior of each is followed through all
+Pairs (data, noise) are drawn on the forward path, and the posterior of each is computed at all
 times. Averages over pairs give the curves; the landmarks are where they cross:
 
-    centre     E H = ½ H(w)          half of what there is to know is known
-    collapse   E γ_own = ½           the pair's own sample holds half of the weight
-    end        E max γ = .99         one sample holds nearly all of it
+    centre     E H = ½ H(w)          half of the information is reached
+    collapse   E γ_own = ½           the pair's own training point has half of the weight
+    end        E max γ = .99         one training point has nearly all of it
 
-The information law (law.py) checks the posterior against itself: an identity that fails where mass
-is lost (Guo, Shamai & Verdú 2005).
+The information law (information.py) checks the posterior against itself: an identity that fails
+where mass is lost (Guo, Shamai & Verdú 2005).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import reduce
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from floracle.analysis.curves import Curve, bootstrap_means, control_variate
-from floracle.analysis.prediction.closed_form import PredictedStages, predict
-from floracle.analysis.prediction.expected import PredictedClasses, predict_classes
-from floracle.core.paths import ProbabilityPath
-from floracle.core.point_set import NO_LABEL, PointSet, classes
+from floracle.analysis.curves import END_WEIGHT, Curve, bootstrap_means, subtract_control
+from floracle.analysis.prediction.closed_form import PredictedStages, predict_landmarks
+from floracle.core.point_set import PointSet
 from floracle.core.seeds import generator, noise
-from floracle.core.spectrum import spectra
-from floracle.oracle.gaussian_data import GaussianOracle
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.pairs.forward_pairs import PairCurves
 from floracle.run.budget import memory_budget
@@ -37,38 +32,21 @@ from floracle.run.errors import InputError
 from floracle.run.exchange import broadcast_from_first
 from floracle.run.results import provenance
 
-from .held_out import held_out_curves
-from .information import area_under, times_for
-from .pooled import RESAMPLED, Pool, pool_classes
-from .prefetch import PairBatch, prefetch_classes, readable
-from .result import END, ClassStages, Stages, landmarks
+from .class_stages import ClassStages, find_class_landmarks
+from .curve_table import CURVES, HELD_OUT_CURVES, LANDMARKS, PairMeasurement
+from .information import information_area
+from .plan import AnyOracle, StagesPlan, plan_stages
+from .pooled import MAX_RIVALS, Pool, pool_classes
+from .prefetch import PairBatch, can_prefetch, prefetch_classes
+from .result import Stages
 
-AnyOracle = Oracle | GaussianOracle
-FEWEST = 12
-"""Times of a curve at least. With fewer, landmarks lie off by more than their intervals."""
-NOISE = 24
-"""Bytes that a pair takes for every dimension: its noise, and what is made of it."""
-
-
-@dataclass(frozen=True)
-class StagesPlan:
-    """What is measured: chosen once, the same for every class."""
-
-    labels: tuple[int, ...]
-    times: Tensor
-    """float64 [T], equally spaced in predicted information, a few beyond."""
-    pairs: int
-    seed: int
-    spectra: dict[int, Tensor]
-    sizes: dict[int, float]
-    """H(w) of every class in nats; 0 of a single point."""
-    within: dict[int, float] = field(default_factory=dict)
-    """The mean variance of atoms that are Gaussians themselves, by class."""
-
-    def predicted(self, path: ProbabilityPath, label: int) -> PredictedStages:
-        """The stages to expect of a class."""
-        values, points = self.spectra[label], math.exp(self.sizes[label])
-        return predict(points, spectrum=values, path=path, within=self.within.get(label, 0.0))
+PAIR_BYTES_PER_DIM = 24
+"""Bytes that a pair takes for every dimension: its noise, and what is computed from it."""
+MAX_HELD_OUT_PAIRS, MIN_HELD_OUT_PAIRS, HELD_OUT_NUMBERS = 64, 16, 2**22
+"""Held-out pairs of a class. Each costs a product with the data at every time, so there are at
+most 64, and down to 16 where points have so many dimensions that they exceed 2²² numbers."""
+HELD_OUT_BYTES_PER_DIM = 8
+"""Bytes of a held-out pair for every dimension while it is drawn: its point and its noise."""
 
 
 def stages(
@@ -82,38 +60,40 @@ def stages(
 ) -> Stages:
     """Measure the two stages of the oracle's data.
 
-    `classes` are the labels to measure, −1 meaning the whole set; by default every class and the
-    whole set. `pairs` are drawn per class. Held-out points join the curves as `held_out_*`.
+    Parameters
+    ----------
+    oracle
+        The exact field of the data.
+    times
+        Number of times between noise and data, at least 12.
+    pairs
+        Pairs (data, noise) drawn for each class; intervals need 256.
+    classes
+        Labels to measure, −1 for the whole set; by default every class and the whole set.
+    seed
+        Where the random draws start.
+    held_out
+        Data that was not trained on; its curves are `held_out_*`.
+
+    Raises
+    ------
+    InputError
+        If a class does not occur, or there are too few times or pairs.
     """
     plan = plan_stages(oracle, times=times, pairs=pairs, labels=classes, seed=seed)
-    pool, groups = Pool({}), []
-    for group in measure_classes(oracle, plan, plan.labels, held_out=held_out):
-        pool = pool.merge(Pool.of(group))
-        groups.append(replace(group, resamples=None))
+    groups, pool = measure_and_pool(oracle, plan, plan.labels, held_out=held_out)
     return assemble_stages(oracle, plan, groups, pool)
 
 
-def plan_stages(
-    oracle: AnyOracle,
-    *,
-    times: int = 50,
-    pairs: int = 512,
-    labels: Sequence[int] | None = None,
-    seed: int = 0,
-) -> StagesPlan:
-    """Choose classes and times; costs the covariance spectra."""
-    if times < FEWEST:
-        raise InputError(f"a stage curve needs at least {FEWEST} times, got {times}")
-    if pairs < 2:
-        raise InputError(f"errors need at least 2 pairs, got {pairs}")
-    chosen = _chosen(oracle.data, labels)
-    sizes = {label: _entropy(oracle.data.atoms(label).weights) for label in chosen}
-    within = _within(oracle, chosen)
-    plan = StagesPlan(
-        chosen, torch.empty(0), pairs, seed, _spectra(oracle.data, sizes), sizes, within
-    )
-    expected = [plan.predicted(oracle.path, label) for label in chosen]
-    return replace(plan, times=times_for(expected, times))
+def measure_and_pool(
+    oracle: AnyOracle, plan: StagesPlan, labels: Sequence[int], *, held_out: PointSet | None = None
+) -> tuple[list[ClassStages], Pool]:
+    """The stages of several classes without their resamples, and the sum of these."""
+    groups, pool = [], Pool({})
+    for group in measure_classes(oracle, plan, labels, held_out=held_out):
+        pool = pool.merge(Pool.of(group))
+        groups.append(replace(group, resamples=None))
+    return groups, pool
 
 
 def measure_class(
@@ -128,162 +108,198 @@ def measure_classes(
     oracle: AnyOracle, plan: StagesPlan, labels: Sequence[int], *, held_out: PointSet | None = None
 ) -> Iterator[ClassStages]:
     """The stages of several classes, in their order."""
-    shares = _shares(oracle.data, labels)
-    predicted = predict_classes([plan.predicted(oracle.path, label) for label in labels])
-    known = dict(zip(labels, predicted, strict=True))
-    several = len(labels) > 1 and held_out is None
-    for drawn, found in _pairs(oracle, plan, labels, several=several):
-        label = drawn.label
-        of_classes = 0.0 if found.class_entropy is None else class_information(oracle.data)
-        group = _group(plan, drawn, found, known[label], share=shares[label], classes=of_classes)
+    shares = _class_shares(oracle.data, labels)
+    landmarks = predict_landmarks([plan.predicted(oracle.path, label) for label in labels])
+    predicted_times = dict(zip(labels, landmarks, strict=True))
+    prefetch = len(labels) > 1 and held_out is None
+    for batch, pairs in _measured_pairs(oracle, plan, labels, prefetch=prefetch):
+        label = batch.label
+        class_nats = 0.0 if pairs.class_entropy is None else class_information(oracle.data)
+        group = _summarize_class(
+            plan,
+            batch,
+            pairs,
+            plan.predicted(oracle.path, label),
+            predicted_times=predicted_times[label],
+            share=shares[label],
+            max_class_information=class_nats,
+        )
         if held_out is not None:
-            group.curves.update(_held_out(oracle, plan, label, held_out))
+            group.curves.update(held_out_curves(oracle, plan, label, held_out))
         yield group
 
 
-def _pairs(
-    oracle: AnyOracle, plan: StagesPlan, labels: Sequence[int], *, several: bool
+def _measured_pairs(
+    oracle: AnyOracle, plan: StagesPlan, labels: Sequence[int], *, prefetch: bool
 ) -> Iterator[tuple[PairBatch, PairCurves]]:
-    """The pairs of classes; those of `several` overlap where they can."""
+    """The pairs of every class and their curves; `prefetch` lets reading overlap if possible."""
 
-    def overlapping(label: int) -> bool:
-        return several and readable(oracle, label, plan.pairs)
+    def overlaps(label: int) -> bool:
+        return prefetch and can_prefetch(oracle, label, plan.pairs)
 
-    for overlap, some in groupby(labels, overlapping):
-        drawn = (_drawn(oracle, plan, label) for label in some)
+    for overlap, run_of_labels in groupby(labels, overlaps):
+        batches = (draw_pairs(oracle, plan, label) for label in run_of_labels)
         if overlap and isinstance(oracle, Oracle):
-            yield from prefetch_classes(oracle, drawn, plan.times)
+            yield from prefetch_classes(oracle, batches, plan.times)
         else:
-            yield from ((one, _followed(oracle, plan, one)) for one in drawn)
+            yield from ((batch, measure_pairs(oracle, plan, batch)) for batch in batches)
 
 
-def _drawn(oracle: AnyOracle, plan: StagesPlan, label: int) -> PairBatch:
+def draw_pairs(oracle: AnyOracle, plan: StagesPlan, label: int) -> PairBatch:
+    """The pairs of a class, their data drawn in proportion to its weight."""
     rows, weights = oracle.data.atoms(label)
-    seed = _first(plan, label)
-    chosen = torch.multinomial(weights, plan.pairs, replacement=True, generator=generator(seed))
-    return PairBatch(label, rows[chosen], len(rows), seed)
+    seed = plan.first_seed(label)
+    drawn = torch.multinomial(weights, plan.pairs, replacement=True, generator=generator(seed))
+    return PairBatch(label, rows[drawn], len(rows), seed)
 
 
-def _group(
+def measure_pairs(oracle: AnyOracle, plan: StagesPlan, batch: PairBatch) -> PairCurves:
+    """The curves of these pairs at all times, each pair with both signs of its noise."""
+    size, label = pairs_at_a_time(oracle, plan.pairs), batch.label
+    curves = []
+    for start in range(0, plan.pairs, size):
+        seed, rows = batch.seed + 1 + start, batch.rows[start : start + size]
+        outer = noise(range(seed, seed + len(rows)), oracle.data.shape)
+        if isinstance(oracle, Oracle):
+            block = oracle.pairs(rows, outer, plan.times, label=label, mirrored=True)
+        else:  # a training point is a Gaussian: the pair's data is a sample of it, by `inner`
+            seeds = range(seed + plan.pairs, seed + plan.pairs + len(rows))
+            inner = noise(seeds, oracle.data.shape)
+            block = oracle.pairs(rows, outer, plan.times, inner=inner, label=label, mirrored=True)
+        curves.append(block)
+    return reduce(PairCurves.joined, curves)
+
+
+def pairs_at_a_time(oracle: AnyOracle, pairs: int) -> int:
+    """How many pairs are drawn at a time: their noise takes a quarter of the memory at most."""
+    dims = torch.Size(oracle.data.shape).numel()
+    size = max(1, min(pairs, memory_budget(oracle.memory) // 4 // (PAIR_BYTES_PER_DIM * dims)))
+    group = oracle.group if isinstance(oracle, Oracle) else None
+    return broadcast_from_first(group, [size])[0] if group else size
+
+
+def _summarize_class(
     plan: StagesPlan,
-    drawn: PairBatch,
-    found: PairCurves,
-    known: PredictedClasses,
+    batch: PairBatch,
+    pairs: PairCurves,
+    predicted: PredictedStages,
     *,
+    predicted_times: tuple[float, float],
     share: float,
-    classes: float,
+    max_class_information: float,
 ) -> ClassStages:
-    """The stages of a class from its pairs; `classes` is what there is to know about classes."""
-    knowable, predicted, times = plan.sizes[drawn.label], known.predicted, plan.times
+    """The curves and landmarks of a class from its pairs."""
+    times, max_information = plan.times, plan.entropy_nats[batch.label]
     bound = predicted.information(times)
-    variance = apply_control(found, bound, knowable)
-    within = 0.0 if found.within_variance is None else found.within_variance
-    values = {
-        "gap": found.amplification.square() * (variance + within),
-        "max_weight": found.max_weight,
-        "self_weight": found.self_weight,
-        "entropy": found.entropy,
-        "information": knowable - found.entropy,
-        "participation": found.participation,
-    }
-    if found.class_entropy is not None:
-        values["class_information"] = classes - found.class_entropy
+    variance = apply_control(pairs, bound, max_information)
+    measurement = PairMeasurement(pairs, variance, max_information, max_class_information)
+    values = {row.name: row.pair_values(measurement) for row in CURVES}
+    values = {name: curve for name, curve in values.items() if curve is not None}  # [p, T] each
     curves = Curve.of_each(values)
-    names = [name for name in (*RESAMPLED, "class_information") if name in values]
-    again = bootstrap_means(torch.cat([values[name] for name in names], 1), drawn.seed)
-    resamples = dict(zip(names, again.split(len(plan.times), 1), strict=True))
-    area = area_under(times, found.variance, predicted)
-    unknown = float(curves["entropy"].mean[-1])
+
+    # One resampling of pairs for all curves with a landmark, so their landmarks share it.
+    names = [row.curve for row in LANDMARKS if row.curve in values]
+    means = bootstrap_means(torch.cat([values[name] for name in names], 1), batch.seed)
+    resamples = dict(zip(names, means.split(len(times), 1), strict=True))
+
+    # the area is taken of the variance without its control: the check is of the posterior itself
+    area = information_area(times, pairs.variance, predicted)
     return ClassStages(
-        label=drawn.label,
-        points=drawn.atoms,
+        label=batch.label,
+        points=batch.atoms,
         pairs=plan.pairs,
         share=share,
-        max_information=knowable,
+        max_information=max_information,
         curves=curves,
-        predicted_centre=known.centre,
-        predicted_collapse=known.collapse,
+        predicted_centre=predicted_times[0],
+        predicted_collapse=predicted_times[1],
         predicted_information=bound,
         area=area,
-        remaining_information=unknown,
-        rivals=_rivals(found, drawn.rows),
-        max_class_information=classes,
+        remaining_information=float(curves["entropy"].mean[-1]),
+        rivals=_find_rivals(pairs, batch.rows),
+        max_class_information=max_class_information,
         resamples=resamples,
-        **landmarks(
+        **find_class_landmarks(
             times,
             curves,
             resamples,
             along=bound,
             pairs=plan.pairs,
-            knowable=knowable,
-            classes=classes,
+            max_information=max_information,
+            max_class_information=max_class_information,
         ),
     )
 
 
-def apply_control(found: PairCurves, bound: Tensor, knowable: float) -> Tensor:
-    """The variance of pairs [p, T] with its control, up to the predicted centre.
+def apply_control(pairs: PairCurves, bound: Tensor, max_information: float) -> Tensor:
+    """The variance of pairs [p, T] with its control variate, up to the predicted centre.
 
-    Until then many samples vote. Later a single pair may carry a variance or its control, which no
-    other pair can tell of.
+    Until then many training points have weight. Later a single pair may carry a variance or its
+    control, and the other pairs say nothing about its slope.
     """
-    early = bound <= knowable / 2
-    variance = found.variance.clone()
-    variance[:, early] = control_variate(variance[:, early], found.control_variate[:, early])
+    early = bound <= max_information / 2
+    variance = pairs.variance.clone()
+    variance[:, early] = subtract_control(variance[:, early], pairs.control_variate[:, early])
     return variance
 
 
-def _followed(oracle: AnyOracle, plan: StagesPlan, drawn: PairBatch) -> PairCurves:
-    """The posterior of these pairs at all times, each with both signs of its noise."""
-    size, parts = together(oracle, plan.pairs), []
-    for start in range(0, plan.pairs, size):
-        first, label = drawn.seed + 1 + start, drawn.label
-        rows = drawn.rows[start : start + size]
-        outer = noise(range(first, first + len(rows)), oracle.data.shape)
-        if isinstance(oracle, Oracle):
-            found = oracle.pairs(rows, outer, plan.times, label=label, mirrored=True)
-        else:
-            seeds = range(first + plan.pairs, first + plan.pairs + len(rows))
-            inner = noise(seeds, oracle.data.shape)
-            found = oracle.pairs(rows, outer, plan.times, inner=inner, label=label, mirrored=True)
-        parts.append(found)
-    return reduce(PairCurves.joined, parts)
-
-
-def together(oracle: AnyOracle, pairs: int) -> int:
-    """How many pairs are drawn at a time: their noise takes a quarter of the memory at most."""
-    dims = torch.Size(oracle.data.shape).numel()
-    size = max(1, min(pairs, memory_budget(oracle.memory) // 4 // (NOISE * dims)))
-    group = oracle.group if isinstance(oracle, Oracle) else None
-    return broadcast_from_first(group, [size])[0] if group else size
-
-
-def _held_out(
+def held_out_curves(
     oracle: AnyOracle, plan: StagesPlan, label: int, held_out: PointSet
 ) -> dict[str, Curve]:
+    """The curves of held-out pairs of a class, by name.
+
+    Their gap is the oracle's loss against (data − noise). It equals that of training pairs as long
+    as the posterior generalises, and stays up where it has collapsed onto training points.
+    """
     if not isinstance(oracle, Oracle):
         raise InputError(
             "held-out data is compared with points; open the data with moments='mean'"
         )
-    seed = _first(plan, label) + 1
-    return held_out_curves(oracle, held_out, plan.times, label, pairs=plan.pairs, seed=seed)
+    if tuple(held_out.shape) != tuple(oracle.data.shape):
+        raise InputError(
+            f"held-out points have shape {held_out.shape}, those of the data {oracle.data.shape}"
+        )
+    rows, weights = held_out.atoms(label)
+    if not len(rows):
+        raise InputError(f"there are no held-out points of class {label}")
+    dims, seed = torch.Size(held_out.shape).numel(), plan.first_seed(label) + 1
+    count = held_out_pairs(plan.pairs, dims)
+    drawn = rows[torch.multinomial(weights, count, replacement=True, generator=generator(seed))]
+    size = max(1, memory_budget(oracle.memory) // 8 // (HELD_OUT_BYTES_PER_DIM * dims))
+    blocks = [
+        oracle.held_out_pairs(
+            held_out.take(drawn[index]),
+            noise((index + seed).tolist(), oracle.data.shape),
+            plan.times,
+            label=label,
+        )
+        for index in torch.arange(count).split(size)
+    ]
+    return {
+        f"held_out_{name}": Curve.of(torch.cat([getattr(block, name) for block in blocks]))
+        for name in HELD_OUT_CURVES
+    }
+
+
+def held_out_pairs(pairs: int, dims: int) -> int:
+    """How many held-out pairs of a class are measured where `pairs` of the data are."""
+    return min(pairs, MAX_HELD_OUT_PAIRS, max(MIN_HELD_OUT_PAIRS, HELD_OUT_NUMBERS // dims))
 
 
 def assemble_stages(
     oracle: AnyOracle, plan: StagesPlan, groups: Iterable[ClassStages], pool: Pool
 ) -> Stages:
-    """All classes together, with their average."""
+    """All classes together; the average over several classes comes first."""
     groups = list(groups)
     by_class = [group for group in groups if group.label >= 0]
     if len(by_class) > 1:
         predicted = [plan.predicted(oracle.path, group.label) for group in by_class]
         groups.insert(0, pool_classes(plan.times, by_class, predicted, pool))
-    names = getattr(oracle.data, "classes", ()) or ()
     return Stages(
         times=plan.times,
         groups=tuple(groups),
         dims=int(torch.Size(oracle.data.shape).numel()),
-        names=tuple(names),
+        names=tuple(getattr(oracle.data, "classes", ()) or ()),
         settings={
             "times": len(plan.times),
             "pairs": plan.pairs,
@@ -295,66 +311,23 @@ def assemble_stages(
     )
 
 
-def _shares(data: PointSet, labels: Sequence[int]) -> dict[int, float]:
-    """What `mass` says of several classes, from one look at all labels."""
-    rows = torch.bincount(data.labels + 1, getattr(data, "weights", None)).double()
-    shares = rows / rows.sum()
-    return {label: float(shares[label + 1]) if label >= 0 else 1.0 for label in labels}
-
-
-def _within(oracle: AnyOracle, labels: Sequence[int]) -> dict[int, float]:
-    """The mean variance of Gaussian atoms by class; nothing where atoms are points."""
-    if isinstance(oracle, Oracle):
-        return {}
-    return {label: oracle.variance(label) for label in labels}
-
-
-def _rivals(pairs: PairCurves, rows: Tensor, most: int = 20) -> tuple[tuple[int, int], ...]:
-    lost = (pairs.max_weight[:, -1] < END).nonzero()[:, 0].tolist()
-    found = {(int(rows[i]), int(pairs.rivals[i])) for i in lost}
-    return tuple(sorted(found))[:most]
-
-
 def class_information(data: PointSet) -> float:
-    """H(class) in nats: what there is to know about which class a sample is of."""
+    """H(class) in nats: the information that identifies the class of a training point."""
     atoms = data.atoms()
     _, index = data.labels[atoms.rows].unique(return_inverse=True)
     shares = torch.zeros(int(index.max()) + 1, dtype=torch.float64)
     return float(torch.special.entr(shares.index_add_(0, index, atoms.weights)).sum())
 
 
-def _spectra(data: PointSet, sizes: dict[int, float]) -> dict[int, Tensor]:
-    """The spectra of classes; that of a single point is zero, and it is not read for that."""
-    several = [label for label, nats in sizes.items() if nats > 0]
-    values = spectra(data, several) if several else {}
-    for label in several:
-        if not values[label].any():
-            points = "the points" if label == NO_LABEL else f"the points of class {label}"
-            raise InputError(
-                f"{points} differ by so little that their squares are 0 in float32; scale the"
-                " data, as with normalize='standard'"
-            )
-    return dict.fromkeys(sizes, torch.zeros(1, dtype=torch.float64)) | values
+def _class_shares(data: PointSet, labels: Sequence[int]) -> dict[int, float]:
+    """`mass` of several classes, from one pass over all labels."""
+    rows = torch.bincount(data.labels + 1, getattr(data, "weights", None)).double()
+    shares = rows / rows.sum()
+    return {label: float(shares[label + 1]) if label >= 0 else 1.0 for label in labels}
 
 
-def _entropy(weights: Tensor) -> float:
-    """H(w) in nats; 0 also where float64 cannot tell e^H, the number of points, from 1."""
-    if len(weights) < 2:
-        return 0.0
-    nats = float(-(weights * weights.log()).sum())
-    return nats if math.exp(nats) > 1 else 0.0
-
-
-def _first(plan: StagesPlan, label: int) -> int:
-    """The first of the seeds that a class draws with, scattered over [0, 2³² − 2²¹)."""
-    return (plan.seed * 0x9E3779B1 + (label + 2) * 0x85EBCA6B) % (2**32 - 2**21)
-
-
-def _chosen(data: PointSet, labels: Sequence[int] | None) -> tuple[int, ...]:
-    known = classes(data)
-    if labels is None:
-        return (*known, NO_LABEL) if len(known) > 1 else (NO_LABEL,)
-    for label in labels:
-        if label != NO_LABEL and label not in known:
-            raise InputError(f"there is no class {label}; labels are {known or 'all −1'}")
-    return tuple(dict.fromkeys(labels))
+def _find_rivals(pairs: PairCurves, rows: Tensor) -> tuple[tuple[int, int], ...]:
+    """Rows of the pairs whose largest weight ends below `END_WEIGHT`, with their nearest rival."""
+    undecided = (pairs.max_weight[:, -1] < END_WEIGHT).nonzero()[:, 0].tolist()
+    rivals = {(int(rows[i]), int(pairs.rivals[i])) for i in undecided}
+    return tuple(sorted(rivals))[:MAX_RIVALS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,26 +11,31 @@ from torch import Tensor
 from floracle.analysis.curves import Curve, Estimate
 from floracle.analysis.prediction.closed_form import PredictedStages
 
-from .result import POOLED, ClassStages, landmarks
+from .class_stages import POOLED, ClassStages, find_class_landmarks
+from .curve_table import LANDMARKS
 
-RESAMPLED = ("information", "self_weight", "max_weight")
-"""Curves whose crossings are landmarks."""
+RESAMPLED = tuple(row.curve for row in LANDMARKS if row.name != "speciation")
+"""Curves whose resamples are pooled: those with landmarks, but for speciation, which only the
+whole set has."""
+MAX_RIVALS = 20
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The bootstrap means of classes by curve, each with its share, added up as they come.
+    """Σ share · bootstrap means over classes, by curve: the resamples of the average.
 
-    Kept instead of every class's own: those of a thousand classes would fill the memory.
+    It is summed class by class, because those of a thousand classes would fill the memory.
     """
 
-    sums: dict[str, Tensor]
+    sums: Mapping[str, Tensor]
 
     @classmethod
     def of(cls, group: ClassStages) -> Pool:
-        """Of one group; of nothing where it is no class."""
-        known = group.resamples if group.label >= 0 else None
-        return cls({name: group.share * known[name] for name in RESAMPLED} if known else {})
+        """Of one class; empty for what is no class."""
+        resamples = group.resamples if group.label >= 0 else None
+        return cls(
+            {name: group.share * resamples[name] for name in RESAMPLED} if resamples else {}
+        )
 
     def merge(self, other: Pool) -> Pool:
         """Of the classes of both."""
@@ -41,80 +47,80 @@ class Pool:
 def pool_classes(
     times: Tensor, groups: list[ClassStages], predicted: list[PredictedStages], pool: Pool
 ) -> ClassStages:
-    """All classes as one; their errors are independent, so squares add."""
+    """All classes as one."""
+    mass = sum(group.share for group in groups)
     shares = torch.tensor([group.share for group in groups], dtype=torch.float64)
     shares = shares / shares.sum()
 
     def average(values: list[float]) -> float:
         return float(shares @ torch.tensor(values, dtype=torch.float64))
 
+    # classes are independent, so the squares of their errors add: SE² = Σ share² SE_c²
+    def pooled_error(errors: Tensor) -> Tensor:
+        return (shares.square() @ errors.square()).sqrt()
+
     curves = {
         name: Curve(
             shares @ torch.stack([group.curves[name].mean for group in groups]),
-            (
-                shares.square() @ torch.stack([g.curves[name].error for g in groups]).square()
-            ).sqrt(),
+            pooled_error(torch.stack([group.curves[name].error for group in groups])),
         )
         for name in groups[0].curves
     }
-    total = sum(group.share for group in groups)
-    resamples = {name: values / total for name, values in pool.sums.items()}
-    knowable = average([group.max_information for group in groups])
-    error = float((shares.square() @ _column([g.area.error for g in groups]).square()).sqrt())
-    area = Estimate(average([group.area.value for group in groups]), error)
-    unknown = average([group.remaining_information for group in groups])
+    area_errors = torch.tensor([group.area.error for group in groups], dtype=torch.float64)
+    area = Estimate(
+        average([group.area.value for group in groups]), float(pooled_error(area_errors))
+    )
+    resamples = {name: values / mass for name, values in pool.sums.items()}
+    max_information = average([group.max_information for group in groups])
     bound = shares @ torch.stack([group.predicted_information for group in groups])
-    centre, collapse = _times_of(predicted, shares, [knowable / 2, knowable])
+    centre, collapse = _times_of_average(predicted, shares, [max_information / 2, max_information])
     return ClassStages(
         label=POOLED,
         points=sum(group.points for group in groups),
         pairs=sum(group.pairs for group in groups),
         share=1.0,
-        max_information=knowable,
+        max_information=max_information,
         curves=curves,
         predicted_centre=centre,
         predicted_collapse=collapse,
         predicted_information=bound,
         area=area,
-        remaining_information=unknown,
+        remaining_information=average([group.remaining_information for group in groups]),
         max_class_information=0.0,
-        rivals=tuple(pair for group in groups for pair in group.rivals)[:20],
+        rivals=tuple(pair for group in groups for pair in group.rivals)[:MAX_RIVALS],
         resamples=resamples,
-        **landmarks(
+        **find_class_landmarks(
             times,
             curves,
             resamples,
             along=bound,
             pairs=min(group.pairs for group in groups),
-            knowable=knowable,
+            max_information=max_information,
         ),
     )
 
 
-def _times_of(
+def _times_of_average(
     predicted: list[PredictedStages], shares: Tensor, information: list[float]
 ) -> list[float]:
-    """Where the average of I_G over classes reaches so many nats."""
-    asked = torch.tensor(information, dtype=torch.float64)
-    if any(one.within for one in predicted):
-        return [_bisected(predicted, shares, nats) for nats in information]
-    spectra = [one.spectrum for one in predicted]
+    """The times at which Σ share · I_G over classes reaches so many nats."""
+    if any(stages.within_variance for stages in predicted):
+        return [_bisect_average(predicted, shares, nats) for nats in information]
+    # Σ_c share_c ½ Σ_k log(1 + r² λ_ck) is I_G of all spectra together, with shares as
+    # multiplicities, so one root search serves
+    spectra = [stages.spectrum for stages in predicted]
     counts = shares.repeat_interleave(torch.tensor([len(values) for values in spectra]))
-    together = replace(predicted[0], spectrum=torch.cat(spectra), counts=counts)
-    return together.times_of(asked).tolist()
+    average = replace(predicted[0], spectrum=torch.cat(spectra), multiplicities=counts)
+    return average.times_of(torch.tensor(information, dtype=torch.float64)).tolist()
 
 
-def _bisected(predicted: list[PredictedStages], shares: Tensor, information: float) -> float:
+def _bisect_average(predicted: list[PredictedStages], shares: Tensor, nats: float) -> float:
     """The same by bisection in t, where the variance within points differs between classes."""
-    if information <= 0:
+    if nats <= 0:
         return 0.0
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = torch.tensor([(low + high) / 2], dtype=torch.float64)
-        bound = shares @ torch.cat([one.information(middle) for one in predicted])
-        low, high = (float(middle), high) if bound < information else (low, float(middle))
+        bound = shares @ torch.cat([stages.information(middle) for stages in predicted])
+        low, high = (float(middle), high) if bound < nats else (low, float(middle))
     return (low + high) / 2
-
-
-def _column(values: list[float]) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)

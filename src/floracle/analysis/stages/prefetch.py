@@ -1,7 +1,7 @@
-"""Pairs of one class after the other: points are read while those before them are followed.
+"""Pairs of one class after the other: the next class is read while the last one is computed.
 
-Reading and products are few large calls, following weights through time many small ones, so that
-two threads seldom wait for each other. Points lie in packed stores, which both may read at once.
+Reading and products are a few large calls, posteriors through time many small ones, so that two
+threads seldom wait for each other. Points lie in packed stores, which both may read at once.
 """
 
 from __future__ import annotations
@@ -30,28 +30,29 @@ from floracle.oracle.pairs.forward_pairs import (
 from floracle.run.budget import choose_device, memory_budget
 from floracle.run.processes import ALONE
 
-AHEAD = 2
-"""Classes that are read before they are followed."""
-KNOWN, PRODUCTS = 24, 16
-"""Bytes that a pair takes for every dimension, and for every atom."""
+CLASSES_AHEAD = 2
+"""Classes that are read before they are computed."""
+PAIR_BYTES_PER_DIM, PAIR_BYTES_PER_POINT = 24, 16
+"""Bytes that a waiting pair takes for every dimension, and for every training point."""
 
 
 class PairBatch(NamedTuple):
-    """Pairs that were drawn of a class."""
+    """The pairs of a class."""
 
     label: int
     rows: Tensor
-    """Int64 [p]."""
+    """Rows of their data, int64 [p]."""
     atoms: int
-    """How many the class has."""
+    """How many distinct training points the class has."""
     seed: int
     """Pair i has the noise of seed + 1 + i."""
 
 
-def readable(oracle: object, label: int, pairs: int) -> bool:
-    """Whether classes can be read while others are followed: known beforehand, by one process.
+def can_prefetch(oracle: object, label: int, pairs: int) -> bool:
+    """Whether a class can be read while another is computed.
 
-    What waits to be followed must fit half of the memory.
+    Its statistics must be stored with the data, one process must have all of it on the CPU, and
+    what waits must fit half of the memory.
     """
     if not isinstance(oracle, Oracle) or label == NO_LABEL:
         return False
@@ -59,55 +60,58 @@ def readable(oracle: object, label: int, pairs: int) -> bool:
     if not alone or prepared(oracle.data, label) is None:
         return False
     atoms, dims = len(oracle.data.atoms(label).rows), torch.Size(oracle.data.shape).numel()
-    waiting = (AHEAD + 1) * pairs * (KNOWN * dims + PRODUCTS * atoms)
-    return waiting <= memory_budget(oracle.memory) // 2
+    pair_bytes = PAIR_BYTES_PER_DIM * dims + PAIR_BYTES_PER_POINT * atoms
+    return (CLASSES_AHEAD + 1) * pairs * pair_bytes <= memory_budget(oracle.memory) // 2
 
 
 def prefetch_classes(
-    oracle: Oracle, drawn: Iterable[PairBatch], times: Tensor
+    oracle: Oracle, batches: Iterable[PairBatch], times: Tensor
 ) -> Iterator[tuple[PairBatch, PairCurves]]:
-    """What `Oracle.pairs` gives of mirrored pairs, for several classes in their order."""
+    """`Oracle.pairs` of mirrored pairs, for several classes in their order."""
     oracle.check_untempered("a pair")
     waiting: deque[tuple[PairBatch, PairPoints, Callable[[], list[InnerProducts]]]] = deque()
 
-    def first() -> tuple[PairBatch, PairCurves]:
-        pairs, known, blocks = waiting.popleft()
-        return pairs, curves_from_products(known, blocks(), oracle.path, times, mirrored=True)
+    def compute_first() -> tuple[PairBatch, PairCurves]:
+        batch, points, wait = waiting.popleft()
+        return batch, curves_from_products(points, wait(), oracle.path, times, mirrored=True)
 
-    with _reader() as read:
-        for pairs in drawn:
-            known = _known(oracle, pairs)
-            waiting.append((pairs, known, read(known)))
-            if len(waiting) > AHEAD:
-                yield first()
+    with _open_reader() as start_reading:
+        for batch in batches:
+            points = read_pair_points(oracle, batch)
+            waiting.append((batch, points, start_reading(points)))
+            if len(waiting) > CLASSES_AHEAD:
+                yield compute_first()
         while waiting:
-            yield first()
+            yield compute_first()
 
 
-def _known(oracle: Oracle, pairs: PairBatch) -> PairPoints:
-    members = gather_class_points(oracle.data, pairs.label, room=0, device=torch.device("cpu"))
-    seeds = range(pairs.seed + 1, pairs.seed + 1 + len(pairs.rows))
-    return PairPoints.of(members, pairs.rows, noise(seeds, oracle.data.shape))
-
-
-def _products(known: PairPoints) -> list[InnerProducts]:
-    return list(inner_products(known))
+def read_pair_points(oracle: Oracle, batch: PairBatch) -> PairPoints:
+    """The data and noise of pairs, beside the points of their class."""
+    cpu = torch.device("cpu")
+    points = gather_class_points(oracle.data, batch.label, room=0, device=cpu)
+    seeds = range(batch.seed + 1, batch.seed + 1 + len(batch.rows))
+    return PairPoints.of(points, batch.rows, noise(seeds, oracle.data.shape))
 
 
 @contextmanager
-def _reader() -> Iterator[Callable[[PairPoints], Callable[[], list[InnerProducts]]]]:
-    """What starts to read a class, in a thread with half of the processors, and what to wait for.
+def _open_reader() -> Iterator[Callable[[PairPoints], Callable[[], list[InnerProducts]]]]:
+    """A function that starts to read a class and returns a function that waits for it.
 
-    This thread has the others; of a single one the class is read when it is waited for.
+    Reading has a thread with half of the processors, the caller the others. With a single
+    processor, the class is read when it is waited for.
     """
-    every = torch.get_num_threads()
-    if every < 2:
-        yield lambda known: partial(_products, known)
+    processors = torch.get_num_threads()
+    if processors < 2:
+        yield lambda points: partial(_read_products, points)
         return
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(torch.set_num_threads, every // 2)
-        torch.set_num_threads(every - every // 2)
+        thread.submit(torch.set_num_threads, processors // 2)
+        torch.set_num_threads(processors - processors // 2)
         try:
-            yield lambda known: thread.submit(_products, known).result
+            yield lambda points: thread.submit(_read_products, points).result
         finally:
-            torch.set_num_threads(every)
+            torch.set_num_threads(processors)
+
+
+def _read_products(points: PairPoints) -> list[InnerProducts]:
+    return list(inner_products(points))

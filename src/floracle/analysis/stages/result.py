@@ -1,112 +1,29 @@
-"""What was measured of the two stages: of a class, of the whole set, of all classes together."""
+"""The measured stages of a data set."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from scipy.special import ndtr, stdtrit
 from torch import Tensor
 
-from floracle.analysis.curves import CARRYING, Curve, Estimate, Landmark, several_landmarks
+from floracle.analysis.curves import Curve, Estimate
 from floracle.analysis.interpolation import MeasuredTimes
-from floracle.core.paths import PATHS
+from floracle.core.paths import PATHS, ProbabilityPath
 from floracle.core.point_set import NO_LABEL
+from floracle.run.errors import InputError
 from floracle.run.results import Results
 
-POOLED = -2
-"""The label under which the average over classes is kept."""
-END = 0.99
-"""The mean largest weight at which navigation has ended."""
-FLAGGED = 4.0
-"""How many standard errors the information law may be off before it is called broken; of few
-pairs, as many as Student's distribution exceeds as rarely."""
-JUDGED = 0.05
-"""The share of H(w) that the error of the area may be at most: a larger one checks nothing."""
-TOLERATED = 0.005
-"""The share of H(w) that it may be off besides, for the error of the quadrature over times."""
-NOWHERE = Landmark(None)
-
-
-@dataclass(frozen=True)
-class ClassStages:
-    """The stages of one class, of the whole set (label −1), or pooled over classes (−2)."""
-
-    label: int
-    points: int
-    """Atoms; for the pooled group their number over all classes."""
-    pairs: int
-    share: float
-    """Its share of the whole set's mass."""
-    max_information: float
-    """H(w), nats: what there is to know about which sample it is; 0 of a single point."""
-    curves: dict[str, Curve]
-    centre: Landmark
-    collapse: Landmark
-    end: Landmark
-    predicted_centre: float
-    predicted_collapse: float
-    predicted_information: Tensor
-    """I_G [T]: an upper bound on the information."""
-    area: Estimate
-    """The integral of the information law, nats; to be compared with `knowable` − `unknown`."""
-    remaining_information: float
-    """The entropy that is left at the last time, nats."""
-    speciation: Landmark = NOWHERE
-    """Where half of what there is to know about the class is known; of the whole set alone."""
-    max_class_information: float = 0.0
-    """H(class), nats; 0 where classes were not asked about."""
-    rivals: tuple[tuple[int, int], ...] = ()
-    """Rows of pairs that one sample does not win, each with its nearest rival."""
-    resamples: dict[str, Tensor] | None = None
-
-    @property
-    def single_point(self) -> bool:
-        """Whether every class in it has a single distinct point, so that H(w) = 0.
-
-        Then γ_own = 1 at all times: the collapse and the end are at t = 0, and there is no centre,
-        for there is nothing to know.
-        """
-        return self.max_information == 0
-
-    @property
-    def law_allowance(self) -> float:
-        """By how many nats the measured area may be off."""
-        return self.law_errors * self.area.error + TOLERATED * self.max_information
-
-    @property
-    def law_errors(self) -> float:
-        """How many standard errors are as rare with so few pairs as `FLAGGED` are with many."""
-        return float(stdtrit(max(self.pairs - 1, 1), ndtr(FLAGGED)))
-
-    @property
-    def law_holds(self) -> bool:
-        """Whether the measured area is what it must be, as far as its error can tell."""
-        return not abs(self.law_difference) > self.law_allowance
-
-    @property
-    def law_checked(self) -> bool:
-        """Whether the error is small enough for that to mean anything."""
-        return self.area.error <= JUDGED * self.max_information
-
-    @property
-    def law_difference(self) -> float:
-        """By how many nats the measured area is off."""
-        return self.area.value - self.max_information + self.remaining_information
-
-    @property
-    def law_deviation(self) -> float:
-        """How many standard errors the measured area is off; infinite where it has no error."""
-        if self.area.error == 0:
-            return math.copysign(math.inf, self.law_difference) if self.law_difference else 0.0
-        return self.law_difference / self.area.error
+from .class_stages import POOLED, ClassStages
 
 
 @dataclass(frozen=True)
 class Stages:
     """The stages of a data set: every class, the whole set, and the classes pooled."""
+
+    kind: ClassVar[str] = "stages"
 
     times: Tensor
     groups: tuple[ClassStages, ...]
@@ -125,24 +42,23 @@ class Stages:
 
     @property
     def main(self) -> ClassStages:
-        """What the headline is about: the classes pooled, or the whole set without classes.
+        """The group of the headline: the classes pooled, or the whole set without classes.
 
-        What has a single point is passed over for what has more.
+        A group with a single point gives way to one with several.
         """
         return min(self.groups, key=lambda group: (group.single_point, group.label != POOLED))
 
     @property
     def typical(self) -> ClassStages:
-        """The class in the middle by predicted collapse; the whole set where there are none.
+        """The class with the median predicted collapse; the whole set where there are no classes.
 
-        What has a single point is passed over for what has more. It is never the pool, which is
+        A class with a single point gives way to one with several. It is never the pool, which is
         no class that a field could be evaluated with.
         """
-        measured = [group for group in self.groups if group.label != POOLED]
-        measured = [group for group in measured if not group.single_point] or measured
-        classes = [group for group in measured if group.label >= 0] or measured
-        ordered = sorted(classes, key=lambda group: group.predicted_collapse)
-        return ordered[len(ordered) // 2]
+        groups = [group for group in self.groups if group.label != POOLED]
+        groups = [group for group in groups if not group.single_point] or groups
+        groups = [group for group in groups if group.label >= 0] or groups
+        return sorted(groups, key=lambda group: group.predicted_collapse)[len(groups) // 2]
 
     @property
     def single_points(self) -> tuple[ClassStages, ...]:
@@ -164,69 +80,65 @@ class Stages:
         """The main group's measured information, nats."""
         return self.main.area
 
-    def gap_at(self, times: Tensor, *, label: int | None = None) -> Curve:
-        """The gap of the main group, or of a class, at any times [...]; summed over dimensions.
+    @property
+    def path(self) -> ProbabilityPath:
+        """The path on which they were measured."""
+        return PATHS[self.settings.get("path", "linear")]
 
-        It is A² times a variance; that is what is followed between the times of measuring.
-        """
+    def gap_at(self, times: Tensor, *, label: int | None = None) -> Curve:
+        """The gap of the main group, or of a class, at any times [...]; summed over dimensions."""
         group = self.main if label is None else self.group(label)
-        curve, places = group.curves["gap"], MeasuredTimes(self.times, group.predicted_information)
-        within = times.clamp(float(self.times[0]), float(self.times[-1]))
-        values = torch.stack([curve.mean, curve.error]) / self.lift(self.times)
-        found = torch.from_numpy(places.values(values, within)) * self.lift(within)
-        return Curve(*found)
+        curve, nodes = group.curves["gap"], MeasuredTimes(self.times, group.predicted_information)
+        inside = times.clamp(float(self.times[0]), float(self.times[-1]))
+        # gap / A² is a variance: it bends least in I_G, so it is what is interpolated
+        variance = torch.stack([curve.mean, curve.error]) / self.lift(self.times)
+        values = torch.from_numpy(nodes.values(variance, inside))
+        return Curve(*(values * self.lift(inside)))
 
     def lift(self, times: Tensor) -> Tensor:
-        """A² at times [...]: what a variance is multiplied with to be a gap."""
-        path = PATHS[self.settings.get("path", "linear")]
-        return path.coefficients(times.flatten()).amplification.square().view(times.shape)
+        """A² at times [...]: the gap is A² tr Cov(data | x_t)."""
+        return self.path.coefficients(times.flatten()).amplification.square().view(times.shape)
 
     def name(self, label: int) -> str:
-        """What to call a group."""
-        if label == POOLED:
-            return "classes pooled"
-        if label == NO_LABEL:
-            return "whole set"
+        """The display name of a group."""
+        if label in (POOLED, NO_LABEL):
+            return "classes pooled" if label == POOLED else "whole set"
         return self.names[label] if label < len(self.names) else str(label)
 
     def to_results(self) -> Results:
-        """As values and arrays."""
-        from floracle.analysis.saved import stages_to_results
+        """As values and arrays; those of a group are named LABEL/curve."""
+        values = {"dims": self.dims, "names": list(self.names)}
+        values |= {"groups": [group.to_values() for group in self.groups]}
+        arrays = {"times": self.times}
+        for group in self.groups:
+            arrays |= group.to_arrays(f"{group.label}/")
+        return Results(self.kind, self.settings, values, arrays, self.provenance)
 
-        return stages_to_results(self)
+    @classmethod
+    def of_results(cls, results: Results) -> Stages:
+        """From `to_results`."""
+        try:
+            return cls(
+                times=results.arrays["times"],
+                groups=tuple(groups_of_results(results)),
+                dims=results.values["dims"],
+                names=tuple(results.values["names"]),
+                settings=dict(results.settings),
+                provenance=dict(results.provenance),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"the saved stages are damaged ({error}); compute them again"
+            ) from error
 
 
-def landmarks(
-    times: Tensor,
-    curves: dict[str, Curve],
-    resamples: dict[str, Tensor],
-    *,
-    along: Tensor,
-    pairs: int,
-    knowable: float,
-    classes: float = 0.0,
-) -> dict[str, Landmark]:
-    """Centre, collapse and end of mean curves, with intervals from their resamples.
-
-    Between times curves are followed `along` what is predicted to be known, [T].
-
-    With H(class) in `classes` the time that separates classes is one more. Of a single point there
-    is nothing to know, so half of it is known at no particular time.
-    """
-    levels = {
-        "centre": ("information", knowable / 2),
-        "collapse": ("self_weight", 0.5),
-        "end": ("max_weight", END),
-    }
-    if classes > 0:
-        levels["speciation"] = ("class_information", classes / 2)
-    found = several_landmarks(
-        times,
-        torch.stack([curves[of].mean for of, _ in levels.values()]),
-        torch.stack([resamples[of] for of, _ in levels.values()]),
-        torch.tensor([level for _, level in levels.values()], dtype=torch.float64),
-        along=along,
-        pairs=pairs if knowable > 0 else CARRYING,
-    )
-    marks = dict(zip(levels, found, strict=True))
-    return marks if knowable > 0 else {**marks, "centre": NOWHERE}
+def groups_of_results(results: Results) -> list[ClassStages]:
+    """Saved groups, whose arrays are named LABEL/curve."""
+    by_label: dict[str, dict[str, Tensor]] = {}
+    for name, array in results.arrays.items():
+        label, _, curve = name.partition("/")
+        by_label.setdefault(label, {})[curve] = array
+    groups: list[Mapping[str, Any]] = results.values["groups"]
+    return [
+        ClassStages.of_saved(values, by_label.get(str(values["label"]), {})) for values in groups
+    ]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from floracle.analysis.curves import Curve, Landmark, bootstrap_means, landmark
+from floracle.analysis.curves import Curve, Landmark, bootstrap_means, find_landmark
 from floracle.analysis.forward_pairs import check_field_times, forward_pairs, ratio
 from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.spectrum import moments
@@ -144,7 +144,7 @@ def settled_by_band(
         explained = ratio(gained, total)
         curves.append((explained, ratio(captured[..., band].T, total)))
         resamples = bootstrap_means(gained, seed) / bootstrap_means(total, seed)
-        half.append(landmark(times, explained.mean, resamples, HALF_EXPLAINED))
+        half.append(find_landmark(times, explained.mean, resamples, HALF_EXPLAINED))
     explained, captured = zip(*curves, strict=True)
     shares = variance.sum(0) / variance.sum()
     return SettledBands(

@@ -12,7 +12,7 @@ import torch
 from scipy.special import stdtrit
 from torch import Tensor
 
-from floracle.analysis.curves import COVERED, Estimate, standard_error
+from floracle.analysis.curves import COVERAGE, Estimate, standard_error
 from floracle.run.errors import InputError
 
 from .probe import ProbeResult
@@ -79,7 +79,7 @@ def mean_lag(differences: Tensor) -> Lag:
     if differences.isnan().any():
         return Lag(None, float("nan"), float("nan"), float("nan"), len(differences))
     mean, error = float(differences.mean()), float(standard_error(differences))
-    reach = error * float(stdtrit(max(len(differences) - 1, 1), (1 + COVERED) / 2))
+    reach = error * float(stdtrit(max(len(differences) - 1, 1), (1 + COVERAGE) / 2))
     return Lag(mean, error, mean - reach, mean + reach, len(differences))
 
 

@@ -30,7 +30,12 @@ import torch
 from torch import Tensor
 
 from floracle.analysis.curves import Curve, Estimate, standard_error
-from floracle.analysis.serialization import check_kind, check_shapes, number, reading
+from floracle.analysis.serialization import (
+    check_kind,
+    check_number,
+    check_shapes,
+    damage_is_reported,
+)
 from floracle.core.fields import VelocityField
 from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.core.point_set import NO_LABEL
@@ -155,7 +160,7 @@ class ProbeResult:
     @classmethod
     def of_results(cls, results: Results) -> ProbeResult:
         """The inverse of `to_results`."""
-        with reading(cls.kind):
+        with damage_is_reported(cls.kind):
             check_kind(cls.kind, results)
             arrays, steps = results.arrays, len(results.arrays["grid"]) - 1
             names = [n[len(COLUMN_PREFIX) :] for n in arrays if n.startswith(COLUMN_PREFIX)]
@@ -166,7 +171,7 @@ class ProbeResult:
             check_shapes(arrays, dict(SAVED_ARRAYS.values()) | shapes)
             return cls(
                 **{field: arrays[name] for field, (name, _) in SAVED_ARRAYS.items()},
-                **{name: number(results.values[name]) for name in SAVED_NUMBERS},
+                **{name: check_number(results.values[name]) for name in SAVED_NUMBERS},
                 columns={name: arrays[COLUMN_PREFIX + name] for name in names},
                 settings=results.settings,
                 provenance=results.provenance,

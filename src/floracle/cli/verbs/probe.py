@@ -218,7 +218,7 @@ def _landmarks(
     Those of the whole set without labels, of the class for one label, of the pooled classes for
     several.
     """
-    from floracle.analysis.saved import load
+    from floracle.analysis.load import load
     from floracle.analysis.stages.result import POOLED, Stages
     from floracle.core.point_set import NO_LABEL
 

@@ -23,7 +23,7 @@ from floracle.run.errors import InputError
 from floracle.run.processes import current_group, process_memory
 
 if TYPE_CHECKING:
-    from floracle.analysis.memory_needs import StagesRun
+    from floracle.analysis.cost.stages_shape import StagesShape
     from floracle.analysis.stages.resumable import ResumableStages
     from floracle.data.store import Store
 
@@ -67,15 +67,16 @@ def stages(
         Print what the run would take, and stop.
     """
     arguments = dict(locals())
-    from floracle.analysis.memory_needs import StagesRun, check_memory, oracle_memory
-    from floracle.analysis.stages.measure import FEWEST
+    from floracle.analysis.cost.memory_needs import check_memory
+    from floracle.analysis.cost.stages_shape import StagesShape, oracle_memory
+    from floracle.analysis.stages.plan import MIN_TIMES
     from floracle.analysis.stages.resumable import ResumableStages
     from floracle.core.point_set import classes as labels_in
 
     check_seed(seed)
-    if pairs < 2 or times < FEWEST:
+    if pairs < 2 or times < MIN_TIMES:
         raise InputError(
-            f"at least 2 --pairs and {FEWEST} --times are needed, got {pairs} and {times}"
+            f"at least 2 --pairs and {MIN_TIMES} --times are needed, got {pairs} and {times}"
         )
     group = current_group()
     device = options.device_for(device, group)
@@ -86,7 +87,7 @@ def stages(
     other = data_options.open_held_out(held_out, store, memory)
     labels = parse_classes(classes, labels_in(store))
     _check_held_out(other, labels)
-    plan = StagesRun(
+    plan = StagesShape(
         store, tuple(labels), pairs, times, held_out=other, deep=deep, memory=memory_share
     )
     check_memory(plan)
@@ -145,9 +146,9 @@ def _check_held_out(held_out: Store | None, labels: list[int]) -> None:
         )
 
 
-def _say_cost(plan: StagesRun) -> None:
+def _say_cost(plan: StagesShape) -> None:
     """Print what the run would take."""
-    from floracle.analysis.cost import estimate_cost
+    from floracle.analysis.cost.estimate import estimate_cost
     from floracle.report.formatting import format_bytes, format_duration
 
     cost = estimate_cost(plan)
@@ -182,7 +183,7 @@ def _measure(run: ResumableStages, store: Store, facts: dict[str, Any]) -> None:
 
 def _report(run: ResumableStages, *, deep: bool) -> None:
     """Analyse trajectories where that is asked for, draw what has changed, print the landmarks."""
-    from floracle.analysis.saved import stages_of_results
+    from floracle.analysis.stages.result import Stages
     from floracle.analysis.trajectories.trajectory_analysis import analyse_trajectories
     from floracle.oracle.oracle import Oracle
     from floracle.report.stages.write import DEEP, is_report_current, write_stages_report
@@ -191,7 +192,7 @@ def _report(run: ResumableStages, *, deep: bool) -> None:
     folder = run.output.path
     if deep and not has_result(folder / DEEP):
         assert isinstance(run.oracle, Oracle)
-        result = stages_of_results(load_results(folder))
+        result = Stages.of_results(load_results(folder))
         oracle, seed = run.oracle.alone(), run.settings["seed"]
         run.output.save(analyse_trajectories(oracle, result, seed=seed), DEEP)
     if not is_report_current(folder):
@@ -203,7 +204,7 @@ def _report(run: ResumableStages, *, deep: bool) -> None:
 
 def _say_landmarks(folder: Path) -> None:
     """Print the landmarks of the classes, the pooled ones and those of the whole set."""
-    from floracle.analysis.saved import stages_of_results
+    from floracle.analysis.stages.result import Stages
     from floracle.report.formatting import (
         format_interval,
         format_landmark,
@@ -213,7 +214,7 @@ def _say_landmarks(folder: Path) -> None:
     from floracle.report.stages import words
     from floracle.run.results import load_results
 
-    result = stages_of_results(load_results(folder))
+    result = Stages.of_results(load_results(folder))
     groups = sorted(result.groups, key=lambda group: (group.label < 0, abs(group.label)))
     shown = [group for group in groups if group.label >= 0][:MAX_CLASSES_SHOWN]
     shown += [group for group in groups if group.label < 0]  # the whole set, the classes pooled

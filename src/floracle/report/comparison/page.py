@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from floracle.analysis.compare import DataSpace, compare_spaces
-from floracle.analysis.saved import load
+from floracle.analysis.load import load
 from floracle.analysis.stages.result import Stages
 from floracle.report.figure import write_figures
 from floracle.report.html import render_page

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from floracle.analysis.curves import ENOUGH
+from floracle.analysis.curves import MIN_PAIRS_FOR_CONTROL
 from floracle.analysis.loss.results import (
     LESS,
     MORE,
@@ -87,7 +87,7 @@ def _describe_memorization(loss: OracleLoss) -> str:
         return ""
     low, high = confidence_interval(whole["difference"], loss.pairs, simultaneous=len(loss.times))
     if not loss.has_enough_pairs:
-        return f"A comparison with held-out data takes at least {ENOUGH} pairs."
+        return f"A comparison with held-out data takes at least {MIN_PAIRS_FOR_CONTROL} pairs."
     if (low > 0).any():
         return (
             f"Its loss on held-out data is higher {describe_times(loss.times, low > 0)}: if both"

@@ -10,9 +10,9 @@ import numpy as np
 from floracle.analysis.advice import advise
 from floracle.analysis.prediction.closed_form import predict
 from floracle.analysis.prediction.twin import quick_pairs
-from floracle.analysis.prediction.what_if import MARKS
-from floracle.analysis.prediction.what_if import what_if as what_if_by_twins
 from floracle.analysis.stages.result import POOLED, ClassStages, Stages
+from floracle.analysis.stages.what_if import MOVED_LANDMARKS
+from floracle.analysis.stages.what_if import what_if as what_if_by_twins
 from floracle.core.paths import PATHS
 from floracle.report.formatting import (
     format_deviation,
@@ -224,7 +224,7 @@ def _from_measured(
     return {
         row.points: " · ".join(
             format_time(getattr(group, name).value if row.points == count else moved)
-            for name, moved in zip(MARKS, row[1:], strict=True)
+            for name, moved in zip(MOVED_LANDMARKS, row[1:], strict=True)
         )
         for row in rows
     }

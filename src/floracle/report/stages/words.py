@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import math
 
+from floracle.analysis.curves import END_WEIGHT
 from floracle.analysis.loss.baselines import BaselineDistances
-from floracle.analysis.stages.result import END, JUDGED, POOLED, TOLERATED, ClassStages, Stages
+from floracle.analysis.stages.class_stages import (
+    LAW_MAX_RELATIVE_ERROR,
+    LAW_QUADRATURE_TOLERANCE,
+    POOLED,
+    ClassStages,
+)
+from floracle.analysis.stages.result import Stages
 from floracle.analysis.trajectories.trajectory_analysis import TrajectoryAnalysis
 from floracle.core.point_set import NO_LABEL
 from floracle.report.formatting import (
@@ -19,7 +26,7 @@ from floracle.report.formatting import (
 MEANINGS = {
     "centre": "Half of the information about the source sample is known: H = ½ H(w).",
     "collapse": "The true source sample has a posterior weight of one half on average.",
-    "end": f"The largest posterior weight reaches {END:.0%} on average.",
+    "end": f"The largest posterior weight reaches {END_WEIGHT:.0%} on average.",
 }
 """What the landmarks are; the report defines its terms by these."""
 MAX_NAMES = 8
@@ -114,14 +121,15 @@ def single_points(stages: Stages) -> str:
 def _describe_end(main: ClassStages) -> str:
     if main.end.value is not None:
         return (
-            f"From t = {format_time(main.end.value)} on, the largest weight is at least {END:.0%}"
-            " on average. What follows is refinement: there the oracle only completes a training"
-            " point, and anything new comes from where a model departs from the oracle."
+            f"From t = {format_time(main.end.value)} on, the largest weight is at least"
+            f" {END_WEIGHT:.0%} on average. What follows is refinement: there the oracle only"
+            " completes a training point, and anything new comes from where a model departs from"
+            " the oracle."
         )
     largest = float(main.curves["max_weight"].mean[-1])
     return (
         "The end of navigation is not reached: at the last time the largest weight is"
-        f" {largest:.3f} on average, below {END}. {rivals(main)}"
+        f" {largest:.3f} on average, below {END_WEIGHT}. {rivals(main)}"
     )
 
 
@@ -157,7 +165,9 @@ def law(main: ClassStages) -> str:
     if not (math.isfinite(area.value) and math.isfinite(area.error)):
         return f"{LAW} needs more pairs: {sides}."
 
-    allowed = f"{main.law_errors:.3g} standard errors and {100 * TOLERATED:g} % of H(w)"
+    allowed = (
+        f"{main.law_errors:.3g} standard errors and {100 * LAW_QUADRATURE_TOLERANCE:g} % of H(w)"
+    )
     deviation = _describe_deviation(main)
     both = (
         f"They are {deviation}; up to {format_nats(main.law_allowance)} nats are allowed,"
@@ -168,14 +178,17 @@ def law(main: ClassStages) -> str:
     if not main.law_checked:
         share = f"{100 * area.error / main.max_information:.3g} %"
         return (
-            f"{LAW} is not checked: the error is {share} of H(w), and above {100 * JUDGED:g} % it"
-            f" says nothing; use more --pairs. Here {sides}."
+            f"{LAW} is not checked: the error is {share} of H(w), and above"
+            f" {100 * LAW_MAX_RELATIVE_ERROR:g} % it says nothing; use more --pairs. Here {sides}."
         )
     # Where next to nothing is known at the last time, an area of 0 would hold as well.
-    if main.max_information - main.remaining_information <= TOLERATED * main.max_information:
+    if (
+        main.max_information - main.remaining_information
+        <= LAW_QUADRATURE_TOLERANCE * main.max_information
+    ):
         return (
             f"{LAW} has nothing to check: {sides}. What is known at the last time is no more than"
-            f" the {100 * TOLERATED:g} % of H(w) that are allowed."
+            f" the {100 * LAW_QUADRATURE_TOLERANCE:g} % of H(w) that are allowed."
         )
     if abs(main.law_deviation) > main.law_errors:
         return f"{LAW} holds within {allowed}: {sides}. {both}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from floracle.analysis.saved import load
+from floracle.analysis.load import load
 from floracle.analysis.stages.result import Stages
 from floracle.analysis.stages.resumable import seconds_taken
 from floracle.analysis.trajectories.trajectory_analysis import (
