@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from floracle.cli import main
-from floracle.models.networks.lightningdit import Architecture, initialized
+from floracle.models.networks.lightningdit import Architecture, initialize
 from floracle.models.weights import write_network
 from floracle.run.results import load_results
 
@@ -42,7 +42,7 @@ def run(verb, field, out):
 def written(path, seed):
     """A network whose every weight is drawn; untrained ones say zero, whatever their seed."""
     source = torch.Generator().manual_seed(seed)
-    network = initialized(PLAN, source)
+    network = initialize(PLAN, source)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn(parameter.shape, generator=source)

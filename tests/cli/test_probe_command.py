@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 import floracle
 from floracle.cli import main
-from floracle.models.autoencoders.frame import Autoencoder
+from floracle.models.autoencoders.autoencoder import Autoencoder
 from tiny_pipelines import FLUX_SIZES, SD3_SIZES, TEXT
 
 NETWORKS = '''

@@ -57,6 +57,15 @@ def test_a_network_is_followed_by_its_name(folder, capsys):
     assert (found[1::2] + 2).abs().max() < 1e-5
 
 
+def test_words_of_version_0_1_are_a_note_with_the_new_ones(folder, capsys):
+    field = f"{folder / 'networks.py'}:pull"
+    old = ("--convention", "predicts=data,null=5")
+    code, found = typed(folder, field, folder / "points.npy", *old)
+    assert code == 0
+    assert (found - 2).abs().max() < 1e-5
+    assert "note: --convention: null= is now null_label=" in capsys.readouterr().err
+
+
 def test_two_fields_are_two_samplings_on_one_grid(folder, capsys):
     field, data = f"{folder / 'networks.py'}:pull", folder / "points.npy"
     oracle = floracle.Oracle(floracle.open_store(str(data)))

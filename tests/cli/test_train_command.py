@@ -74,7 +74,7 @@ def test_a_run_is_sampled_by_its_folder(capsys):
         ({"images": "1e-3"}, "--images is a whole number, got 1e-3"),
         ({"batch": "10.5"}, "--batch is a whole number, got 10.5"),
         ({"model": "nanno"}, "did you mean 'nano'"),
-        ({"patch": 3}, "cannot be cut into patches of 3"),
+        ({"patch": 3}, "cannot be split into patches of 3"),
         ({"drop": 1}, "drop is a share"),
         ({"pairs": 1}, "pairs counts from 2"),
         ({"target": "orakle"}, "orakle"),

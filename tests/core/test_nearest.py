@@ -96,7 +96,7 @@ def test_within_a_class(points_source):
     source = points_source(points, labels)
     for label in range(3):
         agree(source, points, torch.randn(7, 5), 4, label=label, rows=8)
-    with pytest.raises(ValueError, match="no atom of class 9"):
+    with pytest.raises(ValueError, match="class 9 has no points"):
         nearest(source, points, label=9)
 
 
@@ -110,7 +110,7 @@ def test_shapes_are_flattened(points_source):
 def test_few_queries_at_a_time_change_nothing(points_source, monkeypatch):
     points, queries = torch.randn(50, 6), torch.randn(9, 6)
     whole = nearest(points_source(points), queries, 3)
-    monkeypatch.setattr(module, "GATHERED", 1)
+    monkeypatch.setattr(module, "REFINED_NUMBERS", 1)
     pieces = nearest(points_source(points), queries, 3)
     assert torch.equal(whole.rows, pieces.rows)
     assert torch.equal(whole.distances, pieces.distances)

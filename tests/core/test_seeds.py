@@ -40,7 +40,7 @@ def test_noise_is_standard_normal_and_seeds_are_independent():
 
 @pytest.mark.parametrize("seed", [-1, 2**32, 2**64])
 def test_seeds_that_would_repeat_are_refused(seed):
-    with pytest.raises(ValueError, match=r"seeds lie in \[0, 2\*\*32\)"):
+    with pytest.raises(ValueError, match=r"seeds must lie in \[0, 2\*\*32\)"):
         generator(seed)
 
 

@@ -224,12 +224,12 @@ def test_data_that_cannot_be_encoded_is_refused_and_nothing_is_written(tmp_path)
 
 @pytest.mark.slow
 def test_the_verb_encodes_and_says_what_came_of_it(tmp_path, capsys):
-    from floracle.models.autoencoders.ldm_layers import AutoencoderPlan, Ldm
+    from floracle.models.autoencoders.ldm_layers import KLArchitecture, KLAutoencoder
     from floracle.models.autoencoders.load import load_autoencoder
 
     where, file = pictures(tmp_path / "images"), tmp_path / "kl.pt"
-    plan = AutoencoderPlan((32, 32), 1, (False, True), inner=4, channels=4)
-    torch.save({"state_dict": Ldm(plan).state_dict()}, file)
+    plan = KLArchitecture((32, 32), 1, (False, True), inner=4, channels=4)
+    torch.save({"state_dict": KLAutoencoder(plan).state_dict()}, file)
     words = ["encode", str(where), str(tmp_path / "out"), "--autoencoder", str(file), "--flips"]
     assert main([*words, "--shard-images", "4"]) == 0
     said = capsys.readouterr().out

@@ -13,7 +13,7 @@ from floracle.analysis.load import load
 from floracle.cli import main
 from floracle.data.packed.pack import pack
 from floracle.data.store import open_store
-from floracle.models.networks.tensors import digest_of
+from floracle.models.state_dict import hash_tensors
 from floracle.report.stages.write import write_stages_report
 from floracle.report.training.page import read_run
 from floracle.run.errors import InputError
@@ -130,7 +130,7 @@ def test_checkpoints_and_what_a_run_is_known_by(training, tmp_path, seed):
     whole = {}
     for about in checkpoint.record_paths(training):
         kept = checkpoint.read_record_of(about)
-        whole[kept.images] = digest_of(checkpoint.read_checkpoint(kept))
+        whole[kept.images] = hash_tensors(checkpoint.read_checkpoint(kept))
     assert len(whole) == 2
     newest = max(whole)
 
@@ -139,7 +139,7 @@ def test_checkpoints_and_what_a_run_is_known_by(training, tmp_path, seed):
         kept, words = checkpoint.latest_checkpoint(folder, settings)
         if kept is None:
             raise InputError(words[0] if words else "there is no checkpoint")
-        assert digest_of(checkpoint.read_checkpoint(kept)) == whole[kept.images]
+        assert hash_tensors(checkpoint.read_checkpoint(kept)) == whole[kept.images]
         assert kept.facts["switch"] == 0.4
         if kept.images != newest:
             raise InputError(words[0] if words else "the newest checkpoint was removed")

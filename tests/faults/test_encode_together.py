@@ -141,12 +141,12 @@ sys.exit(main())
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     """The command line but for OUT, with a small autoencoder; what one process makes is there."""
-    from floracle.models.autoencoders.ldm_layers import AutoencoderPlan, Ldm
+    from floracle.models.autoencoders.ldm_layers import KLArchitecture, KLAutoencoder
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FLORACLE_DEBUG", raising=False)
-    plan = AutoencoderPlan((32, 32), 1, (False, True), inner=4, channels=4)
-    torch.save({"state_dict": Ldm(plan).state_dict()}, "kl.pt")
+    plan = KLArchitecture((32, 32), 1, (False, True), inner=4, channels=4)
+    torch.save({"state_dict": KLAutoencoder(plan).state_dict()}, "kl.pt")
     words = ["--autoencoder", "kl.pt", "--moments", "sample", "--flips", "--batch", "2"]
     images(tmp_path / "data")
     before = torch.get_num_threads()

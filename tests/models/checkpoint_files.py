@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import torch
 
-from floracle.models.networks.layers import rotary
-from floracle.models.networks.lightningdit import architecture, initialized
+from floracle.models.networks.layers import rotary_tables
+from floracle.models.networks.lightningdit import architecture, initialize
 
 TINY = {"side": 8, "channels": 4, "classes": 5}
 MODERN = architecture("nano", patch=1, **TINY)
@@ -17,7 +17,7 @@ SIGMA = replace(PLAIN, sigma=True)
 def network(plan, seed=0):
     """A network whose every part shows in its output."""
     generator = torch.Generator().manual_seed(seed)
-    made = initialized(plan, generator).eval().requires_grad_(False)
+    made = initialize(plan, generator).eval().requires_grad_(False)
     for name, values in made.named_parameters():
         if name != "pos_embed":
             values += 0.05 * torch.randn(values.shape, generator=generator)
@@ -28,7 +28,7 @@ def tensors(plan, seed=0, prefix=""):
     """Its tensors under the reference's names, the tables of angles among them."""
     found = dict(network(plan, seed).state_dict())
     if plan.rope:
-        tables = rotary(plan.side // plan.patch, plan.width // plan.heads)
+        tables = rotary_tables(plan.side // plan.patch, plan.width // plan.heads)
         for name, half in zip(("cos", "sin"), tables, strict=True):
             found[f"feat_rope.freqs_{name}"] = half.repeat_interleave(2, dim=1)
     return {prefix + name: value for name, value in found.items()}

@@ -14,15 +14,13 @@ from torch.testing import assert_close
 
 from floracle.cli import main
 from floracle.data.store import open_store
-from floracle.models.autoencoders.ldm_layers import AutoencoderPlan, Ldm
+from floracle.models.autoencoders.ldm_layers import KLArchitecture, KLAutoencoder
 from floracle.models.autoencoders.load import load_autoencoder
-from floracle.models.autoencoders.taef2 import FILES, Taef2
+from floracle.models.autoencoders.taef2 import FILES, TAEF2
 from floracle.run.errors import InputError
 
-VAVAE = AutoencoderPlan(
-    (128, 128, 256, 256, 512), 2, (False,) * 4 + (True,), inner=32, channels=32
-)
-SMALL = AutoencoderPlan((32, 64), 1, (False, False), inner=5, channels=4)
+VAVAE = KLArchitecture((128, 128, 256, 256, 512), 2, (False,) * 4 + (True,), inner=32, channels=32)
+SMALL = KLArchitecture((32, 64), 1, (False, False), inner=5, channels=4)
 
 
 def sine(*shape):
@@ -40,7 +38,7 @@ def picture(file):
 def taef2(folder, dtype=torch.float16):
     """A folder of TAEF2 with weights drawn at random."""
     folder.mkdir(parents=True, exist_ok=True)
-    network = Taef2()
+    network = TAEF2()
     for half, name in zip((network.encoder, network.decoder), FILES, strict=True):
         tensors = {key: value.to(dtype) for key, value in half.state_dict().items()}
         save_file(tensors, folder / name)
@@ -49,7 +47,7 @@ def taef2(folder, dtype=torch.float16):
 
 def ldm(file, plan, **beside):
     """A checkpoint of latent diffusion's kind with weights drawn at random."""
-    tensors = {name: value.clone() for name, value in Ldm(plan).state_dict().items()}
+    tensors = {name: value.clone() for name, value in KLAutoencoder(plan).state_dict().items()}
     torch.save({"state_dict": tensors | beside, "epoch": 3}, file)
     return tensors
 
@@ -157,7 +155,7 @@ def vavae_names():
 
 def test_every_tensor_of_a_vavae_has_its_place():
     with torch.device("meta"):
-        network = Ldm(VAVAE)
+        network = KLAutoencoder(VAVAE)
     there = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     assert there == vavae_names()
     assert VAVAE.downsampling == 16
@@ -165,15 +163,17 @@ def test_every_tensor_of_a_vavae_has_its_place():
 
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_the_shapes_of_a_checkpoint_are_read_off_its_tensors(tmp_path, prefix):
-    plan = AutoencoderPlan((32, 32, 64), 2, (False, False, True), inner=6, channels=4)
-    tensors = {f"{prefix}{name}": value for name, value in Ldm(plan).state_dict().items()}
+    plan = KLArchitecture((32, 32, 64), 2, (False, False, True), inner=6, channels=4)
+    tensors = {
+        f"{prefix}{name}": value for name, value in KLAutoencoder(plan).state_dict().items()
+    }
     torch.save({"state_dict": tensors | {"loss.logvar": torch.zeros(())}}, tmp_path / "kl.ckpt")
     network = load_autoencoder(tmp_path / "kl.ckpt")
-    assert isinstance(network.network, Ldm)
+    assert isinstance(network.network, KLAutoencoder)
     for name, value in network.network.state_dict().items():
         assert torch.equal(value, tensors[f"{prefix}{name}"]), name
     assert (network.channels, network.downsampling, network.gaussian) == (4, 4, True)
-    assert network.assumed.startswith("1 tensors that are none of the autoencoder left out")
+    assert network.assumed.startswith("1 tensors beside the autoencoder left out")
     mean, std = network.encode(sine(2, 3, 16, 16))
     assert mean.shape == (2, 4, 4, 4)
     assert std is not None
@@ -204,12 +204,12 @@ def test_damaged_files_of_taef2_are_named(tmp_path):
         "half": (lambda folder: (folder / FILES[1]).unlink(), r"has no taef2_decoder"),
         "key": (
             lambda folder: without(folder / FILES[1], "1.bias"),
-            r"lacks the tensors 1\.bias;",
+            r"lacks 1 tensors: 1\.bias;",
         ),
         "nan": (lambda folder: nan(folder / FILES[0]), r"0\.bias holds NaN"),
         "swapped": (
             lambda folder: (folder / FILES[0]).write_bytes((folder / FILES[1]).read_bytes()),
-            r"taef2_encoder\S+ lacks the tensors 0\.weight",
+            r"taef2_encoder\S+ lacks \d+ tensors: 0\.weight",
         ),
         "empty": (lambda folder: (folder / FILES[0]).write_bytes(b""), r"incomplete"),
     }
@@ -233,7 +233,7 @@ def test_checkpoints_that_are_none_are_refused(tmp_path):
     level = {name: value for name, value in whole.items() if "encoder.down.0.block" not in name}
     odd = whole | {"encoder.conv_out.weight": torch.zeros(10, 33, 3, 3)}
     cases = {
-        "lost.pt": (lost, r"lacks the tensors decoder\.mid\.attn_1\.k\.bias;"),
+        "lost.pt": (lost, r"lacks 1 tensors: decoder\.mid\.attn_1\.k\.bias;"),
         "level.pt": (level, r"lacks encoder\.down\.0\.block\.0\.conv1\.weight"),
         "odd.pt": (odd, r"encoder\.conv_out\.weight is \[10, 33, 3, 3\], not \[10, 64, 3, 3\]"),
         "dit.pt": ({"pos_embed": torch.zeros(3)}, r"is no autoencoder of latent diffusion"),
@@ -272,8 +272,8 @@ def test_scale_and_shift_may_be_asked_for(tmp_path):
         for given in ({}, {"scale": 0.18215, "shift": 0.5})
     )
     assert (told.scale, told.shift) == (1.0, 0.0)
-    assert told.assumed.startswith("scale 1, shift 0: a checkpoint tells none")
-    assert asked.assumed.startswith("scale 0.18215 and shift 0.5 as asked for, not 1 and 0")
+    assert told.assumed.startswith("scale 1, shift 0: a checkpoint has none")
+    assert asked.assumed.startswith("scale 0.18215 and shift 0.5 as given, not 1 and 0")
     images = sine(1, 3, 16, 16)
     z, mapped = told.encode(images), asked.encode(images)
     assert_close(mapped.mean, (z.mean - 0.5) * 0.18215)

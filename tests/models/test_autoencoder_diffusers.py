@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from floracle.models.autoencoders.ldm_layers import AutoencoderPlan, Ldm
+from floracle.models.autoencoders.ldm_layers import KLArchitecture, KLAutoencoder
 from floracle.models.autoencoders.load import load_autoencoder
 from floracle.run.errors import InputError
 
@@ -146,10 +146,10 @@ def in_their_words(name, levels):
 @torch.no_grad()
 @pytest.mark.parametrize("attended", [False, True])
 def test_latent_diffusions_layers_compute_what_diffusers_does(library, tmp_path, attended):
-    plan = AutoencoderPlan((32, 32, 64), 2, (False, False, attended), inner=4, channels=4)
+    plan = KLArchitecture((32, 32, 64), 2, (False, False, attended), inner=4, channels=4)
     tensors = {
         name: torch.randn_like(value) * 0.1 + ("norm" in name and "weight" in name)
-        for name, value in Ldm(plan).state_dict().items()
+        for name, value in KLAutoencoder(plan).state_dict().items()
     }
     torch.save({"state_dict": tensors}, tmp_path / "kl.pt")
     kind = "Attn" if attended else ""

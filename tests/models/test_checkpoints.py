@@ -14,11 +14,12 @@ import torch
 from checkpoint_files import MODERN, lightningdit, network, tensors
 from safetensors.torch import load_file, save_file
 
-from floracle.models.autoencoders.frame import filled
 from floracle.models.autoencoders.taef2 import load_taef2
-from floracle.models.checkpoints import open_checkpoint, plain_names, read_safetensors
-from floracle.models.networks.diffusers import check_files, loaded
-from floracle.models.prompts import prompts_of
+from floracle.models.checkpoints import open_checkpoint, read_safetensors, unwrapped_names
+from floracle.models.networks.diffusers import load_text_to_image
+from floracle.models.networks.diffusers_folder import WEIGHTS, check_weights
+from floracle.models.prompts import read_embeddings
+from floracle.models.state_dict import fill_network
 from floracle.models.weights import read_network, write_network
 from floracle.run.errors import InputError
 from tiny_pipelines import FLUX_SIZES
@@ -136,7 +137,7 @@ def test_what_holds_no_weights_is_named(tmp_path, content):
 
 def test_wrappers_leave_no_prefix():
     given = {"module._orig_mod.a": torch.ones(1), "_orig_mod.b.module.c": torch.ones(1)}
-    assert set(plain_names(given)) == {"a", "b.module.c"}
+    assert set(unwrapped_names(given)) == {"a", "b.module.c"}
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +200,7 @@ def test_whole_numbers_are_no_weights_of_an_autoencoder(tmp_path):
         layer = torch.nn.Linear(2, 3)
     tensors = {"weight": torch.ones(3, 2), "bias": torch.ones(3, dtype=torch.int32)}
     with pytest.raises(InputError, match=r"bias holds torch\.int32"):
-        filled(layer, tensors, tmp_path)
+        fill_network(layer, tensors, tmp_path, advice="name another file")
 
 
 READERS = {
@@ -207,8 +208,10 @@ READERS = {
     "model.ckpt": open_checkpoint,
     "model.safetensors": open_checkpoint,
     "network.safetensors": read_network,
-    "text.safetensors": lambda path: prompts_of(str(path), CPU, torch.float32),
-    "diffusion_pytorch_model.safetensors": lambda path: check_files(path.parent),
+    "text.safetensors": lambda path: read_embeddings(str(path), CPU, torch.float32),
+    "diffusion_pytorch_model.safetensors": lambda path: check_weights(
+        path.parent, WEIGHTS, "network"
+    ),
     "taef2_encoder.safetensors": lambda path: load_taef2(path.parent, CPU, None),
 }
 
@@ -248,4 +251,4 @@ def test_a_tensor_of_another_name_is_not_drawn_anew_by_diffusers(tmp_path):
     save_file(tensors, path)
     text = {"prompt_embeds": torch.ones(1, 6, 32), "pooled_prompt_embeds": torch.ones(1, 24)}
     with pytest.raises(InputError, match=r"lacks proj_out\.weight"):
-        loaded(tmp_path, text, None, guidance=1.0, device=CPU, dtype=None)
+        load_text_to_image(tmp_path, text, None, guidance=1.0, device=CPU, dtype=None)

@@ -12,7 +12,14 @@ import floracle
 from floracle.models.check import check_convention
 from floracle.models.convention import CONVENTIONS
 from floracle.models.field import model_field
-from floracle.models.networks.diffusers import SD3, Flux, Prompts, packed, places, unpacked
+from floracle.models.networks.diffusers import (
+    SD3,
+    Flux,
+    Prompts,
+    pack_latents,
+    token_positions,
+    unpack_latents,
+)
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError
 from tiny_pipelines import FLUX_SIZES, SD3_SIZES, TEXT
@@ -81,7 +88,7 @@ def test_flux_ends_where_its_pipeline_ends(library, folders, embeddings, name):
         **{key: embeddings[key] for key in PROMPTS},
         height=64,
         width=64,
-        latents=packed(noise),
+        latents=pack_latents(noise),
         sigmas=[1.0, 0.75, 0.5, 0.25],
         num_inference_steps=4,
         guidance_scale=2.5,
@@ -89,7 +96,7 @@ def test_flux_ends_where_its_pipeline_ends(library, folders, embeddings, name):
     ).images
     field = load_model(folders / name, embeddings=embeddings, guidance=2.5)
     own = floracle.sample(field, noise, floracle.time_grid(4), labels=torch.arange(3))
-    assert_close(own, unpacked(ended, 4, 4), rtol=0, atol=1e-5)
+    assert_close(own, unpack_latents(ended, 4, 4), rtol=0, atol=1e-5)
     assert (own - noise).abs().max() > 0.1
 
 
@@ -125,10 +132,10 @@ class FromOracle:
     def __call__(self, *, hidden_states, timestep, **rest):
         assert rest["return_dict"] is False
         side = int(hidden_states.shape[1] ** 0.5)
-        x = unpacked(hidden_states, side, side) if self.packs else hidden_states
+        x = unpack_latents(hidden_states, side, side) if self.packs else hidden_states
         t = (1 - timestep.double() / self.scale).clamp(0, 0.999)
         said = -self.oracle(x, t)
-        return (packed(said) if self.packs else said,)
+        return (pack_latents(said) if self.packs else said,)
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +173,10 @@ def test_the_self_test_sees_the_clock_of_diffusers(world, kind, scale, wrong):
 def test_packs_are_the_pipelines_own(library):
     x = torch.randn(2, 4, 6, 8)
     own = library.FluxPipeline._pack_latents(x, 2, 4, 6, 8)
-    assert torch.equal(packed(x), own)
-    assert torch.equal(unpacked(own, 3, 4), x)
+    assert torch.equal(pack_latents(x), own)
+    assert torch.equal(unpack_latents(own, 3, 4), x)
     where = library.FluxPipeline._prepare_latent_image_ids(2, 3, 4, "cpu", torch.float32)
-    assert torch.equal(places(3, 4).float(), where)
+    assert torch.equal(token_positions(3, 4).float(), where)
 
 
 def test_the_folder_of_a_pipeline_has_its_transformer_inside(folders, embeddings, tmp_path):
@@ -189,7 +196,7 @@ def test_labels_choose_the_prompt(folders, embeddings):
     said = field(x, t, torch.tensor([0, 1, 2, -1]))
     assert torch.pdist(said.flatten(1)).min() > 1e-3
     assert_close(field(x, t)[0], said[3])
-    with pytest.raises(InputError, match="labels 0 to 2 and -1 for none, got 3"):
+    with pytest.raises(InputError, match="labels 0 to 2, and -1 for none, got 3"):
         field(x, t, torch.tensor([0, 1, 2, 3]))
 
 
@@ -217,7 +224,7 @@ def test_the_guidance_that_flux_embeds_counts(folders, embeddings):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (None, "give prompt=, .* or embeddings="),
+        (None, "pass prompt= .* or embeddings="),
         ({"prompt_embeds": torch.ones(1, 2, 32)}, "pooled_prompt_embeds"),
         ({"promt_embeds": torch.ones(1, 2, 32)}, "did you mean 'prompt_embeds'"),
     ],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import floracle
-from floracle.models.weights import description
+from floracle.models.weights import read_header
 from floracle.models.zoo import EMBEDDED, load_model
 from floracle.run.errors import InputError
 
@@ -22,7 +22,7 @@ def network():
 def test_it_is_at_most_a_megabyte_and_trained_on_these_digits(digits):
     file = EMBEDDED["digits-pico"]
     assert file.stat().st_size <= 1_000_000
-    made = description(file)["made"]
+    made = read_header(file)["made"]
     assert made["data"] == digits.fingerprint
     assert made["images"] == 1_000_000
 

@@ -6,13 +6,19 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from floracle.models.networks.layers import positions, rotary, rotated, unpatched, waves
+from floracle.models.networks.layers import (
+    position_embedding,
+    rotary_tables,
+    rotate,
+    time_features,
+    unpatchify,
+)
 from floracle.models.networks.lightningdit import (
     SIZES,
     Architecture,
     LightningDiT,
     architecture,
-    initialized,
+    initialize,
 )
 from floracle.run.errors import InputError
 
@@ -22,7 +28,7 @@ SMALL = Architecture(depth=2, width=32, heads=2, patch=2, channels=3, side=8, cl
 def shaken(plan, seed=0):
     """A network whose every part shows in its output."""
     generator = torch.Generator().manual_seed(seed)
-    network = initialized(plan, generator).eval().requires_grad_(False)
+    network = initialize(plan, generator).eval().requires_grad_(False)
     for name, values in network.named_parameters():
         if name != "pos_embed":
             values += 0.1 * torch.randn(values.shape, generator=generator)
@@ -82,13 +88,13 @@ def test_every_size_builds_in_every_patch():
 
 
 def test_a_new_network_predicts_zero():
-    network = initialized(SMALL, torch.Generator().manual_seed(0))
+    network = initialize(SMALL, torch.Generator().manual_seed(0))
     assert torch.equal(network(*asked(SMALL)), torch.zeros(3, 3, 8, 8))
 
 
 def test_the_same_seed_makes_the_same_network():
-    first, again = (initialized(SMALL, torch.Generator().manual_seed(7)) for _ in range(2))
-    other = initialized(SMALL, torch.Generator().manual_seed(8)).state_dict()
+    first, again = (initialize(SMALL, torch.Generator().manual_seed(7)) for _ in range(2))
+    other = initialize(SMALL, torch.Generator().manual_seed(8)).state_dict()
     for name, values in first.state_dict().items():
         assert torch.equal(values, again.state_dict()[name])
     assert not torch.equal(
@@ -123,13 +129,13 @@ def test_the_second_half_of_the_outputs_is_dropped():
 def test_patches_come_back_where_they_were():
     x = torch.randn(2, 3, 8, 8)
     tokens = x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 4, 5, 1).reshape(2, 16, 12)
-    assert torch.equal(unpatched(tokens, 2), x)
+    assert torch.equal(unpatchify(tokens, 2), x)
 
 
 def test_rotary_products_depend_on_the_offset_alone():
-    turn = torch.stack(rotary(8, 16), dim=-1)
+    turn = torch.stack(rotary_tables(8, 16), dim=-1)
     q, k = torch.randn(16), torch.randn(16)
-    product = rotated(q.expand(64, 16), turn) @ rotated(k.expand(64, 16), turn).T
+    product = rotate(q.expand(64, 16), turn) @ rotate(k.expand(64, 16), turn).T
     grid = product.reshape(8, 8, 8, 8)
     assert_close(grid[1, 2, 4, 3], grid[3, 4, 6, 5])
     assert_close(grid[0, 0, 0, 0], q @ k)
@@ -137,22 +143,24 @@ def test_rotary_products_depend_on_the_offset_alone():
 
 
 def test_a_compiled_network_turns_its_heads_alike(monkeypatch):
-    turn, heads = torch.stack(rotary(4, 16), dim=-1), torch.randn(2, 3, 16, 16)
-    plain = rotated(heads, turn)
+    turn, heads = torch.stack(rotary_tables(4, 16), dim=-1), torch.randn(2, 3, 16, 16)
+    plain = rotate(heads, turn)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert_close(rotated(heads, turn), plain)
+    assert_close(rotate(heads, turn), plain)
 
 
 def test_positions_are_all_different():
-    places = positions(8, 32)[0]
+    places = position_embedding(8, 32)[0]
     apart = torch.cdist(places, places) + torch.eye(64)
     assert apart.min() > 0.1
 
 
 def test_times_are_written_apart():
     """Neighbouring times of a clock to 1 differ, and 0 is all cosines."""
-    assert torch.equal(waves(torch.zeros(1))[0], torch.cat([torch.ones(128), torch.zeros(128)]))
-    assert (waves(torch.tensor([0.5])) - waves(torch.tensor([0.501]))).norm() > 1e-3
+    at_zero = torch.cat([torch.ones(128), torch.zeros(128)])
+    assert torch.equal(time_features(torch.zeros(1))[0], at_zero)
+    near, nearer = (time_features(torch.tensor([t])) for t in (0.501, 0.5))
+    assert (near - nearer).norm() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -160,7 +168,7 @@ def test_times_are_written_apart():
     [
         ({"heads": 5}, "multiple of 20"),
         ({"patch": 3}, "patches of 3"),
-        ({"depth": 0}, "from 1 upwards"),
+        ({"depth": 0}, "must be positive"),
         ({"width": 36, "heads": 6}, "multiple of 24"),
     ],
 )

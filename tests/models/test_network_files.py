@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from floracle.models.convention import Convention
-from floracle.models.weights import NAME, read_network, write_network
+from floracle.models.weights import NETWORK_FILE, read_network, write_network
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError
 from floracle.run.files import digest
@@ -21,7 +21,7 @@ PLANS = [MODERN, PLAIN, SIGMA, replace(MODERN, qk_norm=True, shift=False, null=F
 @pytest.mark.parametrize("plan", PLANS, ids=["modern", "plain", "sigma", "other"])
 def test_what_was_written_is_read_bit_for_bit(tmp_path, plan):
     made = network(plan)
-    found = read_network(write_network(tmp_path / NAME, made, images=512))
+    found = read_network(write_network(tmp_path / NETWORK_FILE, made, images=512))
     assert found.network.plan == plan
     assert found.convention == Convention(null_label=made.null)
     assert found.made["images"] == 512
@@ -31,16 +31,16 @@ def test_what_was_written_is_read_bit_for_bit(tmp_path, plan):
 
 def test_a_run_is_loaded_by_its_folder_or_file(tmp_path):
     made = network(MODERN)
-    write_network(tmp_path / "run" / NAME, made)
+    write_network(tmp_path / "run" / NETWORK_FILE, made)
     x, t, labels = torch.randn(2, 4, 8, 8), torch.tensor([0.2, 0.7]), torch.tensor([3, -1])
     expected = made(x, t, torch.tensor([3, 5]))
-    for where in (tmp_path / "run", tmp_path / "run" / NAME, str(tmp_path / "run")):
+    for where in (tmp_path / "run", tmp_path / "run" / NETWORK_FILE, str(tmp_path / "run")):
         assert torch.equal(load_model(where)(x, t, labels), expected)
 
 
 def test_its_convention_travels_with_it(tmp_path):
     made, convention = network(MODERN), Convention("data", 1, 0, null_label=5)
-    write_network(tmp_path / NAME, made, convention=convention)
+    write_network(tmp_path / NETWORK_FILE, made, convention=convention)
     x, t = torch.randn(2, 4, 8, 8), torch.tensor([0.25, 0.5], dtype=torch.float64)
     data = made(x, 1 - t.float(), torch.tensor([5, 5]))
     velocity = load_model(tmp_path)(x, t)
@@ -49,7 +49,7 @@ def test_its_convention_travels_with_it(tmp_path):
 
 def test_other_programs_can_read_the_tensors(tmp_path):
     made = network(MODERN)
-    path = write_network(tmp_path / NAME, made)
+    path = write_network(tmp_path / NETWORK_FILE, made)
     found = load_file(path)
     assert set(found) == set(made.state_dict())
     with safe_open(path, "pt") as file:
@@ -57,7 +57,7 @@ def test_other_programs_can_read_the_tensors(tmp_path):
 
 
 def test_a_write_that_fails_leaves_the_old_network(tmp_path, monkeypatch):
-    path = write_network(tmp_path / NAME, network(MODERN))
+    path = write_network(tmp_path / NETWORK_FILE, network(MODERN))
     before = path.read_bytes()
 
     def broken(tensors, where, metadata):
@@ -68,7 +68,7 @@ def test_a_write_that_fails_leaves_the_old_network(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_network(path, network(MODERN, seed=1))
     assert path.read_bytes() == before
-    assert [file.name for file in tmp_path.iterdir()] == [NAME]
+    assert [file.name for file in tmp_path.iterdir()] == [NETWORK_FILE]
 
 
 def rewritten(path, change):
@@ -86,13 +86,13 @@ def rewritten(path, change):
     [
         (lambda said: said.update(format=99), "format 99"),
         (lambda said: said.pop("plan"), "is damaged"),
-        (lambda said: said["plan"].update(width=64), "this architecture has"),
+        (lambda said: said["plan"].update(width=64), "as in this architecture"),
         (lambda said: said["plan"].update(colour="red"), "is damaged"),
         (lambda said: said["convention"].update(predicts="fun"), "cannot read predicts=fun"),
     ],
 )
 def test_a_damaged_description_is_named(tmp_path, change, words):
-    path = write_network(tmp_path / NAME, network(MODERN))
+    path = write_network(tmp_path / NETWORK_FILE, network(MODERN))
     rewritten(path, change)
     with pytest.raises(InputError, match=words):
         load_model(path)
@@ -100,7 +100,7 @@ def test_a_damaged_description_is_named(tmp_path, change, words):
 
 @pytest.mark.parametrize("share", [0.001, 0.5, 0.9999])
 def test_a_truncated_network_is_named(tmp_path, share):
-    path = write_network(tmp_path / NAME, network(MODERN))
+    path = write_network(tmp_path / NETWORK_FILE, network(MODERN))
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     for where in (path, tmp_path):
         with pytest.raises(InputError, match="incomplete"):

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 import floracle
 import tiny_pipelines
 from floracle.cli import main
-from floracle.models.networks.diffusers import packed, unpacked
+from floracle.models.networks.diffusers import pack_latents, unpack_latents
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError
 from tiny_pipelines import SD3_SIZES
@@ -130,11 +130,11 @@ def test_sd3_reads_prompts_as_its_pipeline_does(pipelines, folders):
 def test_flux_reads_prompts_as_its_pipeline_does(pipelines, folders):
     noise = floracle.noise(range(2), (4, 8, 8))
     ended = pipelines["flux"](
-        prompt=PROMPTS, latents=packed(noise), guidance_scale=2.5, **LOOP
+        prompt=PROMPTS, latents=pack_latents(noise), guidance_scale=2.5, **LOOP
     ).images
     field = load_model(folders / "flux", prompt=PROMPTS, guidance=2.5)
     own = floracle.sample(field, noise, floracle.time_grid(4), labels=torch.arange(2))
-    assert_close(own, unpacked(ended, 4, 4), rtol=0, atol=1e-5)
+    assert_close(own, unpack_latents(ended, 4, 4), rtol=0, atol=1e-5)
 
 
 def test_flux_with_true_guidance_ends_where_its_pipeline_ends(pipelines, folders):
@@ -143,13 +143,13 @@ def test_flux_with_true_guidance_ends_where_its_pipeline_ends(pipelines, folders
         prompt=PROMPTS[0],
         negative_prompt="",
         true_cfg_scale=4.0,
-        latents=packed(noise),
+        latents=pack_latents(noise),
         guidance_scale=2.5,
         **LOOP,
     ).images
     field = load_model(folders / "flux", prompt=PROMPTS[0], guidance=2.5)
     own = floracle.sample(floracle.guided(field, 4.0), noise, floracle.time_grid(4), labels=0)
-    assert_close(own, unpacked(ended, 4, 4), rtol=0, atol=1e-5)
+    assert_close(own, unpack_latents(ended, 4, 4), rtol=0, atol=1e-5)
 
 
 def test_sd3_goes_without_t5_as_its_pipeline_does(library, pipelines, folders, tmp_path):
@@ -177,7 +177,7 @@ def test_no_bars_and_no_warnings_are_shown(folders, capfd):
 
 
 def test_a_folder_without_encoders_says_what_to_give(folders, tmp_path):
-    words = "has no text_encoder, so it cannot encode a prompt; .* or give embeddings="
+    words = "has no text_encoder, so it cannot encode a prompt; .* or pass embeddings="
     with pytest.raises(InputError, match=words):
         load_model(folders / "sd3" / "transformer", prompt="a cat")
     copy = tmp_path / "flux"
@@ -215,8 +215,8 @@ def test_damaged_encoders_are_named(folders, tmp_path):
     [
         ({"prompt": []}, "a text or several"),
         ({"prompt": [3]}, "a text or several"),
-        ({"prompt": "a cat", "embeddings": {}}, "text is given once"),
-        ({}, "give prompt="),
+        ({"prompt": "a cat", "embeddings": {}}, "text is given twice"),
+        ({}, "need text; pass prompt="),
     ],
 )
 def test_nonsense_is_refused(folders, given, words):

@@ -176,12 +176,12 @@ def test_a_label_it_does_not_know_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "LightningDiT-XL/1"}, "depth 28 said, 4 there"),
-        ({"model_type": "LightningDiT-B/2"}, "patch 2 said, 1 there"),
-        ({"in_chans": 32}, "channels 32 said, 4 there"),
-        ({"use_rope": False}, "rope False said, True there"),
-        ({"use_swiglu": False}, "swiglu False said, True there"),
-        ({"wo_shift": True}, "shift False said, True there"),
+        ({"model_type": "LightningDiT-XL/1"}, "depth is 28 in the settings, 4 in the tensors"),
+        ({"model_type": "LightningDiT-B/2"}, "patch is 2 in the settings, 1 in the tensors"),
+        ({"in_chans": 32}, "channels is 32 in the settings, 4 in the tensors"),
+        ({"use_rope": False}, "rope is False in the settings, True in the tensors"),
+        ({"use_swiglu": False}, "swiglu is False in the settings, True in the tensors"),
+        ({"wo_shift": True}, "shift is False in the settings, True in the tensors"),
         ({"model_type": "LightningDiT-XXL/1"}, "there is no model 'LightningDiT-XXL/1'"),
     ],
 )
@@ -232,7 +232,7 @@ def test_a_diverged_network_is_named(tmp_path):
 def test_an_unknown_family_is_named(tmp_path):
     save_file({"conv_in.weight": torch.ones(3)}, tmp_path / "unet.safetensors")
     with pytest.raises(
-        InputError, match=r"conv_in\.weight, which is no family known.*module:function"
+        InputError, match=r"conv_in\.weight, which is no supported family.*module:function"
     ):
         load_model(tmp_path / "unet.safetensors")
 
@@ -274,7 +274,7 @@ def test_a_declared_convention_keeps_the_null_label(tmp_path):
     x, t, labels = asked(MODERN)
     expected = -said_by(MODERN, x, 1 - t, labels)
     assert_close(field(x, t, labels), expected, rtol=0, atol=1e-6)
-    assert "asked for" in field.assumed
+    assert "the convention as declared" in field.assumed
 
 
 def test_an_absent_device_is_named(tmp_path):

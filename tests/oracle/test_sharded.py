@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import reduce
 
 import numpy as np
 import pytest
 import torch
 
-from floracle.core.fold import fold
 from floracle.core.nearest import Neighbours, nearest
 from floracle.core.paths import LINEAR
 from floracle.core.point_set import PointSet, Prepared
@@ -108,7 +108,7 @@ def test_shares_make_up_the_whole(points_source, size):
         assert torch.equal(torch.cat([block.rows for block in blocks]), whole.rows)
         assert torch.equal(torch.cat([b.points for b in blocks]), points[whole.rows])
         folded = [moments(one, label) for one in shares]
-        merged = fold(folded, lambda part: part, type(folded[0]).empty(4))
+        merged = reduce(type(folded[0]).merge, folded, type(folded[0]).empty(4))
         torch.testing.assert_close(merged.mean, moments(data, label).mean, rtol=1e-12, atol=1e-12)
     one = shares[-1]
     assert (len(one), one.shape, one.fingerprint) == (11, (4,), data.fingerprint)

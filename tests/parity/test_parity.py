@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from floracle.models.networks.lightningdit import Architecture, LightningDiT
-from floracle.models.networks.tensors import filled
+from floracle.models.networks.tensors import build_network
 
 EXPECTED = load_file(Path(__file__).with_name("expected.safetensors"))
 every_case = pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def shapes_of(plan):
 
 
 def output(plan, arguments):
-    network = filled(plan, weights(shapes_of(plan)), "these weights")
+    network = build_network(plan, weights(shapes_of(plan)), "these weights")
     return network(*inputs(arguments))
 
 

@@ -20,7 +20,7 @@ from floracle.training import checkpoint, metrics_log as watch, run_directory as
 from floracle.training.config import TrainingSettings
 from floracle.training.evaluation import EvaluationPlan
 from floracle.models import weights
-from floracle.models.networks.lightningdit import Architecture, initialized
+from floracle.models.networks.lightningdit import Architecture, initialize
 from floracle.run import results
 from floracle.run.processes import joined
 from dying import DIED, counting, half_the_bytes, tried
@@ -37,7 +37,7 @@ TIMED = {"seconds", "images_per_second"}
 
 def train(out):
     plan = Architecture(1, 8, 1, patch=4, channels=1, side=8, classes=10)
-    net = initialized(plan, torch.Generator().manual_seed(0))
+    net = initialize(plan, torch.Generator().manual_seed(0))
     for _ in floracle.train(net, data, settings, out=out, look=look):
         pass
 

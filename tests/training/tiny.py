@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import floracle
-from floracle.models.networks.lightningdit import Architecture, initialized
+from floracle.models.networks.lightningdit import Architecture, initialize
 from floracle.training.config import TrainingSettings
 from floracle.training.evaluation import EvaluationPlan
 
@@ -32,7 +32,7 @@ def digits():
 
 def network(classes=10, seed=0, **parts):
     plan = {"patch": 4, "channels": 1, "side": 8, "classes": classes}
-    return initialized(
+    return initialize(
         Architecture(1, 16, 2, **(plan | parts)), torch.Generator().manual_seed(seed)
     )
 

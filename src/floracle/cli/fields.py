@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,13 +114,19 @@ def load_field(
 
     A text is label 0 of networks of diffusers.
     """
+    from floracle.models.convention import parse_convention
     from floracle.models.zoo import load_model
 
     if name == ORACLE:
         if oracle is None:
             raise InputError("the oracle needs a training set; give --data")
         return oracle
-    model = load_model(name, convention=convention, device=device, **text.settings())
+    with warnings.catch_warnings(record=True) as renamed:  # words of version 0.1
+        warnings.simplefilter("always")
+        declared = None if convention is None else parse_convention(convention)
+    for note in renamed:
+        warn(f"--convention: {note.message}")
+    model = load_model(name, convention=declared, device=device, **text.settings())
     warn(f"{model.name}: {model.assumed}")
     return model
 

@@ -1,60 +1,61 @@
-"""What the mathematics asks of data: the `Source` protocol.
+"""What the mathematics needs of data: the `PointSet` protocol.
 
-A source holds rows, numbered as their file or array numbers them. The *atoms* of a class are its
-distinct rows: exact duplicates are merged into the first of them, whose weight is their count.
+A point set holds rows, numbered as their file or array numbers them. The *atoms* of a class are
+its distinct rows: exact duplicates are merged into the first of them, whose weight is their count.
 Points are float32; that is what "exact" refers to everywhere in this library.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 NO_LABEL = -1
-"""The label of everything: the whole set, or a sample without a class."""
+"""The label of the whole set, and of a sample without a class."""
 
 
 class WeightedRows(NamedTuple):
-    """The distinct rows of a class (or of everything) and their shares of its mass."""
+    """The atoms of a class (or of the whole set) and their weights."""
 
     rows: Tensor
     """Row numbers, int64 [n], increasing."""
     weights: Tensor
-    """Shares float64 [n], summing to 1."""
+    """w_i, float64 [n], summing to 1."""
 
 
 class Block(NamedTuple):
-    """A few atoms together with their points."""
+    """Some atoms of a class with their points."""
 
     rows: Tensor
     """Row numbers, int64 [n]."""
     weights: Tensor
-    """Shares float64 [n] of the whole class, not of the block."""
+    """w_i, float64 [n]; they sum to 1 over the class, not over the block."""
     points: Tensor
-    """Points, float32 [n, D], flattened."""
+    """x_i, float32 [n, D], flattened."""
 
 
 class Prepared(NamedTuple):
-    """What a source may know of a class beforehand, so that nobody has to read it for that."""
+    """Statistics of a class that a point set stores, so that no pass over its points is needed."""
 
     centre: Tensor
     """The weighted mean of its atoms, float64 [D], rounded to float32's values."""
     norms: Tensor
     """‖x_i − centre‖² of every atom, float64 [n]."""
     variance: float
-    """The total variance: of every dimension, summed."""
+    """The total variance, summed over dimensions."""
     largest: float
     """The largest norm ‖x_i‖ of an atom."""
     spectrum: Tensor | None
-    """Eigenvalues of its covariance, float64, largest first; None where not taken."""
+    """Eigenvalues of its covariance, float64, largest first; None if they were not stored."""
 
 
 @runtime_checkable
 class PointSet(Protocol):
-    """Where points come from."""
+    """Labelled points; stores and tensors are opened as one."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,36 +85,40 @@ class PointSet(Protocol):
         ...
 
     def take(self, rows: Tensor) -> Tensor:
-        """The points float32 [len(rows), *shape] of any rows, in the order asked."""
+        """The points float32 [len(rows), *shape] of any rows, in the order given."""
         ...
 
 
-def prepared(source: PointSet, label: int = NO_LABEL) -> Prepared | None:
-    """What the source knows of a class beforehand; None where it knows nothing."""
-    known = getattr(source, "prepared", None)
-    return known(label) if known is not None else None
+def prepared(data: PointSet, label: int = NO_LABEL) -> Prepared | None:
+    """The stored statistics of a class; None where the point set has none."""
+    method = getattr(data, "prepared", None)
+    return method(label) if method is not None else None
 
 
-def check_unchanged(source: PointSet) -> None:
-    """Raise what a source has to say if its files are not as they were when it was opened.
+def check_unchanged(data: PointSet) -> None:
+    """Raise if the files of a point set are not as they were when it was opened.
 
-    To be called before anything that was learnt from it is saved; points in memory stay as they
-    are.
+    Call it before anything that was computed from it is saved. Points in memory stay as they are.
     """
-    check = getattr(source, "check_unchanged", None)
+    check = getattr(data, "check_unchanged", None)
     if check is not None:
         check()
 
 
-def classes(source: PointSet) -> list[int]:
+def classes(data: PointSet) -> list[int]:
     """The labels that occur, in order, without −1."""
-    return [label for label in source.labels.unique().tolist() if label >= 0]
+    return [label for label in data.labels.unique().tolist() if label >= 0]
 
 
-def mass(source: PointSet, label: int) -> float:
+def mass(data: PointSet, label: int) -> float:
     """The share of a class in the whole set: of its rows, or of their weights if they have any."""
-    member = (source.labels == label).double() if label >= 0 else torch.ones(len(source)).double()
-    weights = getattr(source, "weights", None)
+    in_class = (data.labels == label).double() if label >= 0 else torch.ones(len(data)).double()
+    weights = getattr(data, "weights", None)
     if weights is None:
-        return float(member.mean())
-    return float(member @ weights / weights.sum())
+        return float(in_class.mean())
+    return float(in_class @ weights / weights.sum())
+
+
+def dimension(data: PointSet) -> int:
+    """The dimension D of a flattened point."""
+    return prod(data.shape)

@@ -29,7 +29,6 @@ from .paths import check_times
 DIT_STEPS = 1000
 STEP_TOLERANCE = 1e-9  # in steps: rounding puts the last time of a grid this far beyond it
 FLUX_MU = 1.15  # the largest mu of Flux (BFL's code, and its pipeline in diffusers)
-SD3_MU = 1.16  # the largest mu of the SD3 pipeline where its configuration names none
 MAX_MU = 700  # exp overflows float64 above 709
 
 

@@ -1,4 +1,4 @@
-"""Foreign checkpoints, read without running anything that is in them.
+"""Checkpoints of other projects, read without running anything that is in them.
 
 A .pt file is a zip archive with a pickle in it, and a pickle is a program. Only tensors and plain
 values are let through, and `argparse.Namespace`, in which SiT and REPA keep their arguments.
@@ -24,11 +24,10 @@ from floracle.run.files import open_regular
 from floracle.run.torch_archive import checked_records, is_archive
 
 ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
-WEIGHTS = ("ema", "model", "state_dict", "model_state_dict")
-"""Where training code keeps weights, the most wanted first."""
-PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put in front of names."""
-POINTER = b"version https://git-lfs"
+WEIGHT_NAMES = ("ema", "model", "state_dict", "model_state_dict")
+"""Where training code keeps weights, the preferred first."""
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
+LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Checkpoint:
 
     path: Path
     tensors: Mapping[str, Tensor]
-    which: str
+    weights: str
     """The name of these weights in the file; empty where it holds nothing else."""
     config: Mapping[str, Any]
     """LightningDiT's settings, sections of a YAML file; empty where there are none."""
@@ -46,54 +45,54 @@ class Checkpoint:
 
 
 def open_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
-    """The weights asked for, by default the averaged ones (`ema`) where there are any."""
+    """The weights of that name, by default the averaged ones (`ema`) where there are any."""
     if path.suffix == ".safetensors":
         content: Any = read_safetensors(path)
     elif path.suffix in ENDINGS:
         content = read_pickle(path)
     elif path.suffix == ".py":
-        raise InputError(f"{path} is a file of Python; name its function too: {path}:network")
+        raise InputError(f"{path} is a Python file; name its function, too: {path}:network")
     else:
-        known = ", ".join((".safetensors", *ENDINGS))
-        raise InputError(f"{path} is not a checkpoint by its ending; known are {known}")
+        endings = ", ".join((".safetensors", *ENDINGS))
+        raise InputError(f"{path} is not a checkpoint by its ending; checkpoints end in {endings}")
     if not isinstance(content, Mapping) or not content:
         raise InputError(
             f"{path} holds a {type(content).__name__}; a checkpoint is a table of tensors"
         )
-    which, tensors = chosen(content, weights, path)
+    name, tensors = _choose_weights(content, weights, path)
     config, arguments = content.get("config"), content.get("args")
     return Checkpoint(
         path,
-        plain_names(tensors),
-        which,
+        unwrapped_names(tensors),
+        name,
         config if isinstance(config, Mapping) else {},
         vars(arguments) if isinstance(arguments, argparse.Namespace) else {},
     )
 
 
-def chosen(
+def _choose_weights(
     content: Mapping[str, Any], weights: str | None, path: Path
 ) -> tuple[str, Mapping[str, Tensor]]:
-    """Name and tensors of the weights that were asked for."""
-    if tensors_only(content):
+    """Name and tensors of the weights to load."""
+    if _is_table_of_tensors(content):
         if weights is not None:
-            raise InputError(
-                f"{path} holds one network only; ask for it without weights={weights!r}"
-            )
+            raise InputError(f"{path} holds one network only; leave out weights={weights!r}")
         return "", content
-    there = [name for name in content if isinstance(name, str) and tensors_only(content[name])]
-    wanted = [weights] if weights is not None else [name for name in WEIGHTS if name in there]
-    if not wanted:
+    tables = [
+        name for name in content if isinstance(name, str) and _is_table_of_tensors(content[name])
+    ]
+    name = weights or next((name for name in WEIGHT_NAMES if name in tables), None)
+    if name is None:
         raise InputError(
-            f"{path} holds {', '.join(map(str, content))}, but no weights that are known"
+            f"{path} holds {', '.join(map(str, content))}, but none of the weights"
+            f" {', '.join(WEIGHT_NAMES)}"
         )
-    if wanted[0] not in there:
-        raise InputError(f"{path} has no weights {weights!r}; {suggestion(wanted[0], there)}")
-    return wanted[0], content[wanted[0]]
+    if name not in tables:
+        raise InputError(f"{path} has no weights {weights!r}; {suggestion(name, tables)}")
+    return name, content[name]
 
 
-def tensors_only(content: object) -> bool:
-    """Whether this is a table of tensors by their names, and nothing else."""
+def _is_table_of_tensors(content: object) -> bool:
     return (
         isinstance(content, Mapping)
         and len(content) > 0
@@ -101,18 +100,18 @@ def tensors_only(content: object) -> bool:
     )
 
 
-def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, without what wrappers put in front of their names."""
-    found = {}
+def unwrapped_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, without the prefixes of wrappers."""
+    unwrapped = {}
     for name, tensor in tensors.items():
-        while name.startswith(PREFIXES):
+        while name.startswith(WRAPPER_PREFIXES):
             name = name.partition(".")[2]
-        found[name] = tensor
-    return found
+        unwrapped[name] = tensor
+    return unwrapped
 
 
 def read_pickle(path: Path) -> Any:
-    """What a .pt file holds, if it is whole and holds tensors and plain values alone.
+    """The content of a .pt file, if it is whole and holds tensors and plain values alone.
 
     Tensors are mapped from the disk, except those of archives with compressed members.
     """
@@ -124,8 +123,8 @@ def read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
     except pickle.UnpicklingError as error:
-        raise InputError(_refusal(path, str(error))) from error
-    except Exception as error:  # the documentation of pickle rules out none
+        raise InputError(_unpickling_error(path, str(error))) from error
+    except Exception as error:  # pickle may raise anything
         raise InputError(
             f"{path} is damaged ({_first_line(error)}); fetch or save it again"
         ) from error
@@ -133,10 +132,10 @@ def read_pickle(path: Path) -> Any:
 
 def check_whole(path: Path) -> None:
     """Refuse, without waiting, what is no regular file, and files that are empty or pointers."""
-    with open_regular(path, links=True) as file:  # as caches of downloads have
-        start, size = file.read(len(POINTER)), file.seek(0, os.SEEK_END)
-    if start == POINTER:
-        raise InputError(f"{path} is a pointer of Git LFS, not the weights; run git lfs pull")
+    with open_regular(path, links=True) as file:  # caches of downloads hold links
+        start, size = file.read(len(LFS_POINTER)), file.seek(0, os.SEEK_END)
+    if start == LFS_POINTER:
+        raise InputError(f"{path} is a Git LFS pointer, not the weights; run git lfs pull")
     if not size:
         raise InputError(f"{path} is incomplete: it is empty; fetch it again")
 
@@ -154,13 +153,13 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _refusal(path: Path, said: str) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)", said)
-    if found is None:
-        return f"{path} is not a file of torch.save; name a .pt, .pth or .safetensors checkpoint"
+def _unpickling_error(path: Path, message: str) -> str:
+    code = re.search(r"GLOBAL ([\w.]+)", message)
+    if code is None:
+        return f"{path} was not written by torch.save; name a .pt, .pth or .safetensors checkpoint"
     return (
-        f"{path} holds pickled code ({found[1]}), which could do anything once loaded, so it is"
-        f" refused. Where you trust it, load it in the project it came from and save its tensors"
+        f"{path} holds pickled code ({code[1]}), which can do anything once it is loaded, so it is"
+        f" refused. If you trust it, load it in the project it came from and save its tensors"
         f" alone: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
     )
 

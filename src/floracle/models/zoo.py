@@ -1,11 +1,11 @@
-"""`load_model`: whatever people have, as a velocity field.
+"""`load_model`: a network of any supported kind, as a velocity field.
 
 runs/xl, network.safetensors       a network that floracle wrote
 runs/xl/checkpoints/….safetensors  the same at a moment of its training
 0400000.pt, model.safetensors      a checkpoint of LightningDiT, SiT or REPA
 flux/, flux/transformer/           a folder of diffusers
-digits-pico                        a small network of the embedded digits, which comes along
-my_code:network, my.py:network     a function that makes a network, with its convention
+digits-pico                        a small network of the embedded digits, part of this package
+my_code:network, my.py:network     a function that builds a network, with its convention
 """
 
 from __future__ import annotations
@@ -18,86 +18,120 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from floracle.core.fields import Convention
 from floracle.run.budget import choose_device
 from floracle.run.errors import InputError
 
 from .checkpoints import ENDINGS, open_checkpoint
-from .convention import CONVENTIONS, Convention, parse_convention
+from .convention import CONVENTIONS, parse_convention
 from .field import ModelField, model_field
 from .identity import reads_mode, set_evaluation_mode
 from .identity_facts import collect_contents
 from .networks import diffusers
-from .networks.factory import WithoutNull, is_factory, made_by
-from .networks.families import recognized, title
+from .networks.diffusers_folder import is_diffusers
+from .networks.factory import WithoutNull, call_factory, is_factory
+from .networks.families import network_title, recognise_checkpoint
 from .networks.lightningdit import LightningDiT
-from .networks.tensors import filled
-from .weights import NAME, SavedNetwork, description, is_kept, read_kept, read_network
+from .networks.tensors import build_network
+from .weights import (
+    NETWORK_FILE,
+    SavedNetwork,
+    is_run_checkpoint,
+    read_header,
+    read_network,
+    read_run_checkpoint,
+)
 
-LoadOptions = Convention | Mapping[str, Any] | str
 EMBEDDED = {"digits-pico": Path(__file__).with_name("digits-pico.safetensors")}
-"""Networks that come along; docs/how-to/train.md has the command that made each."""
+"""Networks of this package; docs/how-to/train.md has the command that made each."""
 
 
 def load_model(
-    where: str | Path,
+    model: str | Path,
     *,
-    convention: LoadOptions | None = None,
+    convention: Convention | Mapping[str, Any] | str | None = None,
     weights: str | None = None,
     heads: int | None = None,
     embeddings: Mapping[str, Tensor] | str | Path | None = None,
     prompt: str | Sequence[str] | None = None,
-    guidance: float = diffusers.GUIDANCE,
+    guidance: float = diffusers.DEFAULT_GUIDANCE,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> ModelField:
-    """A network as a velocity field, its clock, sign, prediction and null label translated.
+    """A network as a velocity field; its times, sign, prediction and null label are translated.
 
-    `convention` says how it is read: a project's name ("repa"), words ("predicts=data"),
-    a mapping or a Convention; checkpoints know theirs, a function of your own does not. Of a
-    checkpoint's `weights` the averaged ones ("ema") are taken; `heads` is needed for tensors of an
-    unknown size. SD3 and Flux are asked with text: a `prompt` or several, which the encoders of
-    their pipeline read, or `embeddings` of them; `guidance` is the scale that Flux embeds.
     What was assumed is in the field's `assumed`; `check_convention` puts it to the test.
+
+    Parameters
+    ----------
+    model
+        A file, a folder, an embedded network or module:function; see `floracle.models.zoo`.
+    convention
+        How the network is read: a project's name ("repa"), words ("predicts=data,null_label=10"),
+        a mapping or a Convention. Checkpoints have their own, a function does not.
+    weights
+        Which weights of a checkpoint; by default the averaged ones ("ema").
+    heads
+        Attention heads, for tensors of an unknown size.
+    prompt, embeddings
+        Text for SD3 and Flux: one or several prompts, encoded by their pipeline, or embeddings.
+    guidance
+        The guidance scale that Flux embeds.
+    device, dtype
+        Where and in which type the network is evaluated; by default a GPU if there is one, and
+        the type of the file.
+
+    Raises
+    ------
+    InputError
+        If nothing of this name can be loaded, or an option means nothing for it.
     """
-    place, asked = (
-        choose_device(device),
-        None if convention is None else parse_convention(convention),
-    )
-    path, text = Path(where).expanduser(), {"embeddings": embeddings, "prompt": prompt}
-    if path.is_dir() and not (path / NAME).is_file() and diffusers.is_diffusers(path):
-        _refuse("a folder of diffusers", weights=weights, heads=heads)
-        known = {"guidance": guidance, "device": place, "dtype": dtype}
-        return _diffusers(diffusers.loaded(path, embeddings, prompt, **known), asked, place)
-    if isinstance(where, str) and is_factory(where) and not path.exists():
-        _refuse("a function", weights=weights, heads=heads, **text)
-        return _factory(where, asked, place, dtype)
-    file = _file(path if path.exists() else EMBEDDED.get(str(where), path))
-    if file.suffix == ".safetensors" and description(file) is not None:
-        _refuse("a run of floracle", weights=weights, heads=heads, **text)
-        written = read_network(file)
-        said = [f"as floracle {written.made.get('floracle', '?')} wrote it", str(file)]
-        return _own(written, said, asked, place, dtype)
-    _refuse("a checkpoint", **text)
-    if is_kept(file):
-        _refuse("a checkpoint of a run", heads=heads)
-        kept = read_kept(file, weights)
+    device = choose_device(device)
+    declared = None if convention is None else parse_convention(convention)
+    path, text = Path(model).expanduser(), {"embeddings": embeddings, "prompt": prompt}
+
+    if path.is_dir() and not (path / NETWORK_FILE).is_file() and is_diffusers(path):
+        _refuse_options("a folder of diffusers", weights=weights, heads=heads)
+        loaded = diffusers.load_text_to_image(
+            path, embeddings, prompt, guidance=guidance, device=device, dtype=dtype
+        )
+        return _diffusers_field(loaded, declared, device)
+
+    if isinstance(model, str) and is_factory(model) and not path.exists():
+        _refuse_options("a function", weights=weights, heads=heads, **text)
+        return _factory_field(model, declared, device, dtype)
+
+    file = _network_file(path if path.exists() else EMBEDDED.get(str(model), path))
+    if file.suffix == ".safetensors" and read_header(file) is not None:
+        _refuse_options("a run of floracle", weights=weights, heads=heads, **text)
+        saved = read_network(file)
+        assumed = [f"as floracle {saved.made.get('floracle', '?')} wrote it", str(file)]
+        return _saved_field(saved, assumed, declared, device, dtype)
+
+    _refuse_options("a checkpoint", **text)
+    if is_run_checkpoint(file):
+        _refuse_options("a checkpoint of a run", heads=heads)
+        saved = read_run_checkpoint(file, weights)
         which = "as it was trained" if weights == "model" else "averaged"
-        said = [f"{which}, after {kept.made['images']:,} images", str(file)]
-        return _own(kept, said, asked, place, dtype)
-    found = recognized(open_checkpoint(file, weights), asked, heads)
-    network = filled(found.plan, found.tensors, file)
-    return _transformer(network, found.convention, found.name, found.assumed, place, dtype)
+        assumed = [f"{which}, after {saved.made['images']:,} images", str(file)]
+        return _saved_field(saved, assumed, declared, device, dtype)
+
+    recognised = recognise_checkpoint(open_checkpoint(file, weights), declared, heads)
+    network = build_network(recognised.plan, recognised.tensors, file)
+    return _transformer_field(
+        network, recognised.convention, recognised.name, recognised.assumed, device, dtype
+    )
 
 
-def _refuse(kind: str, **given: object) -> None:
-    """Options that mean nothing for what was named are a mistake, not ignored."""
-    for name, value in given.items():
+def _refuse_options(kind: str, **options: object) -> None:
+    """Options that mean nothing for what was named are an error, not ignored."""
+    for name, value in options.items():
         if value is not None:
             raise InputError(f"{name}= means nothing for {kind}; leave it out")
 
 
-def _file(path: Path) -> Path:
-    """The file that holds the network; folders have to be a run's."""
+def _network_file(path: Path) -> Path:
+    """The file that holds the network; a folder must be a run's."""
     if not path.is_dir():
         if not path.exists():
             raise InputError(
@@ -105,16 +139,20 @@ def _file(path: Path) -> Path:
                 f" diffusers, module:function, or {', '.join(EMBEDDED)}"
             )
         return path
-    if (path / NAME).is_file():
-        return path / NAME
-    there = [
+    if (path / NETWORK_FILE).is_file():
+        return path / NETWORK_FILE
+    checkpoints = [
         file.name for file in sorted(path.iterdir()) if file.suffix in (".safetensors", *ENDINGS)
     ]
-    hint = f"name one of its checkpoints: {', '.join(there[:5])}" if there else "nor a checkpoint"
-    raise InputError(f"{path} is neither a run (no {NAME}) nor a folder of diffusers; {hint}")
+    hint = "it holds no checkpoint"
+    if checkpoints:
+        hint = f"name one of its checkpoints: {', '.join(checkpoints[:5])}"
+    raise InputError(
+        f"{path} is neither a run (no {NETWORK_FILE}) nor a folder of diffusers; {hint}"
+    )
 
 
-def _transformer(
+def _transformer_field(
     network: LightningDiT,
     convention: Convention,
     name: str,
@@ -122,7 +160,7 @@ def _transformer(
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> ModelField:
-    """One of our networks as a field, moved to where it is asked for."""
+    """A network of the family as a field, on its device."""
     plan, network = network.plan, network.to(device, dtype)
     return model_field(
         network,
@@ -136,55 +174,56 @@ def _transformer(
     )
 
 
-def _own(
-    found: SavedNetwork,
-    said: list[str],
-    asked: Convention | None,
+def _saved_field(
+    saved: SavedNetwork,
+    assumed: list[str],
+    declared: Convention | None,
     device: torch.device,
     dtype: torch.dtype | None,
 ) -> ModelField:
-    """A network of floracle's as a field; its file says how it is read."""
-    convention = _with_null(asked or found.convention, found.network.null)
-    name = title("floracle", found.network.plan)
-    return _transformer(found.network, convention, name, said, device, dtype)
+    """A network of floracle's as a field; its file has its convention."""
+    convention = _with_null_label(declared or saved.convention, saved.network.null)
+    name = network_title("floracle", saved.network.plan)
+    return _transformer_field(saved.network, convention, name, assumed, device, dtype)
 
 
-def _factory(
-    where: str, asked: Convention | None, device: torch.device, dtype: torch.dtype | None
+def _factory_field(
+    name: str, convention: Convention | None, device: torch.device, dtype: torch.dtype | None
 ) -> ModelField:
-    if asked is None:
+    if convention is None:
         raise InputError(
-            f"cannot infer what {where} predicts; pass --convention, e.g. predicts=velocity,"
+            f"cannot infer what {name} predicts; pass --convention, e.g. predicts=velocity,"
             f"null_label=10, or the name of a project: {', '.join(CONVENTIONS)}"
         )
-    made = made_by(where)
-    if isinstance(made, torch.nn.Module):
-        made = made.to(device, dtype)
-    said = ["the convention as declared", where]
-    if reads_mode(set_evaluation_mode(collect_contents(made).modules)):
-        said.append("dropout and batch statistics switched off")
-    network = WithoutNull(made, where) if asked.null_label is None else made
-    return model_field(network, asked, name=where, assumed=said, device=device, dtype=dtype)
+    network = call_factory(name)
+    if isinstance(network, torch.nn.Module):
+        network = network.to(device, dtype)
+    assumed = ["the convention as declared", name]
+    if reads_mode(set_evaluation_mode(collect_contents(network).modules)):
+        assumed.append("dropout and batch statistics switched off")
+    if convention.null_label is None:
+        network = WithoutNull(network, name)
+    return model_field(network, convention, name=name, assumed=assumed, device=device, dtype=dtype)
 
 
-def _diffusers(
-    found: diffusers.Loaded, asked: Convention | None, device: torch.device
+def _diffusers_field(
+    loaded: diffusers.TextToImage, declared: Convention | None, device: torch.device
 ) -> ModelField:
     return model_field(
-        found.network,
-        _with_null(asked or found.convention, found.convention.null_label),
-        name=found.name,
-        assumed=found.assumed,
+        loaded.network,
+        _with_null_label(declared or loaded.convention, loaded.convention.null_label),
+        name=loaded.name,
+        assumed=loaded.assumed,
         device=device,
-        dtype=found.dtype,
-        shape=found.shape,
+        dtype=loaded.dtype,
+        shape=loaded.shape,
         any_size=True,
-        classes=found.network.prompts.count,
+        classes=loaded.network.prompts.count,
     )
 
 
-def _with_null(convention: Convention, null: int | None) -> Convention:
-    """The same with a null label, where it names none itself."""
-    return (
-        convention if convention.null_label is not None else replace(convention, null_label=null)
-    )
+def _with_null_label(convention: Convention, null_label: int | None) -> Convention:
+    """The convention with this null label, where it has none itself."""
+    if convention.null_label is not None:
+        return convention
+    return replace(convention, null_label=null_label)

@@ -10,7 +10,7 @@ from floracle.models.networks.lightningdit import (
     Architecture,
     LightningDiT,
     architecture,
-    initialized,
+    initialize,
 )
 from floracle.run.errors import InputError
 
@@ -23,7 +23,7 @@ MAX_TOKENS = 256  # of a sample, where the settings have no patch
 
 def build_model(settings: TrainingSettings, data: PointSet) -> LightningDiT:
     """A network with the random weights of the seed."""
-    return initialized(architecture_for(settings, data), generator_for(settings.seed, "begin"))
+    return initialize(architecture_for(settings, data), generator_for(settings.seed, "begin"))
 
 
 def architecture_for(settings: TrainingSettings, data: PointSet) -> Architecture:

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from floracle.models.weights import KEPT, PARTS
+from floracle.models.weights import CHECKPOINT_KIND, PREFIXES
 from floracle.run.errors import InputError
 from floracle.run.files import check_hash, hash_file, write_aside
 from floracle.run.records import OtherFormat, read_record, write_record
@@ -48,8 +48,8 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensor]:
         """All weights and moments by name, on the CPU."""
-        tensors = {PARTS["model"] + n: v for n, v in self.network.state_dict().items()}
-        tensors |= {PARTS["ema"] + n: v for n, v in self.average.state_dict().items()}
+        tensors = {PREFIXES["model"] + n: v for n, v in self.network.state_dict().items()}
+        tensors |= {PREFIXES["ema"] + n: v for n, v in self.average.state_dict().items()}
         for name, parameter in self.named().items():
             state = self.optimizer.state.get(parameter)
             if state:  # there is none before its first gradient
@@ -60,7 +60,7 @@ class Learner:
         """Take over the tensors of a checkpoint; refused if they are of another network."""
         # 1. What a checkpoint of this network has: weights, average, and moments where there are
         weights = self.network.state_dict()
-        expected = {PARTS[part] + n: v for part in ("model", "ema") for n, v in weights.items()}
+        expected = {PREFIXES[part] + n: v for part in ("model", "ema") for n, v in weights.items()}
         moments: dict[int, dict[str, str]] = {}
         for i, (name, parameter) in enumerate(self.named().items()):
             if f"step/{name}" in tensors:
@@ -74,7 +74,7 @@ class Learner:
                 raise InputError(f"{path} is of another network ({key}); choose another --out")
         # 3. Take it over
         for part, module in (("model", self.network), ("ema", self.average)):
-            module.load_state_dict({name: tensors[PARTS[part] + name] for name in weights})
+            module.load_state_dict({name: tensors[PREFIXES[part] + name] for name in weights})
         state = {i: {m: tensors[key] for m, key in keys.items()} for i, keys in moments.items()}
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": state, "param_groups": groups})
@@ -133,7 +133,7 @@ def write_checkpoint(
             "hash": hashed,
             "made": provenance(),
         }
-        write_record(path.with_suffix(".json"), KEPT, record)
+        write_record(path.with_suffix(".json"), CHECKPOINT_KIND, record)
         remove_old(out, most, images)
     return Checkpoint(path, images, step, settings, processes, facts, hashed)
 
@@ -172,7 +172,7 @@ def read_record_of(path: Path, settings: Mapping[str, Any] | None = None) -> Che
 
     With settings, one of another run is refused too; the run may have become longer since.
     """
-    record = read_record(path, KEPT)
+    record = read_record(path, CHECKPOINT_KIND)
     images, step, own = record.get("images"), record.get("step"), record.get("settings")
     facts, processes = record.get("facts"), record.get("processes")
     if not (isinstance(own, dict) and isinstance(facts, dict) and isinstance(processes, int)):

@@ -21,7 +21,7 @@ from torch import nn
 from floracle.core.point_set import PointSet
 from floracle.models.convention import Convention
 from floracle.models.networks.lightningdit import LightningDiT
-from floracle.models.weights import NAME, write_network
+from floracle.models.weights import NETWORK_FILE, write_network
 from floracle.run.errors import InputError
 from floracle.run.exchange import broadcast_from_first
 from floracle.run.output_folder import OutputFolder
@@ -106,7 +106,7 @@ class RunDirectory:
         """Write the averaged network, where it is one that `load_model` knows."""
         if isinstance(average, LightningDiT):
             made = {"images": images, "data": self.identity["data"]}
-            path, convention = self.out / NAME, Convention(null_label=average.null)
+            path, convention = self.out / NETWORK_FILE, Convention(null_label=average.null)
             with explain_write_errors(path, self.out):
                 write_network(path, average, convention=convention, **made)
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from floracle.analysis.trajectories.probe import ProbeResult
     from floracle.core.fields import VelocityField
     from floracle.data.store import Store
-    from floracle.models.autoencoders.frame import Autoencoder
+    from floracle.models.autoencoders.autoencoder import Autoencoder
     from floracle.report.probe.figures import ProbedField
     from floracle.run.output_folder import OutputFolder
 
@@ -246,7 +246,7 @@ def _landmarks(
 
 def _takes_text(text: TextOptions, place: str) -> bool:
     """Whether there is a text, and the field is a pipeline that takes it."""
-    from floracle.models.networks.diffusers import is_diffusers
+    from floracle.models.networks.diffusers_folder import is_diffusers
 
     return bool(text) and is_diffusers(Path(place))
 

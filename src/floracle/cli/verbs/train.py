@@ -238,12 +238,12 @@ def _duration(seconds: float) -> str:
 
 def _report(folder: Path) -> None:
     """Draw the page of the run, and print where everything is."""
-    from floracle.models.weights import NAME
+    from floracle.models.weights import NETWORK_FILE
     from floracle.report.training.page import write_training_report
     from floracle.run.results import load_results
 
     values = load_results(folder).values
     say(f"{values['parameters']:,} parameters, {values['images']:,} images")
     say(f"conditional targets from t = {values['switch']:.3f} on, navigation until there")
-    say(f"network: {folder / NAME}")
+    say(f"network: {folder / NETWORK_FILE}")
     say(f"page: {write_training_report(folder)}")

@@ -1,12 +1,11 @@
 """AutoencoderKL and AutoencoderTiny, from folders that diffusers wrote; its own code runs them.
 
-Both take pictures in [−1, 1]. The tiny ones have one latent for a picture, in units that are
-scaled already, so their scale is 1.
+Both take images in [−1, 1]. The tiny ones have one latent for an image, which is scaled already,
+so their scale is 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,81 +13,57 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.models.networks.diffusers import check_files, whole_network
-from floracle.models.networks.diffusers_library import library
-from floracle.run.errors import InputError
-from floracle.run.files import read_json
+from floracle.models.networks.diffusers_folder import (
+    WEIGHTS,
+    check_weights,
+    load_network,
+    read_class,
+)
+from floracle.models.state_dict import hash_tensors
 
-from .frame import Autoencoder, LatentMoments, hash_of
+from .autoencoder import Autoencoder, LatentMoments
 
-CONFIG, PIPELINE = "config.json", "model_index.json"
-KINDS = ("AutoencoderKL", "AutoencoderTiny")
-
-
-@dataclass(frozen=True)
-class GaussianCoder:
-    """An AutoencoderKL."""
-
-    network: Any
-
-    def moments(self, images: Tensor) -> LatentMoments:
-        """Mean and deviation of z."""
-        found = self.network.encode(images).latent_dist
-        return LatentMoments(found.mean, found.std)
-
-    def images(self, z: Tensor) -> Tensor:
-        """Pictures of z."""
-        return self.network.decode(z).sample
+KL, TINY = "AutoencoderKL", "AutoencoderTiny"
 
 
 @dataclass(frozen=True)
-class Tiny:
-    """An AutoencoderTiny."""
+class DiffusersCoder:
+    """An AutoencoderKL or AutoencoderTiny."""
 
     network: Any
+    gaussian: bool
 
     def moments(self, images: Tensor) -> LatentMoments:
-        """The one z of each picture."""
-        return LatentMoments(self.network.encode(images).latents, None)
+        """Mean and deviation of z, or the one z of each image."""
+        encoded = self.network.encode(images)
+        if not self.gaussian:
+            return LatentMoments(encoded.latents, None)
+        return LatentMoments(encoded.latent_dist.mean, encoded.latent_dist.std)
 
     def images(self, z: Tensor) -> Tensor:
-        """Pictures of z."""
+        """Images of z."""
         return self.network.decode(z).sample
 
 
 def load_diffusers(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Autoencoder:
-    """The autoencoder of a folder or pipeline; in float32 unless another type is asked for."""
-    inner = folder / "vae" if (folder / PIPELINE).is_file() else folder
-    config = read_json(inner / CONFIG)
-    kind = config.get("_class_name") if isinstance(config, Mapping) else None
-    if kind not in KINDS:
-        raise InputError(
-            f"{inner} holds a {kind}; {' and '.join(KINDS)} of diffusers are known, TAEF2, and"
-            f" checkpoints of latent diffusion"
-        )
-    check_files(inner)
-    known = getattr(library("autoencoders of diffusers"), kind)
-    network = whole_network(known, inner, dtype or torch.float32)
+    """The autoencoder of a folder or pipeline; in float32 unless another type is given."""
+    advice = "of diffusers are supported, TAEF2, and checkpoints of latent diffusion"
+    inner, kind, _ = read_class(folder, "vae", (KL, TINY), advice)
+    check_weights(inner, WEIGHTS, "network")
+    network = load_network(kind, inner, dtype or torch.float32, "autoencoders of diffusers")
     network = network.to(device).eval().requires_grad_(False)
-    tiny = kind == KINDS[1]
-    coder = Tiny(network) if tiny else GaussianCoder(network)
-    settings = network.config
+    settings, gaussian = network.config, kind == KL
+    widths = settings.block_out_channels if gaussian else settings.encoder_block_out_channels
     return Autoencoder(
-        coder,
+        DiffusersCoder(network, gaussian),
         kind,
         int(settings.latent_channels),
-        2 ** _halvings(settings, tiny=tiny),
-        hash_of(network),
-        gaussian=not tiny,
+        2 ** (len(widths) - 1),  # each level but the last halves the image
+        hash_tensors(network.state_dict()),
+        gaussian=gaussian,
         device=device,
         dtype=network.dtype,
-        scale=1.0 if tiny else float(settings.scaling_factor),
-        shift=0.0 if tiny else float(settings.shift_factor or 0.0),
+        scale=float(settings.scaling_factor) if gaussian else 1.0,
+        shift=float(settings.shift_factor or 0.0) if gaussian else 0.0,
         assumed=f"scale and shift as its config.json says; {inner}",
     )
-
-
-def _halvings(settings: Any, *, tiny: bool) -> int:
-    """How often an encoder halves its pictures."""
-    widths = settings.encoder_block_out_channels if tiny else settings.block_out_channels
-    return len(widths) - 1

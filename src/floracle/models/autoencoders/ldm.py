@@ -1,8 +1,8 @@
-"""KL autoencoders under the names of latent diffusion: VA-VAE (f16d32), MAR's, Stable Diffusion's.
+"""KL autoencoders in the format of latent diffusion: VA-VAE (f16d32), MAR's, Stable Diffusion's.
 
-Names are those of the checkpoints, so tensors go where they belong without a map, and shapes are
-read off the tensors. Of such files only the autoencoder is taken: their losses, and the vision
-models that they were aligned to, are left.
+Tensors have the names of the checkpoints, so they load without a map, and shapes are read off the
+tensors. Only the autoencoder of such a file is used; losses, and the vision models that it was
+aligned to, are left out.
 """
 
 from __future__ import annotations
@@ -15,70 +15,73 @@ import torch
 from torch import Tensor
 
 from floracle.models.checkpoints import open_checkpoint
+from floracle.models.state_dict import fill_network, hash_tensors
 from floracle.run.errors import InputError
 
-from .frame import Autoencoder, filled, hash_of
-from .ldm_layers import GROUPS, AutoencoderPlan, Ldm
+from .autoencoder import Autoencoder
+from .ldm_layers import NORM_GROUPS, KLArchitecture, KLAutoencoder
 
-PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+PREFIXES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 ESSENTIAL = ("encoder.conv_in.weight", "encoder.conv_out.weight", "post_quant_conv.weight")
-FIRST = "encoder.down.{}.block.0.conv1.weight"
 LEVEL = re.compile(r"encoder\.down\.(\d+)\.")
-FIRST_BLOCKS = re.compile(r"encoder\.down\.0\.block\.\d+\.conv1\.weight")
+FIRST_CONV = "encoder.down.{}.block.0.conv1.weight"  # of a level
+TOP_LEVEL_CONV = re.compile(r"encoder\.down\.0\.block\.\d+\.conv1\.weight")
 
 
-def planned(tensors: Mapping[str, Tensor], where: object) -> AutoencoderPlan:
-    """The shapes that tensors tell."""
-    lost = [name for name in ESSENTIAL if name not in tensors]
-    if lost:
+def infer_architecture(tensors: Mapping[str, Tensor], file: object) -> KLArchitecture:
+    """The architecture that the tensors determine."""
+    missing = [name for name in ESSENTIAL if name not in tensors]
+    if missing:
         raise InputError(
-            f"{where} lacks {lost[0]}, so it is no autoencoder of latent diffusion (VA-VAE and"
-            f" its kind), or not whole; name another file, or fetch it again"
+            f"{file} lacks {missing[0]}, so it is no autoencoder of latent diffusion (VA-VAE and"
+            f" its kind), or is incomplete; name another file, or fetch it again"
         )
-    levels = _levels(tensors, where)
-    widths = tuple(int(tensors[FIRST.format(level)].shape[0]) for level in levels)
-    if odd := [width for width in widths if width % GROUPS]:
+    levels = _levels(tensors, file)
+    widths = tuple(int(tensors[FIRST_CONV.format(level)].shape[0]) for level in levels)
+    if odd := [width for width in widths if width % NORM_GROUPS]:
         raise InputError(
-            f"{where} has {odd[0]} channels somewhere, no multiple of {GROUPS}: not LDM's"
+            f"{file} has a level of {odd[0]} channels, no multiple of {NORM_GROUPS}, so it is no"
+            f" autoencoder of latent diffusion; name another file"
         )
-    return AutoencoderPlan(
+    return KLArchitecture(
         widths,
-        sum(bool(FIRST_BLOCKS.fullmatch(name)) for name in tensors),
-        tuple(f"encoder.down.{level}.attn.0.q.weight" in tensors for level in levels),
-        tensors["encoder.conv_out.weight"].shape[0] // 2,
-        tensors["post_quant_conv.weight"].shape[1],
+        blocks=sum(bool(TOP_LEVEL_CONV.fullmatch(name)) for name in tensors),
+        attention=tuple(f"encoder.down.{level}.attn.0.q.weight" in tensors for level in levels),
+        inner=tensors["encoder.conv_out.weight"].shape[0] // 2,
+        channels=tensors["post_quant_conv.weight"].shape[1],
     )
 
 
-def _levels(tensors: Mapping[str, Tensor], where: object) -> range:
+def _levels(tensors: Mapping[str, Tensor], file: object) -> range:
     """The levels of the encoder, none missing between them."""
-    found = {int(match[1]) for name in tensors if (match := LEVEL.match(name))}
-    levels = range(max(found, default=0) + 1)
-    lost = [FIRST.format(level) for level in levels if FIRST.format(level) not in tensors]
-    if lost:
-        raise InputError(f"{where} lacks {lost[0]}; it is not whole, fetch it again")
+    numbers = {int(match[1]) for name in tensors if (match := LEVEL.match(name))}
+    levels = range(max(numbers, default=0) + 1)
+    missing = [name for level in levels if (name := FIRST_CONV.format(level)) not in tensors]
+    if missing:
+        raise InputError(f"{file} lacks {missing[0]}; it is incomplete, fetch it again")
     return levels
 
 
 def load_ldm(file: Path, device: torch.device, dtype: torch.dtype | None) -> Autoencoder:
-    """An autoencoder from one checkpoint; in float32 unless another type is asked for."""
-    found = open_checkpoint(file).tensors
-    tensors = {name: tensor for name, tensor in found.items() if name.startswith(PARTS)}
-    plan = planned(tensors, file)
+    """An autoencoder from one checkpoint; in float32 unless another type is given."""
+    checkpoint = open_checkpoint(file).tensors
+    tensors = {name: tensor for name, tensor in checkpoint.items() if name.startswith(PREFIXES)}
+    plan = infer_architecture(tensors, file)
     with torch.device("meta"):
-        network = Ldm(plan)
-    network = filled(network, tensors, file).to(device, dtype or torch.float32)
-    said = ["scale 1, shift 0: a checkpoint tells none", f"groups of {GROUPS}", str(file)]
-    if left := len(found) - len(tensors):
-        said.insert(0, f"{left} tensors that are none of the autoencoder left out")
+        network = KLAutoencoder(plan)
+    network = fill_network(network, tensors, file, advice="name another file")
+    network = network.to(device, dtype or torch.float32)
+    assumed = ["scale 1, shift 0: a checkpoint has none", f"groups of {NORM_GROUPS}", str(file)]
+    if others := len(checkpoint) - len(tensors):
+        assumed.insert(0, f"{others} tensors beside the autoencoder left out")
     return Autoencoder(
         network,
         f"KL autoencoder f{plan.downsampling}d{plan.channels}",
         plan.channels,
         plan.downsampling,
-        hash_of(network),
+        hash_tensors(network.state_dict()),
         gaussian=True,
         device=device,
         dtype=dtype or torch.float32,
-        assumed="; ".join(said),
+        assumed="; ".join(assumed),
     )

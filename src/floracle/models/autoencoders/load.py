@@ -1,4 +1,4 @@
-"""`load_autoencoder`: whatever people have between pictures and latents, as one value.
+"""`load_autoencoder`: an autoencoder of any supported kind.
 
 taef2/                             its folder, with both of its files
 vae/, stable-diffusion-3/          AutoencoderKL or AutoencoderTiny, or a pipeline of diffusers
@@ -13,49 +13,64 @@ from pathlib import Path
 
 import torch
 
-from floracle.models.networks.diffusers import is_diffusers
+from floracle.models.networks.diffusers_folder import is_diffusers
 from floracle.run.budget import choose_device
 from floracle.run.errors import InputError
 
+from .autoencoder import Autoencoder
 from .diffusers import load_diffusers
-from .frame import Autoencoder
 from .ldm import load_ldm
 from .taef2 import FILES, is_taef2, load_taef2
 
 
 def load_autoencoder(
-    where: str | Path,
+    path: str | Path,
     *,
     scale: float | None = None,
     shift: float | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> Autoencoder:
-    """An autoencoder: `encode` pictures in [−1, 1], `decode` latents, its scale and shift inside.
+    """An autoencoder: `encode` images in [−1, 1], `decode` latents, its scale and shift inside.
 
-    Latents are (z − shift) · scale. Those of VA-VAE are divided by stored statistics and have
-    scale 1; a checkpoint of Stable Diffusion's does not say its .18215: give it as `scale`.
     Nothing is downloaded, and no pickled code is run. What was assumed is in its `assumed`.
+
+    Parameters
+    ----------
+    path
+        A folder or a checkpoint; see `floracle.models.autoencoders.load`.
+    scale, shift
+        Latents are (z − shift) · scale. By default as the files say. Latents of VA-VAE are divided
+        by stored statistics and have scale 1; a checkpoint of Stable Diffusion does not hold its
+        scale, .18215.
+    device, dtype
+        Where and in which type it is evaluated; by default a GPU if there is one, and float32.
+
+    Raises
+    ------
+    InputError
+        If the path holds no whole autoencoder, or the scale is not positive.
     """
-    found = _found(Path(where).expanduser(), choose_device(device), dtype)
+    autoencoder = _load(Path(path).expanduser(), choose_device(device), dtype)
     if scale is None and shift is None:
-        return found
-    asked = replace(
-        found,
-        scale=found.scale if scale is None else float(scale),
-        shift=found.shift if shift is None else float(shift),
-    )
-    if not (math.isfinite(asked.scale) and asked.scale > 0 and math.isfinite(asked.shift)):
+        return autoencoder
+    before = autoencoder.scale, autoencoder.shift
+    scale = before[0] if scale is None else float(scale)
+    shift = before[1] if shift is None else float(shift)
+    if not (math.isfinite(scale) and scale > 0 and math.isfinite(shift)):
         raise InputError(
-            f"latents are (z − shift) · scale with a positive scale, got scale {asked.scale:g} and"
-            f" shift {asked.shift:g}"
+            f"latents are (z − shift) · scale with a positive scale, got scale {scale:g} and shift"
+            f" {shift:g}"
         )
-    said = f"scale {asked.scale:g} and shift {asked.shift:g} as asked for, not {found.scale:g} and"
-    return replace(asked, assumed=f"{said} {found.shift:g}; {found.assumed}")
+    assumed = (
+        f"scale {scale:g} and shift {shift:g} as given, not {before[0]:g} and {before[1]:g};"
+        f" {autoencoder.assumed}"
+    )
+    return replace(autoencoder, scale=scale, shift=shift, assumed=assumed)
 
 
-def _found(path: Path, device: torch.device, dtype: torch.dtype | None) -> Autoencoder:
-    """The autoencoder with the scale and shift that its files tell."""
+def _load(path: Path, device: torch.device, dtype: torch.dtype | None) -> Autoencoder:
+    """The autoencoder with the scale and shift of its files."""
     if not path.exists():
         raise InputError(
             f"there is no {path}; name a folder of TAEF2 or diffusers, or a checkpoint of VA-VAE"
@@ -69,5 +84,5 @@ def _found(path: Path, device: torch.device, dtype: torch.dtype | None) -> Autoe
         return load_diffusers(folder, device, dtype)
     raise InputError(
         f"{path} is no autoencoder: it has neither {FILES[0]} nor the config.json of diffusers;"
-        f" name the folder that has, or a checkpoint file of VA-VAE"
+        f" name a folder that has, or a checkpoint file of VA-VAE"
     )

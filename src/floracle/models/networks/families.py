@@ -1,36 +1,37 @@
-"""Whose checkpoint it is, what network it asks for, and how that is read.
+"""Which project a checkpoint comes from, its architecture, and its convention.
 
-Settings in the file come first and have to agree with the tensors; without them the tensors tell
-everything but what is then listed as assumed.
+Settings in the file come first and must agree with the tensors. Without settings the tensors
+determine everything but what is then listed as assumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
+from floracle.core.fields import Convention
 from floracle.models.checkpoints import Checkpoint
-from floracle.models.convention import CONVENTIONS, Convention
+from floracle.models.convention import CONVENTIONS
 from floracle.run.errors import InputError
 
 from .lightningdit import SIZES, Architecture
 from .sit import (
     is_repa,
     named_size,
-    of_repa,
-    of_sit,
+    repa_architecture,
     repa_convention,
+    sampling_tensors,
+    sit_architecture,
     sit_convention,
-    without_projectors,
+    transport_convention,
 )
-from .tensors import check_agreement, measured, planned
-from .transport import transport
+from .tensors import check_agreement, infer_architecture, measure_tensors
 
-PIXELS = 16
-"""Pixels of an edge that become one number of VA-VAE's latents, where the settings do not say."""
+VAVAE_DOWNSAMPLING = 16
+"""Pixels of an edge per latent of VA-VAE, where the settings do not say."""
 
 
 @dataclass(frozen=True)
@@ -44,44 +45,56 @@ class RecognisedCheckpoint:
     assumed: list[str]
 
 
-def recognized(
-    checkpoint: Checkpoint, convention: Convention | None, heads: int | None
+Recogniser = Callable[[Checkpoint, Convention | None, int | None], RecognisedCheckpoint]
+
+
+def recognise_checkpoint(
+    checkpoint: Checkpoint, declared: Convention | None, heads: int | None
 ) -> RecognisedCheckpoint:
-    """Whose checkpoint it is, and all that follows; `convention` overrides what its kind has."""
-    where = checkpoint.path
-    if "model" in checkpoint.config:
-        found = _lightningdit(checkpoint)
-    elif is_repa(checkpoint.tensors, checkpoint.arguments):
-        found = _repa(checkpoint, heads)
-    elif checkpoint.arguments:
-        found = _sit(checkpoint)
-    else:
-        found = _from_tensors(checkpoint, convention, heads)
-    asked = convention or found.convention
-    if asked.null_label is None and found.plan.null:
-        asked = replace(asked, null_label=found.plan.classes)
-    remarks = [*found.assumed, *_remarks(checkpoint, found.plan)]
-    if convention is not None:
-        remarks.append("read by the convention that was asked for")
-    return replace(found, convention=asked, assumed=[*remarks, str(where)])
+    """The architecture and convention of a checkpoint; a `declared` convention overrides its own.
+
+    `heads` is needed where neither settings nor tensors determine the number of heads.
+    """
+    recognise = next(recognise for applies, recognise in FAMILIES if applies(checkpoint))
+    recognised = recognise(checkpoint, declared, heads)
+    plan = recognised.plan
+
+    convention = declared or recognised.convention
+    if convention.null_label is None and plan.null:
+        convention = replace(convention, null_label=plan.classes)
+
+    assumed = [
+        *recognised.assumed,
+        f"samples of {' × '.join(map(str, plan.shape))}",
+        f"{checkpoint.weights or 'its only'} weights",
+    ]
+    if plan.sigma:
+        assumed.append("the second half of its 2C outputs dropped")
+    if declared is not None:
+        assumed.append("the convention as declared")
+    return replace(recognised, convention=convention, assumed=[*assumed, str(checkpoint.path)])
 
 
-def title(family: str, plan: Architecture) -> str:
-    """A name like LightningDiT-XL/1, or its numbers where it is of no known size."""
-    key = plan.depth, plan.width, plan.heads
-    named = [name for name, size in SIZES.items() if (size.depth, size.width, size.heads) == key]
-    size = named[0] if named else f"{plan.depth}x{plan.width}x{plan.heads}"
-    return f"{family}-{size}/{plan.patch}"
+def network_title(family: str, plan: Architecture) -> str:
+    """A name like LightningDiT-XL/1, or its numbers where it is of no named size."""
+    numbers = plan.depth, plan.width, plan.heads
+    names = [
+        name for name, size in SIZES.items() if (size.depth, size.width, size.heads) == numbers
+    ]
+    return f"{family}-{names[0] if names else 'x'.join(map(str, numbers))}/{plan.patch}"
 
 
-def _lightningdit(checkpoint: Checkpoint) -> RecognisedCheckpoint:
-    """By the sections of its YAML file."""
-    config, where = checkpoint.config, checkpoint.path
-    model, data = _section(config, "model"), _section(config, "data")
+def _recognise_lightningdit(checkpoint: Checkpoint, *_: object) -> RecognisedCheckpoint:
+    """By the sections of its YAML file; defaults are those of its code."""
+    file = checkpoint.path
+    model, data, transport, vae = (
+        _section(checkpoint.config, name) for name in ("model", "data", "transport", "vae")
+    )
+    downsampling = int(vae.get("downsample_ratio", VAVAE_DOWNSAMPLING))
     plan = replace(
-        named_size(model.get("model_type"), "LightningDiT", where),
+        named_size(model.get("model_type"), "LightningDiT", file),
         channels=int(model.get("in_chans", 4)),
-        side=int(data.get("image_size", 256)) // _downsampling(config),
+        side=int(data.get("image_size", 256)) // downsampling,
         classes=int(data.get("num_classes", 1000)),
         rms=bool(model.get("use_rmsnorm", False)),
         swiglu=bool(model.get("use_swiglu", False)),
@@ -90,83 +103,81 @@ def _lightningdit(checkpoint: Checkpoint) -> RecognisedCheckpoint:
         shift=not model.get("wo_shift", False),
         sigma=bool(model.get("learn_sigma", False)),
     )
-    check_agreement(plan, measured(checkpoint.tensors, where), where)
-    moved = _section(config, "transport")
-    asked = moved.get("path_type", "Linear"), moved.get("prediction", "velocity")
-    latents = (
-        f"latents {'normalized' if data.get('latent_norm', False) else 'not normalized'}, times"
-        f" {data.get('latent_multiplier', 0.18215):g}"
-    )
+    check_agreement(plan, measure_tensors(checkpoint.tensors, file), file)
+    normalized = "normalized" if data.get("latent_norm", False) else "not normalized"
+    scale = data.get("latent_multiplier", 0.18215)
     return RecognisedCheckpoint(
-        title("LightningDiT", plan),
+        network_title("LightningDiT", plan),
         plan,
-        transport(*asked, where=where),
+        transport_convention(
+            transport.get("path_type", "Linear"), transport.get("prediction", "velocity"), file
+        ),
         checkpoint.tensors,
-        ["its own settings", latents],
+        ["its own settings", f"latents {normalized}, times {scale:g}"],
     )
 
 
-def _sit(checkpoint: Checkpoint) -> RecognisedCheckpoint:
+def _recognise_sit(checkpoint: Checkpoint, *_: object) -> RecognisedCheckpoint:
     """By SiT's command line."""
-    where, arguments = checkpoint.path, checkpoint.arguments
-    parts = measured(checkpoint.tensors, where)
-    plan = of_sit(arguments, parts, where)
-    check_agreement(plan, parts, where)
-    convention = sit_convention(arguments, where)
+    file, arguments = checkpoint.path, checkpoint.arguments
+    measured = measure_tensors(checkpoint.tensors, file)
+    plan = sit_architecture(arguments, measured, file)
+    check_agreement(plan, measured, file)
+    convention = sit_convention(arguments, file)
     return RecognisedCheckpoint(
-        title("SiT", plan), plan, convention, checkpoint.tensors, ["its own arguments"]
+        network_title("SiT", plan), plan, convention, checkpoint.tensors, ["its own arguments"]
     )
 
 
-def _repa(checkpoint: Checkpoint, heads: int | None) -> RecognisedCheckpoint:
-    """By REPA's command line, or its tensors where that is not there."""
-    where, arguments = checkpoint.path, checkpoint.arguments
-    tensors = without_projectors(checkpoint.tensors)
-    parts = measured(tensors, where)
+def _recognise_repa(
+    checkpoint: Checkpoint, _: Convention | None, heads: int | None
+) -> RecognisedCheckpoint:
+    """By REPA's command line, or by its tensors where there is none."""
+    file, arguments = checkpoint.path, checkpoint.arguments
+    tensors = sampling_tensors(checkpoint.tensors)
+    measured = measure_tensors(tensors, file)
     if arguments:
-        plan, assumed = of_repa(arguments, parts, where), ["its own arguments"]
-        check_agreement(plan, parts, where)
+        plan, assumed = repa_architecture(arguments, measured, file), ["its own arguments"]
+        check_agreement(plan, measured, file)
     else:
-        plan, assumed = planned(parts, heads, where)
+        plan, assumed = infer_architecture(measured, heads, file)
     assumed.append("projectors left out")
-    convention = repa_convention(arguments, where)
-    return RecognisedCheckpoint(title("REPA", plan), plan, convention, tensors, assumed)
+    convention = repa_convention(arguments, file)
+    return RecognisedCheckpoint(network_title("REPA", plan), plan, convention, tensors, assumed)
 
 
-def _from_tensors(
-    checkpoint: Checkpoint, convention: Convention | None, heads: int | None
+def _recognise_tensors(
+    checkpoint: Checkpoint, declared: Convention | None, heads: int | None
 ) -> RecognisedCheckpoint:
     """By the tensors alone."""
-    where, tensors = checkpoint.path, checkpoint.tensors
-    parts = measured(tensors, where)
-    modern = parts["swiglu"] or parts["rms"] or parts["rope"] or not parts["shift"]
-    if not (modern or parts["sigma"] or convention):
+    file, tensors = checkpoint.path, checkpoint.tensors
+    measured = measure_tensors(tensors, file)
+    modern = measured["swiglu"] or measured["rms"] or measured["rope"] or not measured["shift"]
+    # 2C outputs are SiT's; without them a plain network may be of any of the three projects.
+    if not (modern or measured["sigma"] or declared):
         raise InputError(
-            f"{where}: its tensors fit SiT, REPA and LightningDiT alike, which read time in"
-            f" opposite directions; say whose it is with convention='sit' or 'repa'"
+            f"{file}: its tensors fit SiT, REPA and LightningDiT alike, whose times run in"
+            f" opposite directions; pass convention='sit' or 'repa'"
         )
-    plan, assumed = planned(parts, heads, where)
+    plan, assumed = infer_architecture(measured, heads, file)
     family = "LightningDiT" if modern else "SiT"
     if modern and not plan.rope:
         assumed.append("no rotary positions, since it has no feat_rope tensors")
-    if family == "SiT" and convention is None:
+    if family == "SiT" and declared is None:
         assumed.append("SiT's flow (DiT's own weights, which look the same, are no flow)")
-    return RecognisedCheckpoint(title(family, plan), plan, CONVENTIONS["sit"], tensors, assumed)
+    title = network_title(family, plan)
+    return RecognisedCheckpoint(title, plan, CONVENTIONS["sit"], tensors, assumed)
 
 
-def _remarks(checkpoint: Checkpoint, plan: Architecture) -> list[str]:
-    """What is so of every network of the family."""
-    size = " × ".join(map(str, plan.shape))
-    remarks = [f"samples of {size}", f"{checkpoint.which or 'its only'} weights"]
-    if plan.sigma:
-        remarks.append("the second half of its 2C outputs dropped")
-    return remarks
+FAMILIES: tuple[tuple[Callable[[Checkpoint], bool], Recogniser], ...] = (
+    (lambda checkpoint: "model" in checkpoint.config, _recognise_lightningdit),
+    (lambda checkpoint: is_repa(checkpoint.tensors, checkpoint.arguments), _recognise_repa),
+    (lambda checkpoint: bool(checkpoint.arguments), _recognise_sit),
+    (lambda _: True, _recognise_tensors),
+)
+"""How each family is recognised, and read; the first row that applies is taken."""
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = config.get(name, {})
-    return found if isinstance(found, Mapping) else {}
-
-
-def _downsampling(config: Mapping[str, Any]) -> int:
-    return int(_section(config, "vae").get("downsample_ratio", PIXELS))
+    section = config.get(name, {})
+    return section if isinstance(section, Mapping) else {}

@@ -1,4 +1,4 @@
-"""LightningDiT: a diffusion transformer with what language models have learned since.
+"""LightningDiT: a diffusion transformer with the parts of recent language models.
 
 Beside DiT it has RMS norms, SwiGLU layers and rotary positions (Yao et al. 2025); each can be
 turned off, and with all of them off it is DiT and SiT. Tensors have the names of the reference
@@ -25,19 +25,22 @@ from .layers import (
     PatchEmbedding,
     SwiGLU,
     TimeEmbedding,
-    modulated,
+    modulate,
     modulation,
     plain_norm,
-    positions,
+    position_embedding,
     rms_norm,
-    rotary,
-    unpatched,
+    rotary_tables,
+    unpatchify,
 )
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that decides which tensors a network has, and what it does with them."""
+    """Everything that determines which tensors a network has, and what it does with them.
+
+    The names of the fields are keys of saved networks.
+    """
 
     depth: int
     width: int
@@ -48,29 +51,30 @@ class Architecture:
     """Rows, and columns, of a sample."""
     classes: int = 1000
     null: bool = True
-    """Whether the label `classes` means "no label"."""
+    """Whether there is a null label, which is `classes`."""
     rms: bool = True
     swiglu: bool = True
     rope: bool = True
     qk_norm: bool = False
     shift: bool = True
-    """Whether blocks shift what they norm; the `wo_shift` of LightningDiT is its opposite."""
+    """Whether blocks shift what they normalize; the opposite of LightningDiT's `wo_shift`."""
     sigma: bool = False
-    """Whether C further outputs are made, which nobody uses: `learn_sigma` of SiT and DiT."""
+    """Whether there are C further outputs, which nobody uses: `learn_sigma` of SiT and DiT."""
 
     def __post_init__(self) -> None:
         counts = (self.depth, self.width, self.heads, self.patch, self.channels, self.side)
         if min(counts) < 1 or self.classes < 0:
-            raise InputError(f"an architecture counts from 1 upwards, got {self}")
+            raise InputError(f"the numbers of an architecture must be positive, got {self}")
+        # Positions need width / 4 frequencies, rotations pairs for rows and columns in each head.
         if self.width % 4 or self.width % ((4 if self.rope else 1) * self.heads):
             raise InputError(
-                f"a width of {self.width} cannot be cut into {self.heads} heads, each with rows"
-                f" and columns of pairs; choose a multiple of {4 * self.heads}"
+                f"a width of {self.width} cannot be split into {self.heads} heads with pairs for"
+                f" rows and columns; choose a multiple of {4 * self.heads}"
             )
         if self.side % self.patch:
             raise InputError(
-                f"samples of {self.side} × {self.side} cannot be cut into patches of {self.patch};"
-                f" choose another patch"
+                f"samples of {self.side} × {self.side} cannot be split into patches of"
+                f" {self.patch}; choose a patch that divides {self.side}"
             )
 
     @property
@@ -80,16 +84,16 @@ class Architecture:
 
     @property
     def rows(self) -> int:
-        """Rows of the table of labels."""
+        """Rows of the label table."""
         return self.classes + self.null
 
     @property
     def hidden(self) -> int:
-        """The numbers between the two layers of a block; a third fewer where there are gates."""
+        """Numbers between the two layers of a block; a third fewer with SwiGLU's third matrix."""
         return int(2 / 3 * 4 * self.width) if self.swiglu else 4 * self.width
 
     def settings(self) -> dict[str, Any]:
-        """As plain values."""
+        """As JSON values."""
         return asdict(self)
 
 
@@ -104,40 +108,41 @@ SIZES = {
     "1p0b": Architecture(24, 1536, 24),
     "1p6b": Architecture(28, 1792, 28),
 }
-"""Depth, width and heads by name; pico, nano and tiny are ours, for two cores."""
+"""Depth, width and heads by name; pico, nano and tiny are ours, for two CPU cores."""
 
 
 def architecture(size: str, **parts: Any) -> Architecture:
-    """A size of the family by name; `parts` are what else differs: patch, channels, side …."""
+    """A size by name; `parts` are other fields of `Architecture`: patch, channels, side …."""
     if size not in SIZES:
         raise InputError(f"there is no size {size!r}; {suggestion(size, SIZES)}")
     return replace(SIZES[size], **parts)
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then two layers, each normed, modulated and gated."""
+    """Attention, then two layers, each normalized, modulated and gated."""
 
     def __init__(self, plan: Architecture) -> None:
         super().__init__()
         norm = rms_norm if plan.rms else plain_norm
-        of_heads = (rms_norm if plan.rms else nn.LayerNorm) if plan.qk_norm else None
+        head_norm = (rms_norm if plan.rms else nn.LayerNorm) if plan.qk_norm else None
         self.parts = 6 if plan.shift else 4
         self.norm1, self.norm2 = norm(plan.width), norm(plan.width)
-        self.attn = Attention(plan.width, plan.heads, norm=of_heads)
+        self.attn = Attention(plan.width, plan.heads, norm=head_norm)
         self.mlp = (SwiGLU if plan.swiglu else MLP)(plan.width, plan.hidden)
         self.adaLN_modulation = modulation(plan.width, self.parts)
 
-    def forward(self, x: Tensor, condition: Tensor, turn: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, rotation: Tensor | None) -> Tensor:
         """Tokens [b, n, width] to tokens, given the condition [b, width]."""
+        # Each [b, 1, width], in DiT's order: shift, scale, gate of attention, then of the MLP.
         parts = self.adaLN_modulation(condition)[:, None].chunk(self.parts, dim=2)
         shift, shift_mlp = None, None
         if self.parts == 6:
             shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = parts
         else:
             scale, gate, scale_mlp, gate_mlp = parts
-        seen = self.attn(modulated(self.norm1(x), shift, scale), turn)
-        x = torch.addcmul(x, gate, seen)
-        return torch.addcmul(x, gate_mlp, self.mlp(modulated(self.norm2(x), shift_mlp, scale_mlp)))
+        attended = self.attn(modulate(self.norm1(x), shift, scale), rotation)
+        x = torch.addcmul(x, gate, attended)
+        return torch.addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
 
 
 class FinalLayer(nn.Module):
@@ -153,14 +158,14 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Tokens [b, n, width] to [b, n, patch² · outputs]."""
         shift, scale = self.adaLN_modulation(condition)[:, None].chunk(2, dim=2)
-        return self.linear(modulated(self.norm_final(x), shift, scale))
+        return self.linear(modulate(self.norm_final(x), shift, scale))
 
 
 class LightningDiT(nn.Module):
     """The network: samples [b, C, S, S], times [b] and labels [b] to outputs [b, C, S, S].
 
-    It knows no clock and drops no labels: times are those it was trained with, and "no label" is
-    the label `null`.
+    Times are those it was trained with, and "no label" is the label `null`; a convention
+    translates both. It drops no labels itself.
     """
 
     cos: Tensor | None
@@ -173,51 +178,51 @@ class LightningDiT(nn.Module):
         self.x_embedder = PatchEmbedding(plan.channels, plan.patch, plan.width)
         self.t_embedder = TimeEmbedding(plan.width)
         self.y_embedder = LabelEmbedding(plan.rows, plan.width)
-        self.pos_embed = nn.Parameter(positions(tokens, plan.width), requires_grad=False)
+        self.pos_embed = nn.Parameter(position_embedding(tokens, plan.width), requires_grad=False)
         self.blocks = nn.ModuleList(TransformerBlock(plan) for _ in range(plan.depth))
         self.final_layer = FinalLayer(plan)
-        cos, sin = rotary(tokens, plan.width // plan.heads) if plan.rope else (None, None)
+        cos, sin = rotary_tables(tokens, plan.width // plan.heads) if plan.rope else (None, None)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
     @property
     def null(self) -> int | None:
-        """The label that means none; None where the network has none."""
+        """The null label; None where the network has none."""
         return self.plan.classes if self.plan.null else None
 
     @property
-    def turn(self) -> Tensor | None:
-        """What heads are turned by, float32 [tokens, head / 2, 2]: cosines and sines."""
+    def rotation(self) -> Tensor | None:
+        """Cosines and sines that heads are turned by, float32 [tokens, head / 2, 2]."""
         if self.cos is None or self.sin is None:
             return None
         return torch.stack((self.cos.float(), self.sin.float()), dim=-1)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """What it predicts; the second half of 2C outputs is dropped."""
-        condition = self.t_embedder(t) + self.y_embedder(labels)
-        tokens, turn = self.x_embedder(x) + self.pos_embed, self.turn
+        """The prediction; the second half of 2C outputs is dropped."""
+        condition = self.t_embedder(t) + self.y_embedder(labels)  # [b, width]
+        tokens, rotation = self.x_embedder(x) + self.pos_embed, self.rotation  # [b, n, width]
         for block in self.blocks:
-            tokens = block(tokens, condition, turn)
-        return unpatched(self.final_layer(tokens, condition), self.plan.patch)[
-            :, : self.plan.channels
-        ]
+            tokens = block(tokens, condition, rotation)
+        output = unpatchify(self.final_layer(tokens, condition), self.plan.patch)
+        return output[:, : self.plan.channels]
 
 
 @torch.no_grad()
-def initialized(plan: Architecture, generator: torch.Generator) -> LightningDiT:
+def initialize(plan: Architecture, generator: torch.Generator) -> LightningDiT:
     """A network as the family starts it: every block the identity, every output zero."""
     network = LightningDiT(plan)
-    for name, part in network.named_modules():
-        if not isinstance(part, nn.Linear):
+    # The order of draws is part of a training run's result: layers first, then embeddings.
+    for name, module in network.named_modules():
+        if not isinstance(module, nn.Linear):
             continue
-        nn.init.zeros_(part.bias)
+        nn.init.zeros_(module.bias)
         if "adaLN_modulation" in name or name == "final_layer.linear":
-            nn.init.zeros_(part.weight)
+            nn.init.zeros_(module.weight)  # gates of 0 make a block the identity
         else:
-            nn.init.xavier_uniform_(part.weight, generator=generator)
+            nn.init.xavier_uniform_(module.weight, generator=generator)
     tensors = dict(network.named_parameters())
     kernel = tensors["x_embedder.proj.weight"]
-    nn.init.xavier_uniform_(kernel.view(len(kernel), -1), generator=generator)
+    nn.init.xavier_uniform_(kernel.view(len(kernel), -1), generator=generator)  # as a linear layer
     nn.init.zeros_(tensors["x_embedder.proj.bias"])
     for name in ("y_embedder.embedding_table", "t_embedder.mlp.0", "t_embedder.mlp.2"):
         nn.init.normal_(tensors[f"{name}.weight"], std=0.02, generator=generator)

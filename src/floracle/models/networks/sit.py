@@ -1,8 +1,8 @@
 """SiT, DiT's network trained as a flow (Ma et al. 2024), and REPA's (Yu et al. 2025).
 
-It is LightningDiT with nothing modern in it. SiT makes 2C outputs and nobody reads the second half
-(`learn_sigma`). REPA trains the same network against features of another one, through `projectors`
-that sampling does not need, and counts its time from the data.
+Both are LightningDiT with its modern parts off. SiT has 2C outputs, of which nobody uses the
+second half (`learn_sigma`). REPA trains the same network against features of another one, through
+`projectors` that sampling does not need, and its time is 1 − t.
 """
 
 from __future__ import annotations
@@ -10,80 +10,109 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
-from floracle.models.convention import Convention
+from floracle.core.fields import Convention
+from floracle.core.paths import LINEAR, QUANTITIES, TRIGONOMETRIC, Quantity
 from floracle.run.errors import InputError, suggestion
 
 from .lightningdit import SIZES, Architecture
-from .transport import transport
 
-PIXELS = 8
-"""Pixels of an edge that become one number of the latents of these projects."""
-LETTERS = {"S": "small", "B": "base", "L": "large", "XL": "xl", "1p0B": "1p0b", "1p6B": "1p6b"}
-
-
-def plain(plan: Architecture, *, sigma: bool) -> Architecture:
-    """The same size with nothing modern in it."""
-    return replace(plan, rms=False, swiglu=False, rope=False, sigma=sigma)
+DOWNSAMPLING = 8  # pixels of an edge per latent of Stable Diffusion's autoencoder
+SIZE_NAMES = {"S": "small", "B": "base", "L": "large", "XL": "xl", "1p0B": "1p0b", "1p6B": "1p6b"}
+TRANSPORT_PATHS = {"linear": LINEAR, "gvp": TRIGONOMETRIC, "cosine": TRIGONOMETRIC}
+"""REPA's "cosine" is SiT's "GVP": α = sin(πt/2), σ = cos(πt/2)."""
 
 
-def named_size(model: object, family: str, where: object) -> Architecture:
-    """The size that a name like "SiT-XL/2" stands for."""
-    found = re.fullmatch(rf"{family}-(\w+)/(\d+)", str(model))
-    if found is None or found[1] not in LETTERS:
-        known = [f"{family}-{letter}/2" for letter in LETTERS]
-        raise InputError(f"{where}: there is no model {model!r}; {suggestion(str(model), known)}")
-    return replace(SIZES[LETTERS[found[1]]], patch=int(found[2]))
+def transport_convention(path_type: object, prediction: object, file: object) -> Convention:
+    """The convention of SiT's words for a path and a prediction; REPA and LightningDiT share them.
+
+    Its times are ours.
+    """
+    path, predicts = str(path_type).lower(), str(prediction).lower()
+    if path == "vp":
+        raise InputError(
+            f"{file} was trained on SiT's VP path, on which data is left at t = 0, so it is no"
+            f" velocity field on [0, 1]; Linear and GVP are supported"
+        )
+    if path not in TRANSPORT_PATHS:
+        hint = suggestion(path, TRANSPORT_PATHS)
+        raise InputError(f"{file}: unknown path_type {path_type!r}; {hint}")
+    if predicts not in QUANTITIES:
+        hint = suggestion(predicts, QUANTITIES)
+        raise InputError(f"{file}: unknown prediction {prediction!r}; {hint}")
+    return Convention(predicts=cast(Quantity, predicts), path=TRANSPORT_PATHS[path])
 
 
-def of_sit(arguments: Mapping[str, Any], parts: Mapping[str, Any], where: object) -> Architecture:
-    """The architecture that SiT's command line asks for; its outputs are as the tensors say."""
-    plan = plain(named_size(arguments.get("model"), "SiT", where), sigma=parts["sigma"])
-    side = int(arguments.get("image_size", 256)) // PIXELS
-    return replace(plan, side=side, classes=int(arguments.get("num_classes", 1000)))
+def sit_convention(arguments: Mapping[str, Any], file: object) -> Convention:
+    """The convention of SiT's options."""
+    return transport_convention(
+        arguments.get("path_type", "Linear"), arguments.get("prediction", "velocity"), file
+    )
 
 
-def of_repa(arguments: Mapping[str, Any], parts: Mapping[str, Any], where: object) -> Architecture:
-    """The architecture that REPA's command line asks for; its channels are as the tensors say."""
-    plan = plain(named_size(arguments.get("model"), "SiT", where), sigma=False)
+def repa_convention(arguments: Mapping[str, Any], file: object) -> Convention:
+    """The convention of REPA's options, with time 1 − t."""
+    convention = transport_convention(arguments.get("path_type", "linear"), "velocity", file)
+    return replace(convention, noise_time=1, data_time=0)
+
+
+def named_size(model: object, family: str, file: object) -> Architecture:
+    """The size with a name like "SiT-XL/2"."""
+    match = re.fullmatch(rf"{family}-(\w+)/(\d+)", str(model))
+    if match is None or match[1] not in SIZE_NAMES:
+        names = [f"{family}-{size}/2" for size in SIZE_NAMES]
+        raise InputError(f"{file}: there is no model {model!r}; {suggestion(str(model), names)}")
+    return replace(SIZES[SIZE_NAMES[match[1]]], patch=int(match[2]))
+
+
+def _plain_size(arguments: Mapping[str, Any], file: object) -> Architecture:
+    """The named size, with the modern parts of LightningDiT off."""
+    size = named_size(arguments.get("model"), "SiT", file)
+    classes = int(arguments.get("num_classes", 1000))
+    return replace(size, rms=False, swiglu=False, rope=False, classes=classes)
+
+
+def sit_architecture(
+    arguments: Mapping[str, Any], measured: Mapping[str, Any], file: object
+) -> Architecture:
+    """The architecture of SiT's command line; whether it has 2C outputs, the tensors say."""
+    side = int(arguments.get("image_size", 256)) // DOWNSAMPLING
+    return replace(_plain_size(arguments, file), side=side, sigma=measured["sigma"])
+
+
+def repa_architecture(
+    arguments: Mapping[str, Any], measured: Mapping[str, Any], file: object
+) -> Architecture:
+    """The architecture of REPA's command line; its channels are as the tensors say."""
     return replace(
-        plan,
-        side=int(arguments.get("resolution", 256)) // PIXELS,
-        channels=parts["channels"],
-        classes=int(arguments.get("num_classes", 1000)),
+        _plain_size(arguments, file),
+        side=int(arguments.get("resolution", 256)) // DOWNSAMPLING,
+        channels=measured["channels"],
         qk_norm=bool(arguments.get("qk_norm", False)),
+        sigma=False,
     )
 
 
 def is_repa(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> bool:
-    """Whether there are signs of REPA: its projectors, its old names, its options."""
-    signs = ("projectors.", "decoder_blocks.")
-    return "enc_type" in arguments or any(name.startswith(signs) for name in tensors)
+    """Whether it is REPA's: by its projectors, its former names, or its options."""
+    prefixes = ("projectors.", "decoder_blocks.")
+    return "enc_type" in arguments or any(name.startswith(prefixes) for name in tensors)
 
 
-def without_projectors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What sampling needs, under today's names: REPA once numbered its late blocks anew."""
+def sampling_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that sampling needs, under today's names.
+
+    REPA once split its blocks, and numbered the late ones from 0 again.
+    """
     early = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
-    found = {}
+    renamed = {}
     for name, tensor in tensors.items():
         late = re.match(r"decoder_blocks\.(\d+)\.(.*)", name)
         if late:
-            found[f"blocks.{int(late[1]) + len(early)}.{late[2]}"] = tensor
+            renamed[f"blocks.{int(late[1]) + len(early)}.{late[2]}"] = tensor
         elif not name.startswith("projectors."):
-            found[name] = tensor
-    return found
-
-
-def sit_convention(arguments: Mapping[str, Any], where: object) -> Convention:
-    """How SiT's options say that the network is read."""
-    asked = arguments.get("path_type", "Linear"), arguments.get("prediction", "velocity")
-    return transport(*asked, where=where)
-
-
-def repa_convention(arguments: Mapping[str, Any], where: object) -> Convention:
-    """How REPA's options say that the network is read."""
-    found = transport(arguments.get("path_type", "linear"), "velocity", where=where)
-    return replace(found, noise_time=1, data_time=0)
+            renamed[name] = tensor
+    return renamed

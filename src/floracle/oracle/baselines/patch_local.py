@@ -12,11 +12,11 @@ training points together. A window that covers the whole image makes it the orac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
-from floracle.core.fold import fold
 from floracle.core.paths import LINEAR, Coefficients, ProbabilityPath
 from floracle.core.point_set import NO_LABEL, Block, PointSet
 from floracle.oracle.queries import check_label
@@ -83,7 +83,8 @@ class LocalOracle:
         """x̂ [b, C, H, W] of one class."""
         rows = max(1, DIFFERENCE_BYTES // (8 * x.numel()))
         blocks = self.data.blocks(label, rows=rows)
-        sums = fold(blocks, lambda block: self._block_sums(block, x, c), PatchSums.empty(x))
+        block_sums = (self._block_sums(block, x, c) for block in blocks)
+        sums = reduce(PatchSums.merge, block_sums, PatchSums.empty(x))
         return sums.points / sums.mass[:, None]
 
     def _block_sums(self, block: Block, x: Tensor, c: Coefficients) -> PatchSums:

@@ -15,7 +15,7 @@ from floracle.analysis.trajectories.frequency_bands import COARSE_CYCLES
 from floracle.analysis.trajectories.probe import ProbeResult
 from floracle.core.point_set import NO_LABEL
 from floracle.data.store import Store
-from floracle.models.autoencoders.frame import Autoencoder
+from floracle.models.autoencoders.autoencoder import Autoencoder
 from floracle.report.figure import Drawing, write_figures
 from floracle.report.html import LATENT_NOTE, picture_uris, render_page
 from floracle.report.names import fact_rows, version_facts, visible

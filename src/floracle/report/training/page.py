@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from floracle.models.networks.families import title
+from floracle.models.networks.families import network_title
 from floracle.models.networks.lightningdit import Architecture
 from floracle.report.figure import write_figures
 from floracle.report.formatting import format_duration, format_percent, format_time
@@ -220,7 +220,7 @@ def _facts(run: TrainingRun) -> dict[str, str]:
 def _network_title(network: Any) -> str:
     """An architecture by its name; a network of the user's own by its class."""
     try:
-        return title("LightningDiT", Architecture(**network))
+        return network_title("LightningDiT", Architecture(**network))
     except (TypeError, InputError):
         return str(network)
 
