@@ -262,7 +262,7 @@ def _gaps(stages: Stages, label_drop: float) -> Tensor:
             shares[0] * labelled.mean + shares[1] * whole.mean,
             shares[0] * labelled.error + shares[1] * whole.error,
         )
-    lift = stages.lift(times.clamp(max=float(stages.times[-1])))
+    lift = stages.squared_amplification(times.clamp(max=float(stages.times[-1])))
     rows = []
     for curve in (labelled, whole):
         gap, error = curve.mean / stages.dims, curve.error / stages.dims

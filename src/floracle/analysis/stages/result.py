@@ -91,11 +91,11 @@ class Stages:
         curve, nodes = group.curves["gap"], MeasuredTimes(self.times, group.predicted_information)
         inside = times.clamp(float(self.times[0]), float(self.times[-1]))
         # gap / A² is a variance: it bends least in I_G, so it is what is interpolated
-        variance = torch.stack([curve.mean, curve.error]) / self.lift(self.times)
+        variance = torch.stack([curve.mean, curve.error]) / self.squared_amplification(self.times)
         values = torch.from_numpy(nodes.values(variance, inside))
-        return Curve(*(values * self.lift(inside)))
+        return Curve(*(values * self.squared_amplification(inside)))
 
-    def lift(self, times: Tensor) -> Tensor:
+    def squared_amplification(self, times: Tensor) -> Tensor:
         """A² at times [...]: the gap is A² tr Cov(data | x_t)."""
         return self.path.coefficients(times.flatten()).amplification.square().view(times.shape)
 
