@@ -21,7 +21,6 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 import floracle
-from floracle.data.encoding.encode import decoded
 from floracle.data.store import Store
 from floracle.run.images import quantise
 from measure import report
@@ -36,7 +35,9 @@ def psnr(photographs: Store, latents: Store) -> dict:
     network, rows = floracle.load_autoencoder(TAEF2), torch.arange(0, len(photographs), EVERY)
     start, found = time.perf_counter(), []
     for some in rows.split(TOGETHER):
-        apart = decoded(network, latents, some).double() - photographs.stored[some].double()
+        stored = latents.normalizer.invert(latents.take(some))
+        pictures = quantise(network.decode(stored).float().cpu())
+        apart = pictures.double() - photographs.stored[some].double()
         found.append(10 * (255**2 / apart.square().flatten(1).mean(1)).log10())
     values = torch.cat(found)
     return {

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from floracle.data.normalize import Normalizer
-from floracle.data.packed.manifest import Span
+from floracle.data.packed.manifest import ClassSpan
 from floracle.data.packed.pack import pack
 from floracle.data.packed.plan import _cuts
 from floracle.data.packed.verify import verify
@@ -226,7 +226,7 @@ def test_any_labels_shapes_and_types_come_back(tmp_path_factory, data):
 )
 def test_only_a_class_larger_than_a_shard_is_cut(sizes, most):
     ends = np.cumsum(sizes).tolist()
-    spans = tuple(Span(i, ends[i] - size, ends[i]) for i, size in enumerate(sizes))
+    spans = tuple(ClassSpan(i, ends[i] - size, ends[i]) for i, size in enumerate(sizes))
     cuts = _cuts(spans, most)
     assert [first for first, _ in cuts] == [0, *(end for _, end in cuts[:-1])]
     assert cuts[-1][1] == ends[-1]

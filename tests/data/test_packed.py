@@ -262,7 +262,7 @@ def test_a_folder_that_cannot_be_written_to_is_checked_every_time(folder, monkey
 
     monkeypatch.setattr("floracle.data.packed.files.write_json", refuse)
     for count in (1, 2):
-        assert any("cannot be written to" in remark for remark in open_store(folder).remarks)
+        assert any("is not writable" in remark for remark in open_store(folder).remarks)
         assert len(names) == count
 
 

@@ -130,5 +130,5 @@ def test_other_rows_than_the_manifest_says_are_refused(packed, tmp_path):
     from floracle.data.packed.coarse import read_coarse
     from floracle.data.packed.manifest import read_manifest
 
-    with pytest.raises(InputError, match="does not fit its manifest"):
+    with pytest.raises(InputError, match="does not match its manifest"):
         read_coarse(packed / "floracle/coarse.tensors", read_manifest(tmp_path / "other"))

@@ -19,7 +19,7 @@ import torch
 
 from floracle.models.checkpoints import read_pickle
 from floracle.run.errors import InputError
-from floracle.run.torch_archive import PIECE_BYTES
+from floracle.run.torch_archive import CHUNK_BYTES
 from floracle.run.torch_storages import ITEM_BYTES
 
 CPU = torch.device("cpu")
@@ -126,7 +126,7 @@ def test_compressed_members_are_decompressed_not_mapped(written, some):
 
 
 def test_a_member_that_decompresses_to_more_than_declared_is_refused(written):
-    contents = {**members(saved()), "archive/data/3": bytes(3 * PIECE_BYTES)}
+    contents = {**members(saved()), "archive/data/3": bytes(3 * CHUNK_BYTES)}
     archive = packed(contents, zipfile.ZIP_DEFLATED)
     place = entries(archive)["archive/data/3"]
     start = struct.unpack_from("<L", archive, place + 42)[0]

@@ -117,8 +117,8 @@ HARM = {
     "flip": flip,
     "cut": lambda path: os.truncate(path, 99),
     "remove": lambda path: path.unlink(),
-    "forget": lambda path: (path.parent / "floracle/unfinished/encoded-00000.json").unlink(),
-    "garble": lambda path: (path.parent / "floracle/unfinished/encoded-00000.json").write_text(
+    "forget": lambda path: (path.parent / "floracle/unfinished/shard-00000.tensors").unlink(),
+    "garble": lambda path: (path.parent / "floracle/unfinished/shard-00000.tensors").write_text(
         "x"
     ),
 }

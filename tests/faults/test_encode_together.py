@@ -74,7 +74,7 @@ def test_processes_that_ask_for_other_things_are_told(tmp_path, monkeypatch):
     first, second = images(tmp_path / "a"), images(tmp_path / "b")
     np.save(second, np.load(second)[::-1])
     for where, seeds, words in (
-        ((first, second), (0, 0), "process 1 has other pictures than process 0"),
+        ((first, second), (0, 0), "process 1 has other images than process 0"),
         ((first, first), (0, 1), "process 1 has other settings than process 0"),
     ):
 

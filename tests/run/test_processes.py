@@ -23,15 +23,8 @@ from floracle.run.exchange import (
     gather_parts,
     merge_over_group,
 )
-from floracle.run.processes import (
-    ALONE,
-    Heartbeat,
-    ProcessGroup,
-    contiguous_share,
-    is_launched,
-    joined,
-    limit_board_calls,
-)
+from floracle.run.heartbeat import Heartbeat, limit_board_calls
+from floracle.run.processes import ALONE, ProcessGroup, contiguous_share, is_launched, joined
 from many import Started, in_threads
 
 

@@ -1,8 +1,9 @@
 """The folder that a store is written into: whose it is, what is unfinished, what is left over.
 
-What a run has finished lies in `floracle/unfinished`, with the settings that it was for, until the
-manifest is written. The same command goes on from there; another one is refused. Packing and
-encoding differ in their words and in how a finished store is read: that is their `Kind`.
+What a run has finished lies in `floracle/unfinished`, with the settings of the run, until the
+manifest is written. The same command resumes from there; another one is refused. The rules are
+those of all runs (run/output_folder.py). Packing and encoding differ in how a finished store is
+read: that is their `DestinationKind`.
 """
 
 from __future__ import annotations
@@ -14,99 +15,87 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 from floracle.run.errors import InputError
 from floracle.run.files import DiskFull, digest, remove_files
 from floracle.run.folder_checks import FolderMarks, check_output, check_run_folder
 from floracle.run.folder_lock import locked
-from floracle.run.output_folder import OutputFolder, open_output
+from floracle.run.output_folder import open_output
 from floracle.run.processes import ALONE, ProcessGroup
 from floracle.run.results import differences
 
 from .packed.files import UNFINISHED
 
 MARKS = FolderMarks(marker=f"{UNFINISHED}/settings.json", control=UNFINISHED)
-MADE = re.compile(
+UNFINISHED_FILES = re.compile(
     r"settings\.json|(shard|classes)-\d+\.tensors|encoded-\d+\.json|\..+\.[a-z0-9_]{8}\.part"
 )
-"""Files that an unfinished store has in its place, by their names."""
-
-
-class Finished(Protocol):
-    """What the manifest of any store says."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """All that the store depends on."""
-        ...
-
-
-S = TypeVar("S", bound=Finished)
+"""The files of an unfinished store, by name; versions before 0.2 wrote encoded-….json."""
 
 
 @dataclass(frozen=True)
-class DestinationKind(Generic[S]):
-    """A kind of store: its words, and how a finished one is read, checked and remembered."""
+class DestinationKind:
+    """A kind of store: the verb that writes it, and how a finished one is read and checked."""
 
     verb: str
-    doing: str
-    done: str
-    data: str
-    """What it is made of."""
     fingerprint: str
     """The setting that holds the fingerprint of the data."""
     manifest: str
     """The file that is written last."""
-    read: Callable[[Path], S]
-    check: Callable[[Path, S], object]
+    read: Callable[[Path], Any]
+    """Reads the manifest, which has `settings`."""
+    check: Callable[[Path, Any], object]
     """Raises what is wrong with the files of a store."""
-    source: Callable[[Path], str | None]
+    read_source: Callable[[Path], str | None]
     """How the files of the data looked."""
-    remember: Callable[[Path, S, str | None], object]
-    """Keep how they look now."""
+    write_source: Callable[[Path, str | None], object]
+    """Record how they look now."""
 
 
-def check_destination(folder: Path, where: Any, kind: DestinationKind[Any]) -> None:
-    """Refuse a folder that holds something else, or lies in the data."""
+def check_destination(folder: Path, where: Any, kind: DestinationKind) -> None:
+    """Refuse a folder that holds something else, or lies inside the data."""
     if isinstance(where, (str, Path)):
-        data, place = Path(where).expanduser().resolve(), folder.resolve()
-        if data.exists() and place.is_relative_to(data):
-            raise InputError(
-                f"{folder} lies inside the {kind.data} {where}; choose a place outside"
-            )
+        data = Path(where).expanduser().resolve()
+        if data.exists() and folder.resolve().is_relative_to(data):
+            raise InputError(f"{folder} lies inside the data {where}; choose a folder outside")
     check_output(folder, option="OUT")
     if not (folder / kind.manifest).is_file():
         check_run_folder(folder, kind.verb, MARKS)
 
 
 def find_finished(
-    folder: Path, kind: DestinationKind[S], settings: Mapping[str, Any], source: str | None
-) -> S | None:
-    """The finished store, if there is one for these settings; for others that is a mistake.
+    folder: Path, kind: DestinationKind, settings: Mapping[str, Any], source: str | None
+) -> Any:
+    """The manifest of the finished store of these settings; None if there is no store yet.
 
-    While the fingerprint of the data is not among the settings, a store answers only if the files
-    of its data look as they did when it was written.
+    A store of other settings, or a damaged one, is an InputError. As long as the fingerprint of
+    the data is not among the settings, a store answers only if the files of its data look as they
+    did when it was written.
     """
     if not (folder / kind.manifest).is_file():
         return None
-    found = kind.read(folder)
+    manifest = kind.read(folder)
     if kind.fingerprint not in settings:
-        if source is None or kind.source(folder) != source:
+        if source is None or kind.read_source(folder) != source:
             return None
-        settings = {**settings, kind.fingerprint: found.settings[kind.fingerprint]}
-    refuse_others(folder, kind, settings, found.settings)
-    kind.check(folder, found)
-    if kind.source(folder) != source:
-        kind.remember(folder, found, source)
+        settings = {**settings, kind.fingerprint: manifest.settings[kind.fingerprint]}
+    if unlike := differences(settings, manifest.settings):
+        raise InputError(
+            f"{folder} holds a store of floracle {kind.verb} with other settings"
+            f" ({'; '.join(unlike)}); choose another folder, or remove this one"
+        )
+    kind.check(folder, manifest)
+    if kind.read_source(folder) != source:
+        kind.write_source(folder, source)
     if (folder / UNFINISHED).exists():  # a run was killed just after it had finished
         with suppress(OSError, InputError), locked(folder):
             remove_unfinished(folder)
-    return found
+    return manifest
 
 
 def unfinished_verb(folder: Path) -> str | None:
-    """The verb of an unfinished run in a folder; None where there is none."""
+    """The verb of the unfinished run in a folder; None if there is none."""
     for verb in ("pack", "encode"):
         with suppress(InputError):
             if check_run_folder(folder, verb, MARKS) is not None:
@@ -114,88 +103,78 @@ def unfinished_verb(folder: Path) -> str | None:
     return None
 
 
-def refuse_others(
-    folder: Path, kind: DestinationKind[Any], asked: Mapping[str, Any], found: Mapping[str, Any]
-) -> None:
-    """Refuse to go on with other settings than those of before."""
-    if unlike := differences(asked, found):
-        raise InputError(
-            f"{folder} is {kind.done} with other settings ({'; '.join(unlike)}); choose another"
-            " folder, or remove this one"
-        )
-
-
 def remove_unfinished(folder: Path) -> None:
-    """Remove what is of no use in a finished store."""
-    remove_files(folder / UNFINISHED, MADE)
+    """Remove what only an unfinished store needs."""
+    remove_files(folder / UNFINISHED, UNFINISHED_FILES)
 
 
 @contextmanager
-def unfinished(
+def open_destination(
     folder: Path,
-    kind: DestinationKind[Any],
+    kind: DestinationKind,
     settings: Mapping[str, Any],
     group: ProcessGroup = ALONE,
-) -> Iterator[OutputFolder]:
-    """Start a store here, or go on where a run with the same settings ended; nobody else may."""
-    with open_output(folder, kind.verb, settings, marks=MARKS, group=group) as output:
-        yield output
+) -> Iterator[None]:
+    """Start a store, or resume one of the same settings; the folder is locked meanwhile.
 
-
-@contextmanager
-def writing(folder: Path, kind: DestinationKind[Any]) -> Iterator[None]:
-    """Say what failed on the disk, and that nothing of what was done is lost."""
+    A full disk and the like are one InputError, which says that nothing is lost.
+    """
     try:
-        yield
+        with open_output(folder, kind.verb, settings, marks=MARKS, group=group):
+            yield
     except (OSError, DiskFull) as error:
-        refused = error.__cause__ if isinstance(error, DiskFull) else error
-        reason = getattr(refused, "strerror", None) or type(refused).__name__
+        system_error = error.__cause__ if isinstance(error, DiskFull) else error
+        reason = getattr(system_error, "strerror", None) or type(system_error).__name__
         raise InputError(
-            f"{kind.doing} into {folder} failed: {reason.lower()}; put that right and run the same"
-            " command again, which goes on from there"
+            f"floracle {kind.verb} into {folder} failed: {reason.lower()}; put that right and run"
+            " the same command again, which goes on from there"
         ) from error
 
 
-def check_room(folder: Path, needed: int) -> None:
-    """Refuse to start where the disk cannot hold what is to be written."""
-    place = folder.resolve()
-    while not place.exists():
-        place = place.parent
-    held = sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
-    free = shutil.disk_usage(place).free
-    if needed - held > free:
-        sizes = f"{_megabytes(needed - held)} more, and {_megabytes(free)} are free"
-        raise InputError(f"{folder} needs {sizes}; make room, or choose --dtype fp16")
+def check_room(folder: Path, needed_bytes: int) -> None:
+    """Refuse to start if the disk cannot hold what will be written."""
+    disk = folder.resolve()
+    while not disk.exists():
+        disk = disk.parent
+    written_bytes = sum(file.stat().st_size for file in folder.glob("*") if file.is_file())
+    missing_bytes, free_bytes = needed_bytes - written_bytes, shutil.disk_usage(disk).free
+    if missing_bytes > free_bytes:
+        raise InputError(
+            f"{folder} needs {_format_bytes(missing_bytes)} more, and {_format_bytes(free_bytes)}"
+            " are free; make room, or choose --dtype fp16"
+        )
 
 
-def _megabytes(size: int) -> str:
+def _format_bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.2g} MB"
 
 
-def source_stamp(*places: Any) -> str | None:
-    """How the files of data look: names, sizes, times; None where data is in memory."""
-    seen: list[str] = []
-    for place in places:
-        if place is None:
+def source_state(*sources: Any) -> str | None:
+    """A digest of how the files of data look: names, sizes, times; None for data in memory."""
+    states: list[str] = []
+    for source in sources:
+        if source is None:
             continue
-        if not isinstance(place, (str, Path)):
+        if not isinstance(source, (str, Path)):
             return None
-        path = Path(place).expanduser().resolve()
-        seen += [str(place) if not path.exists() else str(path), *_looks(path)]
-    return digest(*seen)
+        path = Path(source).expanduser().resolve()
+        # what is no path is a name of data that is made, like "digits"
+        states += [str(path) if path.exists() else str(source), *_file_states(path)]
+    return digest(*states)
 
 
-def _looks(path: Path) -> Iterator[str]:
+def _file_states(path: Path) -> Iterator[str]:
+    """The state of a file, or the names and states of all files in and below a folder, sorted."""
     if path.is_file():
-        yield _look(path)
-    for folder, names, files in os.walk(path, followlinks=True):
-        names.sort()
+        yield _file_state(path)
+    for folder, folders, files in os.walk(path, followlinks=True):
+        folders.sort()
         for name in sorted(files):
             file = Path(folder, name)
             if file.is_file():
-                yield f"{folder}/{name} {_look(file)}"
+                yield f"{folder}/{name} {_file_state(file)}"
 
 
-def _look(path: Path) -> str:
-    found = path.stat()
-    return f"{found.st_size} {found.st_mtime_ns} {found.st_ino}"
+def _file_state(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from floracle.run.errors import InputError, suggestion
 from floracle.run.files import open_regular
-from floracle.run.torch_archive import checked_records, is_archive
+from floracle.run.torch_archive import check_archive, is_archive
 
 ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
 WEIGHT_NAMES = ("ema", "model", "state_dict", "model_state_dict")
@@ -116,9 +116,8 @@ def read_pickle(path: Path) -> Any:
     Tensors are mapped from the disk, except those of archives with compressed members.
     """
     check_whole(path)
-    records = checked_records(path) if is_archive(path) else []
     # mapped, compressed bytes would be read as numbers
-    is_mapped = bool(records) and not any(record.is_compressed for record in records)
+    is_mapped = is_archive(path) and check_archive(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)

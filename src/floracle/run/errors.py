@@ -1,7 +1,7 @@
-"""The user's mistakes, as one error type.
+"""The error type for everything that the user can put right.
 
 An `InputError` says what is wrong, where, and what to do. The command line prints it in one line
-and ends with exit code 2; nothing has been written by then. In the library it is a ValueError.
+and ends with exit code 2. In the library it is a ValueError.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ class InputError(ValueError):
     """Something the user can put right: what, where, what to do."""
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
-    """Words for the nearest known name, or the list of them."""
-    known = list(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(known)}"
+def suggestion(word: str, names: Iterable[str]) -> str:
+    """The nearest of several names, or all of them, as the end of a sentence."""
+    names = list(names)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"one of: {', '.join(names)}"

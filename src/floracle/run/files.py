@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, synced, renamed."""
+"""Files that are complete or absent: written aside, synced, renamed."""
 
 from __future__ import annotations
 
@@ -17,28 +17,27 @@ from typing import Any
 
 from .errors import InputError
 
-
-class DiskFull(InputError):
-    """Something could not be written for want of room; what the system said is its cause."""
-
-
 DISK_FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where there is no room left."""
-
-
 PART_NAME = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
 """Names of files that are being written, or were when a run was killed."""
-_ASIDES: dict[str, Path] = {}
-"""Where runs that are open write their files first, by their folders."""
+_ASIDE_FOLDERS: dict[str, Path] = {}
+"""By the folder of an open run, where it writes its files first."""
+
+
+class DiskFull(InputError):
+    """There is no room to write a file; the error of the system is its cause."""
+
+
+# Writing ------------------------------------------------------------------------------------
 
 
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the place of `path` once it is written in full.
+    """A temporary file that replaces `path` once it is written in full.
 
-    It lies in the place that the run of that folder has for this, or else beside `path`; it is
-    locked as long as somebody writes it, so that what killed runs left can be told apart. What is
-    no regular file is not replaced, and a folder of a run that is a link is not followed.
+    It lies in the place that the run of that folder has for this, or else beside `path`. It is
+    locked while somebody writes it, so that what killed runs left can be told apart. Only a
+    regular file is replaced, and a link in the folder of a run is not followed.
     """
     folder, aside_folder = _folders_for(path)
     if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
@@ -51,10 +50,10 @@ def write_aside(path: Path) -> Iterator[Path]:
         raise
     aside = Path(name)
     try:
-        _hold(handle)
+        _lock(handle)
         yield aside
         aside.chmod(0o666 & ~_umask())
-        _sync(aside)
+        _sync(aside)  # the content is on the disk before the name
         aside.replace(path)
         _sync(folder)
     except Exception as error:
@@ -71,21 +70,62 @@ def write_aside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def redirect_writes(folder: Path, aside: Path) -> Iterator[None]:
-    """Write all files of a folder in one place first, for as long as the context lasts."""
-    place = os.path.abspath(folder)
-    _ASIDES[place] = aside
+    """Write all files of a folder in `aside` first, for as long as the context lasts."""
+    root = os.path.abspath(folder)
+    _ASIDE_FOLDERS[root] = aside
     try:
         yield
     finally:
-        _ASIDES.pop(place, None)  # processes that are threads, in tests, share it
+        _ASIDE_FOLDERS.pop(root, None)  # processes that are threads, in tests, share it
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it is never seen half-written."""
+    with write_aside(path) as aside:
+        aside.write_bytes(content)
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write UTF-8 text as `write_bytes` does; bytes of names that are not UTF-8 are escaped."""
+    write_bytes(path, content.encode("utf-8", "backslashreplace"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with sorted keys; NaN and infinities are refused, since JSON has none."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make a folder, or say why it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"{folder} cannot be a folder: a file is in the way") from error
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"no permission to write to {folder}; choose another --out")
+    return folder
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether something could not be written for want of room; safetensors says so in words."""
+    if isinstance(error, OSError):
+        return error.errno in DISK_FULL_CODES
+    return any(f"(os error {number})" in str(error) for number in DISK_FULL_CODES)
+
+
+def disk_full(path: Path) -> DiskFull:
+    """The error for a file that the disk has no room for."""
+    return DiskFull(f"there is no room left to write {path}; make some, or choose another --out")
 
 
 def _folders_for(path: Path) -> tuple[Path, Path]:
-    """The folder of a file and where it is written first, both made where they are missing."""
-    place = Path(os.path.abspath(path))
-    for root in place.parents:
-        if (aside := _ASIDES.get(str(root))) is not None:
-            for folder in (place.parent, Path(os.path.abspath(aside))):
+    """The folder of a file and where it is written first; both are made if they are missing."""
+    absolute = Path(os.path.abspath(path))
+    for root in absolute.parents:
+        if (aside := _ASIDE_FOLDERS.get(str(root))) is not None:
+            for folder in (absolute.parent, Path(os.path.abspath(aside))):
                 _make_inside(root, folder)
             return path.parent, aside
     return writable_folder(path.parent), path.parent
@@ -97,16 +137,16 @@ def _make_inside(root: Path, folder: Path) -> None:
         raise InputError(
             f"{root} was removed while a run wrote into it; run the same command again"
         )
-    there = writable_folder(root)
+    current = writable_folder(root)
     for name in folder.relative_to(root).parts:
-        there = there / name
-        if there.is_symlink():
-            raise InputError(f"{there} is a link, which no run follows; remove it")
-        if not there.is_dir():
-            writable_folder(there)
+        current = current / name
+        if current.is_symlink():
+            raise InputError(f"{current} is a link, which no run follows; remove it")
+        if not current.is_dir():
+            writable_folder(current)
 
 
-def _hold(handle: int) -> None:
+def _lock(handle: int) -> None:
     """Lock a file that is being written; the system unlocks it when its writer ends or dies."""
     with suppress(ImportError, OSError):
         import fcntl
@@ -114,18 +154,35 @@ def _hold(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+# Removing -----------------------------------------------------------------------------------
+
+
 def folder_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, by name."""
-    with os.scandir(folder) as found:
-        return sorted(found, key=lambda entry: entry.name)
+    """The entries of a folder, by name."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the files that runs which were killed while they wrote have left in our own place."""
+    """Remove half-written files of killed runs from a folder that is a run's own."""
     if folder.is_symlink() or not folder.is_dir():
         return
     for entry in folder_entries(folder):
-        if is_leftover(entry) and not _is_held(folder / entry.name):
+        if is_leftover(entry) and not _is_locked(folder / entry.name):
             (folder / entry.name).unlink(missing_ok=True)
 
 
@@ -134,7 +191,7 @@ def is_leftover(entry: os.DirEntry[str]) -> bool:
     return entry.is_file(follow_symlinks=False) and bool(PART_NAME.fullmatch(entry.name))
 
 
-def _is_held(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     """Whether somebody is writing a file."""
     try:
         import fcntl
@@ -143,11 +200,7 @@ def _is_held(path: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except (
-        ImportError,
-        OSError,
-        InputError,
-    ):  # no locks here; it was written by a run that is over
+    except (ImportError, OSError, InputError):  # no locks on this system: its run is over
         return False
     return False
 
@@ -169,38 +222,14 @@ def remove_files(folder: Path, names: re.Pattern[str]) -> None:
         folder.rmdir()
 
 
-def is_disk_full(error: Exception) -> bool:
-    """Whether something could not be written for want of room; safetensors says so in words."""
-    if isinstance(error, OSError):
-        return error.errno in DISK_FULL_CODES
-    return any(f"(os error {number})" in str(error) for number in DISK_FULL_CODES)
-
-
-def disk_full(path: Path) -> DiskFull:
-    """What to say then."""
-    return DiskFull(f"there is no room left to write {path}; make some, or choose another --out")
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it is never seen half-written."""
-    with write_aside(path) as aside:
-        aside.write_bytes(content)
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write UTF-8 text so that it is never seen half-written; bytes of odd names are escaped."""
-    write_bytes(path, content.encode("utf-8", "backslashreplace"))
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON with sorted keys; NaN and infinities are refused, since JSON has none."""
-    write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+# Reading ------------------------------------------------------------------------------------
 
 
 def open_regular(path: Path, *, links: bool = False) -> BufferedReader:
-    """Open a file for reading; a folder, pipe or device in its place is refused, not waited for.
+    """Open a file for reading; refuse a folder, pipe or device in its place without waiting.
 
-    So is a link, which no file of ours ever is; `links` follows those of other people's files.
+    A link is refused as well, since no file of a run is one; `links` follows those of other
+    people's files.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     flags |= 0 if links else getattr(os, "O_NOFOLLOW", 0)
@@ -228,12 +257,11 @@ def read_regular(path: Path, *, links: bool = False) -> bytes:
 
 
 def read_json(path: Path, *, links: bool = True) -> Any:
-    """Read a JSON file, naming it where it is broken; `links` are followed unless it is ours."""
+    """Read a JSON file, and name it if it is broken."""
+    content = read_regular(path, links=links)
     try:
-        return json.loads(read_regular(path, links=links))
+        return json.loads(content)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(
             f"{path} is not readable JSON ({error}); remove it to start again"
         ) from error
@@ -246,27 +274,14 @@ def hash_file(path: Path, *, links: bool = False) -> str:
 
 
 def check_hash(path: Path, expected: str) -> None:
-    """Name a file whose bytes are not those that were written."""
+    """Refuse a file whose bytes are not those that were written."""
     try:
-        flaw = f"its {path.stat().st_size:,} bytes are not those that were written"
+        fault = f"its {path.stat().st_size:,} bytes are not those that were written"
         if hash_file(path) == expected:
             return
     except OSError as error:
-        flaw = (error.strerror or str(error)).lower()
-    raise InputError(f"{path} is damaged ({flaw})")
-
-
-def writable_folder(folder: Path) -> Path:
-    """Make a folder, or say why it cannot be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise InputError(f"{folder} cannot be a folder: a file is in the way") from error
-    except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"no permission to write to {folder}; choose another --out")
-    return folder
+        fault = (error.strerror or str(error)).lower()
+    raise InputError(f"{path} is damaged ({fault})")
 
 
 def digest(*parts: bytes | memoryview | str) -> str:
@@ -274,20 +289,6 @@ def digest(*parts: bytes | memoryview | str) -> str:
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
-        state.update(len(content).to_bytes(8, "little"))
+        state.update(len(content).to_bytes(8, "little"))  # so that ("ab", "c") is not ("a", "bc")
         state.update(content)
     return state.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,4 +1,4 @@
-"""Whose a folder is: what no run may write into, and what a run of ours has left its marks in."""
+"""Whose a folder is: what no run may write into, and how a folder of a run is recognised."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .records import read_record
 
 RUN_RECORD = "run"
 """The kind of record that marks a folder."""
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-LOOKED_AT = 1000
-"""Files of a folder that are looked at, to see whether it holds pictures."""
-LISTED = 3
-"""Names of other people's files that a refusal gives at most."""
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MAX_FILES_CHECKED = 1000
+"""For pictures, in a folder of data."""
+MAX_NAMES_LISTED = 3
+"""Of other people's files, in an error."""
 
 
 @dataclass(frozen=True)
 class FolderMarks:
-    """Where a folder says what it is, and where a run keeps what is its own."""
+    """The file that says which run a folder belongs to, and the folder inside for bookkeeping."""
 
     marker: str = "run.json"
     control: str = ".floracle"
@@ -39,77 +39,74 @@ def check_output(folder: Path, *data: str | Path, option: str = "--out") -> Path
     """Refuse a folder that no run may write into, whatever lies in it; returns its path.
 
     Such are a root, a home, a mount point, a file, and a folder of data or of pictures, where
-    what is drawn would be read as data from then on.
+    a result with pictures would be read as data from then on.
     """
-    there = folder.expanduser()
-    place = there.resolve()
-    for where in (Path(one).expanduser() for one in data):
-        inside = where.is_dir() and place.is_relative_to(where.resolve())
-        if inside and (place == where.resolve() or _holds_pictures(where)):
-            raise InputError(f"{folder} lies in the data {where}; choose an {option} beside it")
-    special = _special(place)
-    if special:
+    path = folder.expanduser()
+    resolved = path.resolve()
+    for source in (Path(each).expanduser() for each in data):
+        is_inside = source.is_dir() and resolved.is_relative_to(source.resolve())
+        if is_inside and (resolved == source.resolve() or _holds_pictures(source)):
+            raise InputError(f"{folder} lies in the data {source}; choose an {option} beside it")
+    if special := _special_folder(resolved):
         raise InputError(f"{folder} is {special}; choose a folder inside it as {option}")
-    parent = there
-    while not os.path.lexists(parent):
-        parent = parent.parent
-    if not parent.is_dir():
-        raise InputError(f"{folder} cannot be a folder: {parent} is a file")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"no permission to write to {parent}; choose another {option}")
-    return there
+    existing = path
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"{folder} cannot be a folder: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"no permission to write to {existing}; choose another {option}")
+    return path
 
 
 def check_run_folder(
     folder: Path, verb: str, marks: FolderMarks = RESULTS
 ) -> Mapping[str, Any] | None:
-    """The settings of the run of this verb in a folder; None where there is none yet.
+    """The settings of the run of this verb in a folder; None if there is none yet.
 
-    A folder that holds anything else is a mistake that names some of it.
+    A folder that holds anything else is refused, and some of that is named.
     """
     if not folder.is_dir():
         return None
     marker, control = folder / marks.marker, folder / marks.control
-    inside = {control.parent, control, control / "parts", control / "aside"} - {folder}
-    for place in sorted(inside):
-        if os.path.lexists(place) and (place.is_symlink() or not place.is_dir()):
+    for path in sorted({control.parent, control, control / "parts", control / "aside"} - {folder}):
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
             raise InputError(
-                f"{place} is no folder of floracle; remove it, or choose another --out"
+                f"{path} is no folder of floracle; remove it, or choose another --out"
             )
     if not os.path.lexists(marker):
-        foreign = _foreign(folder, marks)
-        if foreign:
-            listed = ", ".join(foreign[:LISTED]) + (", …" if len(foreign) > LISTED else "")
+        if foreign := _foreign_names(folder, marks):
+            names = [*foreign[:MAX_NAMES_LISTED], *("…",) * (len(foreign) > MAX_NAMES_LISTED)]
             raise InputError(
-                f"{folder} holds what no run of floracle {verb} wrote ({listed}); choose a new or"
-                " empty folder as --out"
+                f"{folder} holds what no run of floracle {verb} wrote ({', '.join(names)}); choose"
+                " a new or empty folder as --out"
             )
         return None
     try:
-        said = read_record(marker, RUN_RECORD)
-    except InputError as flaw:
-        raise InputError(f"{flaw}; choose another --out") from flaw
-    if said.get("verb") != verb or not isinstance(said.get("settings"), dict):
+        record = read_record(marker, RUN_RECORD)
+    except InputError as error:
+        raise InputError(f"{error}; choose another --out") from error
+    if record.get("verb") != verb or not isinstance(record.get("settings"), dict):
         raise InputError(
-            f"{folder} is the folder of floracle {said.get('verb')}; choose another --out"
+            f"{folder} is the folder of floracle {record.get('verb')}; choose another --out"
         )
-    return said["settings"]
+    return record["settings"]
 
 
-def _special(place: Path) -> str | None:
-    """What a folder is, if it is one that no run may have for its own."""
+def _special_folder(folder: Path) -> str | None:
+    """Words for a folder that no run may have for its own; None for others."""
     homes = {Path(home).expanduser().resolve() for home in ("~", f"~{_user()}")}
-    if place == Path(place.anchor):
+    if folder == Path(folder.anchor):
         return "the root of all files"
-    if place in homes:
+    if folder in homes:
         return "a home folder"
-    if place.is_dir() and (os.path.ismount(place) or str(place) in _mounts()):
+    if folder.is_dir() and (os.path.ismount(folder) or str(folder) in _mount_points()):
         return "a mount point"
     return None
 
 
 def _user() -> str:
-    """The name of who runs this, for the home that the system knows, whatever HOME says."""
+    """The user's name, for the home that the system knows, whatever HOME says."""
     with suppress(ImportError, KeyError):
         import pwd
 
@@ -117,40 +114,36 @@ def _user() -> str:
     return ""
 
 
-def _mounts() -> set[str]:
-    """All mount points, those bound from the same device among them."""
+def _mount_points() -> set[str]:
+    """All mount points, including those bound from the same device, which ismount misses."""
     with suppress(OSError):
         lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-        return {_unescaped(line.split(" ")[4]) for line in lines}
+        return {
+            re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), line.split(" ")[4])
+            for line in lines
+        }
     return set()
 
 
-def _unescaped(name: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), name)
-
-
-def _foreign(folder: Path, marks: FolderMarks) -> list[str]:
-    """The names in a folder that are not what a run killed at its very start leaves."""
-    top = Path(marks.control).parts[0]
+def _foreign_names(folder: Path, marks: FolderMarks) -> list[str]:
+    """The names in a folder, unless they are what a run killed at its very start leaves."""
+    control = Path(marks.control).parts
     names = [entry.name for entry in folder_entries(folder)]
-    if names == [top] and _only_ours(folder, Path(marks.control).parts):
-        return []
-    return names
+    return [] if names == [control[0]] and _holds_only(folder, control) else names
 
 
-def _only_ours(folder: Path, parts: Sequence[str]) -> bool:
-    """Whether nothing lies below but our own place, and half-written files in it."""
-    place = folder
-    for name in (*parts, "aside"):
-        there = folder_entries(place)
-        if any(entry.name != name or not entry.is_dir(follow_symlinks=False) for entry in there):
+def _holds_only(folder: Path, control: Sequence[str]) -> bool:
+    """Whether nothing lies in and below a folder but `control`, and half-written files there."""
+    for name in (*control, "aside"):
+        below = folder_entries(folder)
+        if any(e.name != name or not e.is_dir(follow_symlinks=False) for e in below):
             return False
-        if not there:
+        if not below:
             return True
-        place = place / name
-    return all(map(is_leftover, folder_entries(place)))
+        folder = folder / name
+    return all(map(is_leftover, folder_entries(folder)))
 
 
 def _holds_pictures(folder: Path) -> bool:
-    some = islice(folder.rglob("*"), LOOKED_AT)
-    return any(path.suffix.lower() in PICTURES for path in some)
+    files = islice(folder.rglob("*"), MAX_FILES_CHECKED)
+    return any(path.suffix.lower() in PICTURE_SUFFIXES for path in files)

@@ -1,4 +1,4 @@
-"""One lock for all runs that write: a folder is written by one run at a time."""
+"""The lock of a folder: one run at a time writes into it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .processes import ALONE, ProcessGroup
 def locked(folder: Path, group: ProcessGroup = ALONE) -> Iterator[None]:
     """Keep other runs away from a folder for as long as any process of this one writes there.
 
-    The system lets go of the lock when a process ends, however it ends. The first process of a
-    group looks whether anybody else is there; then all of them hold the lock together, since one
-    that is slow to end may outlive the first.
+    The system releases the lock when a process ends, however it ends. The first process of a
+    group checks that no other run holds it; then all of them hold it together, since one that is
+    slow to end may outlive the first.
     """
     handle = _locked_handle(folder, group)
     try:
@@ -28,7 +28,7 @@ def locked(folder: Path, group: ProcessGroup = ALONE) -> Iterator[None]:
 
 
 def _locked_handle(folder: Path, group: ProcessGroup) -> int:
-    """The folder, open and locked; the one that has the name now, not one that was removed."""
+    """A handle of the folder, locked; of the folder that has the name now, not a removed one."""
     while True:
         handle = os.open(writable_folder(folder), os.O_RDONLY)
         try:
@@ -47,10 +47,10 @@ def _locked_handle(folder: Path, group: ProcessGroup) -> int:
 
 
 def _lock(handle: int, *, shared: bool) -> None:
-    """Lock a folder, or raise BlockingIOError; some network file systems have no such locks."""
+    """Lock a folder, or raise BlockingIOError; some network file systems have no locks."""
     try:
         import fcntl
-    except ImportError:  # not on this system: two runs at a time are the user's own fault
+    except ImportError:  # this system has no locks: nothing stops a second run
         return
     try:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

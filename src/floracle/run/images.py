@@ -1,4 +1,4 @@
-"""From numbers to pictures: the one quantiser, tiles, and PNG bytes.
+"""From values to pictures: the quantiser, tiles, and PNG files.
 
 A value v between black (low) and white (high) becomes the byte
 
@@ -19,12 +19,12 @@ from torch import Tensor
 
 from .errors import InputError
 
-MAX_PIXELS = 2**24
-"""The largest picture that is made: 16 million pixels."""
+MAX_PIXELS = 2**24  # of one picture
 TILE_GAP_PIXELS = 2
 BLACK_WHITE_QUANTILES = (0.01, 0.99)
+"""Of the values of a projection: black and white. Outliers would leave the rest grey."""
 MAX_FITTED_PIXELS = 100_000
-"""Latent pixels that the percentiles of a projection are taken over."""
+"""Latent pixels that a projection is fitted to."""
 
 
 def quantise(values: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
@@ -32,14 +32,14 @@ def quantise(values: Tensor, low: float = -1.0, high: float = 1.0) -> Tensor:
     if not low < high:
         raise InputError(f"black must lie below white, got {low:g} and {high:g}")
     if values.isnan().any():
-        raise InputError("NaN has no colour; the values to be drawn contain some")
+        raise InputError("NaN has no colour, and the values to be drawn contain some")
     level = (values.double() - low) * (255 / (high - low)) + 0.5
     return level.floor().clamp(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True)
 class Display:
-    """How points become pictures: as they are, or latents by three channels of a projection."""
+    """How points become pictures: as they are, or latents through a projection of channels."""
 
     low: float
     high: float
@@ -60,11 +60,10 @@ class Display:
 def display_for(
     shape: tuple[int, ...], picture_range: tuple[float, float] | None, points: Tensor
 ) -> Display | None:
-    """How to show points of a shape, None if not as pictures.
+    """How to show points of a shape; None if they are not shown as pictures.
 
-    `shown` are the values of black and white where points are pictures; otherwise `some` points
-    [n, C, H, W] fix the projection of latents: their three leading principal channels, the 1st to
-    99th percentile of each spread from black to white.
+    `picture_range` are the values of black and white of points that are pictures. Otherwise
+    `points` [n, C, H, W] fix the projection of latents, see `latent_display`.
     """
     if picture_range is not None and picture_range[0] < picture_range[1]:
         return Display(*picture_range)
@@ -74,26 +73,30 @@ def display_for(
 
 
 def latent_display(points: Tensor) -> Display:
-    """The projection of latents [n, C, H, W] onto their leading channels."""
-    pixels = points.double().movedim(1, -1).flatten(0, -2)
+    """The projection of latents [n, C, H, W] onto their three leading principal channels.
+
+    The 1st to 99th percentile of each runs from black to white.
+    """
+    pixels = points.double().movedim(1, -1).flatten(0, -2)  # [n H W, C]
     pixels = pixels[:: -(-len(pixels) // MAX_FITTED_PIXELS)]
     centre = pixels.mean(0)
-    _, vectors = torch.linalg.eigh((pixels - centre).T @ (pixels - centre))
-    count = 3 if pixels.shape[1] >= 3 else 1
-    leading = vectors.flip(1).T[:count]
+    _, vectors = torch.linalg.eigh((pixels - centre).T @ (pixels - centre))  # ascending
+    count = 3 if pixels.shape[1] >= 3 else 1  # of two channels, one grey picture
+    leading = vectors.flip(1).T[:count]  # [k, C]
+    # An eigenvector has no sign of its own: its largest entry is made positive.
     strongest = leading.gather(1, leading.abs().argmax(1, keepdim=True))
-    leading = leading * strongest.sign()  # an eigenvector has no sign of its own
-    colours = (pixels - centre) @ leading.T
+    leading = leading * strongest.sign()
+    colours = (pixels - centre) @ leading.T  # [n H W, k]
     low, high = colours.quantile(torch.tensor(BLACK_WHITE_QUANTILES, dtype=torch.float64), dim=0)
-    scale = 2 / (high - low).clamp(min=1e-12)
+    scale = 2 / (high - low).clamp(min=1e-12)  # to [−1, 1]; a constant channel stays grey
     shift = leading.T @ ((low + high) / 2)
     return Display(-1.0, 1.0, centre + shift, scale[:, None] * leading)
 
 
 def enlarge(pictures: Tensor, min_side: int) -> Tensor:
     """Bytes [b, C, H, W] repeated to whole multiples of at least `least` pixels a side."""
-    times = max(1, -(-min_side // max(pictures.shape[-2:])))
-    return pictures.repeat_interleave(times, -2).repeat_interleave(times, -1)
+    factor = max(1, -(-min_side // max(pictures.shape[-2:])))
+    return pictures.repeat_interleave(factor, -2).repeat_interleave(factor, -1)
 
 
 def reduce_image(pictures: Tensor, max_side: int) -> Tensor:
@@ -118,10 +121,9 @@ def tiles(
     sides = rows * (height + gap) - gap, columns * (width + gap) - gap
     _check_size(*sides)
     sheet = torch.full((channels, *sides), background, dtype=torch.uint8)
-    for place, picture in enumerate(pictures):
-        top = place // columns * (height + gap)
-        left = place % columns * (width + gap)
-        sheet[:, top : top + height, left : left + width] = picture
+    for i, picture in enumerate(pictures):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[:, y : y + height, x : x + width] = picture
     return sheet
 
 

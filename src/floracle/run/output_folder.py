@@ -1,22 +1,22 @@
 """The folder that a run writes into: whose it is, who is writing there, what is unfinished.
 
     OUT/run.json            which run it is: verb, settings, version; a record, written first
-    OUT/.floracle/parts/    what an unfinished run has finished so far
+    OUT/.floracle/parts/    the finished parts of an unfinished run
     OUT/.floracle/aside/    files while they are being written (files.py)
 
 A run takes a folder that is new, that is empty, or that has the run.json of the same verb and the
-same settings; everything else is refused before anything is computed (folder_checks.py). Nothing
-is ever deleted but files that a run made, by their names, inside .floracle. Other people's files,
+same settings; everything else is refused before anything is computed (folder_checks.py). Only
+files that a run made are ever deleted, by their names, inside .floracle. Other people's files,
 links, and runs in folders below are neither followed nor looked at.
 
-Stores (pack, encode) keep the same order under other names, their `Marks`.
+Stores (pack, encode) keep the same order under other names, their `FolderMarks`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -33,14 +33,14 @@ from .records import write_record
 from .results import Results, Saveable, differences, has_result, load_results, save
 
 PART_FILES = re.compile(r"result\.json|arrays\.safetensors")
-"""What parts consist of."""
-SAVED_BY_HAND = {
+"""The files of a part."""
+FILES_WITHOUT_RUN = {
     *("result.json", "arrays.safetensors", "examples", "deep", "timing.json"),
     *("figures", "report.html", ".floracle"),
 }
-"""What lies in a folder that a result of stages was saved and drawn into without a run."""
+"""Names in a folder that a result of stages was saved and drawn into without a run."""
 PLAN_PART = "plan"
-"""The part that takes no work worth keeping by itself."""
+"""A part that takes no work worth keeping by itself."""
 
 
 @dataclass(frozen=True)
@@ -49,46 +49,49 @@ class OutputFolder:
 
     path: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What is measured, as JSON has it; the same for everything that is saved here."""
+    """All that the result depends on, as JSON has it; the same for all that is saved here."""
     marks: FolderMarks = RESULTS
     group: ProcessGroup = ALONE
     resumed: bool = False
     """Whether an earlier run of the same settings has finished something here."""
     check_unchanged: Callable[[], object] = lambda: None
-    """Raises what has changed since the run began: data that is other data now."""
+    """Raises an InputError if data has changed since the run began."""
 
     @property
     def control(self) -> Path:
-        """The place inside the folder that is ours alone."""
+        """The folder inside for what only an unfinished run needs."""
         return self.path / self.marks.control
 
     @property
     def parts(self) -> Path:
-        """Where finished parts wait for the others."""
+        """The folder of finished parts."""
         return self.control / "parts"
 
     @property
     def aside(self) -> Path:
-        """Where files are while they are being written."""
+        """The folder of files that are being written."""
         return self.control / "aside"
 
     @property
     def has_work(self) -> bool:
         """Whether a run has finished anything here that would be missed."""
-        own = {Path(name).parts[0] for name in (self.marks.marker, self.marks.control)}
-        if {entry.name for entry in folder_entries(self.path)} - own:
+        bookkeeping = {Path(name).parts[0] for name in (self.marks.marker, self.marks.control)}
+        if {entry.name for entry in folder_entries(self.path)} - bookkeeping:
             return True
         return any(Path(name).name != PLAN_PART for name in self.finished_parts)
 
     @property
     def finished_parts(self) -> list[str]:
-        """The names of the parts that are finished, the oldest first."""
-        results = [path.parent for path in self.parts.glob("**/result.json")]
-        times = {str(path.relative_to(self.parts)): path.stat().st_mtime_ns for path in results}
+        """The names of the finished parts, the oldest first."""
+        records = list(self.parts.glob("**/result.json"))
+        times = {
+            str(path.parent.relative_to(self.parts)): path.parent.stat().st_mtime_ns
+            for path in records
+        }
         return sorted(times, key=lambda name: times[name])
 
     def check(self) -> None:
-        """Refuse to keep anything of data that has changed; the parts of a run of it go."""
+        """Refuse to save anything of data that has changed; the parts of the run go."""
         try:
             self.check_unchanged()
         except InputError:
@@ -104,37 +107,35 @@ class OutputFolder:
         return save(results, self.path / name, part=name)
 
     def save_part(self, result: Results, name: str) -> None:
-        """Keep a part of an unfinished run."""
+        """Save a part of an unfinished run."""
         self.check()
         save(replace(result, settings=self.settings), self.parts / name, part=name)
 
     def load_part(self, name: str) -> Results | None:
-        """A part that is finished; one of another run is a mistake."""
+        """A finished part; None if there is none. A part of another run is refused."""
         if not has_result(self.parts / name):
             return None
-        found = load_results(self.parts / name, part=name)
-        if unlike := differences(self.settings, found.settings):
+        part = load_results(self.parts / name, part=name)
+        if unlike := differences(self.settings, part.settings):
             raise InputError(
                 f"{self.parts / name} is part of another run ({'; '.join(unlike)}); remove it"
             )
-        return found
+        return part
 
     def clear_parts(self) -> None:
         """Remove the parts, which only an unfinished run needs."""
         remove_files(self.parts, PART_FILES)
 
     def close(self) -> None:
-        """Leave no sign of a run that has finished nothing, nor of files half-written."""
+        """Leave no trace of a run that has finished nothing, nor half-written files."""
         if not self.path.is_dir():  # somebody has removed it meanwhile
             return
         if not self.has_work:
             self.clear_parts()
             (self.path / self.marks.marker).unlink(missing_ok=True)
         remove_leftovers(self.aside)
-        inside = [self.aside, self.control, *self.control.parents]
-        for folder in inside[: inside.index(self.path)]:
-            with suppress(OSError):  # it is not there, or a part lies in it
-                folder.rmdir()
+        folders = [self.aside, self.control, *self.control.parents]
+        _remove_empty(folders[: folders.index(self.path)])
 
 
 def free_folder(
@@ -144,22 +145,23 @@ def free_folder(
     group: ProcessGroup = ALONE,
     growing: Collection[str] = (),
 ) -> Path:
-    """The default folder for a run: this one, or NAME-2, NAME-3, … where others have taken it."""
-    number = _free_number(folder, verb, as_json(settings), growing) if group.first else 0
-    number = broadcast_from_first(group, [number])[0]
-    return _numbered(folder, number)
+    """The default folder for a run: this one, or NAME-2, NAME-3, … if others have taken it."""
+    number = 0
+    if group.first:
+        check_output(folder)
+        wanted = as_json(settings)
+        number = next(i for i in count(1) if _is_free(_numbered(folder, i), verb, wanted, growing))
+    return _numbered(folder, broadcast_from_first(group, [number])[0])
 
 
-def _free_number(
+def _is_free(
     folder: Path, verb: str, settings: Mapping[str, Any], growing: Collection[str]
-) -> int:
-    check_output(folder)
-    for number in count(1):
-        with suppress(InputError):
-            recorded = check_run_folder(_numbered(folder, number), verb)
-            if recorded is None or not differences(settings, _grown(recorded, settings, growing)):
-                return number
-    raise AssertionError
+) -> bool:
+    """Whether a folder is new, or that of a run of these settings."""
+    with suppress(InputError):
+        recorded = check_run_folder(folder, verb)
+        return recorded is None or not differences(settings, _grow(recorded, settings, growing))
+    return False
 
 
 def _numbered(folder: Path, number: int) -> Path:
@@ -179,7 +181,7 @@ def open_output(
 ) -> Iterator[OutputFolder]:
     """Take a folder for a run, locked against all others for as long as the context lasts.
 
-    Settings that may grow, such as how long a run is, may be larger than those of before. A run
+    Settings in `growing`, such as how long a run is, may be larger than those of before. A run
     that fails before it has finished anything leaves nothing behind.
     """
     output = OutputFolder(folder, as_json(settings), marks, group, check_unchanged=check_unchanged)
@@ -189,7 +191,7 @@ def open_output(
             yield output
         return
     check_run_folder(folder, verb, marks)
-    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    missing_folders = [path for path in (folder, *folder.parents) if not path.exists()]
     with locked(folder, group):
         try:
             resumed = _begin(output, verb, growing)
@@ -198,25 +200,23 @@ def open_output(
                 yield replace(output, resumed=resumed)
         finally:
             output.close()
-            for place in missing:  # the innermost first; those that hold something stay
-                with suppress(OSError):
-                    place.rmdir()
+            _remove_empty(missing_folders)
 
 
 @contextmanager
 def redraw_folder(folder: Path) -> Iterator[None]:
     """Write pages and figures into the folder of a run, which may be going on meanwhile.
 
-    What else than files of a run lies in a folder without a run.json, say one that a result was
-    saved into by hand, is a mistake: what is drawn might replace it.
+    A folder without a run.json, say one that a result was saved into by hand, may hold nothing but
+    files of a run: a page might replace others.
     """
-    marker = folder / RESULTS.marker
-    if not marker.is_file():
-        names = [entry.name for entry in folder_entries(folder) if entry.name not in SAVED_BY_HAND]
-        if names:
+    if not (folder / RESULTS.marker).is_file():
+        names = [entry.name for entry in folder_entries(folder)]
+        foreign = [name for name in names if name not in FILES_WITHOUT_RUN]
+        if foreign:
             raise InputError(
-                f"{folder} holds other files beside its result ({', '.join(names[:3])}); save the"
-                " result into a folder of its own"
+                f"{folder} holds other files beside its result ({', '.join(foreign[:3])}); save"
+                " the result into a folder of its own"
             )
     output = OutputFolder(folder)
     remove_leftovers(output.aside)
@@ -224,20 +224,18 @@ def redraw_folder(folder: Path) -> Iterator[None]:
         with redirect_writes(folder, output.aside):
             yield
     finally:
-        for place in (output.aside, output.control):
-            with suppress(OSError):  # it is not there, or the run that goes on is using it
-                place.rmdir()
+        _remove_empty((output.aside, output.control))  # unless the run that goes on uses them
 
 
 def _begin(output: OutputFolder, verb: str, growing: Collection[str]) -> bool:
-    """Look again, now that nobody else writes; refuse other settings, and say whose it is.
+    """Check again, now that nobody else writes; refuse other settings, and record whose it is.
 
     Returns whether an earlier run has finished something.
     """
     folder, marks, settings = output.path, output.marks, output.settings
     recorded = check_run_folder(folder, verb, marks)
     remove_leftovers(output.aside)
-    former = {} if recorded is None else _grown(recorded, settings, growing)
+    former = {} if recorded is None else _grow(recorded, settings, growing)
     unlike = differences(settings, former)
     if recorded is not None and unlike and output.has_work:
         raise InputError(
@@ -247,23 +245,29 @@ def _begin(output: OutputFolder, verb: str, growing: Collection[str]) -> bool:
     if unlike:
         output.clear_parts()
     if recorded is None or differences(settings, recorded):
+        content = {"verb": verb, "settings": dict(settings)}
         with redirect_writes(folder, output.aside):
-            write_record(
-                folder / marks.marker, RUN_RECORD, {"verb": verb, "settings": dict(settings)}
-            )
+            write_record(folder / marks.marker, RUN_RECORD, content)
     return recorded is not None and output.has_work
 
 
-def _grown(
+def _grow(
     recorded: Mapping[str, Any], settings: Mapping[str, Any], growing: Collection[str]
 ) -> dict[str, Any]:
-    """Recorded settings, with what may grow as large as it is asked for now."""
+    """Recorded settings, with those that may grow as large as they are requested now."""
     larger = {
         name: settings[name]
         for name in growing
         if name in recorded and name in settings and settings[name] > recorded[name]
     }
     return {**recorded, **larger}
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the innermost first, unless something lies in them or they are gone."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Progress with the time left, on standard error, only where a person watches."""
+"""Progress bars with the time left, on standard error if that is a terminal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ def track(
     of: Callable[[T], float] = lambda _: 1,
     quiet: bool = False,
 ) -> Iterator[T]:
-    """Pass items on while a bar shows how much of `total` is done and the time left.
-
-    `of` says how much an item is.
-    """
+    """Pass items on while a bar shows how much of `total` is done; an item is `of(item)` of it."""
     console = Console(stderr=True)
     columns = (
         TextColumn("{task.description}"),

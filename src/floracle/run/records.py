@@ -1,8 +1,8 @@
-"""Records: small JSON files that say what they are, sealed by a digest of their own content.
+"""Records: small JSON files with their kind, format and version, sealed by a digest.
 
-Settings of runs, results, checkpoints and manifests are all kept this way. A record whose bytes
-or values were changed afterwards, of another kind or of another version, is refused by name; so is
-a folder, a pipe or a link in the place of the file, and none of them is waited for.
+Settings of runs, results and checkpoints are records. A record that was changed afterwards, or
+that is of another kind or format, is refused by name. So is a folder, a pipe or a link in the
+place of the file, without waiting for it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .errors import InputError
 from .files import digest, read_json, write_json
 
 FORMAT = 2
-"""The version of all records; 0.1.0 wrote files of format 1, whose values had no digest."""
-OURS = ("kind", "format", "floracle", "digest")
-"""Names that every record has besides its content."""
+"""Of all records; floracle 0.1.0 wrote format 1, which has no digest."""
+FIELDS = ("kind", "format", "floracle", "digest")
+"""What every record has besides its content."""
 
 
 class OtherFormat(InputError):
@@ -28,53 +28,52 @@ class OtherFormat(InputError):
 
 
 def write_record(path: Path, kind: str, content: Mapping[str, Any]) -> None:
-    """Write a record, whole or not at all; its values are what JSON gives back unchanged."""
-    said = {"kind": kind, "format": FORMAT, "floracle": VERSION, **content}
-    write_json(path, {**said, "digest": _digest(said)})
+    """Write a record of values that JSON gives back unchanged."""
+    record = {"kind": kind, "format": FORMAT, "floracle": VERSION, **content}
+    write_json(path, {**record, "digest": _digest(record)})
 
 
 def read_record(path: Path, kind: str) -> dict[str, Any]:
-    """The content of a record of this kind; anything else in its place is a mistake."""
-    there, content = read_any_record(path)
-    if there != kind:
-        raise InputError(f"{path} is {_named(there)}, not {_named(kind)}")
+    """The content of a record of this kind; anything else in its place is refused."""
+    actual_kind, content = read_any_record(path)
+    if actual_kind != kind:
+        raise InputError(f"{path} is {_with_article(actual_kind)}, not {_with_article(kind)}")
     return content
 
 
 def read_any_record(path: Path) -> tuple[str, dict[str, Any]]:
-    """The kind and the content of a record; anything else in its place is a mistake."""
-    said = read_json(path, links=False)
-    if not isinstance(said, dict) or not isinstance(said.get("kind"), str):
+    """The kind and the content of a record; anything else in its place is refused."""
+    record = read_json(path, links=False)
+    if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
         raise InputError(f"{path} is not a record that floracle wrote")
-    if said.get("format") != FORMAT or "digest" not in said:
+    if record.get("format") != FORMAT or "digest" not in record:
         raise OtherFormat(
-            f"{path} is of format {said.get('format')!r}, and this version of floracle reads"
-            f" {FORMAT}; read it with floracle {said.get('floracle', '0.1.0')}, or make it again"
+            f"{path} is of format {record.get('format')!r}, and this version of floracle reads"
+            f" {FORMAT}; read it with floracle {record.get('floracle', '0.1.0')}, or make it again"
         )
-    if said.pop("digest") != _digest(said):
+    if record.pop("digest") != _digest(record):
         raise InputError(
             f"{path} is damaged: its values are not those that were written; make it again"
         )
-    return said["kind"], {name: value for name, value in said.items() if name not in OURS}
+    return record["kind"], {name: value for name, value in record.items() if name not in FIELDS}
 
 
 def is_record(path: Path) -> bool:
-    """Whether this was written by floracle, whole or damaged since."""
+    """Whether floracle wrote this file, even if it was damaged since."""
     try:
-        said = read_json(path, links=False)
+        record = read_json(path, links=False)
     except InputError:
         return False
-    return isinstance(said, dict) and set(OURS) <= said.keys()
+    return isinstance(record, dict) and set(FIELDS) <= record.keys()
 
 
-def _digest(said: Mapping[str, Any]) -> str | None:
-    """A digest of the values, however they are laid out in the file."""
+def _digest(record: Mapping[str, Any]) -> str | None:
+    """A digest of the values, independent of the layout of the file; None for infinities."""
     try:
-        return digest(json.dumps(said, sort_keys=True, allow_nan=False))
-    except (ValueError, RecursionError):  # infinities, which JSON has none of
+        return digest(json.dumps(record, sort_keys=True, allow_nan=False))
+    except (ValueError, RecursionError):
         return None
 
 
-def _named(kind: str) -> str:
-    """The kind with its article."""
+def _with_article(kind: str) -> str:
     return f"an {kind}" if kind[:1] in "aeiou" else f"a {kind}"

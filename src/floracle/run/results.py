@@ -1,8 +1,9 @@
-"""Results that carry where they came from: numbers, arrays, settings, versions, data.
+"""Results with their provenance: numbers, arrays, settings, versions, data.
 
-A saved result is a folder with `result.json`, a record of everything that can be read, and
+A saved result is a folder with `result.json`, a record of everything that is not an array, and
 `arrays.safetensors`, whose digest the record holds. The record is written last, so a folder that
-has it is whole; it says which part of which run it is, so that files in the wrong place are named.
+has it is complete. It says which part of which run it is, so that a file in the wrong place is
+refused.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from .files import digest, read_regular, write_bytes
 from .records import is_record, read_any_record, write_record
 
 RESULT, ARRAYS = "result.json", "arrays.safetensors"
-FIELDS: Mapping[str, type] = {
+RECORD_FIELDS: Mapping[str, type] = {
     "settings": dict,
     "values": dict,
     "provenance": dict,
     "arrays": str,
     "part": str,
 }
-"""What the record of a result holds, and of which type."""
+"""The fields of a result's record, and their types."""
 SETTINGS_ADDED_LATER: Mapping[str, Any] = {"path": "linear"}
 """Settings that verbs got after results had been saved without them, and the value they had then.
 
@@ -46,7 +47,7 @@ line here; without it, every earlier result counts as a result of other settings
 
 @dataclass(frozen=True)
 class Results:
-    """Anything measured, as values (JSON) and arrays, with settings and provenance."""
+    """A measurement as values (JSON) and arrays, with settings and provenance."""
 
     kind: str
     settings: Mapping[str, Any]
@@ -55,7 +56,7 @@ class Results:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_results(self) -> Results:
-        """Itself."""
+        """The result itself."""
         return self
 
 
@@ -68,7 +69,7 @@ class Saveable(Protocol):
 
 
 def provenance(**more: Any) -> dict[str, Any]:
-    """Versions and machine, and whatever else should be remembered with a result."""
+    """Versions and machine, and whatever else should be saved with a result."""
     return {
         "floracle": VERSION,
         "torch": torch.__version__,
@@ -82,8 +83,8 @@ def provenance(**more: Any) -> dict[str, Any]:
 def save(result: Saveable, folder: str | Path, *, part: str = "") -> Path:
     """Write a result into a folder; returns the folder.
 
-    `part` is its name among several results of one run. A result.json that floracle did not write
-    is never replaced.
+    `part` is its name among several results of one run. A result.json that is not a record of
+    floracle is never replaced.
     """
     folder, results = Path(folder), result.to_results()
     if os.path.lexists(folder / RESULT) and not is_record(folder / RESULT):
@@ -109,20 +110,20 @@ def save(result: Saveable, folder: str | Path, *, part: str = "") -> Path:
 
 
 def has_result(folder: Path) -> bool:
-    """Whether there is a result in a folder, or something else in its place."""
+    """Whether a folder has a result.json, be it a result or something else."""
     return os.path.lexists(folder / RESULT)
 
 
 def load_results(folder: str | Path, *, part: str | None = None) -> Results:
-    """Read what `save` wrote; damaged, foreign and misplaced results are named.
+    """Read what `save` wrote; damaged, foreign and misplaced results are refused and named.
 
-    With `part`, a result that is another part of a run is a mistake.
+    With `part`, a result that is another part of a run is refused.
     """
     folder = Path(folder)
     if not has_result(folder):
         raise InputError(f"there is no result in {folder}: {RESULT} is missing")
     kind, record = read_any_record(folder / RESULT)
-    if {name: type(record.get(name)) for name in FIELDS} != FIELDS:
+    if {name: type(record.get(name)) for name in RECORD_FIELDS} != RECORD_FIELDS:
         raise InputError(f"{folder / RESULT} is {kind!r}, which is no result")
     if part is not None and record["part"] != part:
         raise InputError(
@@ -143,7 +144,7 @@ def load_results(folder: str | Path, *, part: str | None = None) -> Results:
 
 
 def setting_of(settings: Mapping[str, Any], name: str) -> Any:
-    """A setting that results may lack because it was added later; None where it is no such."""
+    """The value of a setting, also in results from before it was added; None if there is none."""
     return settings.get(name, SETTINGS_ADDED_LATER.get(name))
 
 
@@ -161,14 +162,13 @@ def differences(requested: Mapping[str, Any], saved: Mapping[str, Any]) -> list[
 
 
 def stored_answer(folder: Path, settings: Mapping[str, Any]) -> Results | None:
-    """The finished result in `folder`, if there is one; with other settings that is a mistake."""
+    """The finished result in `folder`; None if there is none. Other settings are refused."""
     if not has_result(folder):
         return None
-    found = load_results(folder)
-    unlike = differences(settings, found.settings)
-    if unlike:
-        listed = "; ".join(unlike)
+    results = load_results(folder)
+    if unlike := differences(settings, results.settings):
         raise InputError(
-            f"{folder} holds a result with other settings ({listed}); choose another --out"
+            f"{folder} holds a result with other settings ({'; '.join(unlike)}); choose another"
+            " --out"
         )
-    return found
+    return results

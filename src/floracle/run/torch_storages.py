@@ -1,4 +1,4 @@
-"""The storages that the pickle of a .pt file declares, read without running anything in it.
+"""The storages that the pickle of a .pt file declares, read without running any of its code.
 
 torch.save declares each storage by its class (which implies the type of its numbers), by the key
 of the member that holds its bytes, and by how many numbers there are.
@@ -19,7 +19,7 @@ ITEM_BYTES = {
     "ComplexDouble": 16,
     "Untyped": 1,  # of all types that came after these classes
 }
-"""Bytes of one number, by the names of torch's classes without their ending, Storage."""
+"""Bytes of one number, by the names of torch's storage classes without "Storage"."""
 
 
 class Storage(NamedTuple):
@@ -38,7 +38,7 @@ def declared_storages(content: bytes) -> list[Storage]:
 
 
 class _Inert:
-    """Every class in a pickle, and every object of one: it accepts anything and does nothing."""
+    """Stands for every class in a pickle and its objects: accepts anything and does nothing."""
 
     def __init__(self, *_: object, **__: object) -> None: ...
 
@@ -57,7 +57,7 @@ class _Inert:
 
 
 class _StorageReader(pickle.Unpickler):
-    """An unpickler that looks up no name; to subclass is how pickle restricts them (its docs)."""
+    """An unpickler that imports nothing; pickle's documentation restricts it in this way."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
@@ -68,7 +68,7 @@ class _StorageReader(pickle.Unpickler):
         return type(global_name, (_Inert,), {})
 
     def persistent_load(self, pid: Any) -> _Inert:
-        """Note a storage; its pid is ("storage", its class, its key, its device, numbers)."""
+        """Note a storage; its pid is ("storage", class, key, device, count of numbers)."""
         _, kind, key, _, numbers = pid
         item_bytes = ITEM_BYTES[kind.__name__.removesuffix("Storage")]
         self.storages.append(Storage(str(key), operator.index(numbers), item_bytes))

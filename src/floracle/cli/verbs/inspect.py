@@ -76,7 +76,7 @@ def _verify(data: str) -> str:
     from floracle.report.formatting import format_bytes
 
     manifest = verify(data)
-    return f"{len(manifest.sealed)} files, {format_bytes(manifest.size)}: all are as packed"
+    return f"{len(manifest.all_files)} files, {format_bytes(manifest.size)}: all are as packed"
 
 
 class Choice(NamedTuple):

@@ -1,11 +1,11 @@
-"""What an encoded store is, as its manifest says.
+"""The manifest of an encoded store.
 
     OUT/latents_rank00_shard000.safetensors …   latents, latents_flip, labels, as in LightningDiT
     OUT/latents_stats.pt              mean and std of every channel, over all that is stored
     OUT/floracle/encoded.json         settings, fingerprints, size and SHA-256 of every file
-    OUT/floracle/encoded-from.json    how the files of the pictures looked
+    OUT/floracle/encoded-from.json    how the files of the images looked
 
-The manifest is written last; until then nobody opens the folder.
+The manifest is written last; until then the folder cannot be opened as data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from floracle.data.destination import DestinationKind
-from floracle.data.packed.files import OWN_FOLDER, StoreFile, misfits
+from floracle.data.packed.files import OWN_FOLDER, StoreFile, find_wrong_size
 from floracle.run.errors import InputError
 from floracle.run.files import read_json, write_json
 
@@ -27,10 +27,10 @@ SOURCE = f"{OWN_FOLDER}/encoded-from.json"
 
 @dataclass(frozen=True)
 class EncodedManifest:
-    """What an encoded store is."""
+    """The facts of an encoded store."""
 
     settings: Mapping[str, Any]
-    """All that it depends on: autoencoder, pictures by their fingerprint, options."""
+    """All that it depends on: autoencoder, images by their fingerprint, options."""
     images: int
     shape: tuple[int, ...]
     """Of one latent."""
@@ -42,55 +42,51 @@ class EncodedManifest:
     """A hash of all shards."""
     files: tuple[StoreFile, ...]
     made: Mapping[str, Any]
-    """Versions."""
+    """Versions of floracle and torch."""
 
 
-def write_manifest(folder: Path, encoded: EncodedManifest, source: str | None) -> None:
-    """The last file of a store, after how its pictures looked."""
-    _remember(folder, encoded, source)
-    write_json(folder / MANIFEST, {"format": FORMAT, "kind": KIND, **asdict(encoded)})
+def write_manifest(folder: Path, manifest: EncodedManifest, source: str | None) -> None:
+    """Write how the images looked, and then the manifest, which makes the store a finished one."""
+    _write_source(folder, source)
+    write_json(folder / MANIFEST, {"format": FORMAT, "kind": KIND, **asdict(manifest)})
 
 
 def read_manifest(folder: Path) -> EncodedManifest:
-    """What was written, as far as it can be checked by itself."""
+    """Read the manifest, and check it as far as that is possible without the other files."""
     path = folder / MANIFEST
-    found = read_json(path)
-    if not isinstance(found, dict) or (found.pop("kind", None), found.pop("format", None)) != (
-        KIND,
-        FORMAT,
-    ):
+    content = read_json(path)
+    identity = isinstance(content, dict) and (content.pop("kind", 0), content.pop("format", 0))
+    if identity != (KIND, FORMAT):
         raise InputError(f"{path} is not the manifest of an encoded store of this version")
     try:
-        files = tuple(StoreFile(**file) for file in found.pop("files"))
-        lists = {name: tuple(found.pop(name)) for name in ("shape", "classes", "mean", "std")}
-        return EncodedManifest(files=files, **lists, **found)
+        files = tuple(StoreFile(**file) for file in content.pop("files"))
+        tuples = {name: tuple(content.pop(name)) for name in ("shape", "classes", "mean", "std")}
+        return EncodedManifest(files=files, **tuples, **content)
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}); encode the pictures again") from error
+        raise InputError(f"{path} is damaged ({error}); encode the images again") from error
 
 
-def _check(folder: Path, encoded: EncodedManifest) -> None:
-    if faults := misfits(folder, encoded.files):
-        raise InputError(f"{faults[0]}; remove {folder} and encode again")
+def _check_files(folder: Path, manifest: EncodedManifest) -> None:
+    for file in manifest.files:
+        if fault := find_wrong_size(folder, file):
+            raise InputError(f"{fault}; remove {folder} and encode again")
 
 
-def _source(folder: Path) -> str | None:
+def _read_source(folder: Path) -> str | None:
     path = folder / SOURCE
     return read_json(path).get("source") if path.is_file() else None
 
 
-def _remember(folder: Path, encoded: EncodedManifest, source: str | None) -> None:
+def _write_source(folder: Path, source: str | None) -> None:
     write_json(folder / SOURCE, {"source": source})
 
 
 ENCODED = DestinationKind(
     verb="encode",
-    doing="encoding",
-    done="encoded",
-    data="pictures",
     fingerprint="images",
     manifest=MANIFEST,
     read=read_manifest,
-    check=_check,
-    source=_source,
-    remember=_remember,
+    check=_check_files,
+    read_source=_read_source,
+    write_source=_write_source,
 )

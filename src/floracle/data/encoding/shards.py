@@ -1,15 +1,13 @@
-"""Shards of latents, encoded batch by batch and written once each; and what is kept of each.
+"""Shards of latents, encoded batch by batch and written once each.
 
-Batches begin where their shard does, so a shard has the same bits whenever it is written. What was
-found on the way lies beside it until the store is finished, and a run that was killed goes on with
-the next shard.
+Batches begin where their shard does, so a shard has the same bits whenever it is written, and a
+run that is killed resumes with the next shard.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, fields
 from functools import partial, reduce
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,26 +17,22 @@ from torch import Tensor
 
 from floracle.core.seeds import generator
 from floracle.data.channel_statistics import ChannelStatistics
-from floracle.data.packed.files import (
-    UNFINISHED,
-    StoreFile,
-    TensorStream,
-    flaw,
-    one_block,
-    stamp,
-    write_tensors,
+from floracle.data.packed.files import StoreFile, TensorStream
+from floracle.data.packed.latent_shards import (
+    read_shard_record,
+    write_latents,
+    write_shard_record,
 )
 from floracle.data.rows.buffers import read_ahead
 from floracle.data.store import Store
 from floracle.run.errors import InputError
-from floracle.run.files import write_json
 from floracle.run.progress import track
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class Autoencoder(Protocol):
-    """What is asked of an autoencoder; `load_autoencoder` makes such ones."""
+class ImageEncoder(Protocol):
+    """An autoencoder as far as encoding needs it; `load_autoencoder` makes such objects."""
 
     @property
     def name(self) -> str:
@@ -52,25 +46,21 @@ class Autoencoder(Protocol):
 
     @property
     def downsampling(self) -> int:
-        """How many pixels a side become one."""
+        """Pixels per latent position, along each side."""
         ...
 
     @property
     def gaussian(self) -> bool:
-        """Whether it gives deviations."""
+        """Whether it gives standard deviations."""
         ...
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """All that latents depend on, its weights by a hash; JSON values."""
+        """All that latents depend on, weights as a hash; JSON values."""
         ...
 
     def encode(self, images: Tensor, /) -> tuple[Tensor, Tensor | None]:
-        """Mean and deviation [b, C, h, w] for pictures [b, 3, H, W] in [−1, 1]."""
-        ...
-
-    def decode(self, latents: Tensor, /) -> Tensor:
-        """Pictures [b, 3, H, W] of latents [b, C, h, w]."""
+        """Mean and standard deviation [b, C, h, w] of images [b, 3, H, W] in [−1, 1]."""
         ...
 
 
@@ -79,7 +69,7 @@ class EncodingPlan:
     """What is encoded, and how."""
 
     store: Store
-    autoencoder: Autoencoder
+    autoencoder: ImageEncoder
     shape: tuple[int, ...]
     """Of one latent."""
     flips: bool
@@ -96,141 +86,100 @@ class EncodingPlan:
 
     @property
     def size(self) -> int:
-        """Bytes of all latents."""
+        """Bytes of all latents and labels."""
         values = torch.Size(self.shape).numel() * (1 + self.flips)
         return len(self.store) * (values * self.dtype.itemsize + 8)
 
 
 @dataclass(frozen=True)
 class EncodedShard:
-    """A finished shard, and the spread of its latents by channel."""
+    """A finished shard, and the statistics of its latents by channel."""
 
     shard: StoreFile
-    spread: ChannelStatistics
+    statistics: ChannelStatistics
 
 
-@dataclass
-class _Seen:
-    """The spreads of the blocks that went by."""
+def write_shard(folder: Path, plan: EncodingPlan, number: int, *, quiet: bool) -> EncodedShard:
+    """Encode one shard; write it and its record."""
+    rows = plan.shards[number]
+    block_statistics: list[ChannelStatistics] = []
 
-    spreads: list[ChannelStatistics] = field(default_factory=list)
-
-
-def shard_name(number: int) -> str:
-    """As LightningDiT calls it."""
-    return f"latents_rank00_shard{number:03d}.safetensors"
-
-
-def write_shard(folder: Path, work: EncodingPlan, number: int, *, quiet: bool) -> EncodedShard:
-    """Encode and write one shard."""
-    rows, seen = work.shards[number], _Seen()
-    shape = (len(rows), *work.shape)
-    tensors = {"labels": one_block(work.store.labels[rows])}
-    for half, name in enumerate(("latents", "latents_flip")[: 1 + work.flips]):
-        tensors[name] = TensorStream(
-            work.dtype, shape, _blocks(work, number, half, seen, quiet=quiet)
+    def blocks(half: int) -> Iterator[Tensor]:
+        """The latents of the shard, or of its mirrors in the second half, as they are stored."""
+        batches = rows.split(plan.batch)
+        # a thread reads the images of the next batch while this one is encoded
+        pairs = zip(
+            batches, read_ahead(map(partial(_read_images, plan, half), batches)), strict=True
         )
-    metadata = {"total_size": f"{len(rows)}", "dtype": f"{work.dtype}", "device": "cpu"}
-    sealed = write_tensors(folder, shard_name(number), tensors, metadata)
-    written = EncodedShard(
-        replace(sealed, rows=len(rows)), reduce(ChannelStatistics.merge, seen.spreads)
-    )
-    _keep(folder, number, written)
-    return written
+        name = f"{'mirrors of ' if half else ''}shard {number + 1} of {len(plan.shards)}"
+        progress = track(pairs, name, len(rows), of=lambda pair: len(pair[0]), quiet=quiet)
+        for batch_rows, images in progress:
+            block = _as_stored(plan, _encode_batch(plan, images, batch_rows, half), batch_rows)
+            block_statistics.append(ChannelStatistics.of_block(block))
+            yield block
+
+    shape = (len(rows), *plan.shape)
+    latents = [TensorStream(plan.dtype, shape, blocks(half)) for half in range(1 + plan.flips)]
+    shard = write_latents(folder, number, plan.store.labels[rows], latents)
+    statistics = reduce(ChannelStatistics.merge, block_statistics)
+    write_shard_record(folder, number, shard, _to_arrays(statistics))
+    return EncodedShard(shard, statistics)
 
 
-def finished_shard(folder: Path, work: EncodingPlan, number: int) -> EncodedShard | None:
-    """A shard that an earlier run finished; None where it is missing or not whole."""
-    try:
-        found = json.loads((folder / _record(number)).read_text(encoding="utf-8"))
-        shard = StoreFile(**found["shard"])
-        count, *values = found["spread"]
-        spread = ChannelStatistics(
-            count, *(torch.tensor(value, dtype=torch.float64) for value in values)
-        )
-        seen = found["stamp"]
-    except (OSError, ValueError, KeyError, TypeError):
+def find_finished_shard(folder: Path, plan: EncodingPlan, number: int) -> EncodedShard | None:
+    """A shard that an earlier run or another process finished; None if missing or damaged."""
+    record = read_shard_record(folder, number)
+    if record is None or record[0].rows != len(plan.shards[number]):
         return None
-    there = folder / shard.name
-    if not there.is_file() or (stamp(there) != seen and flaw(folder, shard)):
-        return None
-    return EncodedShard(shard, spread) if shard.rows == len(work.shards[number]) else None
+    shard, arrays = record
+    return EncodedShard(shard, ChannelStatistics(int(arrays["count"]), *arrays["channels"]))
 
 
-def _blocks(
-    work: EncodingPlan, number: int, half: int, seen: _Seen, *, quiet: bool
-) -> Iterator[Tensor]:
-    """The latents of a shard, or of its mirrors in the second half, as they are stored."""
-    parts = work.shards[number].split(work.batch)
-    read = zip(parts, read_ahead(map(partial(_images, work, half), parts)), strict=True)
-    name = f"{'mirrors of ' if half else ''}shard {number + 1} of {len(work.shards)}"
-    total = len(work.shards[number])
-    for part, images in track(read, name, total, of=lambda one: len(one[0]), quiet=quiet):
-        block = _stored(work, _encoded(work, images, part, half), part)
-        seen.spreads.append(ChannelStatistics.of_block(block))
-        yield block
+def _to_arrays(statistics: ChannelStatistics) -> dict[str, Tensor]:
+    """The count and, in the order of the fields, the statistics of channels, float64 [4, C]."""
+    count, *channels = (getattr(statistics, field.name) for field in fields(statistics))
+    return {"count": torch.tensor([count]), "channels": torch.stack(channels)}
 
 
-def _images(work: EncodingPlan, half: int, rows: Tensor) -> Tensor:
-    """Pictures [b, 3, H, W] in [−1, 1], mirrored in the second half; grey ones in three equals."""
-    images = work.store.normalizer.apply(work.store.take_stored(rows)[0]).expand(-1, 3, -1, -1)
+def _read_images(plan: EncodingPlan, half: int, rows: Tensor) -> Tensor:
+    """Images [b, 3, H, W] in [−1, 1], mirrored in the second half; grey ones in three channels."""
+    stored, _ = plan.store.take_stored(rows)
+    images = plan.store.normalizer.apply(stored).expand(-1, 3, -1, -1)
     return (images.flip(-1) if half else images).contiguous()
 
 
-def _encoded(work: EncodingPlan, images: Tensor, rows: Tensor, half: int) -> Tensor:
-    """The mean of every picture, or one draw."""
+def _encode_batch(plan: EncodingPlan, images: Tensor, rows: Tensor, half: int) -> Tensor:
+    """The mean of every image's latent, or one draw from its Gaussian; [b, *shape]."""
+    # Without these, a latent depends on the GPU's choice of algorithm and on the batch before it.
     with torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False
     ):
-        mean, std = work.autoencoder.encode(images)
-    if work.moments == "mean" or std is None:
+        mean, std = plan.autoencoder.encode(images)
+    if plan.moments == "mean" or std is None:
         return mean.cpu()
-    return mean.cpu() + std.cpu() * draws(work.seed, rows, half, work.shape)
+    noise = torch.empty(len(rows), *plan.shape)
+    for latent_noise, row in zip(noise, rows.tolist(), strict=True):
+        source = generator(plan.seed + row)
+        for _ in range(1 + half):  # a mirror takes the second draw of its image's generator
+            latent_noise.normal_(generator=source)
+    return mean.cpu() + std.cpu() * noise
 
 
-def draws(seed: int, rows: Tensor, half: int, shape: tuple[int, ...]) -> Tensor:
-    """Noise [b, *shape] of rows, from seed + row; a mirror takes the second draw of its row."""
-    drawn = torch.empty(len(rows), *shape)
-    for one, row in zip(drawn, rows.tolist(), strict=True):
-        source = generator(seed + row)
-        for _ in range(1 + half):
-            one.normal_(generator=source)
-    return drawn
-
-
-def _stored(work: EncodingPlan, latents: Tensor, rows: Tensor) -> Tensor:
+def _as_stored(plan: EncodingPlan, latents: Tensor, rows: Tensor) -> Tensor:
     """Latents in the stored type, all of them finite."""
-    expected = (len(rows), *work.shape)
+    expected = (len(rows), *plan.shape)
     if tuple(latents.shape) != expected:
         raise InputError(
-            f"{work.autoencoder.name} made latents {list(latents.shape)} where"
-            f" {list(expected)} were expected; is it declared wrongly?"
+            f"{plan.autoencoder.name} made latents {list(latents.shape)}, and its declared"
+            f" channels and downsampling imply {list(expected)}; correct the declaration"
         )
-    stored = latents.to(work.dtype)
-    bad = (~stored.isfinite()).flatten(1).any(1)
-    if bad.any():
-        place = int(bad.nonzero()[0])
-        largest = float(latents[place].abs().max())
+    stored = latents.to(plan.dtype)
+    overflows = (~stored.isfinite()).flatten(1).any(1)
+    if overflows.any():
+        i = int(overflows.nonzero()[0])
         raise InputError(
-            f"the latent of image {int(rows[place])} holds {largest:g}, which"
-            f" {str(work.dtype).removeprefix('torch.')} cannot hold; choose --dtype fp32, or look"
-            " at the picture"
+            f"the latent of image {int(rows[i])} holds {float(latents[i].abs().max()):g}, which"
+            f" {str(plan.dtype).removeprefix('torch.')} cannot hold; choose --dtype fp32, or look"
+            " at the image"
         )
     return stored
-
-
-def _keep(folder: Path, number: int, written: EncodedShard) -> None:
-    spread = written.spread
-    values = (spread.mean, spread.squares, spread.low, spread.high)
-    write_json(
-        folder / _record(number),
-        {
-            "shard": asdict(written.shard),
-            "spread": [spread.count, *(value.tolist() for value in values)],
-            "stamp": stamp(folder / written.shard.name),
-        },
-    )
-
-
-def _record(number: int) -> str:
-    return f"{UNFINISHED}/encoded-{number:05d}.json"

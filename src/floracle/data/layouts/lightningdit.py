@@ -24,7 +24,7 @@ from floracle.data.rows.file_rows import FileRows
 from floracle.data.rows.source_files import explain_read_errors, open_source
 from floracle.data.rows.tensorfile import TensorFile, read_header
 from floracle.run.errors import InputError
-from floracle.run.torch_archive import checked_records
+from floracle.run.torch_archive import check_archive
 
 from .content import LayoutContent, ReadOptions
 from .labels import check_labels
@@ -163,8 +163,7 @@ def _load_stats(path: Path) -> object:
         copy.write(content)
         copy.flush()
         try:
-            records = checked_records(Path(copy.name))
-            if any(record.is_compressed for record in records):
+            if not check_archive(Path(copy.name)):
                 raise InputError(f"{path} is packed; torch.save it again")
             return torch.load(copy.name, weights_only=True, map_location="cpu", mmap=True)
         except UnpicklingError as error:  # torch's own message advises to run the code

@@ -1,7 +1,7 @@
-"""What a packed store knows of its classes beforehand: centres, norms, spectra.
+"""The statistics of classes in a packed store: centres, norms, spectra.
 
-Found once, when the store is packed, by the same passes over the same blocks as an oracle would
-make: a class is then ready for queries without being read for that.
+They are computed once, when the store is packed, by the same passes over the same blocks as an
+oracle would make: a class is then ready for queries without being read for them.
 """
 
 from __future__ import annotations
@@ -23,110 +23,105 @@ from floracle.run.errors import InputError
 
 from .manifest import PackedManifest
 
-NAMES = (
-    *("labels", "counts", "eigenvalues", "variance", "largest", "norms", "spectra"),
-    "centres",
-)
-"""Arrays by class, one after the other; wide types first."""
+PER_CLASS = ("labels", "counts", "eigenvalues", "variance", "largest")
+"""Arrays with one number for each class; `eigenvalues` counts those in `spectra`."""
+ARRAYS = (*PER_CLASS, "norms", "spectra", "centres")
+"""All arrays of the file, one class after the other; wide types first."""
 
 
-def prepare(source: PointSet, label: int, *, with_spectrum: bool) -> Prepared:
-    """Read a class for what may be known of it."""
-    found = moments(source, label)
-    centre = found.mean.float().double()
-    norms, start, largest = torch.empty(len(source.atoms(label).rows)).double(), 0, 0.0
-    for block in source.blocks(label, rows=max(1, PASS_BYTES // (8 * dimension(source)))):
-        points = block.points.double()
-        # kept in one piece: small results between large blocks would leave holes in the heap
-        norms[start : start + len(points)] = (points - centre).square().sum(1)
-        largest = max(largest, float(points.square().sum(1).max()))
-        start += len(points)
+def compute_statistics(points: PointSet, label: int, *, with_spectrum: bool) -> Prepared:
+    """The statistics of a class; reads its points two or three times."""
+    class_moments = moments(points, label)
+    centre = class_moments.mean.float().double()  # as it is stored: norms are about this centre
+    norms, start, largest = torch.empty(len(points.atoms(label).rows)).double(), 0, 0.0
+    for block in points.blocks(label, rows=max(1, PASS_BYTES // (8 * dimension(points)))):
+        x = block.points.double()  # [n, D]
+        # One tensor for all norms: small results between large blocks leave holes in the heap.
+        norms[start : start + len(x)] = (x - centre).square().sum(1)  # |x − c|²
+        largest = max(largest, float(x.square().sum(1).max()))
+        start += len(x)
     return Prepared(
         centre,
         norms,
-        float(found.variance.sum()),
+        float(class_moments.variance.sum()),
         largest**0.5,
-        spectrum(source, label) if with_spectrum else None,
+        spectrum(points, label) if with_spectrum else None,
     )
 
 
-def arrays_of(labels: Sequence[int], found: Sequence[Prepared]) -> dict[str, Tensor]:
-    """Several classes as the arrays that are stored."""
-    none = torch.zeros(0, dtype=torch.float64)
-    spectra = [none if known.spectrum is None else known.spectrum for known in found]
+def statistics_arrays(labels: Sequence[int], statistics: Sequence[Prepared]) -> dict[str, Tensor]:
+    """The statistics of several classes as the arrays of the file."""
+    empty = torch.zeros(0, dtype=torch.float64)
+    spectra = [empty if each.spectrum is None else each.spectrum for each in statistics]
     arrays = {
         "labels": torch.tensor(labels),
-        "counts": torch.tensor([len(known.norms) for known in found]),
+        "counts": torch.tensor([len(each.norms) for each in statistics]),
         "eigenvalues": torch.tensor([len(values) for values in spectra]),
-        "variance": torch.tensor([known.variance for known in found], dtype=torch.float64),
-        "largest": torch.tensor([known.largest for known in found], dtype=torch.float64),
-        "norms": torch.cat([known.norms for known in found]),
+        "variance": torch.tensor([each.variance for each in statistics], dtype=torch.float64),
+        "largest": torch.tensor([each.largest for each in statistics], dtype=torch.float64),
+        "norms": torch.cat([each.norms for each in statistics]),
         "spectra": torch.cat(spectra),
-        "centres": torch.stack([known.centre for known in found]).float(),
+        "centres": torch.stack([each.centre for each in statistics]).float(),
     }
-    return {name: arrays[name] for name in NAMES}
+    return {name: arrays[name] for name in ARRAYS}
 
 
 @dataclass(frozen=True, eq=False)
 class ClassStatistics:
-    """The classes of one file, and the whole set; read when they are asked for."""
+    """The statistics of all classes, and of the whole set, in a file; read when they are used."""
 
     file: TensorFile
 
     def prepared(self, label: int = NO_LABEL) -> Prepared | None:
-        """What is known of a class; None where there is no such class."""
-        number = self._numbers.get(label)
-        if number is None:
+        """The statistics of a class; None if there is no such class."""
+        i = self._positions.get(label)
+        if i is None:
             return None
-        spectra = self._part("spectra", "eigenvalues", number)
+        spectrum = self._class_slice("spectra", "eigenvalues", i)
         return Prepared(
-            self._arrays["centres"][number : number + 1][0].double(),
-            self._part("norms", "counts", number),
-            float(self._arrays["variance"][number : number + 1]),
-            float(self._arrays["largest"][number : number + 1]),
-            spectra if len(spectra) else None,
+            self._arrays["centres"][i : i + 1][0].double(),
+            self._class_slice("norms", "counts", i),
+            float(self._arrays["variance"][i : i + 1]),
+            float(self._arrays["largest"][i : i + 1]),
+            spectrum if len(spectrum) else None,
         )
 
-    def _part(self, name: str, counts: str, number: int) -> Tensor:
+    def _class_slice(self, name: str, counts: str, i: int) -> Tensor:
         ends = self._ends[counts]
-        start = int(ends[number - 1]) if number else 0
-        return self._arrays[name][start : int(ends[number])]
+        start = int(ends[i - 1]) if i else 0
+        return self._arrays[name][start : int(ends[i])]
 
     @cached_property
     def _arrays(self) -> dict[str, Rows]:
-        return dict(zip(NAMES, self.file.rows(*NAMES), strict=True))
+        return dict(zip(ARRAYS, self.file.rows(*ARRAYS), strict=True))
 
     @cached_property
     def _ends(self) -> dict[str, Tensor]:
         return {name: self._arrays[name][:].cumsum(0) for name in ("counts", "eigenvalues")}
 
     @cached_property
-    def _numbers(self) -> dict[int, int]:
-        """Where each class stands; a single class is the whole set as well."""
+    def _positions(self) -> dict[int, int]:
+        """The position of each class in the arrays; a single class is the whole set as well."""
         labels = self._arrays["labels"][:].tolist()
-        numbers = {label: number for number, label in enumerate(labels)}
-        return numbers if NO_LABEL in numbers else numbers | {NO_LABEL: 0}
+        positions = {label: i for i, label in enumerate(labels)}
+        return positions if NO_LABEL in positions else positions | {NO_LABEL: 0}
 
 
-def known_labels(manifest: PackedManifest) -> list[int]:
-    """The classes that are kept, in order, the whole set last unless it is the only class."""
+def labels_with_statistics(manifest: PackedManifest) -> list[int]:
+    """The classes in order, and the whole set last unless there is only one class."""
     labels = [span.label for span in manifest.spans if span.label >= 0]
     return labels if labels and len(manifest.spans) == 1 else [*labels, NO_LABEL]
 
 
 def read_class_statistics(path: Path, manifest: PackedManifest) -> ClassStatistics:
-    """The file of a store, checked against its manifest."""
-    file = read_header(path)
-    count, dims = len(known_labels(manifest)), prod(manifest.shape)
+    """Open the statistics of a store, checked against its manifest."""
+    file, labels = read_header(path), labels_with_statistics(manifest)
     shapes = {name: entry.shape for name, entry in file.entries.items()}
-    fits = set(shapes) == set(NAMES) and all(shapes[name] == (count,) for name in NAMES[:5])
-    if not fits or shapes["centres"] != (count, dims):
-        raise InputError(f"{path} does not fit its manifest: it holds {shapes}; pack again")
-    known = ClassStatistics(file)
-    labels, counts, eigenvalues = (array[:] for array in file.rows(*NAMES[:3]))
-    sums = {"norms": int(counts.sum()), "spectra": int(eigenvalues.sum())}
-    if labels.tolist() != known_labels(manifest) or any(
-        shapes[name] != (sums[name],) for name in sums
-    ):
-        raise InputError(f"{path} does not fit its manifest: other classes are in it; pack again")
-    return known
+    expected: dict[str, tuple[int, ...]] = {name: (len(labels),) for name in PER_CLASS}
+    expected["centres"] = (len(labels), prod(manifest.shape))
+    if shapes.keys() == set(ARRAYS) and expected.items() <= shapes.items():
+        stored_labels, counts, eigenvalues = (array[:] for array in file.rows(*PER_CLASS[:3]))
+        expected |= {"norms": (int(counts.sum()),), "spectra": (int(eigenvalues.sum()),)}
+        if shapes == expected and stored_labels.tolist() == labels:
+            return ClassStatistics(file)
+    raise InputError(f"{path} does not match its manifest: it holds {shapes}; pack again")

@@ -1,8 +1,8 @@
-"""The coarse view that a packed store keeps: a few leading coordinates of every row.
+"""The coarse view of a packed store: a few leading coordinates of every row.
 
-With it an oracle that may leave atoms out reads from disk only those that may matter (see
-core/coarse_view.py for what is kept, and why any directions are valid). One frame serves the whole
-set and every class of it.
+With it an oracle that may leave points out reads from disk only those that may matter (see
+core/coarse_view.py for what is stored, and why any directions are valid). One frame serves the
+whole set and every class of it.
 """
 
 from __future__ import annotations
@@ -20,50 +20,46 @@ from floracle.run.errors import InputError
 
 from .manifest import PackedManifest
 
-NAMES = ("edges", "centre", "directions", "remainders", "coordinates")
-
 
 @dataclass(frozen=True, eq=False)
 class StoredCoarseView:
-    """The view of one file; read when it is asked for."""
+    """The coarse view in a file; it is read when it is used."""
 
     file: TensorFile
 
     @cached_property
     def band_edges(self) -> tuple[int, ...]:
-        """Those of the bands, the coordinates held first."""
+        """The edges of the bands of coordinates; the first is the number of stored ones."""
         return tuple(self.file.rows("edges")[0][:].tolist())
 
     def select(self, rows: Tensor) -> CoarseView:
-        """That of some rows."""
+        """The coarse view of some rows."""
         centre, directions, coordinates, remainders = self.file.rows(
             "centre", "directions", "coordinates", "remainders"
         )
-        everything = len(rows) == len(remainders)
-        at = slice(None) if everything else rows
+        # a slice reads the file in order, which row numbers do not
+        selection = slice(None) if len(rows) == len(remainders) else rows
         return CoarseView(
             centre[:].double(),
             directions[:],
             self.band_edges,
-            coordinates[at],
-            remainders[at],
+            coordinates[selection],
+            remainders[selection],
         )
 
 
 def read_coarse(path: Path, manifest: PackedManifest) -> StoredCoarseView:
-    """The file of a store, checked against its manifest."""
-    file, dims = read_header(path), prod(manifest.shape)
-    shapes = {name: entry.shape for name, entry in file.entries.items()}
-    if set(shapes) != set(NAMES):
-        raise InputError(f"{path} does not fit its manifest: it holds {shapes}; pack again")
-    edges = file.rows("edges")[0][:].tolist()
-    expected = {
+    """Open the coarse view of a store, checked against its manifest."""
+    view, dims = StoredCoarseView(read_header(path)), prod(manifest.shape)
+    shapes = {name: entry.shape for name, entry in view.file.entries.items()}
+    edges = view.band_edges if "edges" in shapes else ()
+    expected = edges and {
         "edges": (len(edges),),
         "centre": (dims,),
         "directions": (edges[-1], dims),
         "coordinates": (manifest.points, edges[0]),
         "remainders": (manifest.points, len(edges)),
     }
-    if shapes != expected or edges != sorted(set(edges)):
-        raise InputError(f"{path} does not fit its manifest: it holds {shapes}; pack again")
-    return StoredCoarseView(file)
+    if shapes != expected or list(edges) != sorted(set(edges)):
+        raise InputError(f"{path} does not match its manifest: it holds {shapes}; pack again")
+    return view

@@ -1,9 +1,9 @@
-"""The files of a packed store: tensors streamed into them, hashes, what is known to be whole.
+"""The files of a store: streams of tensors, hashes, and which files are known to be undamaged.
 
-Tensors are in the .safetensors format, whatever a file is called. A file is *sealed* by its size
-and SHA-256. Hashing everything takes as long as reading it, so `verified.json` keeps the size, the
-time and the number of every file that was found whole; one where these have not changed is not
-hashed again. Bits that rot on the disk change none of the three: that is what `verify` is for.
+Tensors are in the .safetensors format, whatever a file is called. A store records the size and
+SHA-256 of each of its files. Hashing everything takes as long as reading it, so `verified.json`
+keeps the size, time and inode of every file whose hash was right; while these stay the same, the
+file is not hashed again. Bits that rot on the disk change none of the three: `verify` finds those.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from floracle.run.files import read_json, write_aside, write_json
 from floracle.run.progress import track
 
 OWN_FOLDER = "floracle"
-"""The folder inside a packed store that holds what is ours."""
+"""The folder inside a store for all files that LightningDiT does not know."""
 UNFINISHED = f"{OWN_FOLDER}/unfinished"
-"""The folder of a store that is being packed, or encoded."""
-RECORD = f"{OWN_FOLDER}/verified.json"
-CHUNK = 2**22
-THREADS = min(4, os.cpu_count() or 1)
-NAMES = {
+"""The folder of a store that is being packed or encoded."""
+VERIFIED = f"{OWN_FOLDER}/verified.json"
+HASHED_CHUNK_BYTES = 2**22
+HASHING_THREADS = min(4, os.cpu_count() or 1)
+DTYPE_NAMES = {
     torch.uint8: "U8",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
@@ -44,12 +44,12 @@ NAMES = {
     torch.float64: "F64",
     torch.int64: "I64",
 }
-Stamp = list[int]
+"""Types by their names in the header of a .safetensors file."""
 
 
 @dataclass(frozen=True)
 class StoreFile:
-    """A file, by its name inside the store, and what it must hold."""
+    """A file of a store: its name inside the store, and its size and hash."""
 
     name: str
     size: int
@@ -60,7 +60,7 @@ class StoreFile:
 
 @dataclass(frozen=True)
 class TensorStream:
-    """A tensor that comes in blocks."""
+    """A tensor that is written block by block."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -68,155 +68,137 @@ class TensorStream:
 
 
 def one_block(tensor: Tensor) -> TensorStream:
-    """A tensor at hand as a stream of one block."""
+    """A tensor in memory as a stream of one block."""
     return TensorStream(tensor.dtype, tuple(tensor.shape), (tensor,))
+
+
+# Writing ------------------------------------------------------------------------------------
 
 
 def write_tensors(
     folder: Path, name: str, tensors: Mapping[str, TensorStream], metadata: Mapping[str, str]
 ) -> StoreFile:
-    """Write a file in the .safetensors format, block by block; wide types belong first."""
+    """Write a .safetensors file block by block; wide types first, so that all are aligned."""
     path, state = folder / name, hashlib.sha256()
     with write_aside(path) as aside:
         with aside.open("wb", buffering=0) as file, ThreadPoolExecutor(1) as pool:
-            for content in _contents(tensors, metadata):
-                hashed = pool.submit(state.update, content)
+            for content in _file_contents(tensors, metadata):
+                # hashing lets go of the interpreter's lock: it runs while the disk is written
+                hashing = pool.submit(state.update, content)
                 append(file, content)
-                hashed.result()
+                hashing.result()
         size = aside.stat().st_size
     return StoreFile(name, size, state.hexdigest())
 
 
 def append(file: FileIO, content: memoryview) -> None:
-    """Write all of it."""
-    done = 0
-    while done < len(content):
-        done += file.write(content[done:])
+    """Write all of the content; an unbuffered file may take a part of it at a time."""
+    written = 0
+    while written < len(content):
+        written += file.write(content[written:])
 
 
-def _contents(
+def _file_contents(
     tensors: Mapping[str, TensorStream], metadata: Mapping[str, str]
 ) -> Iterable[memoryview]:
-    yield memoryview(_header(tensors, metadata))
+    yield memoryview(_file_header(tensors, metadata))
     for name, tensor in tensors.items():
-        left = prod(tensor.shape) * tensor.dtype.itemsize
+        missing_bytes = prod(tensor.shape) * tensor.dtype.itemsize
         for block in tensor.blocks:
             content = as_bytes(block.contiguous())
-            left -= len(content)
+            missing_bytes -= len(content)
             yield content
-        if left:
-            raise ValueError(f"{name} was to be {tensor.shape}; its blocks are {-left} bytes off")
+        if missing_bytes:
+            raise ValueError(f"the blocks of {name} {tensor.shape} are {-missing_bytes} bytes off")
 
 
-def _header(tensors: Mapping[str, TensorStream], metadata: Mapping[str, str]) -> bytes:
+def _file_header(tensors: Mapping[str, TensorStream], metadata: Mapping[str, str]) -> bytes:
+    """The length of the header (8 bytes, little-endian) and the header in JSON, padded to 8."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    place = 0
+    start = 0
     for name, tensor in tensors.items():
-        end = place + prod(tensor.shape) * tensor.dtype.itemsize
+        end = start + prod(tensor.shape) * tensor.dtype.itemsize
         header[name] = {
-            "dtype": NAMES[tensor.dtype],
+            "dtype": DTYPE_NAMES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": [place, end],
+            "data_offsets": [start, end],
         }
-        place = end
-    words = json.dumps(header, separators=(",", ":")).encode()
-    words += b" " * (-len(words) % 8)
-    return len(words).to_bytes(8, "little") + words
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+# Checking -----------------------------------------------------------------------------------
 
 
 def sha256_of(path: Path) -> str:
-    """Of a whole file, read in chunks."""
-    state, chunk = hashlib.sha256(), bytearray(CHUNK)
+    """The SHA-256 of a file, in hexadecimal."""
+    state, chunk = hashlib.sha256(), bytearray(HASHED_CHUNK_BYTES)
     with open_source(path) as file:
-        while got := file.readinto(chunk):
-            state.update(memoryview(chunk)[:got])
+        while count := file.readinto(chunk):
+            state.update(memoryview(chunk)[:count])
     return state.hexdigest()
 
 
-def stamp(path: Path) -> Stamp:
-    """How a file looks, as JSON has it."""
-    return list(record_file(path))
+def find_all_damage(folder: Path, files: Sequence[StoreFile], *, quiet: bool = False) -> list[str]:
+    """Hash files; one sentence for each that is missing, cut short or damaged."""
+    with ThreadPoolExecutor(HASHING_THREADS) as pool:
+        sentences = pool.map(lambda file: find_damage(folder, file), files)
+        return [text for text in track(sentences, "checking", len(files), quiet=quiet) if text]
 
 
-def stamps_of(folder: Path, files: Iterable[StoreFile]) -> dict[str, Stamp]:
-    """How those files of a store that are there look, by their names inside it."""
-    paths = {file.name: folder / file.name for file in files}
-    return {name: stamp(path) for name, path in paths.items() if path.is_file()}
-
-
-def flaws(folder: Path, files: Sequence[StoreFile], *, quiet: bool = False) -> list[str]:
-    """What is wrong with the content of files, one sentence for each bad one."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(lambda file: flaw(folder, file), files)
-        watched = track(found, "checking", len(files), quiet=quiet)
-        return [words for words in watched if words]
-
-
-def flaw(folder: Path, file: StoreFile) -> str | None:
-    """What is wrong with one file, if anything is."""
-    if sizes := misfits(folder, [file]):
-        return sizes[0]
-    path = folder / file.name
-    found = sha256_of(path)
-    if found == file.sha256:
+def find_damage(folder: Path, file: StoreFile) -> str | None:
+    """What is wrong with one file; None if its hash is right."""
+    if fault := find_wrong_size(folder, file):
+        return fault
+    sha256 = sha256_of(folder / file.name)
+    if sha256 == file.sha256:
         return None
-    return f"{path} is damaged: its SHA-256 is {found[:16]}…, not {file.sha256[:16]}…"
+    return (
+        f"{folder / file.name} is damaged: its SHA-256 is {sha256[:16]}…, not {file.sha256[:16]}…"
+    )
 
 
-def misfits(folder: Path, files: Iterable[StoreFile]) -> list[str]:
-    """Files that are missing or of another size than they must have."""
-    found = []
-    for file in files:
-        path = folder / file.name
-        held = path.stat().st_size if path.is_file() else None
-        if held is None:
-            found.append(f"{path} is missing")
-        elif held != file.size:
-            kind = "is cut short" if held < file.size else "goes on too long"
-            found.append(f"{path} {kind}: {held} bytes where {file.size} belong")
-    return found
+def find_wrong_size(folder: Path, file: StoreFile) -> str | None:
+    """A sentence on a file that is missing or of another size than recorded; None for others."""
+    path = folder / file.name
+    if not path.is_file():
+        return f"{path} is missing"
+    size = path.stat().st_size
+    fault = "is cut short" if size < file.size else "is too long"
+    return None if size == file.size else f"{path} {fault}: {size} bytes instead of {file.size}"
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What was found whole before; empty where nothing readable was kept."""
+# What was verified --------------------------------------------------------------------------
+
+
+def verified_entries(folder: Path, files: Iterable[StoreFile]) -> dict[str, list[Any]]:
+    """By name, the recorded hash of each file that exists and how it looks now."""
+    paths = {file: folder / file.name for file in files}
+    return {
+        file.name: [file.sha256, *record_file(path)]
+        for file, path in paths.items()
+        if path.is_file()
+    }
+
+
+def read_verified(folder: Path) -> dict[str, Any]:
+    """The content of verified.json; no files if it is missing or damaged."""
     with suppress(OSError, ValueError):
-        found = read_json(folder / RECORD)
-        if isinstance(found, dict) and isinstance(found.get("files"), dict):
-            return found
+        verified = read_json(folder / VERIFIED)
+        if isinstance(verified, dict) and isinstance(verified.get("files"), dict):
+            return verified
     return {"files": {}}
 
 
-def changed(
-    files: Iterable[StoreFile], stamps: Mapping[str, Stamp], record: Mapping[str, Any]
-) -> list[StoreFile]:
-    """Files that are not as they were when they were last found whole."""
-    whole_then = record["files"]
-    return [file for file in files if whole_then.get(file.name) != _seal(file, stamps)]
+def write_verified(folder: Path, entries: Mapping[str, Any], source: str | None) -> bool:
+    """Record that the hashes of these files are right; False if the folder is not writable.
 
-
-def write_record(
-    folder: Path, files: Iterable[StoreFile], stamps: Mapping[str, Stamp], source: str | None
-) -> bool:
-    """Keep that these files are whole; False where the folder cannot be written to.
-
-    The stamps are those from before the files were hashed: one that changed meanwhile is unlike
-    its stamp, and is hashed again.
+    The entries are those from before hashing: a file that changed during it is hashed again.
     """
-    return _write(folder, {file.name: _seal(file, stamps) for file in files}, source)
-
-
-def remember_source(folder: Path, source: str | None) -> bool:
-    """Keep how the files of the packed data look now, and nothing else."""
-    return _write(folder, read_record(folder)["files"], source)
-
-
-def _seal(file: StoreFile, stamps: Mapping[str, Stamp]) -> list[Any]:
-    return [file.sha256, *stamps[file.name]]
-
-
-def _write(folder: Path, files: Mapping[str, Any], source: str | None) -> bool:
     try:
-        write_json(folder / RECORD, {"files": files, "source": source})
+        write_json(folder / VERIFIED, {"files": entries, "source": source})
     except (OSError, InputError):
         return False
     return True

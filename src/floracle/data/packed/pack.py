@@ -1,8 +1,8 @@
 """Packing: any data that opens, rewritten so that it opens at once and is read in order.
 
-Values stay what they are unless a narrower type is asked for; then the error is measured. What is
-written, and in what order, depends on the data and the settings alone, so a run that was killed
-and went on has the same bytes as one that was not.
+Values are unchanged unless a narrower type is requested; then its error is measured. What is
+written, and in what order, depends on the data and the settings alone, so a run that is killed
+and resumed has the same bytes as one that is not.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -22,12 +23,12 @@ from floracle.data.destination import (
     check_destination,
     check_room,
     find_finished,
+    open_destination,
     remove_unfinished,
-    source_stamp,
-    unfinished,
-    writing,
+    source_state,
 )
 from floracle.data.integrity_check import find_first_equal
+from floracle.data.layouts.lightningdit import STATS
 from floracle.data.layouts.registry import companions
 from floracle.data.normalize import Normalizer
 from floracle.data.rows.source_files import remove_output_if_changed
@@ -37,46 +38,46 @@ from floracle.run.errors import InputError
 from floracle.run.progress import track
 
 from .class_statistics import read_class_statistics
-from .derived import spectra_bytes, write_classes, write_coarse, write_rows, write_stats
-from .files import RECORD, UNFINISHED, read_record, remember_source, stamps_of, write_record
+from .derived import write_class_statistics, write_coarse, write_rows
+from .files import (
+    UNFINISHED,
+    VERIFIED,
+    read_verified,
+    verified_entries,
+    write_verified,
+)
+from .latent_shards import shard_name, write_stats
 from .manifest import (
     CLASSES,
     COARSE,
     MANIFEST,
     ROWS,
-    STATS,
     PackedManifest,
     read_manifest,
-    shard_name,
     write_manifest,
 )
 from .plan import ShardPlan, plan_shards
 from .reader import check_files, read_rows, stored_rows
-from .shards import WrittenShard, all_digests, check_range, conversion, finished_shard, write_shard
+from .shards import (
+    PackedShard,
+    check_range,
+    find_finished_shard,
+    join_digests,
+    measure_conversion,
+    write_shard,
+)
 
 PACKED = DestinationKind(
     verb="pack",
-    doing="packing",
-    done="packed",
-    data="data",
     fingerprint="data",
     manifest=MANIFEST,
     read=read_manifest,
     check=check_files,
-    source=lambda folder: read_record(folder).get("source"),
-    remember=lambda folder, _, source: remember_source(folder, source),
+    read_source=lambda folder: read_verified(folder).get("source"),
+    write_source=lambda folder, source: write_verified(
+        folder, read_verified(folder)["files"], source
+    ),
 )
-
-
-class PackedSource(TypedDict, total=False):
-    """How the data is read; see `open_store`."""
-
-    labels: Any
-    flips: bool | None
-    normalize: str | float | Normalizer
-    layout: str | None
-    moments: str | None
-    weights: Any
 
 
 def pack(
@@ -88,107 +89,112 @@ def pack(
     spectra: bool = True,
     memory: int | str | None = None,
     quiet: bool = False,
-    **opening: Unpack[PackedSource],
+    **opening: Any,
 ) -> PackedManifest:
-    """Rewrite data into the folder `out`; the same call again goes on, or answers at once.
+    """Rewrite data into the folder `out`; the same call again resumes, or answers at once.
 
-    `dtype` is "stored" (lossless), "fp16", "bf16" or "fp32". A shard holds at most `shard_bytes`,
-    and a class lies in one shard unless it alone is larger. `spectra` are those of the
-    covariances, by class and of everything; they take longer than all else.
+    `dtype` is "stored" (lossless), "fp16", "bf16" or "fp32". A shard has at most `shard_bytes`; a
+    class is cut only if it alone is larger. `spectra` are those of the covariances, by class and
+    of the whole set; they take longer than everything else. `opening` is passed to `open_store`.
+    Raises an InputError if the folder, the data or an option does not allow it, or if the data
+    changes meanwhile.
     """
     folder, budget = Path(out).expanduser(), memory_budget(memory)
-    settings = _settings(dtype, _shard_size(shard_bytes), spectra, opening)
+    settings = _settings(dtype, shard_bytes, spectra, opening)
     check_destination(folder, where, PACKED)
-    given = opening.get("labels"), opening.get("weights")
-    source = source_stamp(where, *companions(where), *given)
-    if done := find_finished(folder, PACKED, settings, source):
-        return done
+    source = source_state(where, *companions(where), opening.get("labels"), opening.get("weights"))
+    # Twice: data whose files look as before is not even opened.
+    if finished := find_finished(folder, PACKED, settings, source):
+        return finished
     plan = plan_shards(open_store(where, memory=memory, **opening), dtype, settings["shard_bytes"])
     settings["data"] = plan.store.fingerprint
-    if done := find_finished(folder, PACKED, settings, source):
-        return done
+    if finished := find_finished(folder, PACKED, settings, source):
+        return finished
     check_range(plan)
-    _check_memory(plan, budget if spectra else None)
+    if spectra:
+        _check_spectra_memory(plan, budget)
     check_room(folder, plan.size)
+    written_files = partial(_written_files, folder, plan)
     with (
-        writing(folder, PACKED),
-        unfinished(folder, PACKED, settings),
-        remove_output_if_changed(plan.store.check_unchanged, partial(_files, folder, plan)),
+        open_destination(folder, PACKED, settings),
+        remove_output_if_changed(plan.store.check_unchanged, written_files),
     ):
-        return _packed(folder, plan, settings, source, quiet=quiet)
+        return _write_store(folder, plan, settings, source, quiet=quiet)
 
 
 def _settings(
-    dtype: str,
-    shard_bytes: int,
-    spectra: bool,
-    opening: PackedSource,
+    dtype: str, shard_bytes: int | str, spectra: bool, opening: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the outcome depends on, but for the data; labels and weights are part of that."""
+    """All that the result depends on, without the data; labels and weights are part of that."""
+    try:
+        size = memory_budget(shard_bytes)
+    except InputError as error:
+        raise InputError(f"--shard-bytes {shard_bytes!r} is no size; write 512M or 1G") from error
     normalize = opening.get("normalize", "stored")
     if isinstance(normalize, Normalizer):
         normalize = "a Normalizer"
-    said = {name: opening.get(name) for name in ("flips", "layout", "moments")}
-    chosen = {"dtype": dtype, "shard_bytes": shard_bytes, "spectra": spectra}
-    return {**chosen, **said, "normalize": normalize}
+    options = {name: opening.get(name) for name in ("flips", "layout", "moments")}
+    packing = {"dtype": dtype, "shard_bytes": size, "spectra": spectra}
+    return {**packing, **options, "normalize": normalize}
 
 
-def _shard_size(asked: int | str) -> int:
-    try:
-        return memory_budget(asked)
-    except InputError as mistake:
-        raise InputError(f"--shard-bytes {asked!r} is no size; write 512M or 1G") from mistake
-
-
-def _check_memory(plan: ShardPlan, budget: int | None) -> None:
-    """Refuse spectra that the budget does not allow."""
-    needed = spectra_bytes(plan.store.shape, len(plan.store))
-    if budget is not None and needed > budget:
+def _check_spectra_memory(plan: ShardPlan, budget: int) -> None:
+    """Refuse spectra that the memory budget does not allow."""
+    # the smaller side of the largest matrix, squared, in float64; four copies at the peak
+    needed = 4 * 8 * min(prod(plan.store.shape), len(plan.store)) ** 2
+    if needed > budget:
         raise InputError(
-            f"the spectra of points {list(plan.store.shape)} need {needed / 2**30:.1f} GiB; say"
+            f"the spectra of points {list(plan.store.shape)} need {needed / 2**30:.1f} GiB; pass"
             f" --no-spectra, or --memory {-(-needed // 2**30)}G"
         )
 
 
-def _packed(
+def _write_store(
     folder: Path, plan: ShardPlan, settings: dict[str, Any], source: str | None, *, quiet: bool
 ) -> PackedManifest:
-    """Write everything that is missing, the manifest last."""
+    """Write all that is missing, the manifest last."""
+    # 1. The shards, and with them the digests of all rows.
     numbers = track(range(len(plan.shards)), "packing", len(plan.shards), quiet=quiet)
-    written = [
-        finished_shard(folder, plan, number) or write_shard(folder, plan, number)
+    shards = [
+        find_finished_shard(folder, plan, number) or write_shard(folder, plan, number)
         for number in numbers
     ]
-    manifest = _with_atoms(folder, plan, written, _draft(plan, written, settings))
+    # 2. Equal rows and the fingerprint, from the digests.
+    manifest = _describe(folder, plan, shards, settings)
+    # 3. Class statistics and the coarse view, from the packed points.
     packed = read_rows(folder, manifest)
     store = store_of_packed(packed, manifest.name, budget=0)
     spectra = bool(settings["spectra"])
-    classes = write_classes(folder, store, manifest, spectra=spectra, quiet=quiet)
+    files = [write_class_statistics(folder, store, manifest, spectra=spectra, quiet=quiet)]
     statistics = read_class_statistics(folder / CLASSES, manifest)
-    known = replace(store, packed=replace(packed, class_statistics=statistics))
-    others = (write_coarse(folder, known, quiet=quiet), write_stats(folder, plan))
-    files = (*manifest.files, classes, *(file for file in others if file is not None))
-    manifest = replace(manifest, files=files)
+    store = replace(store, packed=replace(packed, class_statistics=statistics))
+    if coarse := write_coarse(folder, store, quiet=quiet):
+        files.append(coarse)
+    normalizer = plan.store.normalizer
+    if not normalizer.factors:  # LightningDiT reads a mean and a std, no scale and bias
+        files.append(write_stats(folder, *normalizer.per_channel(plan.store.shape[0])))
+    manifest = replace(manifest, files=(*manifest.files, *files))
+    # 4. The manifest, unless the data changed meanwhile.
     plan.store.check_unchanged()
-    write_record(folder, manifest.sealed, stamps_of(folder, manifest.sealed), source)
+    write_verified(folder, verified_entries(folder, manifest.all_files), source)
     write_manifest(folder, manifest)
     remove_unfinished(folder)
     return manifest
 
 
-def _files(folder: Path, plan: ShardPlan) -> list[Path]:
-    """All that packing writes, but for what says whose the folder is."""
+def _written_files(folder: Path, plan: ShardPlan) -> list[Path]:
+    """All that packing writes, but for the settings that say whose the folder is."""
     shards = [shard_name(number) for number in range(len(plan.shards))]
-    names = (*shards, ROWS, CLASSES, COARSE, STATS, RECORD)
+    names = (*shards, ROWS, CLASSES, COARSE, STATS, VERIFIED)
     return [*(folder / name for name in names), *(folder / UNFINISHED).glob("*.tensors")]
 
 
-def _draft(
-    plan: ShardPlan, written: Sequence[WrittenShard], settings: dict[str, Any]
+def _describe(
+    folder: Path, plan: ShardPlan, shards: Sequence[PackedShard], settings: dict[str, Any]
 ) -> PackedManifest:
-    """What is known once all shards are written."""
-    store = plan.store
-    return PackedManifest(
+    """The manifest of written shards; finds equal rows, and writes the file of rows."""
+    store, halves = plan.store, 1 + plan.store.flips
+    manifest = PackedManifest(
         name=store.name,
         settings=settings,
         shape=store.shape,
@@ -202,25 +208,18 @@ def _draft(
         channels=store.channels,
         duplicates=0,
         weighted=store.weights is not None,
-        conversion=conversion(plan, written),
+        conversion=measure_conversion(plan, shards),
         remarks=store.remarks,
-        shards=tuple(one.shard for one in written),
+        shards=tuple(each.shard for each in shards),
         files=(),
     )
-
-
-def _with_atoms(
-    folder: Path, plan: ShardPlan, written: Sequence[WrittenShard], draft: PackedManifest
-) -> PackedManifest:
-    """Find equal rows among those written, and with them the fingerprint."""
-    store, digests = plan.store, all_digests(plan, written)
-    rows = stored_rows(folder, draft)
+    # Equal rows, and the fingerprint, are those of the values as they are packed.
+    rows, digests = stored_rows(folder, manifest), join_digests(plan, shards)
     first = find_first_equal(rows, digests)
-    sealed = write_rows(folder, plan, first)
-    again = 1 + store.flips
-    weights = None if store.weights is None else store.weights[plan.order].repeat(again)
-    groups = ClassIndex(first, store.labels[plan.order].repeat(again), weights)
+    weights = None if store.weights is None else store.weights[plan.order].repeat(halves)
+    index = ClassIndex(first, store.labels[plan.order].repeat(halves), weights)
     fingerprint = compute_fingerprint(
-        rows, digests, groups, store.normalizer, channels=store.shape[0], flips=store.flips
+        rows, digests, index, store.normalizer, channels=store.shape[0], flips=store.flips
     )
-    return replace(draft, files=(sealed,), duplicates=groups.duplicates, fingerprint=fingerprint)
+    files = (write_rows(folder, plan, first),)
+    return replace(manifest, files=files, duplicates=index.duplicates, fingerprint=fingerprint)

@@ -14,11 +14,10 @@ from floracle.data.rows.rows import COMPACT
 from floracle.data.store import Store
 from floracle.run.errors import InputError
 
-from .manifest import Span
+from .manifest import ClassSpan
 
-TYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-LABEL = 8
-"""Bytes of a label."""
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+LABEL_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -29,66 +28,66 @@ class ShardPlan:
     dtype: torch.dtype
     order: Tensor
     """The row of the data for each packed row, int64 [rows]; no mirrors."""
-    spans: tuple[Span, ...]
+    spans: tuple[ClassSpan, ...]
     shards: tuple[tuple[int, int], ...]
     """First and last + 1 row of each."""
 
     @property
     def rows(self) -> int:
-        """Without mirrors."""
+        """The number of rows without mirrors."""
         return len(self.order)
 
     @property
     def size(self) -> int:
-        """Bytes of all shards, but for their headers."""
-        return self.rows * row_bytes(self.store, self.dtype)
+        """Bytes of all shards, without their headers."""
+        return self.rows * _row_bytes(self.store, self.dtype)
 
 
 def plan_shards(store: Store, dtype: str, shard_bytes: int) -> ShardPlan:
-    """The order of rows and the cuts between shards, by the labels and sizes alone."""
+    """Order rows by label and cut them into shards; depends on labels and sizes alone."""
     if store.stds is not None:
         raise InputError(
             f"{store.name} was opened with moments='gaussian', but a packed store holds points;"
             " pack with moments='mean' or 'sample'"
         )
-    kind = packed_type(store.dtype, dtype)
+    target = packed_dtype(store.dtype, dtype)
     labels = store.labels[: len(store) // (1 + store.flips)]
+    # rows without a label (−1) come last; a stable sort keeps the order inside a class
     order = torch.where(labels < 0, torch.iinfo(torch.int64).max, labels).argsort(stable=True)
-    spans = tuple(_spans(labels[order]))
-    return ShardPlan(
-        store, kind, order, spans, _cuts(spans, shard_bytes // row_bytes(store, kind))
-    )
+    spans = tuple(_class_spans(labels[order]))
+    cuts = _cuts(spans, shard_bytes // _row_bytes(store, target))
+    return ShardPlan(store, target, order, spans, cuts)
 
 
-def packed_type(stored: torch.dtype, asked: str) -> torch.dtype:
-    """What values become; "stored" keeps them, and what is wider than float32 becomes that."""
-    if asked == "stored":
+def packed_dtype(stored: torch.dtype, name: str) -> torch.dtype:
+    """The dtype to pack to; "stored" keeps that of the data, narrowed to float32 if wider."""
+    if name == "stored":
         return stored if stored in COMPACT else torch.float32
-    if asked not in TYPES:
-        raise InputError(f"dtype {asked!r} is unknown; choose stored, {', '.join(TYPES)}")
-    return TYPES[asked]
+    if name not in DTYPES:
+        raise InputError(f"dtype {name!r} is unknown; choose stored, {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
-def row_bytes(store: Store, dtype: torch.dtype) -> int:
-    """A point, its mirror and its label."""
-    return prod(store.shape) * dtype.itemsize * (1 + store.flips) + LABEL
+def _row_bytes(store: Store, dtype: torch.dtype) -> int:
+    """Bytes of a point, its mirror and its label."""
+    return prod(store.shape) * dtype.itemsize * (1 + store.flips) + LABEL_BYTES
 
 
-def _spans(labels: Tensor) -> Iterator[Span]:
-    found, counts = labels.unique_consecutive(return_counts=True)
+def _class_spans(labels: Tensor) -> Iterator[ClassSpan]:
+    values, counts = labels.unique_consecutive(return_counts=True)
     first = 0
-    for label, count in zip(found.tolist(), counts.tolist(), strict=True):
-        yield Span(label, first, first + count)
+    for label, count in zip(values.tolist(), counts.tolist(), strict=True):
+        yield ClassSpan(label, first, first + count)
         first += count
 
 
-def _cuts(spans: tuple[Span, ...], most: int) -> tuple[tuple[int, int], ...]:
-    """Shards of at most `most` rows; only a class with more of them is cut."""
-    most, cuts = max(most, 1), [0]
+def _cuts(spans: tuple[ClassSpan, ...], max_rows: int) -> tuple[tuple[int, int], ...]:
+    """Shards of at most `max_rows` rows; only a class that alone is larger is cut."""
+    max_rows, cuts = max(max_rows, 1), [0]
     for span in spans:
-        if span.first > cuts[-1] and span.end - cuts[-1] > most:
+        if span.first > cuts[-1] and span.end - cuts[-1] > max_rows:
             cuts.append(span.first)
-        while span.end - cuts[-1] > most:
-            cuts.append(cuts[-1] + most)
+        while span.end - cuts[-1] > max_rows:
+            cuts.append(cuts[-1] + max_rows)
     cuts.append(spans[-1].end)
     return tuple(pairwise(cuts))

@@ -1,14 +1,14 @@
-"""Packed stores: points sorted by class in shards, with all that opening would look for.
+"""Packed stores: points sorted by class in shards, with everything that opening would compute.
 
     OUT/latents_rank00_shard000.safetensors …   latents, latents_flip, labels, as in LightningDiT
     OUT/latents_stats.pt               mean and std, where points are (stored − mean) / std
-    OUT/floracle/manifest.json         what it is; size and SHA-256 of every file
-    OUT/floracle/rows.tensors          numbers that rows had, duplicates, weights, the normalizer
+    OUT/floracle/manifest.json         settings and facts; size and SHA-256 of every file
+    OUT/floracle/rows.tensors          original row numbers, duplicates, weights, the normalizer
     OUT/floracle/classes.tensors       centres, norms and spectra by class
     OUT/floracle/coarse.tensors        leading coordinates of every row
-    OUT/floracle/verified.json         which files were found whole, and how they looked then
+    OUT/floracle/verified.json         which files had the right hash, and how they looked then
 
-Opening reads the manifest and the labels. Files that changed since they were last found whole are
+Opening reads the manifest and the labels. Files that changed since their hash was last right are
 hashed first; with one bad file nothing is opened.
 """
 
@@ -32,29 +32,30 @@ from floracle.run.errors import InputError
 from .class_statistics import ClassStatistics, read_class_statistics
 from .coarse import StoredCoarseView, read_coarse
 from .files import (
-    NAMES,
-    RECORD,
+    DTYPE_NAMES,
     UNFINISHED,
+    VERIFIED,
     StoreFile,
-    changed,
-    flaws,
-    misfits,
-    read_record,
-    stamps_of,
-    write_record,
+    find_all_damage,
+    find_wrong_size,
+    read_verified,
+    verified_entries,
+    write_verified,
 )
+from .latent_shards import LATENTS
 from .manifest import CLASSES, COARSE, MANIFEST, ROWS, PackedManifest, read_manifest
 
-SIGNS = (MANIFEST, ROWS, CLASSES, COARSE, RECORD, UNFINISHED)
+SIGNS = (MANIFEST, ROWS, CLASSES, COARSE, VERIFIED, UNFINISHED)
+"""A folder with any of these is a packed store."""
 UNWRITABLE = (
-    "the folder cannot be written to, so that its files were found whole is not kept: all of them"
-    " are hashed at every opening"
+    "the folder is not writable, so the check of its files cannot be recorded: all of them are"
+    " hashed at every opening"
 )
 
 
 @dataclass(frozen=True, eq=False)
 class PackedStore:
-    """A packed store, its points unread."""
+    """A packed store; its points are not read."""
 
     folder: Path
     manifest: PackedManifest
@@ -71,102 +72,95 @@ class PackedStore:
     @property
     def all_original_rows(self) -> Tensor:
         """The row that each row had in the data that was packed, mirrors included."""
-        mirrors = [self.original_rows + len(self.original_rows)] if self.manifest.flips else []
-        return torch.cat([self.original_rows, *mirrors])
+        rows = self.original_rows
+        return torch.cat([rows, rows + len(rows)]) if self.manifest.flips else rows
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a folder is a packed store, be it a damaged or unfinished one."""
+    """Whether a folder is a packed store, even a damaged or unfinished one."""
     return path.is_dir() and any((path / sign).exists() for sign in SIGNS)
 
 
 def packed_content(packed: PackedStore, options: ReadOptions) -> LayoutContent:
     """A packed store as any other data, for options that its manifest does not answer."""
     manifest, count = packed.manifest, packed.manifest.rows
-    mirrored = manifest.flips if options.flips is None else manifest.flips and options.flips
-    rows, groups = packed.stored, packed.class_index
-    if not mirrored:
+    flips = manifest.flips if options.flips is None else manifest.flips and options.flips
+    rows, index = packed.stored, packed.class_index
+    if not flips:
         pieces = rows.pieces[: len(manifest.shards)]
         rows = FileRows(pieces, (count, *manifest.shape), rows.stored_dtype)
     return LayoutContent(
         rows,
         "packed",
-        groups.labels[:count],
+        index.labels[:count],
         classes=manifest.classes,
         normalizer=packed.normalizer if options.stored else None,
-        flips=mirrored,
-        weights=None if groups.weights is None else groups.weights[:count],
+        flips=flips,
+        weights=None if index.weights is None else index.weights[:count],
         remarks=packed.remarks[len(manifest.remarks) :],
     )
 
 
 def read_packed(folder: Path) -> PackedStore:
-    """Check a packed store as far as is needed, and read all but its points."""
+    """Check a packed store as far as necessary, and read all but its points."""
     if (folder / MANIFEST).is_file():
         record_file(folder / MANIFEST)
     manifest = read_manifest(folder)
     remarks = check_files(folder, manifest)
     packed = read_rows(folder, manifest)
     check_labels(packed)
-    known = read_class_statistics(folder / CLASSES, manifest)
-    viewed = any(file.name == COARSE for file in manifest.files)
-    coarse = read_coarse(folder / COARSE, manifest) if viewed else None
+    has_coarse = any(file.name == COARSE for file in manifest.files)
     return replace(
         packed,
-        class_statistics=known,
-        coarse_view=coarse,
+        class_statistics=read_class_statistics(folder / CLASSES, manifest),
+        coarse_view=read_coarse(folder / COARSE, manifest) if has_coarse else None,
         remarks=(*manifest.remarks, *remarks),
     )
 
 
 def check_files(folder: Path, manifest: PackedManifest) -> tuple[str, ...]:
-    """Hash what changed since it was last found whole; bad files are named and end it."""
-    report(misfits(folder, manifest.sealed))
-    stamps, record = stamps_of(folder, manifest.sealed), read_record(folder)
-    unsure = changed(manifest.sealed, stamps, record)
-    if not unsure:
+    """Hash the files that changed since their hash was last right; refuse and name bad ones."""
+    files = manifest.all_files
+    raise_faults([fault for file in files if (fault := find_wrong_size(folder, file))])
+    entries, verified = verified_entries(folder, files), read_verified(folder)
+    changed = [file for file in files if verified["files"].get(file.name) != entries[file.name]]
+    if not changed:
         return ()
-    report(flaws(folder, unsure))
-    remembered = write_record(folder, manifest.sealed, stamps, record.get("source"))
-    return () if remembered else (UNWRITABLE,)
+    raise_faults(find_all_damage(folder, changed))
+    return () if write_verified(folder, entries, verified.get("source")) else (UNWRITABLE,)
 
 
-def report(found: Sequence[str]) -> None:
-    """Raise what is wrong with a store, if anything is."""
-    if found:
-        raise InputError(f"{'; '.join(found)}; copy these files again, or pack the data again")
+def raise_faults(faults: Sequence[str]) -> None:
+    """Refuse a store with these faults; without any, do nothing."""
+    if faults:
+        raise InputError(f"{'; '.join(faults)}; copy these files again, or pack the data again")
 
 
 def read_rows(folder: Path, manifest: PackedManifest) -> PackedStore:
-    """Rows, labels and atoms of shards that are known to be whole."""
-    path = folder / ROWS
+    """Rows, labels and atoms of a store whose shards are undamaged."""
+    path, halves = folder / ROWS, 1 + manifest.flips
     file = read_header(path)
-    _check_rows(file, manifest)
+    _check_arrays(file, manifest)
     arrays = {name: file.rows(name)[0][:] for name in file.entries}
-    labels = labels_of(manifest)
-    twice = 1 + manifest.flips
-    weights = arrays.get("weights")
-    first = arrays["first"] if manifest.duplicates else torch.arange(manifest.points)
     factors = (arrays["scale"].squeeze(), arrays["bias"].squeeze()) if "scale" in arrays else None
     normalizer = Normalizer(arrays["mean"], arrays["std"], factors=factors)
-    normalizer.per_channel(manifest.shape[0])
-    groups = ClassIndex(
-        first, labels.repeat(twice), None if weights is None else weights.repeat(twice)
-    )
-    if groups.duplicates != manifest.duplicates:
+    normalizer.per_channel(manifest.shape[0])  # refuses another number of channels
+    first = arrays["first"] if manifest.duplicates else torch.arange(manifest.points)
+    weights = arrays["weights"].repeat(halves) if "weights" in arrays else None
+    index = ClassIndex(first, labels_of(manifest).repeat(halves), weights)
+    if index.duplicates != manifest.duplicates:
         raise InputError(
-            f"{path} does not fit its manifest: {groups.duplicates} rows repeat others"
+            f"{path} does not match its manifest: {index.duplicates} rows repeat others"
         )
     rows = stored_rows(folder, manifest)
-    return PackedStore(folder, manifest, rows, normalizer, groups, arrays["original"])
+    return PackedStore(folder, manifest, rows, normalizer, index, arrays["original"])
 
 
 def labels_of(manifest: PackedManifest) -> Tensor:
     """The labels without mirrors, int64 [rows]."""
     labels = torch.tensor([span.label for span in manifest.spans])
-    return labels.repeat_interleave(
-        torch.tensor([span.end - span.first for span in manifest.spans])
-    )
+    counts = torch.tensor([span.end - span.first for span in manifest.spans])
+    return labels.repeat_interleave(counts)
 
 
 def check_labels(packed: PackedStore) -> None:
@@ -174,15 +168,15 @@ def check_labels(packed: PackedStore) -> None:
     labels, start = labels_of(packed.manifest), 0
     for shard in packed.manifest.shards:
         path = packed.folder / shard.name
-        (found,) = read_header(path).rows("labels")
-        if not torch.equal(found[:], labels[start : start + shard.rows]):
+        (shard_labels,) = read_header(path).rows("labels")
+        if not torch.equal(shard_labels[:], labels[start : start + shard.rows]):
             raise InputError(f"{path} holds other labels than {MANIFEST} says; pack again")
         start += shard.rows
 
 
-def _check_rows(file: TensorFile, manifest: PackedManifest) -> None:
-    """Refuse arrays that are not those that the manifest asks for."""
-    found = {
+def _check_arrays(file: TensorFile, manifest: PackedManifest) -> None:
+    """Refuse a file of rows that has other arrays than the manifest implies."""
+    arrays = {
         name: (entry.dtype, len(entry.shape) and entry.shape[0])
         for name, entry in file.entries.items()
     }
@@ -191,27 +185,26 @@ def _check_rows(file: TensorFile, manifest: PackedManifest) -> None:
         expected["first"] = ("I64", manifest.points)
     if manifest.weighted:
         expected["weights"] = ("F64", manifest.rows)
-    numbers = {"mean", "std"} | ({"scale", "bias"} if "scale" in found else set())
-    fits = {name: found.get(name) for name in expected} == expected
-    if not fits or set(found) != set(expected) | numbers:
-        raise InputError(f"{file.path} does not fit its manifest: it holds {found}; pack again")
+    normalizer = {"mean", "std"} | ({"scale", "bias"} if "scale" in arrays else set())
+    if not expected.items() <= arrays.items() or arrays.keys() != expected.keys() | normalizer:
+        raise InputError(f"{file.path} does not match its manifest: it holds {arrays}; pack again")
 
 
 def stored_rows(folder: Path, manifest: PackedManifest) -> FileRows:
     """The rows of all shards, all mirrors after the rest; checked against the manifest."""
-    files = [_shard(folder, shard, manifest) for shard in manifest.shards]
-    names = ("latents", "latents_flip") if manifest.flips else ("latents",)
+    files = [_open_shard(folder, shard, manifest) for shard in manifest.shards]
+    names = LATENTS[: 1 + manifest.flips]
     pieces = tuple(file.piece(name) for name in names for file in files)
     return FileRows(pieces, (manifest.points, *manifest.shape), manifest.dtype)
 
 
-def _shard(folder: Path, shard: StoreFile, manifest: PackedManifest) -> TensorFile:
-    """The header of a shard, if it is what the manifest says."""
+def _open_shard(folder: Path, shard: StoreFile, manifest: PackedManifest) -> TensorFile:
+    """The header of a shard that is as the manifest says."""
     file = read_header(folder / shard.name)
-    points = (NAMES[manifest.dtype], (shard.rows, *manifest.shape))
-    expected = {"labels": ("I64", (shard.rows,)), "latents": points}
-    expected |= {"latents_flip": points} if manifest.flips else {}
-    found = {name: (entry.dtype, entry.shape) for name, entry in file.entries.items()}
-    if found != expected:
-        raise InputError(f"{file.path} holds {found}, but {MANIFEST} says {expected}; pack again")
+    latents = (DTYPE_NAMES[manifest.dtype], (shard.rows, *manifest.shape))
+    expected = {"labels": ("I64", (shard.rows,))}
+    expected |= dict.fromkeys(LATENTS[: 1 + manifest.flips], latents)
+    entries = {name: (entry.dtype, entry.shape) for name, entry in file.entries.items()}
+    if entries != expected:
+        raise InputError(f"{file.path} holds {entries}, but {MANIFEST} says {expected}")
     return file
