@@ -166,7 +166,7 @@ def _check_storages(archive: ZipFile, members: Mapping[str, ZipInfo]) -> None:
 
 
 def _is_folder(member: ZipInfo) -> bool:
-    return bool(member.external_attr & FOLDER_ATTRIBUTE) or member.is_dir()
+    return bool(member.external_attr & FOLDER_ATTRIBUTE) or member.orig_filename.endswith("/")
 
 
 def _label(member: ZipInfo) -> str:
