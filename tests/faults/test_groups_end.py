@@ -105,9 +105,9 @@ def play(case, rank):
             {"sleeping": sleep, "computing": compute, "paused": pause}.get(case.phase, int)()
         barrier(group)
 
-    processes._formed = then(processes._formed, "formed")
-    processes._met = then(processes._met, "met")
-    processes._connected = then(processes._connected, "linked")
+    processes._form_group = then(processes._form_group, "formed")
+    processes._rendezvous = then(processes._rendezvous, "met")
+    processes._connect = then(processes._connect, "linked")
     cli.build = lambda: work
     if case.way == "initialised":
         distributed.init_process_group("gloo")
