@@ -121,9 +121,9 @@ def _draw_held_out(losses: LossComparison) -> Drawing:
     """By how many percent the loss of held-out data exceeds that of training data."""
     curves = {}
     for (name, loss), colour in zip(losses.path.items(), FIELD_COLOURS, strict=False):
-        whole = loss.mean_curves()
-        bounds = whole["difference"].mean, *confidence_interval(whole["difference"], loss.pairs)
-        mean, low, high = (100 * to_numpy(bound / whole["conditional"].mean) for bound in bounds)
+        means = loss.mean_curves()
+        bounds = means["difference"].mean, *confidence_interval(means["difference"], loss.pairs)
+        mean, low, high = (100 * to_numpy(bound / means["conditional"].mean) for bound in bounds)
         curves[name] = _RelativeLoss(mean, low, high, [True] * len(mean), colour)
     figure, times = _draw_relative(losses, curves, "held-out − training / %")
     return Drawing(

@@ -38,10 +38,10 @@ def headline(losses: LossComparison) -> str:
 
 def _describe_excess(name: str, loss: OracleLoss) -> str:
     """From when on the distance from the oracle is larger than that of a training target."""
-    whole = loss.mean_curves()
-    if (whole["oracle"].mean.abs() < NEGLIGIBLE_LOSS).all():
+    means = loss.mean_curves()
+    if (means["oracle"].mean.abs() < NEGLIGIBLE_LOSS).all():
         return f"The oracle loss of {name} is zero at all times: it is the oracle itself"
-    beyond = whole["oracle"].mean > whole["gap"].mean
+    beyond = means["oracle"].mean > means["gap"].mean
     subject = f"The oracle loss of {name}"
     if not beyond.any():
         return f"{subject} is below the irreducible loss at all times"
@@ -66,11 +66,11 @@ def story(losses: LossComparison) -> list[str]:
 
 def _describe_consistency(loss: OracleLoss) -> str:
     """Whether both estimates of the oracle loss agree."""
-    whole = loss.mean_curves()
+    means = loss.mean_curves()
     low, high = confidence_interval(
-        whole["disagreement"], loss.pairs, simultaneous=len(loss.times)
+        means["disagreement"], loss.pairs, simultaneous=len(loss.times)
     )
-    rounding = ROUNDING * whole["oracle"].mean
+    rounding = ROUNDING * means["oracle"].mean
     outside = (low > rounding) | (high < -rounding)
     if outside.any():
         return (
@@ -82,10 +82,10 @@ def _describe_consistency(loss: OracleLoss) -> str:
 
 
 def _describe_memorization(loss: OracleLoss) -> str:
-    whole = loss.mean_curves()
-    if "difference" not in whole:
+    means = loss.mean_curves()
+    if "difference" not in means:
         return ""
-    low, high = confidence_interval(whole["difference"], loss.pairs, simultaneous=len(loss.times))
+    low, high = confidence_interval(means["difference"], loss.pairs, simultaneous=len(loss.times))
     if not loss.has_enough_pairs:
         return f"A comparison with held-out data takes at least {MIN_PAIRS_FOR_CONTROL} pairs."
     if (low > 0).any():
@@ -93,7 +93,7 @@ def _describe_memorization(loss: OracleLoss) -> str:
             f"Its loss on held-out data is higher {describe_times(loss.times, low > 0)}: if both"
             " sets have the same distribution, it has memorized training data."
         )
-    bound = float((high / whole["conditional"].mean).max())
+    bound = float((high / means["conditional"].mean).max())
     # Not rounded to 0 %, which would claim more than was measured.
     percent = format_percent(max(bound, 0.001), 1 if bound < 0.01 else 0)
     return (
@@ -180,17 +180,17 @@ def describe_times(times: Tensor, mask: Tensor) -> str:
 def loss_table(losses: LossComparison, name: str) -> Table:
     """The losses of a field by time, over classes by their share."""
     loss = losses.path[name]
-    whole = loss.mean_curves()
+    means = loss.mean_curves()
     columns = {
-        "oracle loss": format_means(whole["oracle"]),
-        "cond. − gap": format_means(whole["less_gap"]),
-        "gap": format_means(whole["gap"]),
+        "oracle loss": format_means(means["oracle"]),
+        "cond. − gap": format_means(means["less_gap"]),
+        "gap": format_means(means["gap"]),
     }
     if name in losses.own:
         columns["own trajectories"] = format_means(losses.own[name].mean_curves()["oracle"])
-    if "difference" in whole:
-        columns["held-out"] = [f"{float(value):.3g}" for value in whole["held_out"].mean]
-        columns["held-out − training"] = format_means(whole["difference"])
+    if "difference" in means:
+        columns["held-out"] = [f"{float(value):.3g}" for value in means["held_out"].mean]
+        columns["held-out − training"] = format_means(means["difference"])
     if loss.settings.get("yardsticks"):
         columns["closest to"] = closest(loss)
     return Table.of_columns("t", [f"{t:.3g}" for t in loss.times.tolist()], columns)
