@@ -15,7 +15,7 @@ from floracle.analysis.stages.measure import stages
 from floracle.analysis.trajectories.frequency_bands import settled_by_band
 from floracle.analysis.trajectories.oracle_trajectories import oracle_trajectories
 from floracle.oracle.baselines.gaussian import class_gaussians, gaussian_field
-from floracle.oracle.baselines.patch_local import patch_local_oracle
+from floracle.oracle.baselines.patch_local import local_oracle
 from floracle.oracle.oracle import Oracle
 from floracle.report.stages.trajectory_figures import draw_bands, draw_baselines, draw_speed
 from floracle.sampling.grid import time_grid
@@ -31,7 +31,7 @@ def measured(points_source):
     fields = {
         "one Gaussian": gaussian_field(source),
         "Gaussian a class": class_gaussians(source),
-        "patches of 3": patch_local_oracle(source, patch=3),
+        "patches of 3": local_oracle(source, patch=3),
     }
     return {
         "group": stages(oracle, times=16, pairs=16, classes=[-1]).main,
