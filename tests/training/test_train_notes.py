@@ -18,7 +18,7 @@ from floracle.training.build_model import warn_of_size
 from floracle.training.config import PAPER
 from floracle.training.data_order import DataOrder
 from floracle.training.evaluation import EvaluationPlan
-from floracle.training.loop import TrainingRun
+from floracle.training.loop import RunLoop
 from floracle.training.metrics_log import read_log
 from floracle.training.switch import measure_gap
 from floracle.training.targets import conditional_target
@@ -196,13 +196,13 @@ def test_the_switch_weighs_classes_by_their_mass():
 
 def test_nothing_of_the_data_stays_with_a_run_for_the_switch(tmp_path, monkeypatch):
     oracles = []
-    choose = TrainingRun._choose_switch
+    choose = RunLoop._choose_switch
 
     def recording(run, checkpoint):
         oracles.append(run.inputs.oracle)
         return choose(run, checkpoint)
 
-    monkeypatch.setattr(TrainingRun, "_choose_switch", recording)
+    monkeypatch.setattr(RunLoop, "_choose_switch", recording)
     trained(tmp_path, replace(SHORT, switch=None))
     assert not oracles[0]._cache.classes
 

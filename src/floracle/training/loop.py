@@ -148,7 +148,8 @@ def _run_in_folder(
     with open_output(
         out, VERB, identity, group=group, check_unchanged=check, growing=GROWS
     ) as output:
-        yield from TrainingRun(inputs, RunDirectory(output)).progress()
+        loop = RunLoop(inputs, RunDirectory(output), inputs.settings, group)
+        yield from loop.progress()
 
 
 @dataclass(frozen=True)
@@ -166,21 +167,14 @@ class LoopState:
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class RunLoop:
     """A run from its beginning to its end."""
 
     inputs: RunInputs
     directory: RunDirectory
 
-    @property
-    def settings(self) -> TrainingSettings:
-        """The settings."""
-        return self.inputs.settings
-
-    @property
-    def group(self) -> ProcessGroup:
-        """The processes that share the run."""
-        return self.directory.group
+    settings: TrainingSettings
+    group: ProcessGroup
 
     def progress(self) -> Iterator[TrainingProgress]:
         """Restore, build, and train to the end; of a finished run its last loss."""
