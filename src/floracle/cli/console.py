@@ -144,6 +144,7 @@ def as_typed(message: str) -> str:
 
     Files name their parts as they like; nothing of that may move the cursor.
     """
+    # Control characters in a file name could move the cursor or colour the terminal.
     line = CONTROL.sub("?", " ".join(message.split()))
     line = line.replace("flips=True", "--flips").replace("flips=False", "--no-flips")
     return LIBRARY_OPTION.sub(r"--\1 \3", line)

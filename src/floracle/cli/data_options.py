@@ -66,6 +66,7 @@ class DataOptions:
 
         if data is None:
             return None
+        # The normalizer of the training set, not the same option: "standard" would measure anew.
         other = {"labels": label_file, "weights": None, "normalize": store.normalizer}
         held_out = open_store(data, memory=memory, **{**self.arguments(), **other})
         if tuple(held_out.shape) != tuple(store.shape):

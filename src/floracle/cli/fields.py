@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
     from floracle.core.paths import ProbabilityPath
     from floracle.core.point_set import PointSet
+    from floracle.models.autoencoders.frame import Autoencoder
     from floracle.models.field import ModelField
     from floracle.oracle.gaussian_data import GaussianOracle
     from floracle.oracle.oracle import Oracle
@@ -55,11 +56,20 @@ NO_TEXT = TextOptions()
 
 
 def name_fields(
-    fields: Sequence[str], names: str | None, option: str = "--names"
+    fields: Sequence[str],
+    names: str | None,
+    option: str = "--names",
+    *,
+    limit: int = 1,
 ) -> dict[str, str]:
-    """The fields by display name: as --names says, or the last part of each path."""
+    """The fields by display name: as --names says, or the last part of each path.
+
+    A figure has colours for `limit` fields.
+    """
     if not fields:
         raise InputError('no field given; name "oracle" or a network')
+    if len(fields) > limit:
+        raise InputError(f"a figure shows up to {limit} fields, got {len(fields)}")
     display = [short_name(field) for field in fields]
     if names is not None:
         if not names.isprintable():
@@ -214,3 +224,30 @@ def _check_convention(field: ModelField, data: PointSet, *, text: bool) -> None:
             f" --convention {verdict.convention}",
             "warning",
         )
+
+
+def try_network(field: VelocityField, shape: list[int], labels: list[int] | None) -> None:
+    """Evaluate a network on one sample, so that what it refuses is known at once."""
+    import torch
+
+    from floracle.core.seeds import noise
+    from floracle.sampling.solvers import evaluate_field
+
+    with torch.no_grad():
+        label = None if labels is None else torch.tensor(labels)
+        evaluate_field(field, noise([0], shape), 0.0, label)
+
+
+def load_decoder(autoencoder: Path | None, shape: list[int], device: str) -> Autoencoder | None:
+    """The autoencoder that decodes samples of this shape for the pictures."""
+    from floracle.models.autoencoders.load import load_autoencoder
+
+    if autoencoder is None:
+        return None
+    decoder = load_autoencoder(autoencoder, device=device)
+    if len(shape) != 3 or shape[0] != decoder.channels:
+        raise InputError(
+            f"{decoder.name} decodes latents of {decoder.channels} channels, but samples are"
+            f" {shape}; name the autoencoder that has encoded them, or leave --autoencoder out"
+        )
+    return decoder

@@ -61,6 +61,7 @@ class GuidanceOptions:
                         f"--{name} belongs to guidance; give --guidance with its scale"
                     )
             return
+        # `guided` itself refuses what is out of range; it is called on a field that is never used.
         for scale in self.scales(count):
             guided(_no_velocity, scale, interval=self.times(), channels=self.channel_count())
         if self.scales(count) != [1.0] * count and not (labelled or self.reference):

@@ -42,6 +42,7 @@ def _convert_count(_: type, tokens: Sequence[Token]) -> int:
         value = Decimal(typed)
     except InvalidOperation:
         value = Decimal("NaN")
+    # Decimal, not float: 1e17 + 1 is a whole number that float would round.
     if not value.is_finite() or abs(value) >= 10**18 or value != int(value):
         raise CycloptsError(msg=f"{tokens[0].keyword} is a whole number, got {typed}")
     return int(value)
@@ -97,7 +98,7 @@ ConventionList = Annotated[
 class SamplingOptions:
     """How samples are generated: from which noise, for which classes, on which grid."""
 
-    seeds: str | None = None
+    seeds: str | None = None  # not "0:64": probe has another default
     """One sample per seed: 0:64 or 3,5,8. Default: 0:64; for probe 0:16."""
     labels: str | None = None
     """Class label for all samples, or several, used in rotation. Default: unconditional."""
@@ -230,7 +231,7 @@ def make_oracle(
     from floracle.oracle.gaussian_data import GaussianOracle
     from floracle.oracle.oracle import Oracle
 
-    group = None if group is None or group.alone else group
+    group = None if group is None or group.alone else group  # one process needs no exchange
     if store.stds is None:
         bound = {"memory": memory, "device": device, "tolerance": tolerance}
         return Oracle(store, path=PATHS[path], group=group, **bound)

@@ -17,27 +17,27 @@ UNSPECIFIC_NAMES = {
 """Names that many data sets have; the name of their parent folder is put in front."""
 
 
-def parse_seeds(words: str) -> list[int]:
+def parse_seeds(text: str) -> list[int]:
     """Seeds from "0:64" (64 is left out) or "3,5,8"."""
-    seeds = parse_range(words, "--seeds", "seed")
+    seeds = parse_range(text, "--seeds", "seed")
     if not all(0 <= seed < SEED_LIMIT for seed in seeds):
-        raise InputError(f"--seeds lie in [0, 2**32), got {words}")
+        raise InputError(f"--seeds lie in [0, 2**32), got {text}")
     return seeds
 
 
-def parse_rows(words: str) -> list[int]:
+def parse_rows(text: str) -> list[int]:
     """Rows from "0:64" (64 is left out) or "3,5,8"."""
-    return parse_range(words, "--rows", "row")
+    return parse_range(text, "--rows", "row")
 
 
-def parse_range(words: str, option: str, noun: str) -> list[int]:
+def parse_range(text: str, option: str, noun: str) -> list[int]:
     """Integers from "0:64" (64 is left out) or "3,5,8"."""
-    match = re.fullmatch(rf"({INTEGER}):({INTEGER})", words)
+    match = re.fullmatch(rf"({INTEGER}):({INTEGER})", text)
     if match is None:
-        return parse_integers(words, option, "0:64 or 3,5,8")
+        return parse_integers(text, option, "0:64 or 3,5,8")
     first, stop = int(match[1]), int(match[2])
     if not 0 < stop - first <= MAX_RANGE:
-        raise InputError(f"{option} {words} holds no {noun}, or more than {MAX_RANGE:,}")
+        raise InputError(f"{option} {text} holds no {noun}, or more than {MAX_RANGE:,}")
     return list(range(first, stop))
 
 
@@ -48,26 +48,26 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-def parse_classes(words: str, classes: list[int]) -> list[int]:
+def parse_classes(text: str, classes: list[int]) -> list[int]:
     """Labels to measure, from each, whole, both, or a list of them; −1 is the whole set."""
-    if words == "whole" or (words == "both" and len(classes) < 2):
+    if text == "whole" or (text == "both" and len(classes) < 2):
         return [-1]
-    if words in ("each", "both"):
+    if text in ("each", "both"):
         if not classes:
             raise InputError(
                 "--classes each needs labels, but the data has none; give --label-file"
             )
-        return classes if words == "each" else [*classes, -1]
-    labels = parse_integers(words, "--classes", "each, whole, both or labels like 0,3,5")
+        return classes if text == "each" else [*classes, -1]
+    labels = parse_integers(text, "--classes", "each, whole, both or labels like 0,3,5")
     check_labels(labels, classes, "--classes")
     return list(dict.fromkeys(labels))
 
 
-def parse_labels(words: str | None, count: int, classes: list[int]) -> list[int] | None:
+def parse_labels(text: str | None, count: int, classes: list[int]) -> list[int] | None:
     """A label for each of `count` samples: one for all, or several in rotation."""
-    if words is None:
+    if text is None:
         return None
-    labels = parse_integers(words, "--labels", "3 or 0,1,2")
+    labels = parse_integers(text, "--labels", "3 or 0,1,2")
     check_labels(labels, classes, "--labels")
     return [labels[i % len(labels)] for i in range(count)]
 
@@ -84,35 +84,35 @@ def check_labels(labels: list[int], classes: list[int], option: str) -> None:
             )
 
 
-def parse_integers(words: str, option: str, form: str) -> list[int]:
+def parse_integers(text: str, option: str, form: str) -> list[int]:
     """Non-negative integers, comma-separated."""
-    if not re.fullmatch(rf"{INTEGER}(,{INTEGER})*", words):
-        negative = ", and no negative number" if "-" in words else ""
-        raise InputError(f"{option} {words!r} is not understood; write {form}{negative}")
-    return [int(word) for word in words.split(",")]
+    if not re.fullmatch(rf"{INTEGER}(,{INTEGER})*", text):
+        negative = ", and no negative number" if "-" in text else ""
+        raise InputError(f"{option} {text!r} is not understood; write {form}{negative}")
+    return [int(word) for word in text.split(",")]
 
 
-def parse_floats(words: str, option: str, form: str) -> list[float]:
+def parse_floats(text: str, option: str, form: str) -> list[float]:
     """Numbers, comma-separated."""
     try:
-        return [float(word) for word in words.split(",")]
+        return [float(word) for word in text.split(",")]
     except ValueError as error:
-        raise InputError(f"{option} {words!r} is not understood; write {form}") from error
+        raise InputError(f"{option} {text!r} is not understood; write {form}") from error
 
 
-def parse_positive(words: str, option: str) -> list[float]:
+def parse_positive(text: str, option: str) -> list[float]:
     """Positive finite numbers, comma-separated."""
-    values = parse_floats(words, option, "1000,2e4")
+    values = parse_floats(text, option, "1000,2e4")
     if not all(0 < value < float("inf") for value in values):
-        raise InputError(f"{option} must be positive numbers, got {words}")
+        raise InputError(f"{option} must be positive numbers, got {text}")
     return values
 
 
-def parse_times(words: str, option: str) -> list[float]:
+def parse_times(text: str, option: str) -> list[float]:
     """Times in [0, 1], comma-separated; returned without repetitions and in order."""
-    times = parse_floats(words, option, "0,.1,.2,.5")
+    times = parse_floats(text, option, "0,.1,.2,.5")
     if not all(0 <= time <= 1 for time in times):
-        raise InputError(f"{option} takes times between noise (0) and data (1), got {words}")
+        raise InputError(f"{option} takes times between noise (0) and data (1), got {text}")
     return sorted(set(times))
 
 

@@ -91,6 +91,7 @@ def open_results(
     from floracle.run.results import has_result
 
     group = ALONE if group is None else group
+    # NAME, or NAME-2, … where the folder holds results of another question.
     folder = free_folder(default, verb, settings, group) if out is None else out.expanduser()
 
     def check_data() -> None:

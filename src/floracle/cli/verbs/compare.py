@@ -56,7 +56,7 @@ def compare(
     if not 2 <= len(data) <= MAX_SPACES:
         raise InputError(f"name 2 to {MAX_SPACES} data sets to compare, got {len(data)}")
     display = _display_names(data, names)
-    check_out(out, "compare", *(place for place in data if not _is_measured(place)))
+    check_out(out, "compare", *(source for source in data if not _is_measured(source)))
     how: dict[str, Any] = {
         "classes": classes,
         "pairs": pairs,
@@ -71,15 +71,16 @@ def compare(
     ]
     settings = {"data": list(data), "names": display, **how, "opening": typed}
 
-    def folder_of(output: OutputFolder, place: str, name: str) -> Path:
-        return Path(place) if _is_measured(place) else output.path / folder_name(name, "data")
+    # A data set that was not measured before has a folder of stages inside that of the comparison.
+    def folder_of(output: OutputFolder, source: str, name: str) -> Path:
+        return Path(source) if _is_measured(source) else output.path / folder_name(name, "data")
 
     def measure(output: OutputFolder) -> None:
-        for place, name in zip(data, display, strict=True):
-            if not _is_measured(place):
+        for source, name in zip(data, display, strict=True):
+            if not _is_measured(source):
                 note_progress(f"measuring {name}")
-                folder = folder_of(output, place, name)
-                stages(place, data_options=data_options, out=folder, memory=memory, **how)
+                folder = folder_of(output, source, name)
+                stages(source, data_options=data_options, out=folder, memory=memory, **how)
 
     def report(output: OutputFolder) -> None:
         folders = {n: folder_of(output, p, n) for p, n in zip(data, display, strict=True)}
@@ -97,9 +98,9 @@ def compare(
     )
 
 
-def _is_measured(place: str) -> bool:
+def _is_measured(source: str) -> bool:
     """Whether this is a folder that holds results."""
-    return (Path(place) / "result.json").is_file()
+    return (Path(source) / "result.json").is_file()
 
 
 def _display_names(data: Sequence[str], names: str | None) -> list[str]:
@@ -113,7 +114,7 @@ def _display_names(data: Sequence[str], names: str | None) -> list[str]:
         if len(display) != len(data) or "" in display or not are_distinct(display):
             raise InputError(f"--names needs {len(data)} different names with commas between")
         return display
-    short = [Path(place).name.removeprefix("stages-").split(".")[0] or place for place in data]
+    short = [Path(source).name.removeprefix("stages-").split(".")[0] or source for source in data]
     return short if are_distinct(short) else [f"{name} {i + 1}" for i, name in enumerate(short)]
 
 

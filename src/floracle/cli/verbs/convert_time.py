@@ -98,25 +98,26 @@ def _time_named(name: str, times: dict[str, TimeConvention]) -> TimeConvention:
     raise InputError(f"--from: there is no clock {name!r}; {suggestion(name, times)}")
 
 
-def _parse_interval(words: str, time: TimeConvention) -> tuple[float, ...]:
-    """The times t of one value or of the two ends of an interval, in the order of the words."""
+def _parse_interval(text: str, time: TimeConvention) -> tuple[float, ...]:
+    """The times t of one value or of the two ends of an interval, in the order of the text."""
     try:
-        values = [float(word) for word in words.split(":")]
+        values = [float(word) for word in text.split(":")]
     except ValueError as error:
-        raise InputError(f"VALUE {words!r} is not understood; write .3 or .34:1.02") from error
+        raise InputError(f"VALUE {text!r} is not understood; write .3 or .34:1.02") from error
     if len(values) > 2:
-        raise InputError(f"VALUE {words!r} has {len(values)} ends; an interval is .34:1.02")
+        raise InputError(f"VALUE {text!r} has {len(values)} ends; an interval is .34:1.02")
     if len(values) == 2 and not values[0] < values[1]:
-        raise InputError(f"VALUE {words!r} is no interval; its first end is the smaller one")
+        raise InputError(f"VALUE {text!r} is no interval; its first end is the smaller one")
     return tuple(time.float_to_t(value) for value in values)
 
 
 def _row(time: TimeConvention, interval: tuple[float, ...]) -> tuple[str, str, str]:
     readings = [time.float_from_t(t) for t in sorted(interval, reverse=not time.towards_data)]
-    words = ", ".join("none" if value != value else f"{value:.6g}" for value in readings)  # NaN
+    # A convention without a value at this time reads NaN, which equals nothing.
+    values = ", ".join("none" if value != value else f"{value:.6g}" for value in readings)
     return (
         time.name,
-        f"[{words}]" if len(readings) > 1 else words,
+        f"[{values}]" if len(readings) > 1 else values,
         f"{time.noise_time:g} → {time.data_time:g}",
     )
 

@@ -115,6 +115,7 @@ def _report(latents: EncodedManifest, autoencoder: str, out: Path, processes: in
     say_facts(facts)
     low, high = USUAL_DEVIATIONS
     if not all(low <= std <= high for std in latents.std):
+        # The factor that brings the root mean square over channels to 1.
         rms = (sum(std**2 for std in latents.std) / len(latents.std)) ** 0.5
         say(
             "note: these deviations are far from 1; latents_stats.pt brings them there, but code"

@@ -113,6 +113,7 @@ def _open(
 ) -> tuple[Store, DataOptions, list[str]]:
     """The data, the options it was opened with, and the questions that are open."""
     questions: list[str] = []
+    # Each refusal names one choice, so that as many attempts are enough.
     for _ in CHOICES:
         try:
             return data_options.open_store(data, memory), data_options, questions

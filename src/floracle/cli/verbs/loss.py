@@ -94,29 +94,29 @@ def loss(
     from floracle.core.point_set import classes as labels_in
     from floracle.report.loss.figures import FIELD_COLOURS
 
-    places = name_fields(fields, names)
-    if len(places) > len(FIELD_COLOURS):
-        raise InputError(f"a figure shows up to {len(FIELD_COLOURS)} fields, got {len(places)}")
-    conventions, grid = conventions_of(places, convention), parse_times(times, "--times")
+    # 1. What needs no data is checked first: a typing error should not cost a minute of reading.
+    specs = name_fields(fields, names, limit=len(FIELD_COLOURS))
+    conventions, grid = conventions_of(specs, convention), parse_times(times, "--times")
     _check(arguments, grid)
     oracle_options.check()
     check_out(out, "loss", data)
+    # 2. Data, oracle and networks.
     memory = oracle_options.memory
     store = data_options.open(data, memory)
     other = data_options.open_held_out(held_out, store, memory, held_out_label_file)
-    known = labels_in(store)
-    labels = parse_classes(classes or ("each" if known else "whole"), known)
+    classes_of_data = labels_in(store)
+    labels = parse_classes(classes or ("each" if classes_of_data else "whole"), classes_of_data)
     chosen_baselines = _choose_baselines(baselines, store)
     if other is not None:
         _check_held_out(labels, other, held_out_label_file)
     device = options.device_for(oracle_options.device)
     oracle = oracle_options.points_oracle(store, device=device)
     models = {
-        name: load_field(place, oracle, conventions[name], device)
-        for name, place in places.items()
+        name: load_field(spec, oracle, conventions[name], device) for name, spec in specs.items()
     }
+    # 3. The question, as it is saved; keys stay as they are, so that old answers are found.
     settings = {
-        "fields": places,
+        "fields": specs,
         "networks": fingerprints(models, store.shape),
         "conventions": conventions,
         "data": store.fingerprint,
@@ -126,7 +126,7 @@ def loss(
         "times": grid,
         "trajectories": trajectories,
         "steps": steps,
-        "yardsticks": chosen_baselines,  # the key of 0.1, so that its results are recognised
+        "yardsticks": chosen_baselines,
         "seed": seed,
         **oracle_options.settings(),
         **data_options.settings(),
@@ -135,7 +135,7 @@ def loss(
     return run_verb(
         "loss",
         out,
-        Path("runs") / f"loss-{'-'.join(map(folder_name, places))}",
+        Path("runs") / f"loss-{'-'.join(map(folder_name, specs))}",
         settings,
         compute=lambda output: _measure(
             output, oracle, checked_fields(models, store, oracle.path), other, command
@@ -174,10 +174,10 @@ def _check_held_out(labels: list[int], held_out: Store, label_file: Path | None)
     from floracle.core.point_set import NO_LABEL
     from floracle.core.point_set import classes as labels_in
 
-    known = labels_in(held_out)
-    missing = [label for label in labels if label != NO_LABEL and label not in known]
+    held_out_classes = labels_in(held_out)
+    missing = [label for label in labels if label != NO_LABEL and label not in held_out_classes]
     if missing:
-        lack = f"no class {missing[0]}" if known else "no labels"
+        lack = f"no class {missing[0]}" if held_out_classes else "no labels"
         remedy = "--held-out-label-file" if label_file is None else "another --held-out-label-file"
         raise InputError(
             f"the held-out data {held_out.name} has {lack}, but each class is compared with its"
@@ -185,26 +185,26 @@ def _check_held_out(labels: list[int], held_out: Store, label_file: Path | None)
         )
 
 
-def _choose_baselines(words: str | None, store: Store) -> list[str]:
+def _choose_baselines(text: str | None, store: Store) -> list[str]:
     from floracle.core.point_set import classes as labels_in
 
     labelled = bool(labels_in(store)) and bool((store.labels >= 0).all())
-    if words is None:
+    if text is None:
         return ["class-gaussian" if labelled else "gaussian"]
-    names = _parse_baselines(words)
+    names = _parse_baselines(text)
     if "class-gaussian" in names and not labelled:
         raise InputError("--baselines class-gaussian needs a label on every point; take gaussian")
     return names
 
 
-def _parse_baselines(words: str) -> list[str]:
+def _parse_baselines(text: str) -> list[str]:
     """The baselines by their names, each once."""
-    names = list(dict.fromkeys(words.split(",")))
+    names = list(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in BASELINES:
             raise InputError(f"--baselines: there is no {name!r}; {suggestion(name, BASELINES)}")
     if "none" in names and len(names) > 1:
-        raise InputError(f"--baselines none excludes others, got {words}")
+        raise InputError(f"--baselines none excludes others, got {text}")
     return [name for name in names if name != "none"]
 
 
@@ -233,6 +233,7 @@ def _measure(
             name: baselines[name](oracle.data, path=oracle.path) for name in settings["yardsticks"]
         },
     }
+    # All fields see the same pairs and noise, so that their differences are paired.
     note_progress(f"measuring {', '.join(fields)} on {settings['pairs']} pairs a class")
     on_path = oracle_losses(fields, oracle, pairs=settings["pairs"], held_out=held_out, **common)
     along_own = {}
@@ -247,7 +248,7 @@ def _facts(settings: Mapping[str, Any], store: Store, held_out: Store | None) ->
     """What the report says of where its numbers come from."""
     facts = {
         **options.path_settings(settings.get("path", "linear")),
-        "fields": ", ".join(f"{name}: {place}" for name, place in settings["fields"].items()),
+        "fields": ", ".join(f"{name}: {spec}" for name, spec in settings["fields"].items()),
         "data": store.name,
         "data fingerprint": store.fingerprint,
     }

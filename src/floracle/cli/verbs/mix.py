@@ -100,11 +100,13 @@ def mix(
         Folder for the report and its numbers. Default: runs/mix-NAME.
     """
     arguments = dict(locals())
+    # 1. What needs no data is checked first.
     parts = _plan_parts(arguments)
-    display, place = next(iter(name_fields([field], name, "--name").items()))
-    read = conventions_of({display: place}, None if convention is None else [convention])[display]
+    display, spec = next(iter(name_fields([field], name, "--name").items()))
+    read = conventions_of({display: spec}, None if convention is None else [convention])[display]
     oracle_options.check()
     check_out(out, "mix", data)
+    # 2. Data, oracle and network.
     memory = oracle_options.memory
     store = data_options.open(data, memory)
     other = data_options.open_held_out(held_out, store, memory, held_out_label_file)
@@ -112,6 +114,7 @@ def mix(
     oracle = oracle_options.points_oracle(store, device=device)
     model = load_field(field, oracle, read, device)
     grid_settings = sampling.settings()
+    # 3. What all parts have in common; seeds, labels, rows and τ belong to a part.
     settings = {
         "field": field,
         "networks": fingerprints({display: model}, store.shape),
@@ -174,6 +177,7 @@ def _plan_parts(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for tau in [] if landing is None else parse_times(landing, "--landing"):
         if tau == 1:
             raise InputError("--landing takes a time τ before 1, from which the oracle goes on")
+        # A part for each τ: another τ later does not measure the first one again.
         parts[f"{LANDING}-{tau:.12g}"] = {**which_samples, "taus": [tau]}
     if resume is not None:
         if arguments["edges"] is not None:

@@ -104,6 +104,7 @@ def _predict_classes(
     for label in labels:
         weights = store.atoms(label).weights
         sizes[label] = math.exp(-float((weights * weights.log()).sum()))
+    # Below two effective points there is no spectrum, and nothing to tell apart.
     several = [label for label in labels if sizes[label] > 1 + 1e-9]
     room = memory_budget(memory) // 2
     eigenvalues = spectra(store, several, room=room) if several else {}
@@ -130,12 +131,19 @@ def _print_landmarks(predictions: dict[str, Prediction]) -> None:
             time = 0.0 if bound.points == 1 else None
             times = [time] * (3 + len(SELF_WEIGHTS))
         else:
-            drawn = twin(profile, max(2.0, bound.points))
-            times = [drawn.centre, drawn.collapse, drawn.end]
-            times += [drawn.time_of("self_weight", weight) for weight in SELF_WEIGHTS]
+            stages_twin = twin(profile, max(2.0, bound.points))
+            times = [stages_twin.centre, stages_twin.collapse, stages_twin.end]
+            times += [stages_twin.time_of("self_weight", weight) for weight in SELF_WEIGHTS]
         times += [bound.centre, bound.collapse]
         rows.append((name, f"{bound.points:,.0f}", *map(_time, times)))
-    head = ("", "points", "centre", "collapse", "end", *(f"own {own:g}" for own in SELF_WEIGHTS))
+    head = (
+        "",
+        "points",
+        "centre",
+        "collapse",
+        "end",
+        *(f"own {weight:g}" for weight in SELF_WEIGHTS),
+    )
     head = (*head, "formula: centre", "collapse")
     show_table(head, rows, "Predicted times of the landmarks and of own weights")
 
@@ -156,21 +164,23 @@ def _print_what_if(
     }
     rows = []
     for count in counts:
-        drawn = twin(profile, count, pairs=quick_pairs(count))
-        scaled = [_scaled_landmarks(drawn, cells[count, 1.0], cells[count, s]) for s in scales]
+        stages_twin = twin(profile, count, pairs=quick_pairs(count))
+        scaled = [
+            _scaled_landmarks(stages_twin, cells[count, 1.0], cells[count, s]) for s in scales
+        ]
         rows.append((f"{count:,.0f}", *scaled))
     head = ("N", *(f"{scale:g} × dims" for scale in scales))
     show_table(head, rows, f"What if: centre · collapse of {name} with other N and dimensions")
 
 
-def _scaled_landmarks(drawn: Twin, before: dict[str, float], after: dict[str, float]) -> str:
+def _scaled_landmarks(stages_twin: Twin, before: dict[str, float], after: dict[str, float]) -> str:
     """A twin's landmarks, moved as the closed form's are by other dimensions.
 
     Times t are multiplied as signal-to-noise ratios r = t / (1 − t).
     """
     words = []
     for name in ("centre", "collapse"):
-        time = getattr(drawn, name)
+        time = getattr(stages_twin, name)
         if time is None or max(time, before[name], after[name]) >= 1:  # beyond float64
             words.append("–")
             continue

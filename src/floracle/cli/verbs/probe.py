@@ -17,9 +17,11 @@ from floracle.cli.fields import (
     check_convention,
     conventions_of,
     fingerprints,
+    load_decoder,
     load_field,
     name_fields,
     on_path,
+    try_network,
 )
 from floracle.cli.parsing import (
     folder_name,
@@ -64,8 +66,7 @@ def probe(
     """Measure what fields predict along their trajectories, and when predictions settle.
 
     With a data set, its oracle is sampled from the same noise, and how much later a field settles
-    is a number. Without one, fields are measured alone or side by side. Writes probe.html, figures
-    and, for each field, its numbers and predictions.png: rows are seeds, columns times.
+    is a number. Each field has a folder with predictions.png: rows are seeds, columns times.
 
     Parameters
     ----------
@@ -93,8 +94,9 @@ def probe(
         Folder for the report and its numbers. Default: runs/probe-NAMES.
     """
     arguments = dict(locals())
-    places = _name_fields(fields, names, data)
-    conventions = conventions_of(places, convention)
+    # 1. What needs no data is checked first.
+    specs = _name_fields(fields, names, data)
+    conventions = conventions_of(specs, convention)
     check_out(out, "probe", *([] if data is None else [data]))
     common: dict[str, Any] = {
         "data": None,
@@ -107,7 +109,8 @@ def probe(
         **data_options.settings(),
         **text_options.settings(),
     }
-    _check(arguments, places, common)
+    _check(arguments, specs, common)
+    # 2. Data, oracle and networks.
     device, store, oracle = options.device_for(oracle_options.device), None, None
     if data is not None:
         store = data_options.open(data, oracle_options.memory)
@@ -115,27 +118,27 @@ def probe(
         common["data"] = store.fingerprint
         common |= _landmarks(stages, store, oracle_options.path, sampling.labels)
     models = {}
-    for name, place in places.items():
-        text = text_options if _takes_text(text_options, place) else NO_TEXT
-        models[name] = load_field(place, oracle, conventions[name], device, text=text)
+    for name, spec in specs.items():
+        text = text_options if _takes_text(text_options, spec) else NO_TEXT
+        models[name] = load_field(spec, oracle, conventions[name], device, text=text)
     sample_shape = _sample_shape(store, shape, list(models.values()))
-    decoder = _load_decoder(autoencoder, sample_shape, device)
+    decoder = load_decoder(autoencoder, sample_shape, device)
     common["networks"] = fingerprints(models, sample_shape)
+    # 3. The question. Each field has a result of its own, whose settings are the common ones.
     settings = {
-        "fields": places,
+        "fields": specs,
         "conventions": conventions,
         "autoencoder": None if decoder is None else dict(decoder.settings),
         **common,
     }
-    job = ProbeRun(places, conventions, common, store, text_options, models, sample_shape, decoder)
-    command = options.command_of(probe, arguments)
+    job = ProbeRun(specs, conventions, common, store, text_options, models, sample_shape, decoder)
     return run_verb(
         "probe",
         out,
-        Path("runs") / f"probe-{'-'.join(map(folder_name, places))}",
+        Path("runs") / f"probe-{'-'.join(map(folder_name, specs))}",
         settings,
         is_answered=_is_answered,
-        compute=lambda output: _measure(output, job, command),
+        compute=lambda output: _measure(output, job, options.command_of(probe, arguments)),
         report=lambda output: _report(output, job),
         data=[store],
     )
@@ -145,7 +148,7 @@ def probe(
 class ProbeRun:
     """What is probed, and how."""
 
-    places: dict[str, str]
+    specs: dict[str, str]
     """The fields by display name, as they are written on the command line."""
     conventions: dict[str, str | None]
     settings: dict[str, Any]
@@ -173,7 +176,7 @@ def _name_fields(fields: tuple[str, ...], names: str | None, data: str | None) -
 
 
 def _check(
-    arguments: Mapping[str, Any], places: Mapping[str, str], settings: Mapping[str, Any]
+    arguments: Mapping[str, Any], specs: Mapping[str, str], settings: Mapping[str, Any]
 ) -> None:
     """Refuse what cannot be measured, or has no effect, before data is read."""
     from floracle.analysis.trajectories.probe import check_probe
@@ -192,7 +195,7 @@ def _check(
     if arguments["shape"] is not None:
         parse_integers(arguments["shape"], "--shape", "4,64,64")
     text = arguments["text_options"]
-    if text and not any(_takes_text(text, place) for place in places.values()):
+    if text and not any(_takes_text(text, spec) for spec in specs.values()):
         raise InputError("a text is for SD3 and Flux, but none of these fields is one")
 
 
@@ -241,14 +244,15 @@ def _landmarks(
             f" {labels or 'left out'} asks for"
         ) from error
     times = {"collapse": group.collapse.value, "end": group.end.value}
+    # A landmark that was not reached has no value, and no lag is measured behind it.
     return {"splits": {name: time for name, time in times.items() if time is not None}}
 
 
-def _takes_text(text: TextOptions, place: str) -> bool:
+def _takes_text(text: TextOptions, spec: str) -> bool:
     """Whether there is a text, and the field is a pipeline that takes it."""
     from floracle.models.networks.diffusers_folder import is_diffusers
 
-    return bool(text) and is_diffusers(Path(place))
+    return bool(text) and is_diffusers(Path(spec))
 
 
 def _sample_shape(
@@ -260,27 +264,12 @@ def _sample_shape(
     if shape is not None:
         return parse_integers(shape, "--shape", "4,64,64")
     shapes = (getattr(model, "shape", None) for model in models)
-    known = next((shape for shape in shapes if shape is not None), None)
-    if known is None:
+    model_shape = next((shape for shape in shapes if shape is not None), None)
+    if model_shape is None:
         raise InputError(
             "these networks do not have the shape of a sample; give --shape or --data"
         )
-    return list(known)
-
-
-def _load_decoder(autoencoder: Path | None, shape: list[int], device: str) -> Autoencoder | None:
-    """The autoencoder that decodes samples of this shape for the pictures."""
-    from floracle.models.autoencoders.load import load_autoencoder
-
-    if autoencoder is None:
-        return None
-    decoder = load_autoencoder(autoencoder, device=device)
-    if len(shape) != 3 or shape[0] != decoder.channels:
-        raise InputError(
-            f"{decoder.name} decodes latents of {decoder.channels} channels, but samples are"
-            f" {shape}; name the autoencoder that has encoded them, or leave --autoencoder out"
-        )
-    return decoder
+    return list(model_shape)
 
 
 def _is_answered(output: OutputFolder) -> bool:
@@ -296,14 +285,14 @@ def _measure(output: OutputFolder, job: ProbeRun, command: str) -> None:
     from floracle.run.results import Results, provenance
 
     probes = _probe_fields(output, job)
-    facts = {"fields": ", ".join(job.places.values())}
+    facts = {"fields": ", ".join(job.specs.values())}
     if job.store is not None:
         facts |= {"data": job.store.name, "data fingerprint": job.store.fingerprint}
     facts |= options.path_settings(job.settings.get("path", "linear"))
     facts |= {"seeds": job.settings["seeds"], "labels": job.settings["labels"] or "none"}
-    drawn = _draw_predictions(output.path, job, probes)
+    pictured = _draw_predictions(output.path, job, probes)
     splits = job.settings.get("splits")
-    write_probe_report(drawn, output.path, facts=facts, command=command, splits=splits)
+    write_probe_report(pictured, output.path, facts=facts, command=command, splits=splits)
     if not has_answer(output):  # the page alone may have been missing
         values = {"names": list(probes)}
         output.save(Results("probes", output.settings, values, {}, provenance()))
@@ -327,37 +316,26 @@ def _probe_fields(output: OutputFolder, job: ProbeRun) -> dict[str, ProbeResult]
         "path": path,
         **_probe_arguments(settings),
     }
+    # What a network refuses is known before anything is measured and written.
     for name, field in job.models.items():
-        if job.places[name] != ORACLE:  # before anything is measured and written
-            _try_network(field, job.shape, None if labels is None else labels[:1])
+        if job.specs[name] != ORACLE:
+            try_network(field, job.shape, None if labels is None else labels[:1])
     results: dict[str, ProbeResult] = {}
     for name, field in job.models.items():
-        place, convention = job.places[name], job.conventions[name]
-        own = {"field": place, "convention": convention, **settings}
+        spec, convention = job.specs[name], job.conventions[name]
+        own = {"field": spec, "convention": convention, **settings}
         stored = stored_answer(output.path / folder_name(name), own)
         if stored is not None:
             results[name] = ProbeResult.of_results(stored)
             continue
         if job.store is not None:
-            text = _takes_text(job.text, place)
+            text = _takes_text(job.text, spec)
             check_convention(field, job.store, text=text, declared=convention is not None)
         note_progress(f"sampling {name}")
         result = probe_field(on_path(field, path), seeds, job.shape, **common)
         results[name] = replace(result, settings=own)
         output.save(results[name], folder_name(name))
     return results
-
-
-def _try_network(field: VelocityField, shape: list[int], labels: list[int] | None) -> None:
-    """Evaluate a network on one sample, so that what it refuses is known at once."""
-    import torch
-
-    from floracle.core.seeds import noise
-    from floracle.sampling.solvers import evaluate_field
-
-    with torch.no_grad():
-        label = None if labels is None else torch.tensor(labels)
-        evaluate_field(field, noise([0], shape), 0.0, label)
 
 
 def _labels(job: ProbeRun, count: int) -> list[int] | None:
@@ -392,13 +370,13 @@ def _draw_predictions(
     from floracle.report.probe.page import prediction_pictures, tile_predictions
     from floracle.run.files import write_bytes
 
-    drawn = []
+    pictured = []
     pictures = prediction_pictures(list(probes.values()), job.store, job.decoder)
     for (name, result), picture in zip(probes.items(), pictures, strict=True):
         if picture is not None:
             write_bytes(folder / folder_name(name) / "predictions.png", tile_predictions(picture))
-        drawn.append(ProbedField(name, result, job.places[name] == ORACLE, picture))
-    return drawn
+        pictured.append(ProbedField(name, result, job.specs[name] == ORACLE, picture))
+    return pictured
 
 
 def _report(output: OutputFolder, job: ProbeRun) -> None:
@@ -410,10 +388,10 @@ def _report(output: OutputFolder, job: ProbeRun) -> None:
     from floracle.run.results import load_results
 
     fields = []
-    for name, place in job.places.items():
+    for name, spec in job.specs.items():
         part = folder_name(name)
         result = ProbeResult.of_results(load_results(output.path / part, part=part))
-        fields.append(ProbedField(name, result, place == ORACLE))
+        fields.append(ProbedField(name, result, spec == ORACLE))
     show_wide_table(words.summary(fields, job.settings.get("splits")))
     show_wide_table(words.by_label(fields))
     say(f"grid: {words.grid_in_short(fields[0].probe)}")

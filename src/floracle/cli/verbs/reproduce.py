@@ -62,6 +62,7 @@ def reproduce(
         results = reproduce_in_folder(output, recipe, plan)
     table = results.values["table"]
     show_table(table["columns"], [tuple(map(_cell, row)) for row in table["rows"]], recipe.title)
+    # Only the recipe as it is has expected numbers; other data or seeds give others.
     if settings == recipe.settings and recipe.expected:
         missed = recipe.missed(results)
         say(f"not as expected: {'; '.join(missed)}" if missed else "the numbers are as expected")
@@ -78,7 +79,7 @@ def _settings(
     quick: bool,
     seed: int | None,
 ) -> Any:
-    """The recipe's settings with the options in their place; options it lacks are refused."""
+    """The recipe's settings with the options in their source; options it lacks are refused."""
     settings = recipe.quick if quick else recipe.settings
     superfluous = [*data, *typed_options(data_options)]
     if superfluous and not hasattr(settings, "data"):
@@ -96,7 +97,7 @@ def _settings(
 
 def _default_folder(item: str, data: tuple[str, ...], *, quick: bool) -> Path:
     """The folder without --out: one for each item, data and preset."""
-    names = [default_folder(item, place).name.removeprefix(f"{item}-") for place in data]
+    names = [default_folder(item, source).name.removeprefix(f"{item}-") for source in data]
     return Path("runs") / "-".join([item, *names, *(["quick"] if quick else [])])
 
 

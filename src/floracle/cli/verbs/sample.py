@@ -73,6 +73,7 @@ def sample(
 
     from .sample_output import has_samples, nearest_rows, report, save_samples
 
+    # 1. What needs no data is checked first.
     names = [name for name in (field, then) if name is not None]
     _check_fields(names, at, convention, text_options, labelled=sampling.labels is not None)
     guidance_options.check(
@@ -81,6 +82,7 @@ def sample(
     sampling.check()
     oracle_options.check(queried=ORACLE in (*names, guidance_options.reference))
     seeds, grid, solver = sampling.seed_list(), sampling.grid(), find_solver(sampling.solver)
+    # 2. Data, oracle and networks; the processes of a group share the points.
     group = current_group()
     device = options.device_for(oracle_options.device, group)
     if group.first:
@@ -102,13 +104,14 @@ def sample(
     models = {
         name: load_field(name, oracle, convention, device, text=text_options) for name in loaded
     }
-    more = {"then": then, "at": at, "convention": convention}
+    # 3. The question; options that are not given are left out, as in results of 0.1.
+    optional = {"then": then, "at": at, "convention": convention}
     settings = {
         "field": field,
         "networks": fingerprints(models, store.shape),
         "data": store.fingerprint,
         **sampling.settings(),
-        **{name: value for name, value in more.items() if value is not None},
+        **{name: value for name, value in optional.items() if value is not None},
         **oracle_options.settings(),
         **guidance_options.settings(),
         **text_options.settings(),
@@ -120,17 +123,18 @@ def sample(
         fields = checked_fields(
             models, store, oracle.path, text=bool(text_options), declared=declared
         )
+        # The switch time becomes a time of the grid: sampling in pieces equals the whole.
         grids = [grid] if at is None else split_grid(grid, at)
         reference = fields.get(guidance_options.reference or "")
         scales = guidance_options.scales(len(names))
         legs = [
             SampleLeg(
                 guidance_options.guide(fields[name], scale, reference),
-                part,
+                times,
                 # A text is label 0 of its network; the oracle has no text.
                 [0] * len(seeds) if text_options and name != ORACLE else labels,
             )
-            for name, scale, part in zip(names, scales, grids, strict=True)
+            for name, scale, times in zip(names, scales, grids, strict=True)
         ]
         cost = _count_evaluations(legs, solver)
         guidance_options.check_effect(len(names), acts=cost["evaluations"] > cost["velocities"])
@@ -207,7 +211,7 @@ def _generate(
     from floracle.core.seeds import noise
     from floracle.sampling import sample as sampler
 
-    starts = range(0, len(seeds), SAMPLES_PER_BATCH)
+    starts = range(0, len(seeds), SAMPLES_PER_BATCH)  # bounds the memory of a network
     batches = []
     for start in track(starts, "samples", total=len(starts)):
         batch = slice(start, start + SAMPLES_PER_BATCH)

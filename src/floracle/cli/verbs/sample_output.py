@@ -36,6 +36,7 @@ def nearest_rows(store: Store, samples: Tensor, group: ProcessGroup) -> Neighbou
     from floracle.core.nearest import Neighbours, nearest
     from floracle.oracle.distributed import ProcessShare
 
+    # Each process searches its own rows; the nearest of all are merged.
     if group.alone:
         return nearest(store, samples)
     share = ProcessShare(store, group)
@@ -79,6 +80,7 @@ def save_samples(
 
     output.check()
     rows, distances = near.rows[:, 0], near.distances[:, 0]  # [b]
+    # ‖row‖, [b]; the clamp is for a row that is zero.
     norms = store.take(rows).double().flatten(1).norm(dim=1).clamp(min=1e-12)
     label = torch.tensor(labels) if labels is not None else torch.full((len(samples),), -1)
     arrays = {"labels": label, "seeds": torch.tensor(seeds), "rows": rows, "distances": distances}

@@ -73,6 +73,7 @@ def stages(
     from floracle.analysis.stages.resumable import ResumableStages
     from floracle.core.point_set import classes as labels_in
 
+    # 1. What needs no data is checked first.
     check_seed(seed)
     if pairs < 2 or times < MIN_TIMES:
         raise InputError(
@@ -80,6 +81,7 @@ def stages(
         )
     group = current_group()
     device = options.device_for(device, group)
+    # 2. Data, and whether its stages fit the memory.
     if group.first:
         check_out(out, "stages", data)
     memory_share = process_memory(memory, group)
@@ -96,6 +98,7 @@ def stages(
         return None
     if deep and store.stds is not None:
         raise InputError("--deep compares fields of points; open the data with --moments mean")
+    # 3. The question, and what the report says of where its numbers come from.
     settings = {
         "times": times,
         "pairs": pairs,
@@ -174,6 +177,7 @@ def _measure(run: ResumableStages, store: Store, facts: dict[str, Any]) -> None:
     if not run.output.group.first:
         return
     result = replace(result, provenance={**result.provenance, **facts})
+    # The other processes wait: what follows is small, and only the first one writes.
     oracle = run.oracle.alone() if isinstance(run.oracle, Oracle) else run.oracle
     shown = examples(oracle, result, store)
     run.write_timing()

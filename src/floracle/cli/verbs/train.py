@@ -145,6 +145,7 @@ def train(
     warning = warn_of_size(network, settings.images, choose_device(device))
     if group.first and warning is not None:
         warn(warning)
+    # A run may be longer than the one in the folder (GROWS); everything else must be the same.
     if out is None:
         default = default_folder("train", data)
         run_settings = settings_of(settings, store, network, other, network.null)
