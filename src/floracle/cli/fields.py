@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from floracle.core.fields import VelocityField
     from floracle.core.paths import ProbabilityPath
     from floracle.core.point_set import PointSet
-    from floracle.models.autoencoders.frame import Autoencoder
+    from floracle.models.autoencoders.autoencoder import Autoencoder
     from floracle.models.field import ModelField
     from floracle.oracle.gaussian_data import GaussianOracle
     from floracle.oracle.oracle import Oracle
