@@ -217,7 +217,7 @@ def test_what_settles_with_the_last_step_alone_is_not_reached():
     assert found.settling_times().isnan().all()
     assert str(found.settling()) == "not reached by 3 of 3"
     assert lag(found, found).value is None
-    assert lag(found, found).verdict == "cannot say"
+    assert lag(found, found).verdict == "not significant"
     # asked at .95 and .975
     finer = probe(late, range(3), (5,), grid=time_grid(40), until=1.0)
     assert finer.settling().value == pytest.approx(0.95 - 0.1 * 0.025, abs=1e-6)

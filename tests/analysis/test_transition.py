@@ -64,7 +64,7 @@ def test_the_lag_is_paired(two):
     back = lag(oracle, field)
     assert (back.value, back.low, back.high) == (-found.value, -found.high, -found.low)
     none = lag(oracle, oracle)
-    assert (none.value, none.verdict) == (0, "cannot say")
+    assert (none.value, none.verdict) == (0, "not significant")
     assert lag(field, oracle, label=1).value == pytest.approx(float(apart[1::2].mean()))
     other = lag(field, oracle, threshold=0.4)
     assert other.value == lag(replace(field, threshold=0.4), oracle).value != found.value
@@ -74,8 +74,8 @@ def test_the_verdict_is_that_of_the_interval():
     for values, verdict in (
         ([0.1, 0.2, 0.15], "later"),
         ([-0.1, -0.2, -0.15], "earlier"),
-        ([0.3, -0.2, 0.1], "cannot say"),
-        ([0.4], "cannot say"),
+        ([0.3, -0.2, 0.1], "not significant"),
+        ([0.4], "not significant"),
     ):
         assert mean_lag(torch.tensor(values).double()).verdict == verdict
 

@@ -97,27 +97,27 @@ def _ending_at_signals(group: ProcessGroup) -> Iterator[None]:
     Alone all three raise KeyboardInterrupt with their number, so that a verb does the same at
     each. In a group SIGTERM can mean that another process has failed; it raises `Stopped`.
     """
-    handlers = {each: signal.getsignal(each) for each in signal.Signals if each.name in SIGNALS}
+    handlers = {sig: signal.getsignal(sig) for sig in signal.Signals if sig.name in SIGNALS}
     usual = (signal.SIG_DFL, signal.default_int_handler)
-    handlers = {each: handler for each, handler in handlers.items() if handler in usual}
+    handlers = {sig: handler for sig, handler in handlers.items() if handler in usual}
     if threading.current_thread() is not threading.main_thread():
         handlers = {}  # Python lets only the main thread handle signals
 
     def end(number: int, frame: FrameType | None) -> None:
-        for each in handlers:  # shells, `timeout` and torchrun send the same signal again
-            at_once = each == signal.SIGINT and group.alone  # a second Ctrl-C of a person
-            signal.signal(each, signal.SIG_DFL if at_once else signal.SIG_IGN)
+        for sig in handlers:  # shells, `timeout` and torchrun send the same signal again
+            at_once = sig == signal.SIGINT and group.alone  # a second Ctrl-C of a person
+            signal.signal(sig, signal.SIG_DFL if at_once else signal.SIG_IGN)
         received = signal.Signals(number)
         interrupted = group.alone or received == signal.SIGINT
         raise KeyboardInterrupt(received) if interrupted else Stopped(received)
 
     try:
-        for each in handlers:
-            signal.signal(each, end)
+        for sig in handlers:
+            signal.signal(sig, end)
         yield
     finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
+        for sig, handler in handlers.items():
+            signal.signal(sig, handler)
 
 
 def _outcome(arguments: list[str], group: ProcessGroup = ALONE) -> int:
@@ -130,7 +130,7 @@ def _outcome(arguments: list[str], group: ProcessGroup = ALONE) -> int:
             return agree_on_exit(group, BROKEN_PIPE)[1]
         return _fail(str(error), MISTAKE, group)
     except (KeyboardInterrupt, Stopped) as error:
-        signals = (each for each in error.args if isinstance(each, signal.Signals))
+        signals = (cause for cause in error.args if isinstance(cause, signal.Signals))
         received = next(signals, signal.SIGINT)
         message = SIGNALS[received.name]
         if isinstance(error, Stopped):

@@ -103,9 +103,9 @@ def conventions_of(
         raise InputError(
             f"--convention is given {len(conventions)} times for {len(networks)} networks"
         )
-    each = conventions or [None]
-    each = each * len(networks) if len(each) == 1 else each
-    by_name = dict(zip(networks, each, strict=True))
+    by_network = conventions or [None]
+    by_network = by_network * len(networks) if len(by_network) == 1 else by_network
+    by_name = dict(zip(networks, by_network, strict=True))
     return {name: by_name.get(name) for name in fields}
 
 

@@ -86,8 +86,8 @@ class GuidanceOptions:
 
         if scale == 1:
             return field
-        where = {"interval": self.times(), "channels": self.channel_count()}
-        return guided(field, scale, reference=reference, **where)
+        limits = {"interval": self.times(), "channels": self.channel_count()}
+        return guided(field, scale, reference=reference, **limits)
 
     def times(self) -> tuple[float, float]:
         """The interval, in t."""
@@ -109,9 +109,9 @@ class GuidanceOptions:
         """How many channels are guided."""
         from floracle.sampling.guidance import count_guided_channels
 
-        words = self.channels
+        count = self.channels
         return count_guided_channels(
-            int(words) if words is not None and words.isdigit() else words
+            int(count) if count is not None and count.isdigit() else count
         )
 
     def settings(self) -> dict[str, Any]:

@@ -272,23 +272,23 @@ def _typed(name: str, value: Any, default: Any) -> list[str]:
     if isinstance(value, bool):
         return [option_name(name) if value else f"--no-{option_name(name)[2:]}"]
     values = value if isinstance(value, list) else [value]
-    return [word for each in values for word in (option_name(name), str(each))]
+    return [word for entry in values for word in (option_name(name), str(entry))]
 
 
 def command_of(verb: Callable[..., object], arguments: Mapping[str, Any]) -> str:
     """The command that measures the same again; defaults are left out."""
-    words = ["floracle", verb.__name__.replace("_", "-")]
+    command = ["floracle", verb.__name__.replace("_", "-")]
     for name, parameter in signature(verb).parameters.items():
         value = arguments[name]
         if parameter.kind == Argument.VAR_POSITIONAL:
-            words += value
+            command += value
         elif parameter.kind == Argument.POSITIONAL_ONLY:
-            words.append(value)
+            command.append(value)
         elif is_dataclass(value):
-            words += typed_options(value)
+            command += typed_options(value)
         else:
-            words += _typed(name, value, parameter.default)
-    return " ".join(map(quoted, words))
+            command += _typed(name, value, parameter.default)
+    return " ".join(map(quoted, command))
 
 
 def refuse_unused(

@@ -189,11 +189,11 @@ def current_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]
     """The arguments with today's names of options, and the old names that were among them."""
     if not arguments:
         return [], {}
-    verb, *rest = arguments
+    verb, *options = arguments
     current, renamed = [verb], {}
-    for k, word in enumerate(rest):
+    for k, word in enumerate(options):
         if word == "--":  # what follows are no options
-            current += rest[k:]
+            current += options[k:]
             break
         old, equals, value = word.partition("=")
         new = RENAMED_OPTIONS.get((verb, old))

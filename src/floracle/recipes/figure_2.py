@@ -118,8 +118,8 @@ def _assemble(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Values and arrays of data set i: the average over its classes, and the times."""
     plan = StagesPlan.of_results(parts[f"{i}/plan"])
-    saved = [parts[f"{i}/{label}"] for label in plan.labels]
-    groups = [ClassStages.of_saved(part.values, part.arrays) for part in saved]
+    classes = [parts[f"{i}/{label}"] for label in plan.labels]
+    groups = [ClassStages.of_saved(stages.values, stages.arrays) for stages in classes]
     pool = reduce(Pool.merge, map(Pool.of, groups))
     main = replace(assemble_stages(oracle, plan, groups, pool).main, resamples=None)
     values = {

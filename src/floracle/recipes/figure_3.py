@@ -68,11 +68,11 @@ def plan_figure_3(settings: Figure3Settings) -> RecipePlan:
     }
 
     def join(parts: Parts) -> Results:
-        rows = [{"": name} | {c: part.values[c] for c in COLUMNS} for name, part in parts.items()]
+        rows = [{"": name} | {c: size.values[c] for c in COLUMNS} for name, size in parts.items()]
         arrays = {
             f"{name}/{key}": array
-            for name, part in parts.items()
-            for key, array in part.arrays.items()
+            for name, size in parts.items()
+            for key, array in size.arrays.items()
         }
         return Results("figure-3", saved, {"table": table_of(rows)}, arrays, provenance())
 

@@ -130,9 +130,9 @@ def picture_sheet(
     gap before each repetition.
     """
     rows, columns = pictures.shape[:2]
-    group, left = len(labels) or rows, LABEL_COLUMNS if labels else 0.0
+    group, margin = len(labels) or rows, LABEL_COLUMNS if labels else 0.0
     height = HEAD_ROWS + rows + GROUP_GAP * ((rows - 1) // group)
-    width = left + columns
+    width = margin + columns
     figure = Figure(figsize=(SHEET_WIDTH, SHEET_WIDTH * height / width))
     ax = figure.add_axes((0, 0, 1, 1))
     text: dict[str, Any] = {"va": "center", "fontsize": 8}
@@ -147,6 +147,6 @@ def picture_sheet(
             ax.text(-0.1, top + 0.47, inscription(label), color=colour, ha="right", **text)
     for column, head in enumerate(heads):
         ax.text(column + 0.47, HEAD_ROWS / 2, head, color=QUIET, ha="center", **text)
-    ax.set(xlim=(-left, columns), ylim=(height, 0), aspect="equal")
+    ax.set(xlim=(-margin, columns), ylim=(height, 0), aspect="equal")
     ax.set_axis_off()
     return Drawing(name, alt, figure, {}, caption, section)

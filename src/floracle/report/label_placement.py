@@ -45,7 +45,7 @@ def name_curves(
     without points gets no name.
     """
     width, height = _axes_size(ax)
-    drawn = {name: _to_heights(ax, points) for name, points in curves.items() if len(points)}
+    lines = {name: _to_heights(ax, points) for name, points in curves.items() if len(points)}
     crossings = [
         _to_heights(ax, np.stack([np.full(50, x), np.linspace(*ax.get_ylim(), 50)], 1))
         for x in upright
@@ -55,9 +55,9 @@ def name_curves(
         if not len(points):
             continue
         box = np.array([LETTER_WIDTH * min(len(name), MAX_LETTERS), LINE_HEIGHT]) / height
-        rivals = [other for key, other in drawn.items() if key != name] + placed_names
+        rivals = [other for key, other in lines.items() if key != name] + placed_names
         centres = _candidates(box, width / height)
-        scores = _scores(centres, box, drawn[name], rivals, crossings)
+        scores = _scores(centres, box, lines[name], rivals, crossings)
         x, y = centres[scores.argmax()]
         across = np.linspace(-0.5, 0.5, 5)[:, None] * box * np.array([1, 0])
         placed_names.append(np.array([x, y]) + across)
@@ -82,12 +82,12 @@ def _scores(
     crossings: Sequence[Points],
 ) -> Points:
     """How good each centre [m] is (above); −1 where the box would touch its own curve."""
-    own = _distances(centres, curve, box)
+    gap = _distances(centres, curve, box)
     nearest = np.min([_distances(centres, points, box) for points in others], 0, initial=9.0)
-    ambiguous = nearest < 2 * own
+    ambiguous = nearest < 2 * gap
     struck = np.any([_distances(centres, points, box) == 0 for points in crossings], 0)
-    score = 2 * np.minimum(nearest, ENOUGH_ROOM) - own - ambiguous - CROSSING_COST * struck
-    return np.where(own < LEAST_GAP, -1.0, score)
+    score = 2 * np.minimum(nearest, ENOUGH_ROOM) - gap - ambiguous - CROSSING_COST * struck
+    return np.where(gap < LEAST_GAP, -1.0, score)
 
 
 def _distances(centres: Points, points: Points, box: Points) -> Points:

@@ -126,11 +126,11 @@ def sample_with_switch(
     after its last time to the first.
     """
     grid = check_grid(grid)
-    follow = partial(sample, labels=labels, solver=solver, path=path)
+    sample_on = partial(sample, labels=labels, solver=solver, path=path)
     if switch_time <= grid[0] or switch_time >= grid[-1]:
-        return follow(second if switch_time <= grid[0] else first, x, grid)
+        return sample_on(second if switch_time <= grid[0] else first, x, grid)
     before, after = split_grid(grid, switch_time)
-    return follow(second, follow(first, x, before), after)
+    return sample_on(second, sample_on(first, x, before), after)
 
 
 @torch.no_grad()
@@ -162,7 +162,7 @@ def switch_fields(
     times = check_switch_times(switch_times)
     grid = _insert_times(time_grid(50) if grid is None else check_grid(grid), times)
     classes = check_labels(oracle.data, labels, len(seeds))
-    follow = partial(sample, labels=classes, solver=solver, path=oracle.path)
+    sample_on = partial(sample, labels=classes, solver=solver, path=oracle.path)
 
     # One oracle trajectory serves all τ: it pauses at each, and the model finishes a copy of its
     # state. Sampling in pieces equals the whole bit for bit, so every τ gets what it would alone.
@@ -170,9 +170,9 @@ def switch_fields(
     for tau in times.tolist():
         if grid[0] < tau < grid[-1]:
             before, remaining = split_grid(remaining, tau)
-            x = follow(oracle, x, before)
-        samples.append(follow(oracle if tau >= grid[-1] else field, x, remaining))
-    oracle_samples = follow(oracle, x, remaining)
+            x = sample_on(oracle, x, before)
+        samples.append(sample_on(oracle if tau >= grid[-1] else field, x, remaining))
+    oracle_samples = sample_on(oracle, x, remaining)
 
     neighbours = [nearest_in_class(oracle.data, y, classes, 2) for y in samples]
     changes = [(y - oracle_samples).double().flatten(1).norm(dim=1) for y in samples]

@@ -122,8 +122,8 @@ class ForwardBackwardResult:
     def half_change(self, band: int, *, seed: int = 0) -> Landmark:
         """The τ from which on a band changes by less than half of a fresh draw's change."""
         afresh = self._afresh(band)
-        kept = afresh - self.squared_change[:, band]
-        resamples = bootstrap_means(kept, seed) / bootstrap_means(afresh, seed)
+        preserved = afresh - self.squared_change[:, band]
+        resamples = bootstrap_means(preserved, seed) / bootstrap_means(afresh, seed)
         return find_landmark(
             self.switch_times, 1 - self.change(band).mean, resamples, HALF_EXPLAINED
         )

@@ -99,11 +99,11 @@ class LandingResult:
 
     @property
     def verdict(self) -> str:
-        """One of "lands elsewhere", "lands like the oracle" and "cannot say"."""
+        """One of "lands elsewhere", "lands like the oracle" and "not significant"."""
         if self.fit.p_value < 1 - COVERAGE:
             return "lands elsewhere"
         enough = self.diversity.expected >= MIN_COINCIDENCES
-        return "lands like the oracle" if enough else "cannot say"
+        return "lands like the oracle" if enough else "not significant"
 
     def __str__(self) -> str:
         diversity = self.diversity

@@ -14,7 +14,7 @@ from floracle.analysis.interpolation import MeasuredTimes
 from floracle.core.paths import PATHS, ProbabilityPath
 from floracle.core.point_set import NO_LABEL
 from floracle.run.errors import InputError
-from floracle.run.results import Results
+from floracle.run.results import Results, setting_of
 
 from .class_stages import POOLED, ClassStages
 
@@ -83,7 +83,7 @@ class Stages:
     @property
     def path(self) -> ProbabilityPath:
         """The path on which they were measured."""
-        return PATHS[self.settings.get("path", "linear")]
+        return PATHS[setting_of(self.settings, "path")]
 
     def gap_at(self, times: Tensor, *, label: int | None = None) -> Curve:
         """The gap of the main group, or of a class, at any times [...]; summed over dimensions."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from floracle.analysis.curves import COVERAGE, Estimate, standard_error
 from floracle.run.errors import InputError
+from floracle.run.results import setting_of
 
 from .probe import ProbeResult
 from .trajectory_measures import ROUNDING
@@ -31,18 +32,18 @@ class Lag(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """One of "later", "earlier" and "cannot say"."""
+        """One of "later", "earlier" and "not significant"."""
         if self.value is None or not (self.low > 0 or self.high < 0):
-            return "cannot say"
+            return "not significant"
         return "later" if self.low > 0 else "earlier"
 
     def __str__(self) -> str:
         if self.value is None:
-            return "cannot say: not reached"
+            return "not significant: not reached"
         if self.samples < 2:
-            return f"{self.value:+.3f}, one pair: cannot say"
+            return f"{self.value:+.3f}, one pair: not significant"
         text = f"{self.value:+.3f} ± {self.error:.3f}".replace("-", "−")
-        return text if self.verdict != "cannot say" else f"{text}, cannot say"
+        return f"{text}, not significant" if self.verdict == "not significant" else text
 
 
 def lag(
@@ -117,7 +118,7 @@ def _check_pairs(field: ProbeResult, oracle: ProbeResult) -> None:
             )
     settings = {
         "until": (f"{field.until:g}", f"{oracle.until:g}"),
-        "path": [probe.settings.get("path", "linear") for probe in (field, oracle)],
+        "path": [setting_of(probe.settings, "path") for probe in (field, oracle)],
         "solver": [probe.settings.get("solver") for probe in (field, oracle)],
     }
     for name, (first, second) in settings.items():

@@ -239,15 +239,17 @@ def _measure(
     along_own = {}
     if settings["trajectories"]:
         note_progress("measuring on their own trajectories")
-        own = {"pairs": settings["trajectories"], "steps": settings["steps"], "along": "own"}
-        along_own = oracle_losses(fields, oracle, **own, **common)
+        sampled = {"pairs": settings["trajectories"], "steps": settings["steps"], "along": "own"}
+        along_own = oracle_losses(fields, oracle, **sampled, **common)
     output.save(LossComparison(on_path, along_own, settings, provenance(command=command)))
 
 
 def _facts(settings: Mapping[str, Any], store: Store, held_out: Store | None) -> dict[str, str]:
     """What the report says of where its numbers come from."""
+    from floracle.run.results import setting_of
+
     facts = {
-        **options.path_settings(settings.get("path", "linear")),
+        **options.path_settings(setting_of(settings, "path")),
         "fields": ", ".join(f"{name}: {spec}" for name, spec in settings["fields"].items()),
         "data": store.name,
         "data fingerprint": store.fingerprint,

@@ -192,14 +192,14 @@ def _plan_parts(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def _command(arguments: Mapping[str, Any], part: str) -> str:
     """What to type to measure one part again, with its own options alone."""
     kind, _, tau = part.partition("-")
-    own = dict(arguments)
+    of_part = dict(arguments)
     unused = {SWITCH, LANDING, RESUME} - {kind}
     if kind == RESUME:
-        own["sampling"] = replace(arguments["sampling"], **dict.fromkeys(SAMPLE_ONLY))
+        of_part["sampling"] = replace(arguments["sampling"], **dict.fromkeys(SAMPLE_ONLY))
     else:
         unused |= set(RESUME_ONLY)
-    own |= {name: signature(mix).parameters[name].default for name in unused}
-    return options.command_of(mix, {**own, kind: tau or arguments[kind]})
+    of_part |= {name: signature(mix).parameters[name].default for name in unused}
+    return options.command_of(mix, {**of_part, kind: tau or arguments[kind]})
 
 
 def _missing_parts(output: OutputFolder, job: MixRun) -> dict[str, dict[str, Any]]:
@@ -207,8 +207,8 @@ def _missing_parts(output: OutputFolder, job: MixRun) -> dict[str, dict[str, Any
     from floracle.run.results import stored_answer
 
     missing = {}
-    for part, own in job.parts.items():
-        settings = {**output.settings, **own}
+    for part, added in job.parts.items():
+        settings = {**output.settings, **added}
         if part == RESUME and job.held_out is not None:
             settings["held_out"] = job.held_out.fingerprint
         if stored_answer(output.path / part, settings) is None:
@@ -278,13 +278,14 @@ def _report(output: OutputFolder, job: MixRun) -> None:
     from floracle.report.mix import words as mix_words
     from floracle.report.mix.page import write_mix_report
     from floracle.run.images import display_for
+    from floracle.run.results import setting_of
 
     results, settings, store = _load_parts(output, job.name), output.settings, job.store
     facts = {
         "field": settings["field"],
         "data": store.name,
         "data fingerprint": store.fingerprint,
-        **options.path_settings(settings.get("path", "linear")),
+        **options.path_settings(setting_of(settings, "path")),
         "grid": f"{settings['grid']} steps, shift {settings['shift']:g}",
     }
     few_points = store.take(torch.arange(min(len(store), 64)))  # which set the range of display
@@ -328,7 +329,7 @@ def _load_parts(output: OutputFolder, name: str) -> MixResults:
         switch=SwitchResult.of_results(parts[SWITCH]) if SWITCH in parts else None,
         landings={
             result.switch_time: result
-            for result in sorted(landings, key=lambda each: each.switch_time)
+            for result in sorted(landings, key=lambda landing: landing.switch_time)
         },
         resume=ForwardBackwardResult.of_results(parts[RESUME]) if RESUME in parts else None,
     )

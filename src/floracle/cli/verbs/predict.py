@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,6 +91,7 @@ def _predict_classes(
     data: str, data_options: DataOptions, classes: str, memory: str | None
 ) -> dict[str, Prediction]:
     """The closed form and the profile of each class, the whole set last."""
+    from floracle.analysis.prediction.closed_form import effective_points, entropy_nats
     from floracle.analysis.prediction.closed_form import predict as predict_stages
     from floracle.analysis.prediction.profile import profile
     from floracle.core.point_set import classes as labels_in
@@ -100,10 +100,8 @@ def _predict_classes(
 
     store = data_options.open(data, memory)
     labels = parse_classes(classes, labels_in(store))
-    sizes = {}  # e^H, the effective number of points; N where all weigh the same
-    for label in labels:
-        weights = store.atoms(label).weights
-        sizes[label] = math.exp(-float((weights * weights.log()).sum()))
+    # e^H, the effective number of points of each class: N where all weigh the same.
+    sizes = {label: effective_points(entropy_nats(store.atoms(label).weights)) for label in labels}
     # Below two effective points there is no spectrum, and nothing to tell apart.
     several = [label for label in labels if sizes[label] > 1 + 1e-9]
     room = memory_budget(memory) // 2
@@ -178,16 +176,16 @@ def _scaled_landmarks(stages_twin: Twin, before: dict[str, float], after: dict[s
 
     Times t are multiplied as signal-to-noise ratios r = t / (1 − t).
     """
-    words = []
+    times = []
     for name in ("centre", "collapse"):
         time = getattr(stages_twin, name)
         if time is None or max(time, before[name], after[name]) >= 1:  # beyond float64
-            words.append("–")
+            times.append("–")
             continue
         r, r_before, r_after = (t / (1 - t) for t in (time, before[name], after[name]))
         scaled = r * r_after / r_before
-        words.append(_time(scaled / (1 + scaled)))
-    return " · ".join(words)
+        times.append(_time(scaled / (1 + scaled)))
+    return " · ".join(times)
 
 
 def _time(t: float | None) -> str:

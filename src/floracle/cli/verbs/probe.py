@@ -224,6 +224,7 @@ def _landmarks(
     from floracle.analysis.load import load
     from floracle.analysis.stages.result import POOLED, Stages
     from floracle.core.point_set import NO_LABEL
+    from floracle.run.results import setting_of
 
     if folder is None:
         return {}
@@ -232,7 +233,7 @@ def _landmarks(
         raise InputError(f"--stages {folder} holds no stages; give the folder of floracle stages")
     if result.provenance.get("data") != store.fingerprint:
         raise InputError(f"--stages {folder} is of other data, or of data that was read otherwise")
-    if result.settings.get("path", "linear") != path:
+    if setting_of(result.settings, "path") != path:
         raise InputError(f"--stages {folder} is of another path; give it the same --path")
     distinct = set() if labels is None else set(parse_integers(labels, "--labels", "3 or 0,1,2"))
     label = NO_LABEL if not distinct else distinct.pop() if len(distinct) == 1 else POOLED
@@ -282,13 +283,13 @@ def _is_answered(output: OutputFolder) -> bool:
 def _measure(output: OutputFolder, job: ProbeRun, command: str) -> None:
     """Probe the fields, draw them, and last write the result."""
     from floracle.report.probe.page import write_probe_report
-    from floracle.run.results import Results, provenance
+    from floracle.run.results import Results, provenance, setting_of
 
     probes = _probe_fields(output, job)
     facts = {"fields": ", ".join(job.specs.values())}
     if job.store is not None:
         facts |= {"data": job.store.name, "data fingerprint": job.store.fingerprint}
-    facts |= options.path_settings(job.settings.get("path", "linear"))
+    facts |= options.path_settings(setting_of(job.settings, "path"))
     facts |= {"seeds": job.settings["seeds"], "labels": job.settings["labels"] or "none"}
     pictured = _draw_predictions(output.path, job, probes)
     splits = job.settings.get("splits")
@@ -305,10 +306,10 @@ def _probe_fields(output: OutputFolder, job: ProbeRun) -> dict[str, ProbeResult]
     from floracle.analysis.trajectories.probe import ProbeResult
     from floracle.analysis.trajectories.probe import probe as probe_field
     from floracle.core.paths import PATHS
-    from floracle.run.results import stored_answer
+    from floracle.run.results import setting_of, stored_answer
 
     settings = job.settings
-    seeds, path = parse_seeds(settings["seeds"]), PATHS[settings.get("path", "linear")]
+    seeds, path = parse_seeds(settings["seeds"]), PATHS[setting_of(settings, "path")]
     labels = _labels(job, len(seeds))
     common: dict[str, Any] = {
         "labels": None if labels is None else torch.tensor(labels),
@@ -323,8 +324,8 @@ def _probe_fields(output: OutputFolder, job: ProbeRun) -> dict[str, ProbeResult]
     results: dict[str, ProbeResult] = {}
     for name, field in job.models.items():
         spec, convention = job.specs[name], job.conventions[name]
-        own = {"field": spec, "convention": convention, **settings}
-        stored = stored_answer(output.path / folder_name(name), own)
+        field_settings = {"field": spec, "convention": convention, **settings}
+        stored = stored_answer(output.path / folder_name(name), field_settings)
         if stored is not None:
             results[name] = ProbeResult.of_results(stored)
             continue
@@ -333,7 +334,7 @@ def _probe_fields(output: OutputFolder, job: ProbeRun) -> dict[str, ProbeResult]
             check_convention(field, job.store, text=text, declared=convention is not None)
         note_progress(f"sampling {name}")
         result = probe_field(on_path(field, path), seeds, job.shape, **common)
-        results[name] = replace(result, settings=own)
+        results[name] = replace(result, settings=field_settings)
         output.save(results[name], folder_name(name))
     return results
 
@@ -343,11 +344,11 @@ def _labels(job: ProbeRun, count: int) -> list[int] | None:
     from floracle.core.point_set import classes
     from floracle.models.field import ModelField
 
-    words = job.settings["labels"]
+    typed = job.settings["labels"]
     if job.store is not None:
-        return parse_labels(words, count, classes(job.store))
-    if words is not None:
-        labels = parse_integers(words, "--labels", "3 or 0,1,2")
+        return parse_labels(typed, count, classes(job.store))
+    if typed is not None:
+        labels = parse_integers(typed, "--labels", "3 or 0,1,2")
     else:
         networks = [model for model in job.models.values() if isinstance(model, ModelField)]
         needy = [

@@ -95,8 +95,8 @@ def save_samples(
     folder = output.path
     write_bytes(folder / FILE, file.getvalue())
     if display is not None:
-        shown = enlarge(display.pictures(samples[:MAX_PICTURES]), MIN_PICTURE_SIDE)
-        write_bytes(folder / "samples.png", png(tiles(shown, PICTURE_COLUMNS)))
+        pictures = enlarge(display.pictures(samples[:MAX_PICTURES]), MIN_PICTURE_SIDE)
+        write_bytes(folder / "samples.png", png(tiles(pictures, PICTURE_COLUMNS)))
     arrays["landed"] = distances <= LANDED_DISTANCE * norms
     values = {**cost, "file": hash_file(folder / FILE)}
     output.save(Results("samples", output.settings, values, arrays, provenance(name=store.name)))

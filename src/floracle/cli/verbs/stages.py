@@ -179,9 +179,9 @@ def _measure(run: ResumableStages, store: Store, facts: dict[str, Any]) -> None:
     result = replace(result, provenance={**result.provenance, **facts})
     # The other processes wait: what follows is small, and only the first one writes.
     oracle = run.oracle.alone() if isinstance(run.oracle, Oracle) else run.oracle
-    shown = examples(oracle, result, store)
+    followed = examples(oracle, result, store)
     run.write_timing()
-    run.output.save(shown, EXAMPLES)
+    run.output.save(followed, EXAMPLES)
     run.output.save(result)  # last: with result.json the folder is complete
 
 
@@ -220,8 +220,8 @@ def _say_landmarks(folder: Path) -> None:
 
     result = Stages.of_results(load_results(folder))
     groups = sorted(result.groups, key=lambda group: (group.label < 0, abs(group.label)))
-    shown = [group for group in groups if group.label >= 0][:MAX_CLASSES_SHOWN]
-    shown += [group for group in groups if group.label < 0]  # the whole set, the classes pooled
+    listed = [group for group in groups if group.label >= 0][:MAX_CLASSES_SHOWN]
+    listed += [group for group in groups if group.label < 0]  # the whole set, the classes pooled
     rows = [
         (
             result.name(group.label),
@@ -233,12 +233,12 @@ def _say_landmarks(folder: Path) -> None:
             format_time(group.end.value),
             format_interval(group.end),
         )
-        for group in shown
+        for group in listed
     ]
     head = ("", "points", "centre", "(predicted)", "collapse", "(predicted)", "end", "95 %")
     show_table(head, rows)
-    if len(shown) < len(groups):
-        say(f"… and {len(groups) - len(shown)} classes more in the report")
+    if len(listed) < len(groups):
+        say(f"… and {len(groups) - len(listed)} classes more in the report")
     say(words.headline(result))
     for sentence in filter(None, [words.single_points(result), words.law(result.main)]):
         say(sentence)

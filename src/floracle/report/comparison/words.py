@@ -65,7 +65,7 @@ def _describe_difference(first: DataSpace, other: DataSpace) -> str:
     # Each factor multiplies the signal-to-noise ratio at the collapse: below 1 it is earlier.
     earlier = factors.whole < 1
     reasons = (
-        (f"its coordinates have {_more(factors.scale < 1)} variance", factors.scale),
+        (f"its coordinates have {_more_or_less(factors.scale < 1)} variance", factors.scale),
         (
             "its dimensions and the shape of its spectrum separate points"
             f" {'earlier' if factors.shape < 1 else 'later'}",
@@ -82,16 +82,16 @@ def _describe_difference(first: DataSpace, other: DataSpace) -> str:
         ", and ".join(f"{text} (α/σ × {f:.2f})" for text, f in reasons if (f < 1) == side)
         for side in (earlier, not earlier)
     )
-    way, opposite = ("earlier", "later") if earlier else ("later", "earlier")
-    why = f"{way} than {first.name} because {because}" + (f", though {though}" if though else "")
+    order, opposite = ("earlier", "later") if earlier else ("later", "earlier")
+    why = f"{order} than {first.name} because {because}" + (f", though {though}" if though else "")
     first_time, other_time = first.main.collapse.value, other.main.collapse.value
     if first_time is None or other_time is None or (other_time < first_time) == earlier:
         return f"{other.name} collapses {why}."
     return f"{other.name} should collapse {why}, but it was measured {opposite}."
 
 
-def _more(more: bool) -> str:
-    return "more" if more else "less"
+def _more_or_less(is_more: bool) -> str:
+    return "more" if is_more else "less"
 
 
 def _points_of(space: DataSpace) -> str:

@@ -56,11 +56,11 @@ def loss_figures(losses: LossComparison) -> list[Drawing]:
 
 def with_visible_names(losses: LossComparison) -> LossComparison:
     """The losses of fields by names that can be shown."""
-    path, own = (
+    path, trajectories = (
         {visible(name): loss for name, loss in by_name.items()}
         for by_name in (losses.path, losses.own)
     )
-    return replace(losses, path=path, own=own)
+    return replace(losses, path=path, own=trajectories)
 
 
 def _draw_oracle_loss(losses: LossComparison) -> Drawing:
@@ -74,13 +74,14 @@ def _draw_oracle_loss(losses: LossComparison) -> Drawing:
     for (name, loss), colour in zip(losses.path.items(), FIELD_COLOURS, strict=False):
         curves[name], styles[name] = loss.mean_curves()["oracle"], (colour, "-")
         if name in losses.own:
-            own = f"{name}, own trajectories"
-            curves[own], styles[own] = losses.own[name].mean_curves()["oracle"], (colour, DASHED)
+            title = f"{name}, own trajectories"
+            curves[title] = losses.own[name].mean_curves()["oracle"]
+            styles[title] = (colour, DASHED)
     # The axis holds all that is above LEAST_LOSS of the gap; curves below run along its bottom.
     floor = LEAST_LOSS * float(gap.mean.max())
     high = max(0.0, *(float(curve.mean.max()) for curve in curves.values()))
-    drawn = [curve.mean[curve.mean > floor] for curve in curves.values()]
-    low = min((float(means.min()) for means in drawn if len(means)), default=floor)
+    visible_means = [curve.mean[curve.mean > floor] for curve in curves.values()]
+    low = min((float(m.min()) for m in visible_means if len(m)), default=floor)
     ax.set_yscale("log")
     ax.set_ylim(max(floor, 0.4 * low) or 0.1, 3 * high or 10.0)
     bottom, points = ax.get_ylim()[0] / 10, {}
@@ -185,8 +186,8 @@ def _draw_relative(
     points = {}
     for name, curve in curves.items():
         lines = smooth(times, curve.low, curve.mean, curve.high)
-        drawn = inside(ax, draw_lines(ax, lines, curve.colour, curve.style))
-        points[inscription(name)] = np.concatenate([drawn, zero])
+        visible_points = inside(ax, draw_lines(ax, lines, curve.colour, curve.style))
+        points[inscription(name)] = np.concatenate([visible_points, zero])
         for t, value, significant in zip(times, curve.mean, curve.significant, strict=True):
             face = curve.colour if significant else PAPER
             ax.plot([t], [value], "o", ms=3.6, mfc=face, mec=curve.colour, mew=0.9, zorder=4)

@@ -102,19 +102,19 @@ def _describe_memorization(loss: OracleLoss) -> str:
     )
 
 
-def _describe_drift(path: OracleLoss, own: OracleLoss) -> str:
+def _describe_drift(path: OracleLoss, trajectories: OracleLoss) -> str:
     """How much larger the oracle loss is on the model's own trajectories than on the path."""
-    on_path, on_own = path.mean_curves()["oracle"], own.mean_curves()["oracle"].mean
+    on_path, on_own = (loss.mean_curves()["oracle"] for loss in (path, trajectories))
     # A loss on the path that is not significant is no measure for another.
     significant = on_path.mean > 2 * on_path.error
-    factor = torch.where(significant, on_own / on_path.mean, 0.0)
+    factor = torch.where(significant, on_own.mean / on_path.mean, 0.0)
     k = int(factor.argmax())
     if float(factor[k]) < CLEAR_FACTOR:
         return "On the model's own trajectories the oracle loss is no larger than on the path."
     return (
         "On the model's own trajectories the oracle loss is up to"
         f" {format_count(float(factor[k]))} times that on the path, at t ="
-        f" {float(own.times[k]):.3g}."
+        f" {float(trajectories.times[k]):.3g}."
     )
 
 

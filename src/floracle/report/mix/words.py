@@ -31,7 +31,7 @@ class MixResults:
     @property
     def parts(self) -> dict[str, MixPart]:
         """Everything that was measured, by the name that the page gives it."""
-        landings = {f"the oracle from τ = {tau:g} on": part for tau, part in self.landings.items()}
+        landings = {f"the oracle from τ = {tau:g} on": test for tau, test in self.landings.items()}
         parts = {"the oracle until τ": self.switch, **landings}
         parts |= {"from held-out points at τ": self.resume}
         return {name: part for name, part in parts.items() if part is not None}
@@ -47,7 +47,7 @@ def headline(results: MixResults) -> str:
             return f"Half of the held-out points is kept: {', '.join(spans)}."
     if results.switch is not None:
         return _describe_copies(results.switch, visible(results.name))
-    verdicts = [f"{_verdict(part)} until τ = {tau:g}" for tau, part in results.landings.items()]
+    verdicts = [f"{landing.verdict} until τ = {t:g}" for t, landing in results.landings.items()]
     return f"{visible(results.name)}: {', '.join(verdicts)}."
 
 
@@ -55,15 +55,11 @@ def story(results: MixResults) -> list[str]:
     """What can be said of each part, a sentence or two."""
     name = visible(results.name)
     sentences = [] if results.switch is None else [_describe_copies(results.switch, name)]
-    for tau, part in results.landings.items():
-        sentences.append(f"{name} until τ = {tau:g}, then the oracle: {part}.")
+    for tau, landing in results.landings.items():
+        sentences.append(f"{name} until τ = {tau:g}, then the oracle: {landing}.")
     if results.resume is not None:
         sentences += _describe_resume(results.resume, name)
     return sentences
-
-
-def _verdict(landing: LandingResult) -> str:
-    return "not significant" if landing.verdict == "cannot say" else landing.verdict
 
 
 def _band_names(resume: ForwardBackwardResult) -> list[str]:
@@ -157,7 +153,7 @@ def landing_table(landings: Mapping[float, LandingResult]) -> Table | None:
             ReportRow(
                 (
                     f"{tau:g}",
-                    _verdict(landing),
+                    landing.verdict,
                     f"{fit.chi2 / fit.degrees:.2f}",
                     f"{fit.p_value:.3f}",
                     effective,

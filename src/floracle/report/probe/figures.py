@@ -183,8 +183,8 @@ def _draw_log_points(ax: Axes, times: Tensor, mean: Values, colour: str) -> Valu
     Turning may fall by orders of magnitude between neighbouring times, and to 0: a monotone cubic
     of its logarithm would invent values in between.
     """
-    drawn = mean > ax.get_ylim()[0]
-    points = np.stack([to_numpy(times)[drawn], mean[drawn]], 1)
+    above = mean > ax.get_ylim()[0]
+    points = np.stack([to_numpy(times)[above], mean[above]], 1)
     ax.plot(*points.T, "-o", ms=1.9, mew=0, color=colour)
     return points
 
@@ -207,7 +207,7 @@ def _draw_predictions(fields: Sequence[ProbedField]) -> Drawing:
     """Predictions of all fields from the same seeds as pictures, times across."""
     pictures = [field.pictures for field in fields if field.pictures is not None]
     seeds, times = min(SHEET_SEEDS, *map(len, pictures)), fields[0].probe.prediction_times.tolist()
-    rows = torch.stack([part[:seeds] for part in pictures], 1)  # [seeds, fields, K, C, H, W]
+    rows = torch.stack([picture[:seeds] for picture in pictures], 1)  # [seeds, fields, K, C, H, W]
     names = [visible(field.name) for field in fields]
     labels: list[Any] = [shorten(name, LABEL_LETTERS) for name in names]
     return picture_sheet(

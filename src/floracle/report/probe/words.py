@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isnan
 
-from floracle.analysis.trajectories.lag import Lag, initial_error, lag
+from floracle.analysis.trajectories.lag import initial_error, lag
 from floracle.analysis.trajectories.probe import ProbeResult
 from floracle.analysis.trajectories.settling import mean_settling
 from floracle.core.point_set import NO_LABEL
 from floracle.report.formatting import format_percent, format_time
 from floracle.report.names import visible
 from floracle.report.tables import ReportRow, Table
+from floracle.run.results import setting_of
 
 from .figures import ProbedField
 
@@ -47,7 +48,7 @@ def _describe_lag(field: ProbedField, oracle: ProbedField) -> str:
     result = lag(field.probe, oracle.probe)
     if result.value is None:
         return ""
-    if result.verdict == "cannot say":
+    if result.verdict == "not significant":
         return "; its lag behind the oracle is not significant"
     return f", {abs(result.value):.3f} {result.verdict} than the oracle"
 
@@ -55,7 +56,7 @@ def _describe_lag(field: ProbedField, oracle: ProbedField) -> str:
 def story(fields: Sequence[ProbedField]) -> list[str]:
     """What was measured, a sentence or two for each part."""
     first = fields[0].probe
-    linear = first.settings.get("path", "linear") == "linear"
+    linear = setting_of(first.settings, "path") == "linear"
     formula = " = x + (1 − t) v" if linear else ", the data that v implies,"
     sentences = [
         f"The prediction x̂(t){formula} is where a field expects the trajectory to end. It settles"
@@ -107,9 +108,9 @@ def summary(fields: Sequence[ProbedField], splits: Mapping[str, float] | None = 
         probe = field.probe
         cells = [visible(field.name), *(str(probe.settling(curve)) for curve in curves)]
         if oracle is not None:
-            lags = (_format_lag(lag(probe, oracle.probe, curve)) for curve in curves)
+            lags = (str(lag(probe, oracle.probe, curve)) for curve in curves)
             cells += ["–"] * len(curves) if field.oracle else lags
-        cells += [_format_lag(lag(probe, time)) for time in splits.values()]
+        cells += [str(lag(probe, time)) for time in splits.values()]
         peak_at, peak = probe.peak()
         cells += [format_percent(probe.late_movement().value, 1), f"{peak:.3f} at {peak_at:.3g}"]
         cells += [f"{probe.detour().value:.3f}", str(probe.evaluations)]
@@ -135,7 +136,7 @@ def by_label(fields: Sequence[ProbedField]) -> Table | None:
         for field in fields:
             cells.append(str(field.probe.settling(label=label)))
             if oracle is not None and not field.oracle:
-                cells.append(_format_lag(lag(field.probe, oracle.probe, label=label)))
+                cells.append(str(lag(field.probe, oracle.probe, label=label)))
         rows.append(ReportRow(cells))
     head = ["label", "samples"]
     for field in fields:
@@ -155,12 +156,8 @@ def by_threshold(fields: Sequence[ProbedField]) -> Table:
         rows.append(ReportRow((visible(field.name), *map(str, times))))
         if oracle is not None and not field.oracle:
             lags = (lag(field.probe, oracle.probe, threshold=level) for level in levels)
-            rows.append(ReportRow((f"{visible(field.name)}, lag", *map(_format_lag, lags))))
+            rows.append(ReportRow((f"{visible(field.name)}, lag", *map(str, lags))))
     return Table(("threshold", *(f"{level:.4g}" for level in levels)), rows)
-
-
-def _format_lag(result: Lag) -> str:
-    return str(result).replace("cannot say", "not significant")
 
 
 def grid_times(probe: ProbeResult) -> str:

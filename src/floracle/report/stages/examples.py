@@ -127,7 +127,7 @@ def examples(oracle: AnyOracle, stages: Stages, store: Store) -> Examples:
     # 3. Posteriors of all noisy samples, and pictures.
     display = _choose_display(store, oracle.room())
     arrays = _measure_posteriors(oracle, pairs, display)
-    found = Examples(
+    followed = Examples(
         moments=tuple(moments),
         times=times,
         rows=rows,
@@ -137,7 +137,7 @@ def examples(oracle: AnyOracle, stages: Stages, store: Store) -> Examples:
         profile=statistics,
         **{name: arrays[name] for name in ("voters", "weights", "effective")},
     )
-    return found if display is None else _add_pictures(found, display, store, arrays)
+    return followed if display is None else _add_pictures(followed, display, store, arrays)
 
 
 @dataclass(frozen=True)
@@ -252,15 +252,15 @@ def _choose_display(store: Store, room: int) -> Display | None:
 
 
 def _add_pictures(
-    found: Examples, display: Display, store: Store, arrays: dict[str, Tensor]
+    followed: Examples, display: Display, store: Store, arrays: dict[str, Tensor]
 ) -> Examples:
     """The same with pictures: of x_t and x̂ along the strips, of leading points at the moments."""
-    leading = found.voters[:, found.steps :]  # [b, moments, LEADING_POINTS]
+    leading = followed.voters[:, followed.steps :]  # [b, moments, LEADING_POINTS]
     faces = [_to_pictures(display, store.take(rows)) for rows in leading.flatten(0, 1)]
     return replace(
-        found,
-        noisy=arrays["noisy"][:, : found.steps],
-        means=arrays["means"][:, : found.steps],
+        followed,
+        noisy=arrays["noisy"][:, : followed.steps],
+        means=arrays["means"][:, : followed.steps],
         faces=torch.stack(faces).unflatten(0, leading.shape[:2]),
     )
 

@@ -23,6 +23,7 @@ from floracle.report.formatting import (
     format_time,
 )
 from floracle.report.tables import ReportRow, Table
+from floracle.run.results import setting_of
 
 from . import words
 from .class_figures import MAX_NAMED_CLASSES, measured_groups, predictable_groups
@@ -182,7 +183,7 @@ def what_if_section(stages: Stages, examples: Examples | None) -> dict[str, Any]
     if group.single_point:
         return None
     count = float(np.exp(group.max_information))  # e^H(w): the points, weighted ones too
-    path = PATHS[stages.settings.get("path", "linear")]
+    path = PATHS[setting_of(stages.settings, "path")]
     predicted = predict(count, spectrum=examples.spectrum, path=path)
     points = list(dict.fromkeys(max(2.0, factor * count) for factor in POINT_FACTORS))
     cells = {

@@ -62,7 +62,7 @@ def draw_baselines(distances: BaselineDistances, group: ClassStages) -> Drawing:
     marks = (group.centre, group.collapse, group.end)
     upright = [mark.value for mark in marks if mark.value is not None]
     name_curves(ax, points, colours, upright=upright)
-    if below := [name for name, drawn in points.items() if not len(drawn)]:
+    if below := [name for name, line in points.items() if not len(line)]:
         text = f"below 10⁻⁵ at all times: {', '.join(below)}"
         style = {"ha": "center", "va": "bottom", "color": INK}
         annotate(ax, text, (0.5, 0), (0, 5), coordinates="axes fraction", **style)

@@ -139,8 +139,8 @@ def rivals(main: ClassStages) -> str:
         return "No pair of rows is the cause: the curve ends before it gets there."
     pairs = sorted({(min(pair), max(pair)) for pair in main.rivals})
     names = ", ".join(f"{a} and {b}" for a, b in pairs[:MAX_PAIRS_NAMED])
-    more = len(pairs) - MAX_PAIRS_NAMED
-    names += f", and {more} more pairs" if more > 0 else ""
+    unnamed = len(pairs) - MAX_PAIRS_NAMED
+    names += f", and {unnamed} more pairs" if unnamed > 0 else ""
     return (
         f"Near-duplicates share the weight to the last: rows {names}. Leave out one row of each"
         " pair, or use the collapse as the boundary of the stages."

@@ -35,7 +35,7 @@ def is_report_current(folder: Path) -> bool:
 def _stamp(folder: Path) -> str:
     """The last line of the report: a digest of the results that it shows."""
     folders = (folder, folder / EXAMPLES, folder / DEEP)
-    results = digest(*(read_regular(part / RESULT) for part in folders if has_result(part)))
+    results = digest(*(read_regular(path / RESULT) for path in folders if has_result(path)))
     return f"<!-- results {results} -->\n"
 
 
