@@ -47,6 +47,7 @@ class Drawing:
 
     def png(self) -> bytes:
         """As a PNG file."""
+        # "Software" in place of matplotlib's own entry, whose version would change the bytes.
         return self._save("png", dpi=PIXELS_PER_INCH, metadata={"Software": "floracle"})
 
     def svg(self) -> str:
@@ -59,8 +60,10 @@ class Drawing:
         markup = self.svg()
         markup = markup[markup.index("<svg") :]
         markup = re.sub(r"<metadata>.*?</metadata>", "", markup, flags=re.DOTALL)
+        # HTML knows the names of SVG without namespaces.
         markup = re.sub(r' xmlns(:\w+)?="[^"]*"', "", markup)
         markup = markup.replace("xlink:href", "href")
+        # So the figure follows the light or dark setting of the reader.
         for colour, variable in PAGE_VARIABLES.items():
             markup = markup.replace(colour, f"var(--{variable})")
         # Without width and height the figure takes the width of its column.
@@ -69,13 +72,14 @@ class Drawing:
     def csv(self) -> str:
         """The numbers, in full precision."""
         file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n")  # the default is \r\n on every system
         writer.writerow(self.columns)
         writer.writerows(zip(*self.columns.values(), strict=True))
         return file.getvalue()
 
     def _save(self, kind: str, **options: Any) -> bytes:
         file = io.BytesIO()
+        # Read by matplotlib as it saves, which may be outside of `figure_style`.
         with mpl.rc_context({"svg.fonttype": STYLE["svg.fonttype"]}):
             self.figure.savefig(file, format=kind, **options)
         return file.getvalue()
@@ -133,6 +137,7 @@ def picture_sheet(
     group, margin = len(labels) or rows, LABEL_COLUMNS if labels else 0.0
     height = HEAD_ROWS + rows + GROUP_GAP * ((rows - 1) // group)
     width = margin + columns
+    # Height and width are in sides of a picture, so that pictures are square on paper.
     figure = Figure(figsize=(SHEET_WIDTH, SHEET_WIDTH * height / width))
     ax = figure.add_axes((0, 0, 1, 1))
     text: dict[str, Any] = {"va": "center", "fontsize": 8}
@@ -140,6 +145,7 @@ def picture_sheet(
         top = HEAD_ROWS + row + GROUP_GAP * (row // group)
         for column, picture in enumerate(pictures[row]):
             pixels = picture.expand(3, -1, -1).movedim(0, -1).numpy()  # [H, W, 3], grey too
+            # (left, right, bottom, top), y downwards; .05 of a side is the gap to the next one.
             extent = (column, column + 0.95, top + 0.95, top)
             ax.imshow(pixels, extent=extent, interpolation="none")
         if labels:

@@ -18,6 +18,7 @@ def format_time(value: float | None) -> str:
         return f"{value:.2e}"
     if 0 < 1 - value < 5e-5:
         return f"1 − {1 - value:.2e}"
+    # Below .1 the third digit is the fourth decimal; from .9995 on three decimals would say 1.
     return f"{value:.4f}" if 0 < value < 0.1 or 0.9995 <= value < 1 else f"{value:.3f}"
 
 
@@ -65,6 +66,7 @@ def format_means(curve: Curve) -> list[str]:
 
 def format_count(value: float) -> str:
     """A number of things that need not be whole, such as an effective number of samples."""
+    # From 9.95 on a decimal would make three digits, as in 10.0, where two are meant.
     return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}"
 
 

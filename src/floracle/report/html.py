@@ -44,7 +44,7 @@ def render_page(template: str, drawings: Iterable[Drawing], **values: Any) -> st
 def figures_by_section(drawings: Iterable[Drawing]) -> Mapping[str, list[dict[str, Any]]]:
     """Figures as SVG markup and sheets of pictures as PNG, each with its texts."""
     sections = defaultdict(list)
-    with figure_style():
+    with figure_style():  # text is laid out only as a figure is saved
         for drawing in drawings:
             image = (
                 {"picture": data_uri(drawing.png())}

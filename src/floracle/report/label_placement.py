@@ -21,8 +21,10 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]
 
 FONT_SIZE = 9
+# Estimates: the true extent of a text is known only once a renderer draws it.
 LETTER_WIDTH, LINE_HEIGHT = 5.0, 11.0
 """Of text of that size, in points of 1/72 inch."""
+# 50 letters are 250 points, and a figure is 382 wide: a longer box would have no position at all.
 MAX_LETTERS = 50
 """A longer name is placed as if it had this many letters."""
 LEAST_GAP, ENOUGH_ROOM = 0.012, 0.06
@@ -46,6 +48,7 @@ def name_curves(
     """
     width, height = _axes_size(ax)
     lines = {name: _to_heights(ax, points) for name, points in curves.items() if len(points)}
+    # 50 points on the height of a line: nearer to each other than a box is high.
     crossings = [
         _to_heights(ax, np.stack([np.full(50, x), np.linspace(*ax.get_ylim(), 50)], 1))
         for x in upright
@@ -59,6 +62,7 @@ def name_curves(
         centres = _candidates(box, width / height)
         scores = _scores(centres, box, lines[name], rivals, crossings)
         x, y = centres[scores.argmax()]
+        # The name as five points across, so that later names keep away from all of it.
         across = np.linspace(-0.5, 0.5, 5)[:, None] * box * np.array([1, 0])
         placed_names.append(np.array([x, y]) + across)
         position = (x * height / width, y)  # in shares of the axes
@@ -83,15 +87,20 @@ def _scores(
 ) -> Points:
     """How good each centre [m] is (above); −1 where the box would touch its own curve."""
     gap = _distances(centres, curve, box)
+    # 9 heights: farther than any point of the axes, for a curve that is alone.
     nearest = np.min([_distances(centres, points, box) for points in others], 0, initial=9.0)
+    # A reader takes a name for that of the nearest curve. The cost of 1 is more than all the room
+    # of another position gains, which is 2 · ENOUGH_ROOM.
     ambiguous = nearest < 2 * gap
     struck = np.any([_distances(centres, points, box) == 0 for points in crossings], 0)
+    # 2 min(r, ENOUGH_ROOM) − d − [r < 2 d] − CROSSING_COST · [on an upright line], [m]
     score = 2 * np.minimum(nearest, ENOUGH_ROOM) - gap - ambiguous - CROSSING_COST * struck
     return np.where(gap < LEAST_GAP, -1.0, score)
 
 
 def _distances(centres: Points, points: Points, box: Points) -> Points:
     """From boxes about centres [m, 2] to the nearest of the points [n, 2]: [m]."""
+    # Distance to a rectangle: what lies outside of it in x and in y, 0 within; [m, n, 2].
     outside = np.abs(centres[:, None] - points[None]) - box / 2
     return np.hypot(*np.moveaxis(np.maximum(outside, 0), -1, 0)).min(1)
 

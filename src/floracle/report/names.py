@@ -36,6 +36,7 @@ def quoted(word: str) -> str:
 def _escape(letter: str) -> str:
     if letter.isprintable():
         return letter
+    # A surrogate stands for a byte of a file name that is not UTF-8; it becomes that byte again.
     content = letter.encode("utf-8", "surrogateescape")
     return "".join(f"\\x{byte:02x}" for byte in content)
 

@@ -22,13 +22,14 @@ from .style import DOTTED, HEIGHT, INK, LANDMARK_DASHES, NAVIGATION, QUIET, REFI
 Values = NDArray[np.float64]
 AxisScale = Callable[[Values], Values]
 
-FINE_TIMES = 160
+FINE_TIMES = 160  # every 2.4 points of a figure of WIDTH: corners of the line are not seen
 """Points of a drawn line, besides the measured ones."""
 NEAR_AN_END = 1e-3
 """Times so near to 0 or 1 cannot be told apart on an even axis."""
 LONG_LANDMARK = 16
 """Letters of a landmark's name beyond which two do not stand beside each other."""
 EVEN_TICKS = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+# Denser near 0, since the collapse of latents lies near .1 and its axis is stretched there.
 ROUND_TIMES = [
     0.0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
 ]  # fmt: skip
@@ -98,6 +99,7 @@ def even_time_axis(ax: Axes) -> None:
 def name_ends(ax: Axes, first: str = "noise", last: str = "data") -> None:
     """Label a time axis, with what lies at both of its ends."""
     ax.set_xlabel("time t")
+    # 27 points down is the line of the axis label, below the labels of the ticks.
     style = {"va": "center", "color": INK, "fontweight": "bold"}
     annotate(ax, first, (0, 0), (0, -27), coordinates="axes fraction", ha="left", **style)
     annotate(ax, last, (1, 0), (0, -27), coordinates="axes fraction", ha="right", **style)
@@ -107,6 +109,7 @@ def landmark_time_axis(ax: Axes, group: ClassStages) -> None:
     """A time axis that is stretched where the collapse would lie near one of its ends."""
     collapse = group.collapse.value or group.predicted_collapse
     ax.set_xlim(0, 1)
+    # A collapse at .1 leaves a tenth of an even axis to navigation; the stretch takes it to ½.
     if 0 < collapse < 1 and not 0.25 <= collapse <= 0.75:
         ax.set_xscale("function", functions=stretch_functions(collapse))
         ax.set_xlim(0, 1)
@@ -140,6 +143,7 @@ def spread_ticks(ax: Axes) -> list[float]:
         return EVEN_TICKS
     ticks = [0.0]
     for tick in ROUND_TIMES[1:-1]:
+        # The last tick, 1, is always there: the others keep their distance from it as well.
         position = axis_position(ax, tick)
         if min(position - axis_position(ax, ticks[-1]), 1 - position) >= TICK_DISTANCE:
             ticks.append(tick)
@@ -171,7 +175,7 @@ def mark_landmarks(ax: Axes, group: ClassStages) -> list[float]:
         # A name that would run into the one before it goes a line higher; long ones always do.
         crowded = i % 2 == 1 and positions[i] - positions[i - 1] < 0.17
         lines_up = i if is_long else int(crowded)
-        point, offset = (positions[i], 1), (0, 4 + 11 * lines_up)
+        point, offset = (positions[i], 1), (0, 4 + 11 * lines_up)  # 11 points: a line of text
         style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8.5, "color": INK}
         annotate(ax, name, point, offset, coordinates="axes fraction", **style)
     return times
@@ -201,6 +205,7 @@ def smooth(times: Any, *curves: Values, along: Any = None) -> list[Values]:
         return [t, *curves]
     middle = float(np.median(t))
     if NEAR_AN_END <= middle <= 1 - NEAR_AN_END or not 0 < middle < 1:
+        # Measured times are among the fine ones, so that the line passes through every dot.
         fine = np.unique(np.concatenate([t, np.linspace(t[0], t[-1], FINE_TIMES)]))
         return [fine, *MeasuredTimes(t, along).values(np.stack(curves), fine)]
     stretch, unstretch = stretch_functions(middle)
@@ -246,6 +251,7 @@ def draw_log_band(
     along: Any = None,
 ) -> Values:
     """The same of positive low, mean and high [T], interpolated in logarithms."""
+    # A cubic through logarithms stays positive, and an exponential decay stays a straight line.
     fine, *logs = smooth(times, *map(np.log, band), along=along)
     draw_points(ax, times, band[1], colour, style)
     return draw_lines(ax, [fine, *map(np.exp, logs)], colour, style)
@@ -260,7 +266,9 @@ def draw_points(ax: Axes, times: Any, means: Any, colour: str, style: Any = "-")
 def draw_lines(ax: Axes, lines: list[Values], colour: str, style: Any = "-") -> Values:
     """Times, low, mean and high [n] as a band about a line; the points [3 n, 2] of all three."""
     times, low, mean, high = lines
-    ax.fill_between(times, low, high, color=colour, alpha=0.22, lw=0)
+    ax.fill_between(
+        times, low, high, color=colour, alpha=0.22, lw=0
+    )  # an outline looks like a curve
     ax.plot(times, mean, color=colour, ls=style)
     return np.concatenate([np.stack([times, line], 1) for line in (low, mean, high)])
 
@@ -288,12 +296,14 @@ def label_curve(
     end of navigation, past which the ground has another colour.
     """
     x, y = smooth(curve[0], to_numpy(curve[1]))
+    # y − level changes its sign between fine times i and i + 1, or is 0 at one of them.
     passed = np.flatnonzero((y[:-1] - level) * (y[1:] - level) <= 0)
     if not len(passed):
         return
     i = passed[-1 if last else 0]
     share = 0.0 if y[i + 1] == y[i] else (level - y[i]) / (y[i + 1] - y[i])
-    t = float(x[i] + share * (x[i + 1] - x[i]))
+    t = float(x[i] + share * (x[i + 1] - x[i]))  # linear between fine times
+    # The colour of the ground behind the name hides the lines that it stands on.
     ground = {"facecolor": ground_colour(t, end), "edgecolor": "none", "pad": 0.6}
     offset = (-6 if side == "right" else 6, 0)
     annotate(ax, name, (t, level), offset, ha=side, va="center", color=colour, bbox=ground)

@@ -49,7 +49,7 @@ THRESHOLD_DOTS = (0, (1, 2))
 
 WIDTH, HEIGHT = 5.3, 3.35
 """Of a figure, in inches: two stand beside each other on a page."""
-PIXELS_PER_INCH = 180
+PIXELS_PER_INCH = 180  # 954 pixels across a figure of WIDTH
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -88,6 +88,7 @@ def curve_colours(count: int) -> list[str]:
 def colour_ramp(count: int, stops: Sequence[str] = SPECTRAL) -> list[str]:
     """`count` colours, evenly spaced along a ramp through the stops."""
     channels = np.array([to_rgb(colour) for colour in stops])  # [stops, 3]
+    # Linear in each channel of sRGB. A single curve takes the second stop, the plain colour.
     positions = np.linspace(0, len(stops) - 1, count) if count > 1 else np.array([1.0])
     rgb = [np.interp(positions, np.arange(len(stops)), channels[:, i]) for i in range(3)]
     return [to_hex(colour) for colour in zip(*rgb, strict=True)]

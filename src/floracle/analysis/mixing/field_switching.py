@@ -175,6 +175,7 @@ def switch_fields(
     oracle_samples = sample_on(oracle, x, remaining)
 
     neighbours = [nearest_in_class(oracle.data, y, classes, 2) for y in samples]
+    # ‖sample − oracle sample‖ in float64, [b]: past the end of navigation the two nearly agree.
     changes = [(y - oracle_samples).double().flatten(1).norm(dim=1) for y in samples]
     return SwitchResult(
         switch_times=times,
@@ -211,6 +212,8 @@ def binomial_share(shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     means over several noises, count by their sum.
     """
     count, total = len(shares), shares.sum(0).numpy()
+    # With k of n: low = B⁻¹(.025; k, n − k + 1), high = B⁻¹(.975; k + 1, n − k). B⁻¹ is NaN where
+    # its parameter is 0: at k = 0 the interval begins at 0, at k = n it ends at 1.
     low = torch.from_numpy(betaincinv(total, count - total + 1, TAIL)).nan_to_num(nan=0.0)
     high = torch.from_numpy(betaincinv(total + 1, count - total, 1 - TAIL)).nan_to_num(nan=1.0)
     return torch.from_numpy(total / count), low, high

@@ -117,6 +117,7 @@ class ForwardBackwardResult:
 
     def spread(self, band: int) -> Curve:
         """The variance of one datum's samples in a band, as a share of the class's variance."""
+        # Two fresh draws are 2 V apart, one varies by V: hence the half.
         return ratio(self.noise_variance[:, band], self._afresh(band) / 2)
 
     def half_change(self, band: int, *, seed: int = 0) -> Landmark:
@@ -212,6 +213,8 @@ def forward_backward(
             "the held-out data does not vary in every band; take more rows or fewer bands"
         )
 
+    # m noises for each datum, neighbours in the batch [b m]; the same ones at every τ, so that
+    # differences between τ are not those of the noise.
     pairs = ForwardPairs(
         points.repeat_interleave(noises, 0),
         noise(range(seed, seed + len(chosen) * noises), held_out.shape),
@@ -221,7 +224,7 @@ def forward_backward(
     for tau in times.tolist():
         samples = _sample_from(field, pairs, tau, grid=grid, path=path, solver=solver)
         measures.append(_compare(samples, pairs, data, noises=noises, energies=energies))
-        pictures.append(samples[::noises][:kept_samples])
+        pictures.append(samples[::noises][:kept_samples])  # the first noise of each datum
     change, variance, distances = (torch.stack(v, 2) for v in zip(*measures, strict=True))
     return ForwardBackwardResult(
         switch_times=times,

@@ -230,16 +230,17 @@ def estimate_diversity(data: PointSet, rows: Tensor, labels: Tensor) -> Diversit
     for weights, counts in _count_landings(data, rows, labels):
         seeds, repeated = int(counts.sum()), [n for n in counts.tolist() if n > 1]
         class_pairs = sum(comb(n, 2) for n in repeated)
-        concentration = float(weights.square().sum())  # Σ w²
+        concentration = float(weights.square().sum())  # Σ w²: two seeds of the oracle coincide
         pairs += class_pairs
         triples += sum(comb(n, 3) for n in repeated)
         square += 4 * class_pairs**2 / seeds
-        expected += comb(seeds, 2) * concentration
+        expected += comb(seeds, 2) * concentration  # E[C] of the oracle, n (n − 1) / 2 · Σ w²
         oracle_effective += 1 / concentration
         points += len(weights)
     if not expected:
         raise InputError("no class has two seeds that could coincide; give more seeds")
-    # Var[C] of the number C of coincidences is E[C] + 6 triples − 4 C² / n, over the mean C
+    # Var[C] of the number C of coincidences is E[C] + 6 triples − 4 C² / n, over the mean C.
+    # At least 1: the interval must not become narrower than that of a Poisson number.
     dispersion = max(1.0, (pairs + 6 * triples - square) / max(pairs, 1))
     low, high = _poisson_interval(pairs, dispersion)
     # many coincidences are a small effective number: the ends of the interval change places
@@ -263,7 +264,7 @@ def _count_landings(
 def _chi_squared(counts: Tensor, weights: Tensor) -> Tensor:
     """χ² [c] of counts [c, N] against weights [N]."""
     expected = counts.sum(1, keepdim=True) * weights
-    return ((counts - expected).square() / expected).sum(1)
+    return ((counts - expected).square() / expected).sum(1)  # Σ (O − n w)² / (n w)
 
 
 def _draw_null(weights: Tensor, seeds: int, source: torch.Generator) -> Tensor:
@@ -271,6 +272,7 @@ def _draw_null(weights: Tensor, seeds: int, source: torch.Generator) -> Tensor:
     statistics, draws_at_once = [], max(1, NULL_VALUES // max(len(weights), seeds))
     for start in range(0, NULL_DRAWS, draws_at_once):
         draws = min(draws_at_once, NULL_DRAWS - start)
+        # A multinomial draw for each null sample: exact at any N, where χ² quantiles take n w ≥ 5.
         points = torch.multinomial(weights, draws * seeds, replacement=True, generator=source)
         counts = torch.zeros(draws, len(weights), dtype=torch.float64)
         counts.scatter_add_(1, points.reshape(draws, seeds), counts.new_ones(draws, seeds))
@@ -280,5 +282,7 @@ def _draw_null(weights: Tensor, seeds: int, source: torch.Generator) -> Tensor:
 
 def _poisson_interval(count: int, dispersion: float) -> tuple[float, float]:
     """The 95 % interval of a mean (Garwood 1936); `dispersion` is the variance over the mean."""
+    # Of a count k: from Γ⁻¹(.025; k) to Γ⁻¹(.975; k + 1), half of the χ² quantiles of 2 k and
+    # 2 k + 2 degrees. With a dispersion φ the interval is that of k / φ, times φ (quasi-Poisson).
     low = float(gammaincinv(count / dispersion, TAIL)) if count else 0.0
     return dispersion * low, dispersion * float(gammaincinv(count / dispersion + 1, 1 - TAIL))

@@ -77,13 +77,15 @@ def _draw_oracle_loss(losses: LossComparison) -> Drawing:
             title = f"{name}, own trajectories"
             curves[title] = losses.own[name].mean_curves()["oracle"]
             styles[title] = (colour, DASHED)
-    # The axis holds all that is above LEAST_LOSS of the gap; curves below run along its bottom.
+    # The axis holds all that is above LEAST_LOSS of the gap; curves below leave it.
     floor = LEAST_LOSS * float(gap.mean.max())
     high = max(0.0, *(float(curve.mean.max()) for curve in curves.values()))
     visible_means = [curve.mean[curve.mean > floor] for curve in curves.values()]
     low = min((float(m.min()) for m in visible_means if len(m)), default=floor)
     ax.set_yscale("log")
+    # Margins of a logarithmic axis are factors: .4 below all curves and 3 above them.
     ax.set_ylim(max(floor, 0.4 * low) or 0.1, 3 * high or 10.0)
+    # A tenth below the axis: 0 has no logarithm, and a line at its edge would be seen.
     bottom, points = ax.get_ylim()[0] / 10, {}
     for name, curve in curves.items():
         colour, style = styles[name]
@@ -124,6 +126,7 @@ def _draw_held_out(losses: LossComparison) -> Drawing:
     for (name, loss), colour in zip(losses.path.items(), FIELD_COLOURS, strict=False):
         means = loss.mean_curves()
         bounds = means["difference"].mean, *confidence_interval(means["difference"], loss.pairs)
+        # 100 (L_held-out − L_training) / L_training, in percent; [T] each
         mean, low, high = (100 * to_numpy(bound / means["conditional"].mean) for bound in bounds)
         curves[name] = _RelativeLoss(mean, low, high, [True] * len(mean), colour)
     figure, times = _draw_relative(losses, curves, "held-out − training / %")
@@ -168,6 +171,7 @@ def _relative_to_first(
     difference = loss_difference(losses.path[name], first, loss)
     base = to_numpy(first.mean_curves()[loss].mean)
     bounds = (difference.curve.mean, difference.low, difference.high)
+    # 100 (L − L_first) / L_first, in percent; the intervals hold at all times together.
     mean, low, high = (100 * to_numpy(bound) / base for bound in bounds)
     significant = [verdict != UNKNOWN for verdict in difference.verdicts()]
     return _RelativeLoss(mean, low, high, significant, colour, style)
@@ -202,7 +206,7 @@ def _relative_limits(curves: Mapping[str, _RelativeLoss]) -> tuple[float, float]
     lines = [line for curve in curves.values() for line in (curve.low, curve.mean, curve.high)]
     values = np.stack(lines).clip(-reach, reach)
     low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-    margin = 0.12 * (high - low) or 1.0
+    margin = 0.12 * (high - low) or 1.0  # 1: all curves are 0
     return low - margin, high + margin
 
 

@@ -70,7 +70,8 @@ def _describe_consistency(loss: OracleLoss) -> str:
     low, high = confidence_interval(
         means["disagreement"], loss.pairs, simultaneous=len(loss.times)
     )
-    rounding = ROUNDING * means["oracle"].mean
+    # Simultaneous (Bonferroni): of a dozen intervals at 95 % some would miss 0 by chance.
+    rounding = ROUNDING * means["oracle"].mean  # [T]
     outside = (low > rounding) | (high < -rounding)
     if outside.any():
         return (
@@ -214,7 +215,7 @@ def class_table(loss: OracleLoss) -> Table | None:
     """The oracle loss of every class at a few times."""
     if len(loss.classes) < 2:
         return None
-    step = -(-len(loss.times) // MAX_CLASS_TIMES)
+    step = -(-len(loss.times) // MAX_CLASS_TIMES)  # ⌈T / MAX_CLASS_TIMES⌉
     chosen = range(0, len(loss.times), step)
     curves = [group.curves["oracle"] for group in loss.classes]
     rows = [
@@ -223,6 +224,7 @@ def class_table(loss: OracleLoss) -> Table | None:
     ]
     means = torch.stack([curve.mean for curve in curves])  # [classes, T]
     errors = torch.stack([curve.error for curve in curves])
+    # A ratio to a loss that may be 0 says nothing: every class must be significant.
     significant = (means > 2 * errors).all(0)
     ratio = means.amax(0) / means.amin(0)
     cells = [f"{float(ratio[k]):.2g}" if significant[k] else "–" for k in chosen]

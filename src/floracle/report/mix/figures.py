@@ -128,6 +128,7 @@ def _draw_copies(result: SwitchResult | ForwardBackwardResult, kind: str) -> Dra
     share, low, high = (to_numpy(bound) for bound in result.copy_share())
     taus = to_numpy(result.switch_times)
     ax.fill_between(taus, low, high, color=BLUE, alpha=0.22, lw=0)
+    # Shares of 0 and 1 lie on the edge of the axes, so dots are not clipped.
     ax.plot(taus, share, "-o", ms=2.6, mew=0, color=BLUE, clip_on=False)
     ax.set_ylim(0, 1)
     ax.set_ylabel("share of copies")

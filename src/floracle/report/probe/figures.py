@@ -171,7 +171,7 @@ def _set_limits(ax: Axes, fields: Sequence[ProbedField], row: ProbeFigure) -> No
         early = to_numpy(first.times(row.curve)) <= SPEED_SCALE_UNTIL
         low = min(mean[early].min() for mean in means)
         high = max(mean[early].max() for mean in means)
-        margin = max(0.3 * (high - low), 0.02 * high)
+        margin = max(0.3 * (high - low), 0.02 * high)  # a constant speed has its axis too
         ax.set_ylim(max(0.0, low - margin), high + margin or 1.0)
     else:
         ax.set_ylim(0, 1.08 * highest or 1.0)
@@ -194,11 +194,13 @@ def _mark_settling(ax: Axes, probe: ProbeResult, curve: str, colour: str) -> Val
     settling = probe.settling(curve)
     if settling.value is None:
         return np.zeros((0, 2))
+    # The error of a single sample is infinite: it has a dot without a bar.
     reach = 2 * settling.error if np.isfinite(settling.error) else 0.0
     ax.errorbar(
         [settling.value], [probe.threshold], xerr=[reach], fmt="o", ms=5.5, mfc=colour,
         mec=PAPER, mew=0.8, ecolor=colour, elinewidth=1.2, capsize=2.5, zorder=4,
     )  # fmt: skip
+    # The bar as points, from which the names of curves keep away.
     along = settling.value + np.linspace(-reach, reach, 20)
     return np.stack([along, np.full(20, probe.threshold)], 1)
 

@@ -56,7 +56,7 @@ def write_probe_report(
     drawings = probe_figures(fields)
     write_figures(drawings, folder)
     page = probe_page(fields, drawings, facts=facts or {}, command=command, splits=splits)
-    write_text(folder / PAGE, page)
+    write_text(folder / PAGE, page)  # last: `floracle probe` draws again where it is missing
     return folder / PAGE
 
 
@@ -139,7 +139,7 @@ def _choose_display(
         return display_for(shape, store.picture_range, samples)
     if len(shape) == 3 and shape[0] in (1, 3):
         low, high = (float(samples.double().flatten().quantile(q)) for q in BLACK_WHITE_QUANTILES)
-        return Display(low, max(high, low + 1e-6))
+        return Display(low, max(high, low + 1e-6))  # constant samples have no range
     return display_for(shape, None, samples)
 
 

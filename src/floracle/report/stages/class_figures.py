@@ -52,7 +52,7 @@ def draw_predicted(stages: Stages) -> Drawing:
     margin = 0.08 * (high - low) + 1e-9
     diagonal = [low - margin, high + margin]
     ax.plot(diagonal, diagonal, color=RULE, lw=1, zorder=0)
-    ax.set_xlim(low - margin, high + 2.5 * margin)
+    ax.set_xlim(low - margin, high + 2.5 * margin)  # the names stand at the rightmost points
     ax.set_ylim(*diagonal)
     ax.set_xlabel("predicted time (from N and the spectrum alone)")
     ax.set_ylabel("measured time")
@@ -71,6 +71,7 @@ def draw_classes(stages: Stages) -> Drawing:
     """The landmarks of all classes, in the order of their collapse."""
     groups = sorted(measured_groups(stages), key=_collapse_of)
     named = len(groups) <= MAX_NAMED_CLASSES + 1
+    # .235 inch is 17 points for a row, whose name is 8.5 points high; .9 inch are for the axis.
     height = 0.9 + 0.235 * len(groups) if named else 4.4
     figure, ax = new_axes(height=max(height, 2.2))
     rows = np.arange(len(groups))[::-1]
@@ -87,8 +88,10 @@ def draw_classes(stages: Stages) -> Drawing:
         if named and name != "end":  # nothing predicts the end from the spectrum
             predicted = [getattr(groups[i], f"predicted_{name}") for i in reached]
             ax.plot(predicted, rows[reached], "|", color=INK, ms=8, mew=1)
+        # Landmarks of a single point are all at t = 0: their names would overlap.
         first = next((i for i in reached if not groups[i].single_point), reached[0])
         point = (getattr(groups[first], name).value, rows[first])
+        # The centre comes first: its name ends where it lies, the names of the others begin there.
         side = "right" if name == "centre" else "left"
         annotate(ax, name, point, (0, 9), ha=side, va="bottom", color=colour)
     if named:
@@ -117,7 +120,7 @@ def draw_weights_of(stages: Stages, examples: Examples, i: int) -> Drawing:
     times = examples.times[:steps].tolist()
     weights, rows = to_numpy(examples.weights[i, :steps]), examples.voters[i, :steps].numpy()
     below, positions = np.zeros(steps), np.arange(steps)
-    for k in range(weights.shape[1]):
+    for k in range(weights.shape[1]):  # bars upon each other, the largest weight at the bottom
         for is_source, colour in ((True, ORANGE), (False, BLUE)):
             chosen = (rows[:, k] == own_row) == is_source
             ax.bar(

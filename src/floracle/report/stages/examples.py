@@ -108,6 +108,7 @@ def examples(oracle: AnyOracle, stages: Stages, store: Store) -> Examples:
     """Follow a few pairs of different classes through all times."""
     # 1. Classes, a random row of each, and the noise of each pair.
     groups = _choose_groups(stages)
+    # Modulo 2³², the seeds that numpy takes too.
     seeds = [(stages.settings["seed"] + SEED_OFFSET + i) % 2**32 for i in range(len(groups))]
     rows = torch.tensor(
         [_random_row(store, g.label, seed) for g, seed in zip(groups, seeds, strict=True)]
@@ -176,7 +177,7 @@ def _measure_posteriors(
         noisy, t, labels = pairs.noisy_samples(numbers, oracle)
         posterior = oracle.posterior(noisy, t, labels, top=LEADING_POINTS)
         block = {"voters": posterior.top_rows, "weights": posterior.top_weights}
-        block["effective"] = 1 / posterior.participation
+        block["effective"] = 1 / posterior.participation  # 1 / Σγ², [n]
         if display is not None:
             block["noisy"] = _to_pictures(display, noisy)
             block["means"] = _to_pictures(display, posterior.mean)
@@ -233,6 +234,7 @@ def _choose_groups(stages: Stages) -> list[ClassStages]:
     measured = [group for group in stages.groups if group.label >= NO_LABEL]
     measured = [group for group in measured if not group.single_point] or measured
     groups = [group for group in measured if group.label >= 0] or measured
+    # Evenly spaced over the labels; fewer than four groups are taken several times.
     return [groups[i * len(groups) // EXAMPLES] for i in range(EXAMPLES)]
 
 

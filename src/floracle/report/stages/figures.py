@@ -144,6 +144,7 @@ def _draw_gap(ax: Axes, stages: Stages) -> Columns:
     draw_band(ax, stages.times, gap, BLUE, between=gap_between)
     last = max(GAP_SCALE_UNTIL, main.collapse.value or 0.0)
     early = torch.linspace(0, last, FINE_TIMES, dtype=torch.float64)
+    # At fine times, since the gap may peak between two measured ones.
     highest = max(float(gap_between(early).mean.max()), 0.0) or 1.0
     curves = {"gap": main.curves["gap"]}
     if "held_out_gap" not in main.curves:
@@ -153,6 +154,7 @@ def _draw_gap(ax: Axes, stages: Stages) -> Columns:
         curves["held_out_gap"] = main.curves["held_out_gap"]
         held_out = per_dimension(main.curves["held_out_gap"])
         draw_band(ax, stages.times, held_out, VIOLET)
+        # Held-out curves may rise far above the gap; what is above 2.2 of its peak is cut off.
         ax.set_ylim(0, 2.2 * highest)
         line = Line("gap", "training data", BLUE, 0.35 * highest, "right")
         _label(ax, stages, line, gap.mean)
@@ -172,7 +174,7 @@ def _draw_effective_samples(ax: Axes, stages: Stages) -> Columns:
     band = 1 / (mean + 2 * error), 1 / mean, 1 / (mean - 2 * error).clip(0.3 * mean)
     draw_log_band(ax, stages.times, band, TEAL, along=main.predicted_information)
     ax.set_yscale("log")
-    ax.set_ylim(0.9, 1.3 * (1 / mean).max())
+    ax.set_ylim(0.9, 1.3 * (1 / mean).max())  # no effective number is below 1
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     ax.minorticks_off()
     columns = curve_columns(stages.times, {"participation": curve})
@@ -184,7 +186,7 @@ def _draw_information(ax: Axes, stages: Stages) -> Columns:
     main, most = stages.main, stages.main.max_information
     times, bound = stages.times, to_numpy(main.predicted_information)
     error = main.area.error if np.isfinite(main.area.error) else 0.0
-    top = 1.22 * (most or 1.0)
+    top = 1.22 * (most or 1.0)  # room for "H(w) = …" above its line
     ax.set_ylim(0, max(top, 1.05 * (main.area.value + 2 * error)))
 
     fine, line = smooth(times, bound, along=bound)
@@ -197,6 +199,7 @@ def _draw_information(ax: Axes, stages: Stages) -> Columns:
     ax.axhline(most, color=INK, lw=0.9)
     annotate(ax, f"H(w) = {format_nats(most)}", (0, most), (5, 4), va="bottom", color=INK)
     if not main.single_point:
+        # On the edge t = 1 of the axes, so it is not clipped.
         ax.errorbar(
             [1], [main.area.value], [2 * error], color=ORANGE, marker="D", ms=5, capsize=4,
             lw=1.4, clip_on=False, zorder=5,

@@ -116,6 +116,7 @@ def _example_strips(stages: Stages, examples: Examples | None) -> list[dict[str,
     assert examples.means is not None
     steps, strips = examples.steps, []
     times = examples.times[:steps].tolist()
+    # A strip has 11 steps: below .25 they are too short to differ in the second decimal.
     decimals = 2 if times[-1] >= 0.25 else 3
     for i, (row, label) in enumerate(
         zip(examples.rows.tolist(), examples.labels.tolist(), strict=True)
@@ -137,6 +138,7 @@ def _leading_points(examples: Examples, i: int, k: int) -> dict[str, Any]:
     assert examples.faces is not None
     step = examples.steps + k  # the moments stand after the steps of the strip
     effective = float(examples.effective[i, step])
+    # 1.0 would look like a measurement; less than 1.05 is one point.
     number = "1" if effective < 1.05 else format_count(effective)
     leading = zip(
         examples.voters[i, step].tolist(),

@@ -55,6 +55,7 @@ def draw_baselines(distances: BaselineDistances, group: ClassStages) -> Drawing:
     colours = curve_colours(len(curves))
     points = {}
     for (name, curve), colour in zip(curves.items(), colours, strict=True):
+        # Just below the axis: 0 has no logarithm, and a baseline may equal the oracle.
         low, mean, high = (np.maximum(v, LEAST_DISTANCE / 3) for v in two_errors(curve))
         lines = draw_log_band(ax, distances.times, (low, mean, high), colour)
         above = lines[len(lines) // 3 : 2 * len(lines) // 3, 1] > LEAST_DISTANCE  # of the mean
@@ -129,6 +130,7 @@ def _name_halves(ax: Axes, halves: Mapping[str, Landmark]) -> None:
         for (name, mark), colour in zip(halves.items(), colours, strict=True)
         if mark.value is not None
     )
+    # Names to the right of early marks, to the left of late ones, .085 of the height for a line.
     early = not reached or axis_position(ax, reached[-1][0]) < 0.55
     side, x, lowest = ("left", 0.6, 0.42) if early else ("right", 0.4, 0.9)
     lowest -= 0.085 * (len(reached) - 1)

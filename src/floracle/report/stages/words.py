@@ -67,7 +67,7 @@ def story(stages: Stages) -> list[str]:
         return [_describe_single_point(main)]
     sentences = []
     if main.centre.value is not None:
-        start = float(1 / main.curves["participation"].mean[0])  # effective number at t = 0
+        start = float(1 / main.curves["participation"].mean[0])  # 1 / E Σγ² at t = 0
         in_class = " in a class" if main.label == POOLED else ""
         sentences.append(
             f"Up to t = {format_time(main.centre.value)} many training points share the weight."

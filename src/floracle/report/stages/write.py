@@ -51,6 +51,7 @@ def write_stages_report(folder: str | Path) -> Path:
         drawings += trajectory_figures(stages, deep)
     write_figures(drawings, folder)
     page = stages_page(stages, drawings, examples, deep, seconds=seconds_taken(folder))
+    # Last, with the digest of what it shows: a report that was stopped is drawn again.
     write_text(folder / PAGE, page + _stamp(folder))
     return folder / PAGE
 

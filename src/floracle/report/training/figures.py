@@ -83,6 +83,7 @@ def _draw_by_images(lines: Records, evaluations: Records) -> Drawing:
             label = None if evaluations else f"loss of batches, {stage}"
             x, y = zip(*points, strict=True)
             ax.plot(x, y, color=colour, alpha=0.45, lw=0.8, label=label)
+        # A line without any pair in a stage has an empty cell in the CSV.
         columns[f"loss of batches, {stage}"] = ["" if mean is None else mean for mean in means]
         if evaluations:
             images = [evaluation["images"] for evaluation in evaluations]

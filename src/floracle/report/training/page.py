@@ -149,7 +149,7 @@ def story(run: TrainingRun) -> list[str]:
     sentences, seconds = [], sum(line.get("seconds", 0.0) for line in run.lines)
     if run.images < run.total:
         sentences.append(f"So far {run.images:,} of {run.total:,} images are seen.")
-    rate = run.images / max(seconds, 1e-9)
+    rate = run.images / max(seconds, 1e-9)  # images a second
     sentences.append(f"{format_duration(seconds)} of training, {rate:,.0f} images per second.")
     if len(run.evaluations) > 1:
         sentences.append(_describe_progress(run.evaluations))
@@ -161,6 +161,7 @@ def story(run: TrainingRun) -> list[str]:
 def _describe_progress(evaluations: Sequence[Mapping[str, Any]]) -> str:
     """By how much the oracle loss has changed since half of the images."""
     last, half = evaluations[-1], halfway(evaluations)
+    # 1 − L_last / L_half of each stage: above 0 the loss fell.
     changes = [1 - last["oracle"][stage] / half["oracle"][stage] for stage in STAGES]
     verbs = ["fell" if change >= 0 else "rose" for change in changes]
     percents = [format_percent(abs(change)) for change in changes]
