@@ -8,8 +8,8 @@ the data. Every section is measured alone and kept in results/certificates.json 
 "Forced" rows prune also where a scan would be quicker, so that no query escapes.
 
 The evaluation shares nothing with the package: logits are float64 products about the leader, and
-what is missing is the weight of all atoms that the package did not evaluate in the end. It may
-itself err by FLOOR. What is handed back keeps to 1e-5 of the velocity, or to what rounding of x
+what is missing is the weight of all training points that the package did not evaluate in the end.
+It may itself err by FLOOR. What is handed back keeps to 1e-5 of the velocity, or to what rounding of x
 alone moves it by (exact midpoints, t → 1). Reads FLORACLE_SHARED (default ../shared).
 """
 
@@ -39,7 +39,7 @@ ASKED = (1e-5, 1e-3)
 FLOOR = 1e-11
 """What the evaluation may itself err by, relative to the velocity."""
 NEAR, FEW = 80.0, 64
-"""Atoms within so many nats of the leader, if they are so few, are evaluated against it."""
+"""Points within so many nats of the leader, if they are so few, are evaluated against it."""
 ROWS = 512
 KINDS = ("forward path", "midpoints", "near data", "trajectory")
 
@@ -76,7 +76,7 @@ def evaluated(points, log_weights, x, t):
 
 
 def against(leader, others, x, t):
-    """Logits [k] of a few atoms against a leader, and x_i − x_L [k, D]: in long double inside."""
+    """Logits [k] of a few points against a leader, and x_i − x_L [k, D]: in long double inside."""
     leader, others, x, t = (
         value.numpy().astype(np.longdouble) for value in (leader, others, x, t)
     )
@@ -94,7 +94,7 @@ def mean_of(points, weights):
 
 @contextmanager
 def watched():
-    """Which atoms were evaluated for every query in the end, by the bytes of the query."""
+    """The points that were evaluated for each query in the end, by the bytes of the query."""
     seen, plain = {}, pruning.evaluate_survivors
 
     def watching(screen, queries, projected, pairs, *rest, **more):
@@ -122,7 +122,7 @@ def forced():
 def examined(oracle, points, truth, x, t):
     """Truth beside certificate for queries x float64 [b, D]: a dictionary of columns [b].
 
-    `points` [n, D] are all atoms of the set in their order, `truth` what was `evaluated` of them.
+    `points` [n, D] are all points of the set in their order, `truth` what was `evaluated` of them.
     """
     with watched() as seen:
         found = oracle.posterior(x.reshape(-1, *oracle.data.shape), t)
@@ -130,9 +130,9 @@ def examined(oracle, points, truth, x, t):
     pruned = found.error > 0  # of those handed back nothing is reported
     missing = torch.zeros(len(x), dtype=torch.float64)
     for row in pruned.nonzero()[:, 0].tolist():
-        unseen = weights[row].clone()
-        unseen[seen[x[row].numpy().tobytes()]] = 0
-        missing[row] = unseen.sum()
+        unread = weights[row].clone()
+        unread[seen[x[row].numpy().tobytes()]] = 0
+        missing[row] = unread.sum()
     size = (means - x).norm(dim=1) / (1 - t)
     return {
         "pruned": pruned,

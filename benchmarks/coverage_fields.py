@@ -3,7 +3,7 @@
     python benchmarks/coverage_fields.py
 
 Two hundred independent draws with the embedded network of the digits, each with the defaults of
-its verb; the truth is what all draws give together, and 0 for unseen data that is the training
+its verb; the truth is what all draws give together, and 0 for held-out data that is the training
 data itself.
 """
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def losses(oracle: floracle.Oracle, model) -> dict[str, float]:
-    """The oracle loss at five times, and how much more unseen data costs that is not unseen."""
+    """The oracle loss at five times, and the excess loss on held-out data that is training data."""
     held, more = [], []
     asked = {"times": TIMES, "classes": [LABEL], "pairs": PAIRS, "held_out": oracle.data}
     for draw in range(DRAWS):
@@ -44,7 +44,7 @@ def losses(oracle: floracle.Oracle, model) -> dict[str, float]:
     mean = torch.stack([curve.mean for curve in held]).mean(0)
     return {
         f"oracle loss, {PAIRS} pairs": share(held, mean),
-        "unseen − training, where they are the same": share(more, torch.zeros(len(TIMES))),
+        "held-out − training, where they are the same": share(more, torch.zeros(len(TIMES))),
     }
 
 

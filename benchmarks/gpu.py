@@ -1,8 +1,8 @@
 """The budgets on a GPU, side by side in one run.
 
 The dense oracle against two float32 products of its shape, with what its arithmetic alone takes;
-what leaving atoms out would take there; a class's stage curve against its row products; and the
-stages and scans of a packed store of 40 of ImageNet's classes. Times are medians, and wait for
+what skipping training points would take there; a class's stage curve against its row products;
+and the stages and scans of a packed store of 40 of ImageNet's classes. Times are medians, and wait for
 the device.
 
     python benchmarks/gpu.py

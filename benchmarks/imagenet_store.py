@@ -6,8 +6,8 @@ in 1.5 times the sum of one read, one conversion to float32 and the two row prod
 within 2 GiB; a scan of everything for 64 queries in 1.3 times the slower of reading it and its
 two products. Every step runs in a process of its own; its peak memory is what the system says.
 
-The same scan with a tolerance leaves atoms on the disk that provably do not matter: the store's
-coarse view says which.
+The same scan with a tolerance leaves training points on the disk that provably do not matter:
+the store's coarse view says which.
 
     python benchmarks/imagenet_store.py [--folder DIR] [--classes 1000] [--keep]
 """
@@ -39,7 +39,7 @@ PAIRS, TIMES, QUERIES = 16, 50, 64
 SCANNED = (0.02, 0.05, 0.3)
 """Navigation; the collapse, where float32 leaves most in doubt; refinement."""
 CERTIFIED = (0.3, 0.5, 0.7, 0.9)
-"""Times at which atoms may be left unread."""
+"""Times at which training points may be left unread."""
 BLOCK = 1024
 
 

@@ -219,7 +219,7 @@ def drawn_losses(kept: dict):
             kept,
             (
                 ("conditional", "", style.BLUE, 0, (0, 0, "left")),
-                ("held_out", "training and unseen pictures", style.TEAL, 0, (0, 22, "left")),
+                ("held_out", "training and held-out pictures", style.TEAL, 0, (0, 22, "left")),
                 ("oracle", "from the oracle", style.ORANGE, 5, (8, -12, "left")),
                 ("own", "the same on its own trajectories", style.VIOLET, 6, (-14, 12, "right")),
             ),
@@ -236,7 +236,7 @@ def drawn_switch(kept: dict):
         figure, ax = new_axes()
         level = switched_at["test pictures"]["nearest"]
         ax.axhline(level, color=style.QUIET, lw=0.8, ls=":")
-        ax.annotate("unseen test pictures", (0.99, level), (0, 4), textcoords="offset points",
+        ax.annotate("held-out test pictures", (0.99, level), (0, 4), textcoords="offset points",
                     ha="right", color=style.QUIET)  # fmt: skip
         lines(
             ax,

@@ -1,9 +1,9 @@
 """Training runs side by side, paired by their seeds.
 
 A run's `looks` are its evaluations by images seen, each with curves by t and their means over
-both stages. Intervals are Student's, 95 %, over seeds of training; one that holds 0 is "cannot
-say". All runs are evaluated on the same pairs and noise: what others would change is not in them,
-nor are they corrected for the many times of a table.
+both stages. Intervals are Student's, 95 %, over seeds of training; one that holds 0 is not
+significant. All runs are evaluated on the same pairs and noise: the intervals do not hold what
+others would change, and are not corrected for the many times of a table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.stats import t as student
 
 from floracle.report.training.figures import STAGES, halfway
 
-UNSURE = "cannot say"
+UNSURE = "not significant"
 
 
 def told(ours: Sequence[float], theirs: Sequence[float]) -> str:
@@ -62,7 +62,7 @@ def longer(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def remembered(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """How much more unseen data costs than training data, and the pairs' own error by t."""
+    """The excess loss on held-out data over training data, and the pairs' own error by t."""
     last = [run["looks"][-1]["difference"] for run in runs]
     found: dict[str, Any] = {s: told([one[s] for one in last], [0] * len(last)) for s in STAGES}
     return found | {"standard errors of the pairs": last[0]["error"]}

@@ -1,7 +1,7 @@
 """How good samples of a trained network are, by a measure of our own: pixels alone are seen.
 
-The Fréchet distance to unseen data is taken over the leading principal coordinates of the training
-set; it is not comparable with published FID. Copies are counted by nearest neighbours.
+The Fréchet distance to held-out data is taken over the leading principal coordinates of the
+training set; it is not comparable with published FID. Copies are counted by nearest neighbours.
 """
 
 from __future__ import annotations

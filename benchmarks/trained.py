@@ -4,9 +4,9 @@
     python benchmarks/trained.py NAME DATA --held-out DATA [--device cuda] [--images 1e6] …
 
 Every run is a `floracle train` of its own, some at a time; its evaluations say how far the
-averaged network is from the oracle in each stage, and what unseen data costs. The first model is
+averaged network is from the oracle in each stage, and what held-out data costs. The first model is
 trained on each of the targets, the others on conditional ones. Afterwards networks draw samples,
-whose Fréchet distance to unseen data stands beside that of as many training points. Where a
+whose Fréchet distance to held-out data stands beside that of as many training points. Where a
 share is held out, points are shuffled by a fixed seed and both parts written to the folder.
 """
 
@@ -70,7 +70,7 @@ def apart(options: argparse.Namespace) -> tuple[str, str]:
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(store)))
     cut = round(len(store) * (1 - share))
     files = []
-    for name, rows in {"train": order[:cut], "unseen": order[cut:]}.items():
+    for name, rows in {"train": order[:cut], "held_out": order[cut:]}.items():
         files.append(options.folder / f"{name}.npz")
         np.savez(files[-1], points=store.take(rows).numpy(), labels=store.labels[rows].numpy())
     return str(files[0]), str(files[1])
@@ -120,9 +120,9 @@ def sampled(found: dict[str, Any], options: argparse.Namespace) -> dict[str, Any
     """Adds to every run how good its samples are; says how good training points would be."""
     read = {"normalize": options.normalize}
     data = floracle.open_store(options.data, **read)
-    unseen = floracle.open_store(options.held_out, normalize=data.normalizer)
-    points, others = (one.take(torch.arange(len(one))).flatten(1) for one in (data, unseen))
-    told: dict[str, Any] = {"points": len(data), "unseen points": len(unseen)}
+    held_out = floracle.open_store(options.held_out, normalize=data.normalizer)
+    points, others = (one.take(torch.arange(len(one))).flatten(1) for one in (data, held_out))
+    told: dict[str, Any] = {"points": len(data), "held-out points": len(held_out)}
     count = min(options.samples, len(data))
     if not count:
         return told
@@ -184,7 +184,7 @@ def main() -> None:
         groups.setdefault(name.rpartition("-")[0], []).append(run)
     first, *others = groups
     told |= {f"{k} less {first}": compared(groups[k], groups[first]) for k in others}
-    told |= {f"{k}, unseen data less training data": short(remembered(groups[k])) for k in groups}
+    told |= {f"{k}, held-out less training data": short(remembered(groups[k])) for k in groups}
     if options.looks % 2 == 0:  # there is an evaluation at half of the images
         told |= {f"{k}, all less half of the images": longer(groups[k]) for k in groups}
     report(f"trained_{options.name}", told | {"runs": short(found)})
