@@ -9,8 +9,8 @@ the data. Every section is measured alone and kept in results/certificates.json 
 
 The evaluation shares nothing with the package: logits are float64 products about the leader, and
 what is missing is the weight of all training points that the package did not evaluate in the end.
-It may itself err by FLOOR. What is handed back keeps to 1e-5 of the velocity, or to what rounding of x
-alone moves it by (exact midpoints, t → 1). Reads FLORACLE_SHARED (default ../shared).
+It may itself err by FLOOR. What is handed back keeps to 1e-5 of the velocity, or to what rounding
+of x alone moves it by (exact midpoints, t → 1). Reads FLORACLE_SHARED (default ../shared).
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def losses(oracle: floracle.Oracle, model) -> dict[str, float]:
-    """The oracle loss at five times, and the excess loss on held-out data that is training data."""
+    """Oracle loss at five times, and the excess loss on held-out data that is training data."""
     held, more = [], []
     asked = {"times": TIMES, "classes": [LABEL], "pairs": PAIRS, "held_out": oracle.data}
     for draw in range(DRAWS):

@@ -2,8 +2,8 @@
 
 The dense oracle against two float32 products of its shape, with what its arithmetic alone takes;
 what skipping training points would take there; a class's stage curve against its row products;
-and the stages and scans of a packed store of 40 of ImageNet's classes. Times are medians, and wait for
-the device.
+and the stages and scans of a packed store of 40 of ImageNet's classes. Times are medians, and
+wait for the device.
 
     python benchmarks/gpu.py
 """
