@@ -35,6 +35,7 @@ from .console import OutputLost, as_typed, check_printed, guard_streams, warn
 from .failures import describe_external, describe_parsing
 from .registry import VERBS, current_options
 
+# 128 + signal as shells report it; 141 is 128 + SIGPIPE, what `| head` leaves of other programs.
 OK, BUG, MISTAKE, LOST, SIGNALLED, BROKEN_PIPE = 0, 1, 2, 3, 128, 141
 """Exit codes; to SIGNALLED is added the number of the signal."""
 SIGNALS = {
@@ -52,8 +53,8 @@ def build() -> App:
         help="The exact velocity field of your training set, and what it says about your model.",
         version=_version,
         help_format="plaintext",
-        default_parameter=Parameter(negative=()),
-        suppress_keyboard_interrupt=False,
+        default_parameter=Parameter(negative=()),  # no --no-OPTION unless an option asks for it
+        suppress_keyboard_interrupt=False,  # `_outcome` reports it, with its exit code
         help_epilogue="floracle VERB --help shows the options of a verb and examples.",
     )
     titles = list(dict.fromkeys(verb.group for verb in VERBS.values()))
@@ -98,6 +99,7 @@ def _ending_at_signals(group: ProcessGroup) -> Iterator[None]:
     each. In a group SIGTERM can mean that another process has failed; it raises `Stopped`.
     """
     handlers = {sig: signal.getsignal(sig) for sig in signal.Signals if sig.name in SIGNALS}
+    # Under nohup SIGHUP is ignored, and an embedding program may have handlers: these stay.
     usual = (signal.SIG_DFL, signal.default_int_handler)
     handlers = {sig: handler for sig, handler in handlers.items() if handler in usual}
     if threading.current_thread() is not threading.main_thread():
@@ -152,6 +154,7 @@ def _outcome(arguments: list[str], group: ProcessGroup = ALONE) -> int:
 
 
 def _run(arguments: list[str], group: ProcessGroup) -> int:
+    # Before anything is imported or opened: every process would write the same files.
     verb = _verb_name(arguments)
     if not group.alone and verb in VERBS and not VERBS[verb].parallel:
         raise InputError(f"{verb} is the work of one process; start it without torchrun")
@@ -165,7 +168,7 @@ def _run(arguments: list[str], group: ProcessGroup) -> int:
             arguments, print_error=False, exit_on_error=False, result_action="return_value"
         )
         check_printed(results)
-    barrier(group)
+    barrier(group)  # no process ends while the first one still writes or prints
     return OK
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+# C0 and C1: some terminals take 0x9b alone as the beginning of an escape sequence.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 LIBRARY_OPTION = re.compile(r"\b(layout|moments|normalize)=('?)([\w.-]+)\2")
 ASCII = {
@@ -105,7 +106,7 @@ def _open_standard_descriptors() -> None:
 def check_printed(results: object = None) -> None:
     """Raise `OutputLost` if something that was printed is lost; `results` is a verb's folder."""
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        stream.flush()  # a full device refuses a short text only now
         if isinstance(stream, StandardStream) and stream.error is not None:
             reason = (stream.error.strerror or str(stream.error)).lower()
             folder = f"; the results are in {results}" if isinstance(results, Path) else ""

@@ -79,6 +79,7 @@ class DataOptions:
     def arguments(self) -> dict[str, Any]:
         """The options as arguments of `open_store`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        # The library says labels; on the command line that word is for the classes of samples.
         return {"labels": values.pop("label_file"), **values, "normalize": self.normalizer()}
 
     def normalizer(self) -> str | float | Normalizer:

@@ -16,7 +16,7 @@ from floracle.run.errors import suggestion
 
 from .registry import VERBS
 
-PHRASES = {
+PHRASES = {  # replaced in this order: the longer of two that begin alike comes first
     "Unknown option: ": "there is no option ",
     ". Did you mean ": "; did you mean ",
     ". Choose from: ": "; choose from ",
@@ -53,6 +53,7 @@ def describe_parsing(error: CycloptsError, verb: str) -> str:
 
 def describe_external(error: Exception, verb: str, arguments: list[str]) -> str | None:
     """What went wrong outside of this program, or None: then it is a bug."""
+    # Memory first: it may run out inside of a user's network, which is then not to blame.
     if _is_memory(error):
         return f"memory ran out{_memory_remedy(verb)}"
     if line := _line_of_user_code(error, arguments):
@@ -64,6 +65,7 @@ def describe_external(error: Exception, verb: str, arguments: list[str]) -> str 
 def _is_memory(error: Exception) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
+    # torch raises RuntimeError on the CPU, and only the text says that memory ran out.
     message = str(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError)
@@ -88,6 +90,7 @@ def _memory_remedy(verb: str) -> str:
 def _line_of_user_code(error: Exception, arguments: list[str]) -> str | None:
     """The line that failed in a network of the user, from a file or module in the arguments."""
     modules = {word.partition(":")[0] for word in arguments if ":" in word}
+    # file.py:function is imported as _floracle_file, module:function by its own name.
     files = {
         getattr(module, "__file__", None)
         for name, module in list(sys.modules.items())
@@ -100,7 +103,7 @@ def _line_of_user_code(error: Exception, arguments: list[str]) -> str | None:
         for frame, line in walk_tb(error.__traceback__)
         if frame.f_code.co_filename in files
     ]
-    return lines[-1] if lines else None
+    return lines[-1] if lines else None  # the deepest line that the user wrote
 
 
 def _describe_file(error: Exception) -> str | None:

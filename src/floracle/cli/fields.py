@@ -78,7 +78,8 @@ def name_fields(
         if len(display) != len(fields) or "" in display:
             needed = "a name" if len(fields) == 1 else f"{len(fields)} comma-separated names"
             raise InputError(f"{option} needs {needed}, got {names!r}")
-    if len(set(map(folder_name, display))) < len(fields):  # each has a folder of results
+    # Compared as folders, since each field has one: a/b and a-b would share it.
+    if len(set(map(folder_name, display))) < len(fields):
         raise InputError(f"fields need different names, got {', '.join(display)}; give --names")
     return dict(zip(display, fields, strict=True))
 
@@ -86,7 +87,7 @@ def name_fields(
 def short_name(field: str) -> str:
     """The last part of a path, without its ending; what cannot be printed is escaped."""
     path, function = field, ""
-    if re.fullmatch(r".+:\w+", field, re.DOTALL):
+    if re.fullmatch(r".+:\w+", field, re.DOTALL):  # a file name may contain a line break
         path, _, function = field.rpartition(":")
     last = Path(path).name
     return visible(Path(last).stem if function or Path(path).is_file() else last or field)
@@ -205,7 +206,7 @@ def _check_convention(field: ModelField, data: PointSet, *, text: bool) -> None:
     try:
         verdict = cheap_check(field, data, labels=labels)
     except RuntimeError as error:
-        if "memory" in str(error).lower():
+        if "memory" in str(error).lower():  # reported by `describe_external`, with the way out
             raise
         shape = " × ".join(map(str, data.shape))
         raise InputError(

@@ -43,6 +43,7 @@ class GuidanceOptions:
         if len(scales) not in (1, count):
             remedy = "give --then for a second field" if count == 1 else "write 2.5 or 2.5,1"
             raise InputError(f"--guidance {self.guidance} has {len(scales)} scales; {remedy}")
+        # One scale is for all fields.
         return scales if len(scales) == count else scales * count
 
     def check(self, count: int, path: str, *, labelled: bool) -> None:

@@ -113,6 +113,7 @@ class SamplingOptions:
         """Refuse what is malformed, before any data is opened."""
         from floracle.sampling.solvers import find_solver
 
+        # Each raises InputError itself; the values are computed again where they are used.
         self.seed_list()
         find_solver(self.solver)
         self.grid()
@@ -295,6 +296,7 @@ def refuse_unused(
     verb: Callable[..., object], arguments: Mapping[str, Any], names: Sequence[str], needed: str
 ) -> None:
     """Refuse options that would have no effect, since the option they belong to is missing."""
+    # Only options that differ from their default: a default has no effect that could be missed.
     used = []
     for name, parameter in signature(verb).parameters.items():
         value = arguments[name]

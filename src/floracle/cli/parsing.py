@@ -76,6 +76,7 @@ def check_labels(labels: list[int], classes: list[int], option: str) -> None:
     """Refuse labels that no point of the data has."""
     for label in labels:
         if label not in classes:
+            # A dozen and the last one: ImageNet has a thousand, and an error is one line.
             few = ", ".join(map(str, classes[:12]))
             few += f", …, {classes[-1]}" if len(classes) > 12 else ""
             raise InputError(
@@ -113,7 +114,7 @@ def parse_times(text: str, option: str) -> list[float]:
     times = parse_floats(text, option, "0,.1,.2,.5")
     if not all(0 <= time <= 1 for time in times):
         raise InputError(f"{option} takes times between noise (0) and data (1), got {text}")
-    return sorted(set(times))
+    return sorted(set(times))  # grids and switch times must increase
 
 
 def default_folder(verb: str, data: str) -> Path:

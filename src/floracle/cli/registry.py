@@ -195,7 +195,7 @@ def current_options(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]
         if word == "--":  # what follows are no options
             current += options[k:]
             break
-        old, equals, value = word.partition("=")
+        old, equals, value = word.partition("=")  # --old VALUE and --old=VALUE
         new = RENAMED_OPTIONS.get((verb, old))
         if new is not None:
             renamed[old] = new

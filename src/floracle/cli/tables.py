@@ -28,6 +28,7 @@ def show_table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str = 
     heading = _cell(title) if title else None
     table = Table(box=SIMPLE_HEAD, title=heading, title_justify="left")
     for i, name in enumerate(head):
+        # Numbers are never broken into lines; names of rows may be.
         table.add_column(_cell(name), justify="left" if i == 0 else "right", no_wrap=i > 0)
     for row in rows:
         table.add_row(*map(_cell, row))

@@ -62,6 +62,8 @@ def run_verb(
     with open_results(
         verb, out, default, settings, group=group, data=data, results=results
     ) as output:
+        # One process looks and tells the others: all of them must take the same branch, or those
+        # that compute would wait for the others for ever.
         answered = group.first and is_answered(output)
         if not broadcast_from_first(group, [answered])[0]:
             compute(output)

@@ -24,7 +24,7 @@ from floracle.sampling.grid import share_of_steps, shift_times, time_grid
 
 from .recipe import Recipe, RecipePlan, rows_of, table_of
 
-MAP_TIMES = 201
+MAP_TIMES = 201  # every .005
 SHARE = "share of steps before the end of navigation, %"
 
 
@@ -53,9 +53,10 @@ def plan_appendix_d(settings: AppendixDSettings) -> RecipePlan:
         rows = [
             {
                 "": f"s = {shift:g}",
+                # Rounded, since 100 · 14/50 is 28.000000000000004 in float64.
                 SHARE: round(100 * share_of_steps(grid, settings.until), 9),
                 "first step": float(grid[1]),
-                "half-way": float(grid[len(grid) // 2]),
+                "half-way": float(grid[len(grid) // 2]),  # t after half of the steps
                 "last step": float(1 - grid[-2]),
             }
             for shift, grid in zip(settings.shifts, grids, strict=True)
@@ -71,6 +72,7 @@ def draw_appendix_d(results: Results) -> list[Drawing]:
 
 
 def _draw_map(results: Results) -> Drawing:
+    # Square, with equal scales: the map of 1/s is that of s mirrored at the diagonal (s = 1).
     figure, ax = new_axes(width=4.1, height=4.1)
     t, until = to_numpy(results.arrays["t"]), results.settings["until"]
     shade_stages(ax, until, upright=True)
@@ -98,10 +100,11 @@ def _draw_grids(results: Results) -> Drawing:
     grids, rows = _by_shift(results, "grids"), rows_of(results)
     colours = colour_ramp(len(grids))
     for i, (grid, row, colour) in enumerate(zip(grids.values(), rows, colours, strict=True)):
+        # Starts of steps alone: no step begins at t = 1.
         ax.vlines(to_numpy(grid[:-1]), i - 0.3, i + 0.3, color=colour, lw=1.1)
         style = {"va": "center", "color": INK, "annotation_clip": False}
         annotate(ax, f"{row[SHARE]:.0f} %", (1, i), (10, 0), **style)
-    ax.set(xlim=(0, 1), ylim=(len(grids) - 0.4, -0.6))
+    ax.set(xlim=(0, 1), ylim=(len(grids) - 0.4, -0.6))  # the first shift on top
     ax.set_yticks(range(len(grids)), [f"s = {shift:g}" for shift in grids])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)

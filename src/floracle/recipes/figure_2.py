@@ -71,6 +71,7 @@ def plan_figure_2(item: str, settings: Figure2Settings) -> RecipePlan:
     parts: dict[str, Callable[[Parts], Results]] = {}
     for i, store in enumerate(stores):
         oracle, labels = Oracle(store), _labels_with_stages(store)
+        # The plan first: every class is measured at its times, so that curves can be averaged.
         parts[f"{i}/plan"] = partial(_plan_part, oracle, settings, labels)
         for label in labels:
             parts[f"{i}/{label}"] = partial(_class_part, oracle, settings, i, label)
@@ -121,6 +122,7 @@ def _assemble(
     classes = [parts[f"{i}/{label}"] for label in plan.labels]
     groups = [ClassStages.of_saved(stages.values, stages.arrays) for stages in classes]
     pool = reduce(Pool.merge, map(Pool.of, groups))
+    # Resamples have given the intervals of landmarks by now, and are not saved.
     main = replace(assemble_stages(oracle, plan, groups, pool).main, resamples=None)
     values = {
         "name": getattr(oracle.data, "name", "data"),
@@ -137,7 +139,7 @@ def _table_row(values: dict[str, Any], arrays: dict[str, Tensor], i: int) -> Tab
     times, max_weight = (
         to_numpy(v) for v in (arrays[f"{i}/times"], group.curves["max_weight"].mean)
     )
-    gap = to_numpy(group.curves["gap"].mean) / values["dims"]
+    gap = to_numpy(group.curves["gap"].mean) / values["dims"]  # E‖u* − (data − noise)‖² / D, [T]
     collapse = group.collapse.value
     return {
         "": values["name"],
@@ -157,9 +159,11 @@ def _table_row(values: dict[str, Any], arrays: dict[str, Tensor], i: int) -> Tab
 
 def _gone_from(times: Values, gap: Values) -> float | None:
     """The time from which the gap stays below its share; linear between times."""
+    # The last time k with g_k above the share, not the first below it: noise may cross it twice.
     last = int(np.flatnonzero(gap > GONE * gap[0])[-1])
     if last == len(times) - 1:
         return None
+    # (g_k − .01 g_0) / (g_k − g_{k+1}) of the way from t_k to t_{k+1}
     share = (gap[last] - GONE * gap[0]) / (gap[last] - gap[last + 1])
     return float(times[last] + share * (times[last + 1] - times[last]))
 

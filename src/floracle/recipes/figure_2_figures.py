@@ -55,6 +55,7 @@ def draw_figure_2a(results: Results) -> list[Drawing]:
     for line, level in zip(lines, _label_levels(len(lines), 0.45), strict=True):
         top = int(line.mean.argmax())  # named where it falls
         name = line.name if len(lines) > 1 else f"gap, {line.name}"
+        # Levels are shares of the peak of each curve, since scales of data sets differ.
         _draw_line(ax, line, level * line.mean[top], name, side="left", since=top)
     highest = max(float(line.mean[line.times <= SCALE_UNTIL].max()) for line in lines)
     ax.set_ylim(0, 1.12 * highest)
@@ -94,6 +95,7 @@ def _axes_of(lines: list[_Line], *, note_at_bottom: bool) -> tuple[Figure, Axes]
         figure, ax = stages_axes(lines[0].group)
     else:
         figure, ax = new_axes()
+        # One axis for all: stretched about the earliest collapse, which has the least room.
         earliest = min(lines, key=lambda line: line.group.collapse.value or 1.0)
         landmark_time_axis(ax, earliest.group)
         ax.set_facecolor(NAVIGATION)
@@ -119,6 +121,7 @@ def _draw_line(
 
 def _label_levels(count: int, single: float) -> list[float]:
     """Heights at which curves are named."""
+    # Each at another height: names beside each other would run into the next curve.
     return np.linspace(0.62, 0.25, count).tolist() if count > 1 else [single]
 
 

@@ -85,11 +85,11 @@ def _measure_size(settings: Figure3Settings, dims: int, points: int, _: Parts) -
     times = choose_times([predicted], settings.times)
     pairs = _measure_pairs(settings, dims, points, times)
     self_weight, max_weight = Curve.of(pairs.self_weight), Curve.of(pairs.max_weight)
-    closed = predicted.self_weight(times)
+    closed = predicted.self_weight(times)  # E[1 / (1 + E S)], [T]
     deviation = self_weight.mean - closed
     worst = int(deviation.abs().argmax())
     resampled = bootstrap_means(pairs.self_weight, settings.seed)
-    mark = find_landmark(times, self_weight.mean, resampled, 0.5)
+    mark = find_landmark(times, self_weight.mean, resampled, 0.5)  # the collapse, where it is ½
     quarter, three_quarters = (
         float(first_crossings(times, max_weight.mean[None], level)[0]) for level in (0.25, 0.75)
     )
@@ -127,12 +127,14 @@ def _measure_pairs(
         data = open_store(f"gaussian:{points}x{dims}:{seed}")
         rows = torch.randint(points, (settings.pairs,), generator=generator(seed + 1))
         noises = noise(range(seed + 2, seed + 2 + settings.pairs), data.shape)
+        # Mirrored: the odd part of each curve in the noise cancels between ε and −ε.
         clouds.append(Oracle(data).pairs(rows, noises, times, mirrored=True))
     return reduce(PairCurves.joined, clouds)
 
 
 def _first_seed(seed: int, dims: int, points: int) -> int:
     """The first of the seeds of a size, scattered over [0, 2³² − 2²¹) by hash multipliers."""
+    # 2²¹ seeds are left above: the clouds × (pairs + 2) of a size are far fewer.
     scattered = seed * 0x9E3779B1 + dims * 0x85EBCA6B + points * 0xC2B2AE35
     return scattered % (2**32 - 2**21)
 

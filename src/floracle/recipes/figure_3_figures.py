@@ -62,6 +62,7 @@ def cloud_name(dims: int, points: int) -> str:
 
 def isotropic_collapse(dims: int, points: float) -> float:
     """The time at which α/σ is √(N^(2/D) − 1): a unit Gaussian tells log N nats by then."""
+    # From D/2 · log(1 + r²) = log N. expm1, since N^(2/D) is near 1 where D is large.
     ratio = math.sqrt(math.expm1(2 * math.log(points) / dims))
     return ratio / (1 + ratio)
 
@@ -144,7 +145,7 @@ def _name_peaks(ax: Axes, results: Results, sizes: list[CloudSize], colours: lis
         name = f"D = {size[0]:,}" if i == 0 else f"{size[0]:,}"
         style: Any = {"ha": "center", "color": colour, "fontsize": 8.5}
         annotate(ax, name, (t, upper[peak]), (0, 14 if raised else 3), **style)
-    ax.set_ylim(-0.12 * highest, 1.25 * highest)
+    ax.set_ylim(-0.12 * highest, 1.25 * highest)  # a quarter more for two lines of names
 
 
 def _draw_collapse(results: Results) -> Drawing:
@@ -152,6 +153,7 @@ def _draw_collapse(results: Results) -> Drawing:
     dims, points = results.settings["dims"], results.settings["points"]
     figure, ax = new_axes(height=HEIGHT + 0.4)
     ax.set_facecolor(NAVIGATION)
+    # Even in log N, and beyond the measured sizes on both sides.
     fine, rows = np.geomspace(0.6 * min(points), 1.7 * max(points), 80), rows_by_name(results)
     for size, colour in zip(dims, colour_ramp(len(dims), COOL), strict=True):
         predicted = np.array([isotropic_collapse(size, count) for count in fine])

@@ -82,6 +82,7 @@ class Recipe(Generic[RecipeSettings]):
 
 def table_of(rows: Sequence[TableRow]) -> dict[str, list[Any]]:
     """Rows as they are saved: JSON keeps the order of lists, not of mappings."""
+    # All rows have the columns of the first, in its order.
     return {"columns": list(rows[0]), "rows": [list(row.values()) for row in rows]}
 
 

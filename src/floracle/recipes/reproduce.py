@@ -51,6 +51,7 @@ def reproduce_in_folder(output: OutputFolder, recipe: Recipe[Any], plan: RecipeP
     if stored_answer(output.path, output.settings) is None:
         parts = track(_measure_parts(plan, output), recipe.name, len(plan.parts))
         output.save(plan.join(dict(parts)))
+    # From the saved numbers, also if they were just computed: both give the same figures.
     if not all(path.is_file() for path in recipe_files(recipe, output.path)):
         redraw(output.path)
     output.clear_parts()

@@ -57,6 +57,7 @@ def plan_table_2(settings: Table2Settings) -> RecipePlan:
         rows = []
         for shift in settings.shifts:
             published, gfid = PUBLISHED.get(shift, (None, None))
+            # Rounded: 100 · 14/50 is 28.000000000000004 in float64.
             row = {"": f"s = {shift:g}", SHARE: round(share(settings, shift), 9)}
             rows.append(row | {PUBLISHED_SHARE: published, GFID: gfid})
         return Results("table-2", saved, {"table": table_of(rows)}, {}, provenance())

@@ -48,7 +48,7 @@ def compare(
     names
         Display names of the data sets, comma-separated. Default: the last parts of their paths.
     """
-    arguments = dict(locals())
+    arguments = dict(locals())  # first, while the options are all there is
     from floracle.report.comparison.figures import MAX_SPACES
 
     from .stages import stages

@@ -81,6 +81,7 @@ def _known_times(shift: Shift | None, steps: int | None) -> tuple[dict[str, Time
             1.0,
             "how far along the shifted grid, 0 to 1",
         )
+        # + 0.0 turns −0 into 0, which is how −log s comes out at s = 1.
         assumptions += f", shift s = {shift.s:.6g} (k = {shift.k:.6g}, mu = {shift.mu + 0.0:.6g})"
     if steps is not None:
         times["step"] = grid_step_convention(time_grid(steps, shift=shift.s if shift else 1.0))

@@ -114,6 +114,7 @@ def _report(latents: EncodedManifest, autoencoder: str, out: Path, processes: in
     }
     say_facts(facts)
     low, high = USUAL_DEVIATIONS
+    # Networks expect data of unit variance beside unit noise; a factor of 2 either way is usual.
     if not all(low <= std <= high for std in latents.std):
         # The factor that brings the root mean square over channels to 1.
         rms = (sum(std**2 for std in latents.std) / len(latents.std)) ** 0.5

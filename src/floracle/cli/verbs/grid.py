@@ -63,6 +63,7 @@ def _shift(
     """The shift in the notation of the project."""
     from floracle.core.time_conventions import Shift, flux_mu
 
+    # Three notations of one number: s = 1/k = exp(−mu), and tokens give mu for flux.
     if sum(value is not None for value in (shift, mu, tokens)) > 1:
         raise InputError("give one of --shift, --mu and --tokens")
     if mu is not None and name not in ("flux", "sd3"):

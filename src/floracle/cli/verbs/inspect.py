@@ -50,7 +50,7 @@ def inspect(
     """
     from floracle.analysis.inspection import inspect as inspect_store
 
-    check_out(out, "inspect", data)
+    check_out(out, "inspect", data)  # before --verify reads all of the data
     verified = _verify(data) if verify else None
     store, used, questions = _open(data, data_options, memory)
     result = inspect_store(store, moments=used.moments or "samples", memory=memory)
@@ -58,7 +58,7 @@ def inspect(
         settings = {"data": store.fingerprint, **used.settings()}
         with open_results("inspect", out, out, settings, data=[store]) as output:
             output.save(result)
-    if json_:
+    if json_:  # nothing but JSON on standard output, so that a program can read it
         content = dict(result.to_results().values)
         content |= {"flags": _next_command(data, used), "to_choose": questions}
         content |= {"verified": verified} if verified else {}

@@ -90,7 +90,7 @@ def loss(
     out
         Folder for the report and its numbers. Default: runs/loss-NAMES.
     """
-    arguments = dict(locals())
+    arguments = dict(locals())  # first, while the options are all there is
     from floracle.core.point_set import classes as labels_in
     from floracle.report.loss.figures import FIELD_COLOURS
 

@@ -99,7 +99,7 @@ def mix(
     out
         Folder for the report and its numbers. Default: runs/mix-NAME.
     """
-    arguments = dict(locals())
+    arguments = dict(locals())  # first, while the options are all there is
     # 1. What needs no data is checked first.
     parts = _plan_parts(arguments)
     display, spec = next(iter(name_fields([field], name, "--name").items()))
@@ -185,6 +185,7 @@ def _plan_parts(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         parse_rows(arguments["rows"])
         check_seed(arguments["seed"])
         which_rows = {key: arguments[key] for key in ("rows", "noises", "edges", "seed")}
+        # Rows and edges were parsed above to refuse errors; settings hold them as they are typed.
         parts[RESUME] = {**which_rows, "taus": parse_times(resume, "--resume")}
     return parts
 
@@ -223,6 +224,7 @@ def _measure(output: OutputFolder, job: MixRun, field: VelocityField) -> None:
         LANDING: _measure_landing,
         RESUME: _measure_resume,
     }
+    # Each part is saved before the next one starts: a stopped run keeps what it has measured.
     for part, settings in _missing_parts(output, job).items():
         note_progress(f"{part} of {job.name}")
         result = measures[part.partition("-")[0]](job, field, settings)

@@ -69,7 +69,7 @@ def predict(
     if data is not None and (dims is not None or spectrum is not None):
         raise InputError("--dims and --spectrum go with --points; data has its own")
     counts = parse_positive(what_if, "--what-if") if what_if is not None else None
-    if counts is not None and min(counts) < 2:
+    if counts is not None and min(counts) < 2:  # one point has no stages
         raise InputError(f"--what-if asks about at least 2 points, got {min(counts):g}")
     factors = parse_positive(scales, "--scales")
     predictions: dict[str, Prediction]
@@ -182,6 +182,7 @@ def _scaled_landmarks(stages_twin: Twin, before: dict[str, float], after: dict[s
         if time is None or max(time, before[name], after[name]) >= 1:  # beyond float64
             times.append("–")
             continue
+        # r · r_after / r_before, then back to t = r / (1 + r)
         r, r_before, r_after = (t / (1 - t) for t in (time, before[name], after[name]))
         scaled = r * r_after / r_before
         times.append(_time(scaled / (1 + scaled)))

@@ -93,7 +93,7 @@ def probe(
     out
         Folder for the report and its numbers. Default: runs/probe-NAMES.
     """
-    arguments = dict(locals())
+    arguments = dict(locals())  # first, while the options are all there is
     # 1. What needs no data is checked first.
     specs = _name_fields(fields, names, data)
     conventions = conventions_of(specs, convention)
@@ -295,8 +295,7 @@ def _measure(output: OutputFolder, job: ProbeRun, command: str) -> None:
     splits = job.settings.get("splits")
     write_probe_report(pictured, output.path, facts=facts, command=command, splits=splits)
     if not has_answer(output):  # the page alone may have been missing
-        values = {"names": list(probes)}
-        output.save(Results("probes", output.settings, values, {}, provenance()))
+        output.save(Results("probes", output.settings, {"names": list(probes)}, {}, provenance()))
 
 
 def _probe_fields(output: OutputFolder, job: ProbeRun) -> dict[str, ProbeResult]:
@@ -335,7 +334,7 @@ def _probe_fields(output: OutputFolder, job: ProbeRun) -> dict[str, ProbeResult]
         note_progress(f"sampling {name}")
         result = probe_field(on_path(field, path), seeds, job.shape, **common)
         results[name] = replace(result, settings=field_settings)
-        output.save(results[name], folder_name(name))
+        output.save(results[name], folder_name(name))  # at once: a stopped run keeps it
     return results
 
 

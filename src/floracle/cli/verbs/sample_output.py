@@ -78,7 +78,7 @@ def save_samples(
     from floracle.run.images import display_for, enlarge, png, tiles
     from floracle.run.results import Results, provenance
 
-    output.check()
+    output.check()  # before the first file: the data must be what it was when it was opened
     rows, distances = near.rows[:, 0], near.distances[:, 0]  # [b]
     # ‖row‖, [b]; the clamp is for a row that is zero.
     norms = store.take(rows).double().flatten(1).norm(dim=1).clamp(min=1e-12)
@@ -98,6 +98,7 @@ def save_samples(
         pictures = enlarge(display.pictures(samples[:MAX_PICTURES]), MIN_PICTURE_SIDE)
         write_bytes(folder / "samples.png", png(tiles(pictures, PICTURE_COLUMNS)))
     arrays["landed"] = distances <= LANDED_DISTANCE * norms
+    # The result last, with the digest of the file: without it the samples do not count.
     values = {**cost, "file": hash_file(folder / FILE)}
     output.save(Results("samples", output.settings, values, arrays, provenance(name=store.name)))
 

@@ -66,7 +66,7 @@ def stages(
     dry_run
         Print what the run would take, and stop.
     """
-    arguments = dict(locals())
+    arguments = dict(locals())  # first, while the options are all there is
     from floracle.analysis.cost.memory_needs import check_memory
     from floracle.analysis.cost.stages_shape import StagesShape, oracle_memory
     from floracle.analysis.stages.plan import MIN_TIMES

@@ -177,6 +177,7 @@ def _settings(
 
     values = {SETTING_OF_OPTION.get(name, name): v for name, v in asdict(training_options).items()}
     values |= durations
+    # None is an option that was not given, so the value of the recipe stays.
     return replace(PRESETS[recipe], **{k: v for k, v in values.items() if v is not None})
 
 
