@@ -151,8 +151,8 @@ def test_mistakes(folder, capsys):
     for words, told in (
         ((), "no field given"),
         (("oracle",), "give --data"),
-        ((pull, *AS_TYPED), "give --shape, or --data"),
-        ((pull, "--shape", "1,4,4"), "convention="),
+        ((pull, *AS_TYPED), "give --shape or --data"),
+        ((pull, "--shape", "1,4,4"), "pass --convention, e.g. predicts=velocity"),
         ((pull, "--data", data, "--shape", "1,4,4", *AS_TYPED), "the data has its own"),
         ((pull, pull, "--shape", "1,4,4", *AS_TYPED), "different names"),
         ((pull, "--shape", "1,4,4", "--names", "a,b", *AS_TYPED), "--names needs a name"),
@@ -165,7 +165,10 @@ def test_mistakes(folder, capsys):
         (("oracle", "--data", data, "--labels", 3), "class 3 does not occur in the data"),
         ((f"{place}:nothing", "--shape", "1,4,4", *AS_TYPED), "nothing"),
         ((pull, "--shape", "1,4,4", "--prompt", "a shark", *AS_TYPED), "a text is for SD3"),
-        ((pull, "--data", folder / "rows.npy", *AS_TYPED), "return a tensor like its samples"),
+        (
+            (pull, "--data", folder / "rows.npy", *AS_TYPED),
+            "must return a tensor of the shape of its samples",
+        ),
     ):
         assert typed(folder, *words) == 2, words
         said = capsys.readouterr().err
@@ -268,6 +271,15 @@ def test_options_are_judged_before_data_is_opened(folder, capsys):
         assert main(command) == 2, words
         assert told in capsys.readouterr().err
         assert not (folder / "out").exists()
+
+
+def test_as_many_fields_as_there_are_colours(folder, capsys):
+    """Several fields are taken; without --shape they fail later, for want of one."""
+    pull, other = (f"{folder / 'networks.py'}:{name}" for name in ("pull", "other"))
+    assert typed(folder, pull, other, "--names", "a,b", *AS_TYPED) == 2
+    assert "the shape of a sample" in capsys.readouterr().err
+    assert typed(folder, *[pull] * 6, *AS_TYPED) == 2
+    assert "a figure shows up to 5 fields, got 6" in capsys.readouterr().err
 
 
 def test_an_autoencoder_that_does_not_fit_is_refused_before_anything_is_followed(

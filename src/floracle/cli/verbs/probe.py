@@ -170,9 +170,7 @@ def _name_fields(fields: tuple[str, ...], names: str | None, data: str | None) -
         names = None if names is None else f"{ORACLE},{names}"
     if data is None and ORACLE in fields:
         raise InputError("the oracle is the field of a training set: give --data")
-    if len(fields) > len(FIELD_COLOURS):
-        raise InputError(f"a figure shows up to {len(FIELD_COLOURS)} fields, got {len(fields)}")
-    return name_fields(fields, names)
+    return name_fields(fields, names, limit=len(FIELD_COLOURS))
 
 
 def _check(
