@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import floracle.data.layouts.idx
-import floracle.data.packed.verify  # noqa: F401  (loaded once, not in every child)
+import floracle.data.packing.verify  # noqa: F401  (loaded once, not in every child)
 from floracle.data.packed import files as packed_files
 
 DIED, TOLD = 9, 143

@@ -67,8 +67,9 @@ def stages_fashion() -> dict:
 
 
 def stages_photographs() -> dict:
+    """With a memory of its own: how many pairs are computed at a time decides the last bits."""
     store = floracle.open_store(SHARED / "data" / "images256" / "train")
-    return of_stages(floracle.stages(floracle.Oracle(store), classes=[0]))
+    return of_stages(floracle.stages(floracle.Oracle(store, memory="3G"), classes=[0]))
 
 
 def predict() -> dict:

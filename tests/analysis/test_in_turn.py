@@ -15,7 +15,7 @@ from floracle.analysis.stages.measure import measure_class, measure_classes, pla
 from floracle.analysis.stages.prefetch import PairBatch, can_prefetch, prefetch_classes
 from floracle.core.point_set import mass
 from floracle.core.seeds import noise
-from floracle.data.packed.pack import pack
+from floracle.data.packing.pack import pack
 
 SIZES = (40, 60, 1, 90, 50)
 DIMS, PAIRS = 96, 8

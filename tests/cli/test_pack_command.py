@@ -123,7 +123,7 @@ def test_packing_takes_little_memory_beside_the_mapped_data():
         points[start : start + 1000] = rng.standard_normal((1000, 4096), np.float32)
     points.flush()
     script = (
-        "import resource, sys, torch, floracle.data.packed.pack\n"
+        "import resource, sys, torch, floracle.data.packing.pack\n"
         "from floracle.cli import main\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "arguments = ['large.npy', 'packed', '--no-spectra', '--memory', '64M']\n"

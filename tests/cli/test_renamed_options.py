@@ -8,12 +8,7 @@ import pytest
 
 from documents import options_of
 from floracle.cli import main
-from floracle.cli.registry import (
-    RENAMED_OPTIONS,
-    VERBS,
-    current_command,
-    current_options,
-)
+from floracle.cli.registry import RENAMED_OPTIONS, VERBS, current_command, current_options
 
 
 @pytest.mark.parametrize(("verb", "old"), RENAMED_OPTIONS)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from floracle.cli.data_options import DataOptions
+from floracle.data.layout_registry import LAYOUTS, layout_names
 from floracle.data.layouts.content import MOMENTS
-from floracle.data.layouts.registry import LAYOUTS, layout_names
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 

@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from floracle.data.normalize import Normalizer
 from floracle.data.packed.manifest import ClassSpan
-from floracle.data.packed.pack import pack
-from floracle.data.packed.plan import _cuts
-from floracle.data.packed.verify import verify
+from floracle.data.packing.pack import pack
+from floracle.data.packing.plan import _cuts
+from floracle.data.packing.verify import verify
 from floracle.data.store import open_store
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
@@ -326,7 +326,7 @@ def test_the_same_again_answers_at_once_and_others_are_refused(tmp_path, monkeyp
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     with monkeypatch.context() as patched:
         patched.setattr(
-            "floracle.data.packed.pack.open_store", None
+            "floracle.data.packing.pack.open_store", None
         )  # the data is not even opened
         assert pack(where, out, shard_bytes=600).fingerprint == first.fingerprint
         with pytest.raises(InputError, match=r"dtype: 'stored' there, 'fp16' asked"):

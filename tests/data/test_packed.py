@@ -11,7 +11,7 @@ import torch
 from floracle.core.point_set import prepared
 from floracle.core.spectrum import moments, spectrum
 from floracle.data.normalize import RAW, Normalizer, scale_normalizer
-from floracle.data.packed.pack import pack
+from floracle.data.packing.pack import pack
 from floracle.data.rows.buffers import read_ahead
 from floracle.data.store import open_store
 from floracle.oracle.class_points import gather_class_points

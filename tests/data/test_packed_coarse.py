@@ -15,7 +15,7 @@ import certificates
 from certificates import evaluated, examined, queries_of, verdict
 from floracle.core.coarse_view import coarse_view
 from floracle.core.seeds import generator
-from floracle.data.packed.pack import pack
+from floracle.data.packing.pack import pack
 from floracle.data.rows.file_rows import FileRows
 from floracle.data.store import open_store
 from floracle.oracle.oracle import Oracle

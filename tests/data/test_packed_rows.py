@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from floracle.data.packed.pack import pack
+from floracle.data.packing.pack import pack
 from floracle.data.rows.buffers import BufferPool, read_ahead
 from floracle.data.store import open_store
 

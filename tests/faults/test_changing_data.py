@@ -10,7 +10,7 @@ from PIL import Image
 from test_encode_faults import HOW, Squares
 
 from floracle.data.encoding.encode import encode
-from floracle.data.packed.pack import pack
+from floracle.data.packing.pack import pack
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 from many import in_threads
@@ -122,7 +122,9 @@ VERBS = {"pack": packed, "encode": encoded}
 
 def between_shards(monkeypatch, verb, change):
     """Have the data change after the first shard."""
-    module = {"pack": "floracle.data.packed.pack", "encode": "floracle.data.encoding.encode"}[verb]
+    module = {"pack": "floracle.data.packing.pack", "encode": "floracle.data.encoding.encode"}[
+        verb
+    ]
     write_shard = __import__(module, fromlist=["write_shard"]).write_shard
     numbers = []
 

@@ -10,7 +10,7 @@ from test_changing_data import CHANGES, DATA, IMAGES, RECORD, npy, overwrite, to
 from test_malformed import LAYOUTS, write
 
 from floracle.core.point_set import check_unchanged
-from floracle.data.packed.pack import pack
+from floracle.data.packing.pack import pack
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 

@@ -380,7 +380,7 @@ def test_unreadable_by_permission():
         path.chmod(0)
         script = (  # everything is read before, since others may not read this installation
             "import os\n"
-            "import floracle.data.layouts.npy, floracle.data.layouts.registry\n"
+            "import floracle.data.layouts.npy, floracle.data.layout_registry\n"
             "from floracle.data.store import open_store\n"
             "from floracle.run.errors import InputError\n"
             "if os.geteuid() == 0: os.setuid(65534)\n"

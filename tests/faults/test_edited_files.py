@@ -11,7 +11,7 @@ import floracle
 from edits import survived
 from floracle.analysis.load import load
 from floracle.cli import main
-from floracle.data.packed.pack import pack
+from floracle.data.packing.pack import pack
 from floracle.data.store import open_store
 from floracle.models.state_dict import hash_tensors
 from floracle.report.stages.write import write_stages_report

@@ -11,7 +11,7 @@ import torch
 
 from floracle.cli import main
 from floracle.data.encoding.encode import encode
-from floracle.data.packed.pack import pack
+from floracle.data.packing.pack import pack
 from floracle.run.errors import InputError
 
 pytestmark = pytest.mark.slow

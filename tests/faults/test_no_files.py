@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_malformed import LAYOUTS, write
 
-from floracle.data.packed.pack import pack
+from floracle.data.packing.pack import pack
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 from hanging import at_most

@@ -14,8 +14,8 @@ import pytest
 
 from dying import died, every_step
 from floracle.data.packed import files as packed_files
-from floracle.data.packed.pack import pack
-from floracle.data.packed.verify import verify
+from floracle.data.packing.pack import pack
+from floracle.data.packing.verify import verify
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 from floracle.run.folder_lock import locked
@@ -133,7 +133,7 @@ def test_a_full_disk_is_one_mistake_and_loses_nothing(tmp_path, monkeypatch, mom
 
 def interrupted(folder, monkeypatch, after):
     """A store whose packing ended after some shards."""
-    from floracle.data.packed import pack as module
+    from floracle.data.packing import pack as module
 
     where, write, done = images(folder / "data"), module.write_shard, [0]
 

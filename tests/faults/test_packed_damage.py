@@ -10,8 +10,8 @@ import torch
 
 from floracle.data.packed import files as packed_files
 from floracle.data.packed.manifest import _digest
-from floracle.data.packed.pack import pack
-from floracle.data.packed.verify import verify
+from floracle.data.packing.pack import pack
+from floracle.data.packing.verify import verify
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 

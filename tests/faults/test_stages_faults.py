@@ -11,7 +11,7 @@ import torch
 
 from dying import every_step
 from floracle.core.seeds import generator
-from floracle.data.packed.pack import pack
+from floracle.data.packing.pack import pack
 
 TAKEN = {"timing.json", "report.html"}
 """Hold how long it took, which differs between any two runs."""

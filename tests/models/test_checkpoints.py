@@ -18,7 +18,7 @@ from floracle.models.autoencoders.taef2 import load_taef2
 from floracle.models.checkpoints import open_checkpoint, read_safetensors, unwrapped_names
 from floracle.models.networks.diffusers import load_text_to_image
 from floracle.models.networks.diffusers_folder import WEIGHTS, check_weights
-from floracle.models.prompts import read_embeddings
+from floracle.models.networks.prompts import read_embeddings
 from floracle.models.state_dict import fill_network
 from floracle.models.weights import read_network, write_network
 from floracle.run.errors import InputError

@@ -18,7 +18,7 @@ from certificates import WIDE, evaluated, examined, forced, queries_of, verdict
 from floracle.core.coarse_view import Frame, coarse_view, leading_directions
 from floracle.core.paths import LINEAR
 from floracle.core.seeds import generator
-from floracle.data.packed.pack import pack
+from floracle.data.packing.pack import pack
 from floracle.data.store import open_store
 from floracle.oracle import oracle as oracle_module
 from floracle.oracle.oracle import Oracle

@@ -8,9 +8,9 @@ from __future__ import annotations
 from torch import Tensor, aminmax
 
 from .channel_statistics import Channels, ChannelStatistics
+from .layout_registry import has_own_scale
 from .layouts.content import LayoutContent, is_picture
 from .layouts.moments import MAX_LOG_VARIANCE, MIN_LOG_VARIANCE
-from .layouts.registry import has_own_scale
 from .points import PointReading
 
 USUAL_STD = (0.5, 2.0)  # of channels of latents that fit noise of standard deviation 1

@@ -25,8 +25,10 @@ from floracle.run.output_folder import open_output
 from floracle.run.processes import ALONE, ProcessGroup
 from floracle.run.results import differences
 
-from .packed.files import UNFINISHED
-
+OWN_FOLDER = "floracle"
+"""The folder inside a store for all files that LightningDiT does not know."""
+UNFINISHED = f"{OWN_FOLDER}/unfinished"
+"""The folder of a store that is being packed or encoded."""
 MARKS = FolderMarks(marker=f"{UNFINISHED}/settings.json", control=UNFINISHED)
 UNFINISHED_FILES = re.compile(
     r"settings\.json|(shard|classes)-\d+\.tensors|encoded-\d+\.json|\..+\.[a-z0-9_]{8}\.part"

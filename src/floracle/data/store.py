@@ -30,10 +30,10 @@ from .atoms import ClassIndex
 from .channel_statistics import Channels, point_channels
 from .data_warnings import data_warnings
 from .integrity_check import find_first_equal, row_digests
+from .layout_registry import open_layout
 from .layouts.content import LayoutContent, ReadOptions
 from .layouts.labels import check_labels, check_weights, class_names, read_labels
 from .layouts.moments import read_moments
-from .layouts.registry import open_layout
 from .normalize import Normalizer, choose_normalizer
 from .packed.reader import PackedStore, packed_content
 from .points import fits, read_points, stds_of

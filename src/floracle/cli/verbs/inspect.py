@@ -72,7 +72,7 @@ def inspect(
 
 def _verify(data: str) -> str:
     """Check a packed store; returns what was checked."""
-    from floracle.data.packed.verify import verify
+    from floracle.data.packing.verify import verify
     from floracle.report.formatting import format_bytes
 
     manifest = verify(data)

@@ -47,7 +47,7 @@ def pack(
         Also store the covariance spectra of the classes and of the whole set; this takes longest.
     """
     from floracle.data.packed.manifest import MANIFEST
-    from floracle.data.packed.pack import pack as pack_store
+    from floracle.data.packing.pack import pack as pack_store
 
     with open_new_store(out, "pack", MANIFEST):
         manifest = pack_store(

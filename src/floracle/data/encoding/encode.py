@@ -29,7 +29,7 @@ from floracle.data.destination import (
     remove_unfinished,
     source_state,
 )
-from floracle.data.layouts.registry import companions
+from floracle.data.layout_registry import companions
 from floracle.data.packed.latent_shards import remove_shards, write_stats
 from floracle.data.rows.source_files import RUN_AGAIN, Changed, find_change
 from floracle.data.store import Store, open_store

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from floracle.data.destination import DestinationKind
-from floracle.data.packed.files import OWN_FOLDER, StoreFile, find_wrong_size
+from floracle.data.destination import OWN_FOLDER, DestinationKind
+from floracle.data.packed.files import StoreFile, find_wrong_size
 from floracle.run.errors import InputError
 from floracle.run.files import read_json, write_json
 

@@ -18,11 +18,7 @@ from torch import Tensor
 from floracle.core.seeds import generator
 from floracle.data.channel_statistics import ChannelStatistics
 from floracle.data.packed.files import StoreFile, TensorStream
-from floracle.data.packed.latent_shards import (
-    read_shard_record,
-    write_latents,
-    write_shard_record,
-)
+from floracle.data.packed.latent_shards import read_shard_record, write_latents, write_shard_record
 from floracle.data.rows.buffers import read_ahead
 from floracle.data.store import Store
 from floracle.run.errors import InputError

@@ -1,1 +1,1 @@
-"""Packed stores: points sorted by class in shards, with what opening would look for."""
+"""Packed stores as they are read: points sorted by class in shards, with what opening needs."""

@@ -23,16 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from floracle.data.destination import OWN_FOLDER
 from floracle.data.rows.rows import as_bytes
 from floracle.data.rows.source_files import open_source, record_file
 from floracle.run.errors import InputError
 from floracle.run.files import read_json, write_aside, write_json
 from floracle.run.progress import track
 
-OWN_FOLDER = "floracle"
-"""The folder inside a store for all files that LightningDiT does not know."""
-UNFINISHED = f"{OWN_FOLDER}/unfinished"
-"""The folder of a store that is being packed or encoded."""
 VERIFIED = f"{OWN_FOLDER}/verified.json"
 HASHED_CHUNK_BYTES = 2**22
 HASHING_THREADS = min(4, os.cpu_count() or 1)

@@ -16,20 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from floracle.data.destination import UNFINISHED
 from floracle.data.layouts.lightningdit import STATS
 from floracle.data.rows.source_files import record_file
 from floracle.data.rows.tensorfile import read_header
 from floracle.run.files import write_bytes
 
-from .files import (
-    UNFINISHED,
-    StoreFile,
-    TensorStream,
-    find_damage,
-    one_block,
-    sha256_of,
-    write_tensors,
-)
+from .files import StoreFile, TensorStream, find_damage, one_block, sha256_of, write_tensors
 
 LATENTS = ("latents", "latents_flip")
 """The tensors of a shard: latents, then those of the mirrored pictures."""

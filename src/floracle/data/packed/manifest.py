@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from floracle.data.channel_statistics import Channels
-from floracle.data.destination import unfinished_verb
+from floracle.data.destination import OWN_FOLDER, unfinished_verb
 from floracle.data.layouts.lightningdit import STATS
 from floracle.data.rows.source_files import explain_read_errors
 from floracle.run.errors import InputError
 from floracle.run.files import digest, read_json, write_json
 
-from .files import DTYPE_NAMES, OWN_FOLDER, StoreFile
+from .files import DTYPE_NAMES, StoreFile
 from .latent_shards import shard_name
 
 FORMAT = 1

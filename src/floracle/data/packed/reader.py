@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from floracle.data.atoms import ClassIndex
+from floracle.data.destination import UNFINISHED
 from floracle.data.layouts.content import LayoutContent, ReadOptions
 from floracle.data.normalize import Normalizer
 from floracle.data.rows.file_rows import FileRows
@@ -33,7 +34,6 @@ from .class_statistics import ClassStatistics, read_class_statistics
 from .coarse import StoredCoarseView, read_coarse
 from .files import (
     DTYPE_NAMES,
-    UNFINISHED,
     VERIFIED,
     StoreFile,
     find_all_damage,

@@ -21,13 +21,7 @@ from floracle.run.errors import InputError
 
 from .file_rows import Piece, rows_at
 from .rows import Rows
-from .source_files import (
-    SourceFile,
-    check_exists,
-    explain_read_errors,
-    open_source,
-    source_file,
-)
+from .source_files import SourceFile, check_exists, explain_read_errors, open_source, source_file
 
 MAX_HEADER_BYTES = 2**20
 LENGTH_BYTES = 8  # a little-endian integer before the header

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from floracle.models.convention import CONVENTIONS, Convention
-from floracle.models.prompts import FLUX_PIPELINE, Prompts, encode_prompts, read_embeddings
 from floracle.run.errors import InputError
 
 from .diffusers_folder import WEIGHTS, check_weights, load_network, read_class
+from .prompts import FLUX_PIPELINE, Prompts, encode_prompts, read_embeddings
 
 PIPELINES = {
     "SD3Transformer2DModel": "StableDiffusion3Pipeline",

@@ -15,14 +15,7 @@ from floracle.analysis.mixing.forward_backward import ForwardBackwardResult
 from floracle.analysis.trajectories.frequency_bands import HALF_EXPLAINED
 from floracle.report.figure import Columns, Drawing, figure_style, picture_sheet
 from floracle.report.label_placement import name_curves
-from floracle.report.plots import (
-    curve_columns,
-    draw_band,
-    even_axis,
-    new_axes,
-    smooth,
-    to_numpy,
-)
+from floracle.report.plots import curve_columns, draw_band, even_axis, new_axes, smooth, to_numpy
 from floracle.report.style import BLUE, CURVE_COLOURS, DASHED, DOTTED, ORANGE, PAPER, QUIET
 
 HELD_OUT_LEVEL = "held-out points themselves"

@@ -24,16 +24,7 @@ from floracle.report.plots import (
     new_axes,
     to_numpy,
 )
-from floracle.report.style import (
-    BLUE,
-    INK,
-    ORANGE,
-    PAPER,
-    QUIET,
-    TEAL,
-    THRESHOLD_DOTS,
-    VIOLET,
-)
+from floracle.report.style import BLUE, INK, ORANGE, PAPER, QUIET, TEAL, THRESHOLD_DOTS, VIOLET
 
 FIELD_COLOURS = (BLUE, ORANGE, TEAL, VIOLET, QUIET)
 """Of fields, in their order; the oracle is drawn in ink."""

@@ -14,18 +14,19 @@ import torch
 
 from floracle.core.coarse_view import NUMBERS, frame_of
 from floracle.core.point_set import NO_LABEL, prepared
-from floracle.data.rows.tensorfile import TensorFile, read_header
-from floracle.data.store import Store
-from floracle.run.progress import track
-
-from .class_statistics import (
+from floracle.data.destination import UNFINISHED
+from floracle.data.packed.class_statistics import (
     ARRAYS,
     compute_statistics,
     labels_with_statistics,
     statistics_arrays,
 )
-from .files import UNFINISHED, StoreFile, TensorStream, one_block, write_tensors
-from .manifest import CLASSES, COARSE, ROWS, PackedManifest
+from floracle.data.packed.files import StoreFile, TensorStream, one_block, write_tensors
+from floracle.data.packed.manifest import CLASSES, COARSE, ROWS, PackedManifest
+from floracle.data.rows.tensorfile import TensorFile, read_header
+from floracle.data.store import Store
+from floracle.run.progress import track
+
 from .plan import ShardPlan
 
 ROWS_PER_PART = 2**14

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from floracle.data.packed.reader import PackedStore, is_packed, read_packed
-from floracle.data.rows.source_files import check_exists, explain_read_errors
 from floracle.run.errors import InputError, suggestion
 
-from .array_files import open_memory, open_npy, open_npz, open_safetensors
-from .content import LayoutContent, ReadOptions
-from .edm import is_edm, open_edm
-from .fastdit import is_fastdit, open_fastdit
-from .idx import idx_label_files, is_idx, open_idx
-from .labels import label_files
-from .lightningdit import STATS, is_lightningdit, open_lightningdit
-from .mar import is_mar, open_mar
-from .pictures import open_pictures
-from .synthetic import open_digits, open_gaussian
+from .layouts.array_files import open_memory, open_npy, open_npz, open_safetensors
+from .layouts.content import LayoutContent, ReadOptions
+from .layouts.edm import is_edm, open_edm
+from .layouts.fastdit import is_fastdit, open_fastdit
+from .layouts.idx import idx_label_files, is_idx, open_idx
+from .layouts.labels import label_files
+from .layouts.lightningdit import STATS, is_lightningdit, open_lightningdit
+from .layouts.mar import is_mar, open_mar
+from .layouts.pictures import open_pictures
+from .layouts.synthetic import open_digits, open_gaussian
+from .packed.reader import PackedStore, is_packed, read_packed
+from .rows.source_files import check_exists, explain_read_errors
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from floracle.data.packed.manifest import ClassSpan
 from floracle.data.rows.rows import COMPACT
 from floracle.data.store import Store
 from floracle.run.errors import InputError
-
-from .manifest import ClassSpan
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 LABEL_BYTES = 8

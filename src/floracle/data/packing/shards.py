@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from floracle.data.integrity_check import BLOCK_VALUES, DIGEST_BYTES, row_digests
+from floracle.data.packed.files import StoreFile, TensorStream
+from floracle.data.packed.latent_shards import read_shard_record, write_latents, write_shard_record
+from floracle.data.packed.manifest import Conversion
 from floracle.data.rows.buffers import read_ahead
 from floracle.data.rows.rows import compact
 from floracle.run.errors import InputError
 
-from .files import StoreFile, TensorStream
-from .latent_shards import read_shard_record, write_latents, write_shard_record
-from .manifest import Conversion
 from .plan import ShardPlan, packed_dtype
 
 

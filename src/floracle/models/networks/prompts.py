@@ -15,16 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from floracle.models.checkpoints import read_safetensors
 from floracle.run.errors import InputError, suggestion
 from floracle.run.files import read_json
 
-from .checkpoints import read_safetensors
-from .networks.diffusers_folder import (
-    PIPELINE_INDEX,
-    check_weights,
-    errors_in_one_line,
-    import_diffusers,
-)
+from .diffusers_folder import PIPELINE_INDEX, check_weights, errors_in_one_line, import_diffusers
 
 TENSOR_NAMES = ("prompt_embeds", "pooled_prompt_embeds")
 FLUX_PIPELINE = "FluxPipeline"

@@ -14,13 +14,29 @@ import torch
 from floracle.data.channel_statistics import point_channels
 from floracle.data.integrity_check import check_rows, find_first_equal
 from floracle.data.layouts.lightningdit import STATS, read_stats
+from floracle.data.packed.class_statistics import read_class_statistics
+from floracle.data.packed.files import (
+    find_all_damage,
+    read_verified,
+    verified_entries,
+    write_verified,
+)
+from floracle.data.packed.manifest import (
+    CHANNELS,
+    CLASSES,
+    MANIFEST,
+    PackedManifest,
+    read_manifest,
+)
+from floracle.data.packed.reader import (
+    PackedStore,
+    check_labels,
+    is_packed,
+    raise_faults,
+    read_rows,
+)
 from floracle.data.store import compute_fingerprint
 from floracle.run.errors import InputError
-
-from .class_statistics import read_class_statistics
-from .files import find_all_damage, read_verified, verified_entries, write_verified
-from .manifest import CHANNELS, CLASSES, MANIFEST, PackedManifest, read_manifest
-from .reader import PackedStore, check_labels, is_packed, raise_faults, read_rows
 
 CHANNEL_TOLERANCE = 1e-6
 """Of the deviation of the points: statistics are summed here in another order than at packing."""

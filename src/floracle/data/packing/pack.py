@@ -19,6 +19,7 @@ from torch import Tensor
 
 from floracle.data.atoms import ClassIndex
 from floracle.data.destination import (
+    UNFINISHED,
     DestinationKind,
     check_destination,
     check_room,
@@ -28,26 +29,13 @@ from floracle.data.destination import (
     source_state,
 )
 from floracle.data.integrity_check import find_first_equal
+from floracle.data.layout_registry import companions
 from floracle.data.layouts.lightningdit import STATS
-from floracle.data.layouts.registry import companions
 from floracle.data.normalize import Normalizer
-from floracle.data.rows.source_files import remove_output_if_changed
-from floracle.data.store import compute_fingerprint, open_store, store_of_packed
-from floracle.run.budget import memory_budget
-from floracle.run.errors import InputError
-from floracle.run.progress import track
-
-from .class_statistics import read_class_statistics
-from .derived import write_class_statistics, write_coarse, write_rows
-from .files import (
-    UNFINISHED,
-    VERIFIED,
-    read_verified,
-    verified_entries,
-    write_verified,
-)
-from .latent_shards import shard_name, write_stats
-from .manifest import (
+from floracle.data.packed.class_statistics import read_class_statistics
+from floracle.data.packed.files import VERIFIED, read_verified, verified_entries, write_verified
+from floracle.data.packed.latent_shards import shard_name, write_stats
+from floracle.data.packed.manifest import (
     CLASSES,
     COARSE,
     MANIFEST,
@@ -56,8 +44,15 @@ from .manifest import (
     read_manifest,
     write_manifest,
 )
+from floracle.data.packed.reader import check_files, read_rows, stored_rows
+from floracle.data.rows.source_files import remove_output_if_changed
+from floracle.data.store import compute_fingerprint, open_store, store_of_packed
+from floracle.run.budget import memory_budget
+from floracle.run.errors import InputError
+from floracle.run.progress import track
+
+from .derived import write_class_statistics, write_coarse, write_rows
 from .plan import ShardPlan, plan_shards
-from .reader import check_files, read_rows, stored_rows
 from .shards import (
     PackedShard,
     check_range,
