@@ -66,11 +66,11 @@ def test_the_report_shows_it_and_a_second_call_adds_it(tmp_path, capsys):
     out = str(tmp_path / "out")
     asked = ["stages", "gaussian:60x8", "--pairs", "8", "--times", "12", "--out", out]
     assert main(asked) == 0
-    assert "A deeper look" not in (tmp_path / "out" / "report.html").read_text()
+    assert "frequency bands</h2>" not in (tmp_path / "out" / "report.html").read_text()
     assert main([*asked, "--deep"]) == 0
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "A deeper look" in page
+    assert "frequency bands</h2>" in page
     assert "end on" in page
-    assert (tmp_path / "out" / "figures" / "yardsticks.csv").exists()
+    assert (tmp_path / "out" / "figures" / "baselines.csv").exists()
     assert main(["report", out]) == 0
-    assert "A deeper look" in (tmp_path / "out" / "report.html").read_text()
+    assert "frequency bands</h2>" in (tmp_path / "out" / "report.html").read_text()

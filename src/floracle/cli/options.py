@@ -107,7 +107,7 @@ class SamplingOptions:
     shift: float = 1.0
     """Shift s of the times: below 1 more steps near the noise, above 1 near the data."""
     solver: str = "euler"
-    """Solver, such as euler, midpoint or heun."""
+    """Solver: euler, midpoint, heun or rk4."""
 
     def check(self) -> None:
         """Refuse what is malformed, before any data is opened."""

@@ -110,7 +110,7 @@ VERBS = {
         """Examples:
   floracle mix runs/xl --data latents/ --switch 0,.1,.2,.4,.8,1 --labels 3
   floracle mix runs/xl --data latents/ --landing .1,.3 --seeds 0:400 --labels 3
-  floracle mix runs/xl --data latents/ --held-out unseen/ --resume 0,.1,.2,.3,.5,.7""",
+  floracle mix runs/xl --data latents/ --held-out latents-held-out/ --resume 0,.1,.2,.3,.5,.7""",
         resumable=True,
     ),
     "train": Verb(

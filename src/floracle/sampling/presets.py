@@ -25,6 +25,7 @@ from floracle.core.time_conventions import OUR_TIME, SIGMA, Shift, TimeConventio
 from floracle.run.errors import InputError, suggestion
 
 from .grid import check_grid, shift_times
+from .solvers import SOLVERS
 
 LIGHTNINGDIT_SHIFT = 0.3  # in all its configurations; its code alone has 0, which is off
 RAE_DIMS = 16 * 16 * 768  # of its latents; it shifts by √(dims / 4096)
@@ -131,8 +132,7 @@ def _sd3_times(steps: int, k: float) -> Tensor:
 
 
 def _count_torchdiffeq(steps: int) -> dict[str, int]:
-    stages = {"euler": 1, "heun": 2, "midpoint": 2, "rk4": 4}
-    return {name: count * (steps - 1) for name, count in stages.items()}
+    return {name: len(solver.nodes) * (steps - 1) for name, solver in SOLVERS.items()}
 
 
 _from_data_side = partial(

@@ -79,7 +79,8 @@ class BatchMaker:
         noise = batch_noise(settings.seed, step, total, self.data.shape, device=self.device)[share]
         labels, data = self.data.labels[rows], to_device(self.data.take(rows), self.device)
         x = LINEAR.sample(data, noise, t)
-        # the target is that of the pair's class, whether or not the network gets the label
+        # label dropout (classifier-free guidance): the target stays that of the pair's class, the
+        # network gets no label
         target = self.target(TargetPairs(rows, labels, t, data, noise, x, step))
         labels = torch.where(dropped, NO_LABEL, labels)
         weights = self.times.weight(t).float()

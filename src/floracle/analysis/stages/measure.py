@@ -327,7 +327,11 @@ def _class_shares(data: PointSet, labels: Sequence[int]) -> dict[int, float]:
 
 
 def _find_rivals(pairs: PairCurves, rows: Tensor) -> tuple[tuple[int, int], ...]:
-    """Rows of the pairs whose largest weight ends below `END_WEIGHT`, with their nearest rival."""
-    undecided = (pairs.max_weight[:, -1] < END_WEIGHT).nonzero()[:, 0].tolist()
+    """Rows of the pairs whose largest weight ends below `END_WEIGHT`, with their nearest rival.
+
+    Training points that are Gaussians have no rival (−1), and are not named.
+    """
+    undecided = (pairs.max_weight[:, -1] < END_WEIGHT) & (pairs.rivals >= 0).cpu()
+    undecided = undecided.nonzero()[:, 0].tolist()
     rivals = {(int(rows[i]), int(pairs.rivals[i])) for i in undecided}
     return tuple(sorted(rivals))[:MAX_RIVALS]

@@ -277,4 +277,4 @@ def _report(output: OutputFolder, facts: dict[str, str], command: str) -> None:
     say(words.headline(result))
     for sentence in words.story(result):
         say(sentence)
-    say(f"page: {visible(str(page))}")
+    say(f"report: {visible(str(page))}")

@@ -299,7 +299,7 @@ def _report(output: OutputFolder, job: MixRun) -> None:
         show_wide_table(mix_words.resume_table(result.resume), "from held-out points at τ")
         for sentence in mix_words.story(result):
             say(sentence)
-    say(f"page: {visible(str(page))}")
+    say(f"report: {visible(str(page))}")
 
 
 def _load_parts(output: OutputFolder, name: str) -> MixResults:

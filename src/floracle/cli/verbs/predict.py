@@ -140,10 +140,10 @@ def _print_landmarks(predictions: dict[str, Prediction]) -> None:
         "centre",
         "collapse",
         "end",
-        *(f"own {weight:g}" for weight in SELF_WEIGHTS),
+        *(f"self weight {weight:g}" for weight in SELF_WEIGHTS),
     )
     head = (*head, "formula: centre", "collapse")
-    show_table(head, rows, "Predicted times of the landmarks and of own weights")
+    show_table(head, rows, "Predicted times of the landmarks and of self weights")
 
 
 def _print_what_if(

@@ -395,4 +395,4 @@ def _report(output: OutputFolder, job: ProbeRun) -> None:
     say(f"grid: {words.grid_in_short(fields[0].probe)}")
     for sentence in (words.headline(fields), *words.story(fields)[1:]):
         say(sentence)
-    say(f"page: {visible(str(output.path / PAGE))}")
+    say(f"report: {visible(str(output.path / PAGE))}")

@@ -248,4 +248,4 @@ def _report(folder: Path) -> None:
     say(f"{values['parameters']:,} parameters, {values['images']:,} images")
     say(f"conditional targets from t = {values['switch']:.3f} on, navigation until there")
     say(f"network: {folder / NETWORK_FILE}")
-    say(f"page: {write_training_report(folder)}")
+    say(f"report: {write_training_report(folder)}")
