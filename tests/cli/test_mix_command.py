@@ -135,7 +135,7 @@ def test_the_oracle_copies_whatever_takes_over(folder, capsys):
     unseen = ("--held-out", "digits", "--resume", "0,.6", "--rows", "0:8", "--noises", 2)
     assert typed(folder, "--switch", "0,.6", *unseen, *FEW, field="oracle") == 0
     said = capsys.readouterr().out
-    assert "From τ = 0.6 on oracle copies, most of the time" in said
+    assert "From τ = 0.6 on most samples of oracle are copies of the training point" in said
     for name in ("switch", "resume"):
         share, _, _ = floracle.load(folder / "out" / name).copy_share()
         assert (share > 0.9).all()  # ten steps leave a few between two training points

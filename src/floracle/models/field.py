@@ -52,9 +52,9 @@ class ModelField:
             return
         if shape[:1] != self.shape[:1]:
             raise InputError(
-                f"{self.name} takes {_shape_text(self.shape)} with {self.shape[0]} channels, but"
-                f" these samples are {_shape_text(shape)}; use the latents of the autoencoder it"
-                f" was trained with"
+                f"{self.name} takes {_shape_text(self.shape)} (channels first), but these samples"
+                f" are {_shape_text(shape)}; use data of the kind it was trained on, for a latent"
+                f" model the latents of its autoencoder"
             )
         if not self.any_size:
             raise InputError(
