@@ -121,7 +121,7 @@ def test_stages_of_several_processes_are_those_of_one():
     codes, _, errs = together(size, [*asked, "--out", "many"])
     assert codes == [0] * size, errs
     found, alone = load("many"), load("alone")
-    for group, other in zip(found.classes, alone.classes, strict=True):
+    for group, other in zip(found.groups, alone.groups, strict=True):
         for name, curve in group.curves.items():
             expected = other.curves[name].mean
             apart = (curve.mean - expected).abs().max()

@@ -84,7 +84,7 @@ def test_compare_measures_and_says_why(tmp_path, capsys):
     asked = ["compare", "gaussian:300x16", "gaussian:300x64", "--out", out, "--pairs", "32"]
     assert main([*asked, "--names", "small,large"]) == 0
     told = capsys.readouterr().out
-    assert "large collapses earlier than small because its dimensions and the form of its" in told
+    assert "large collapses earlier than small because its dimensions and the shape of its" in told
     page = (tmp_path / "page" / "compare.html").read_text()
     assert "--names small,large --pairs 32" in page
     assert "http" not in page.replace("http://www.w3.org", "")

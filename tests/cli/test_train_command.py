@@ -92,7 +92,7 @@ def test_what_is_asked_wrongly_is_one_line(options, words, capsys, tmp_path):
 
 @pytest.mark.slow
 def test_what_is_large_for_a_cpu_is_said_before_it_begins(capsys, monkeypatch):
-    monkeypatch.setattr("floracle.training.build_model.LARGE", 1000)
+    monkeypatch.setattr("floracle.training.build_model.SLOW_ON_CPU_PARAMETERS", 1000)
     assert main(asked(out="run", images=64)) == 0
     told = capsys.readouterr()
     assert "parameters and 64 images are a lot for a CPU" in told.err
