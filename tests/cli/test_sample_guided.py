@@ -171,7 +171,10 @@ def test_mistakes(folder, capsys):
         ((*DIGITS, *guidance, "--interval", "emd:.1,.6"), "did you mean 'edm'"),
         ((*DIGITS, *guidance, "--channels", "tree"), "did you mean 'three'"),
         ((*DIGITS, *guidance, "--channels", "0"), "at least 1"),
-        ((field, *labelled, *guidance, "--reference", other), "must return a tensor of the shape of its samples"),
+        (
+            (field, *labelled, *guidance, "--reference", other),
+            "must return a tensor of the shape of its samples",
+        ),
         ((field, *labelled, *guidance, "--reference", linear), "fails on samples of 3"),
         ((*DIGITS, "--prompt", "a cat"), "labels are unsupported for text"),
         (("oracle", "digits", "--prompt", "a cat"), "the oracle knows no text"),
