@@ -158,7 +158,11 @@ def test_it_can_be_sampled_and_guided(tmp_path):
 
 @pytest.mark.parametrize(
     ("shape", "word"),
-    [((32, 8, 8), "4 channels"), ((4, 16, 16), "the size it was trained on"), ((4, 64), "size")],
+    [
+        ((32, 8, 8), "takes 4 × 8 × 8 .channels first"),
+        ((4, 16, 16), "the size it was trained on"),
+        ((4, 64), "size"),
+    ],
 )
 def test_wrong_latents_are_refused(tmp_path, shape, word):
     field = load_model(lightningdit(tmp_path / "last.pt", MODERN))
