@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_files import MODERN, config, network, tensors
+from digests import told
 from safetensors.torch import save_file
 from torch import nn
 
@@ -23,17 +24,6 @@ from floracle.models.networks import lightningdit as family
 from floracle.models.weights import write_network
 from floracle.models.zoo import load_model
 from floracle.run.errors import InputError
-from tiny_pipelines import FLUX_SIZES
-
-SHAPE = (6,)
-
-
-def told(field, shape=SHAPE, **known):
-    """The digest of a field that is repeatable and has nothing to be said about."""
-    fingerprint = field_fingerprint(field, shape, **known)
-    assert fingerprint.repeatable
-    assert fingerprint.notes == ()
-    return fingerprint.digest
 
 
 def written(path, convention=None, **made):
@@ -361,44 +351,3 @@ def test_a_shape_that_does_not_fit_is_named(tmp_path):
     text = "def network():\n    net = nn.Linear(6, 6)\n    return lambda x, t: net(x)\n"
     with pytest.raises(InputError, match=r"fails on samples of 5: .* use data of the shape"):
         field_fingerprint(at_home(tmp_path, text), (5,))
-
-
-# ------------------------------------------------------------------- oracles and text-to-image
-
-
-def test_an_oracle_in_a_field_is_known_by_its_data(points_source):
-    torch.manual_seed(0)
-    points = torch.randn(20, 6)
-    one, same, other = (
-        floracle.Oracle(points_source(part)) for part in (points, points.clone(), points + 1e-3)
-    )
-    one(torch.zeros(1, 6), torch.zeros(1))  # whose caches are no part of it
-    digests = [told(floracle.guided(BASE, 2.0, reference=each)) for each in (one, same, other)]
-    assert digests[0] == digests[1] != digests[2]
-
-
-@pytest.mark.slow  # importing diffusers takes seconds
-@pytest.mark.filterwarnings("ignore")
-def test_text_and_embedded_guidance_are_part_of_a_pipeline(tmp_path):
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    made = diffusers.FluxTransformer2DModel(**FLUX_SIZES)
-    text = {"prompt_embeds": torch.randn(2, 6, 32), "pooled_prompt_embeds": torch.randn(2, 24)}
-    other = {name: value.clone() for name, value in text.items()}
-    other["prompt_embeds"][1, 0, 0] += 1e-3  # of the second prompt
-    for name in ("a", "b", "c"):
-        made.save_pretrained(tmp_path / name)
-        if name == "b":
-            made.proj_out.bias.data += 1e-3
-    digests = [
-        told(load_model(tmp_path / name, embeddings=words, guidance=scale), (4, 64, 64))
-        for name, words, scale in [
-            ("a", text, 3.5),
-            ("b", text, 3.5),
-            ("c", text, 3.5),
-            ("a", other, 3.5),
-            ("a", text, 4.0),
-        ]
-    ]
-    assert digests[0] == digests[1]
-    assert len(set(digests[1:])) == 4

@@ -144,18 +144,23 @@ class SamplingOptions:
 SAMPLING_DEFAULTS = SamplingOptions()
 
 
+def saved_grid(settings: Mapping[str, Any]) -> Tensor:
+    """The grid of saved settings, float64 [steps + 1]."""
+    from floracle.sampling.grid import time_grid
+
+    return time_grid(settings["grid"], shift=settings["shift"])
+
+
 def sampling_arguments(settings: Mapping[str, Any], classes: list[int]) -> dict[str, Any]:
     """Seeds, labels, grid and solver of saved settings, as the library takes them."""
     import torch
-
-    from floracle.sampling.grid import time_grid
 
     seeds = parse_seeds(settings["seeds"])
     labels = parse_labels(settings["labels"], len(seeds), classes)
     return {
         "seeds": seeds,
         "labels": None if labels is None else torch.tensor(labels),
-        "grid": time_grid(settings["grid"], shift=settings["shift"]),
+        "grid": saved_grid(settings),
         "solver": settings["solver"],
     }
 

@@ -107,23 +107,23 @@ def coarse_view(
     source: PointSet,
     label: int = NO_LABEL,
     *,
-    kept: int | None = None,
+    width: int | None = None,
     half: bool = False,
     frame: Frame | None = None,
     seed: int = 0,
 ) -> CoarseView:
     """The coarse view of a class in one pass, and one for its mean where that is not known.
 
-    `kept` coordinates are stored, by default a quarter of the dimensions and 512 at most; `half`
+    `width` coordinates are stored, by default a quarter of the dimensions and 512 at most; `half`
     stores them in float16. Another class's `frame` may be used as well. A source that keeps such a
     view is not read, if nothing else is asked for.
     """
     read_stored = getattr(source, "coarse", None)
-    if frame is None and kept is None and read_stored is not None:
+    if frame is None and width is None and read_stored is not None:
         stored = read_stored(label)
         if stored is not None:
             return stored
-    frame = frame or frame_of(source, label, kept=kept, seed=seed)
+    frame = frame or frame_of(source, label, width=width, seed=seed)
     count = len(source.atoms(label).rows)
     coordinates = torch.empty(
         count, frame.edges[0], dtype=torch.float16 if half else torch.float32
@@ -146,11 +146,15 @@ def kept_coordinates(source: PointSet) -> int:
 
 
 def frame_of(
-    source: PointSet, label: int = NO_LABEL, *, kept: int | None = None, seed: int = 0
+    source: PointSet, label: int = NO_LABEL, *, width: int | None = None, seed: int = 0
 ) -> Frame:
     """The leading directions of a class, from a sample of it, and bands that suit them."""
-    known = prepared(source, label)
-    centre = known.centre if known is not None else moments(source, label).mean.float().double()
+    statistics = prepared(source, label)
+    centre = (
+        statistics.centre
+        if statistics is not None
+        else moments(source, label).mean.float().double()
+    )
     dims, rows = len(centre), source.atoms(label).rows
     count = max(2, min(MAX_SAMPLE, NUMBERS // dims, len(rows)))
     shuffled = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
@@ -158,13 +162,13 @@ def frame_of(
     centred = source.take(sample).flatten(1).double() - centre
     spanned = max(1, min(MAX_DIRECTIONS, dims, NUMBERS // dims, len(sample)))
     directions = leading_directions(centred.float(), spanned, seed=seed)
-    return Frame.along(centre, directions, default_edges(spanned, dims, kept))
+    return Frame.along(centre, directions, default_edges(spanned, dims, width))
 
 
-def default_edges(spanned: int, dims: int, kept: int | None = None) -> tuple[int, ...]:
+def default_edges(spanned: int, dims: int, width: int | None = None) -> tuple[int, ...]:
     """Band edges: a quarter of the dimensions stored (512 at most), four bands beyond them."""
-    first = min(kept or MAX_STORED, spanned)
-    if kept is None:
+    first = min(width or MAX_STORED, spanned)
+    if width is None:
         first = max(1, min(first, 2 ** max(0, dims.bit_length() - 3)))
     beyond = spanned - first
     return tuple(dict.fromkeys(first + beyond * quarter // 4 for quarter in range(5)))

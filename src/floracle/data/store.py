@@ -159,9 +159,8 @@ class Store:
         A row that is not what was read at opening raises `Changed`.
         """
         block = compact(self.stored[self._check_numbers(rows)]).contiguous()
-        digests = row_digests(
-            block
-        )  # compared with opening: pack and encode copy what was checked
+        # compared with opening, so that pack and encode copy what was checked
+        digests = row_digests(block)
         if self.digests is not None:
             unlike = (digests != self.digests[rows.numpy()]).any(1)
             if unlike.any():
@@ -213,7 +212,7 @@ def open_store(
         multiplies, and a `Normalizer` is applied as it stands.
     layout, moments
         What files cannot say: whose layout it is, and whether stored Gaussians become their
-        "mean", one "sample", or stay "gaussian"; see `layouts.registry` and `layouts.moments`.
+        "mean", one "sample", or stay "gaussian"; see `layout_registry` and `layouts.moments`.
     weights
         A list, array or .npy path [N]: how much each row counts.
     memory

@@ -12,9 +12,8 @@ leader's part, however little it adds, but by no more than that.
 `refine` predicts this error for every query, and refines the queries where it is too large by one
 of three means, the cheapest that suffices:
 
-1. *The leaders are rescored* where all points that can matter are among the k leaders that the
-scan
-   has kept. Against the first leader L nothing cancels:
+1. *The leaders are rescored* where all points that can matter are among the k leaders that
+   the scan has kept. Against the first leader L nothing cancels:
        l_i − l_L = g ⟨x − α (x_i + x_L)/2, x_i − x_L⟩ + log w_i / w_L.
 2. *Kept logits are put right* within the sums where more points matter than are kept. The others
    err as before, but none of them weighs more than the last leader; the prediction says whether
@@ -90,7 +89,7 @@ def refine(
     for queries that are scanned again.
     """
     mean = sums.points / sums.mass[:, None] + members.offset
-    count, kept = len(members.rows), sums.top.shape[1]
+    count, leader_count = len(members.rows), sums.top.shape[1]
     unit = torch.finfo(members.precision).eps
 
     # What is predicted to be wrong.
@@ -107,7 +106,7 @@ def refine(
         doubtful &= rivals > 1  # alone, the leader is the mean to the last bit
 
     # Which queries are refined by which means.
-    all_kept = (rivals < kept) | (kept == count)
+    all_kept = (rivals < leader_count) | (leader_count == count)
     rescored = (doubtful & all_kept).nonzero()[:, 0]
     corrected = (doubtful & ~all_kept).nonzero()[:, 0]
 
@@ -120,12 +119,12 @@ def refine(
     if len(corrected):
         some = queries.of(corrected), sums.of(corrected)
         new, new_mean, enough = correct_kept_logits(members, *some)
-        results.append((corrected[enough], new.of(enough), new_mean[enough], kept))
+        results.append((corrected[enough], new.of(enough), new_mean[enough], leader_count))
         rescanned = corrected[~enough]
         if len(rescanned):
             floors = (sums.max_logit - cut)[rescanned]
             within = None if maxima is None else maxima.ranges_above(floors, rescanned)
-            rescan = scan_again(members, queries.of(rescanned), kept, within)
+            rescan = scan_again(members, queries.of(rescanned), leader_count, within)
             results.append((rescanned, *rescan, count))
     return _written(sums, mean, results)
 

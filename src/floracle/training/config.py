@@ -145,8 +145,7 @@ def _check_ranges(settings: TrainingSettings) -> None:
             raise InputError(f"betas are two shares in [0, 1), got {settings.betas}")
     for name, value in (("switch", settings.switch), ("split", settings.split)):
         if value is not None and not 0 <= value < 1:
-            option = {"switch": "target-until"}.get(name, name)
-            raise InputError(f"--{option} is a time in [0, 1), got {value:g}; t = 0 is noise")
+            raise InputError(f"{name} is a time in [0, 1), got {value:g}; t = 0 is noise")
     if settings.clip is not None and not settings.clip > 0:
         raise InputError(
             f"clip is a positive norm, got {settings.clip:g}; None leaves gradients alone"

@@ -144,12 +144,9 @@ def _run_in_folder(
     inputs: RunInputs, out: Path, identity: dict[str, Any], group: ProcessGroup
 ) -> Iterator[TrainingProgress]:
     """A run in its folder, which is locked until the run ends or nobody iterates any more."""
-    check = inputs.check_unchanged
-    with open_output(
-        out, VERB, identity, group=group, check_unchanged=check, growing=GROWS
-    ) as output:
-        loop = RunLoop(inputs, RunDirectory(output), inputs.settings, group)
-        yield from loop.progress()
+    checks = {"check_unchanged": inputs.check_unchanged, "growing": GROWS}
+    with open_output(out, VERB, identity, group=group, **checks) as output:
+        yield from RunLoop(inputs, RunDirectory(output)).progress()
 
 
 @dataclass(frozen=True)
@@ -173,8 +170,15 @@ class RunLoop:
     inputs: RunInputs
     directory: RunDirectory
 
-    settings: TrainingSettings
-    group: ProcessGroup
+    @property
+    def settings(self) -> TrainingSettings:
+        """The settings of the run."""
+        return self.inputs.settings
+
+    @property
+    def group(self) -> ProcessGroup:
+        """The processes that share it."""
+        return self.directory.group
 
     def progress(self) -> Iterator[TrainingProgress]:
         """Restore, build, and train to the end; of a finished run its last loss."""

@@ -143,11 +143,13 @@ def _measure_on_path(
     for t in times.tolist():
         query = pairs.at(t, path)
         c = path.velocity(pairs.data.double(), pairs.noise.double(), query[1])
-        known = {name: evaluate_in_batches(other, *query) for name, other in references.items()}
-        gap = per_dimension(known[ORACLE] - c) if known else None  # ‖u* − c‖² [p]
+        velocities = {
+            name: evaluate_in_batches(other, *query) for name, other in references.items()
+        }
+        gap = per_dimension(velocities[ORACLE] - c) if velocities else None  # ‖u* − c‖² [p]
         for name, field in fields.items():
             v = evaluate_in_batches(field, *query)
-            row = {reference: per_dimension(v - w) for reference, w in known.items()}
+            row = {reference: per_dimension(v - w) for reference, w in velocities.items()}
             row["conditional"] = per_dimension(v - c)
             if gap is not None:
                 row["gap"], row["less_gap"] = gap, row["conditional"] - gap
@@ -182,8 +184,10 @@ def _measure_on_trajectories(
         for state in trajectory(evaluate, start, grid, labels=labels, path=oracle.path):
             if state.t in measured_times and state.velocity is not None:
                 query = state.x, torch.full((pairs,), state.t, dtype=torch.float64), labels
-                known = {n: evaluate_in_batches(other, *query) for n, other in references.items()}
-                rows.append({n: per_dimension(state.velocity - w) for n, w in known.items()})
+                velocities = {
+                    n: evaluate_in_batches(other, *query) for n, other in references.items()
+                }
+                rows.append({n: per_dimension(state.velocity - w) for n, w in velocities.items()})
         columns[name] = _stack_times(rows)
     return columns
 

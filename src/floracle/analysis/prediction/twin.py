@@ -338,14 +338,14 @@ def _distance_factors(
     # between ranks, interpolated over log k
     log_ranks = neighbour_ranks(points).double().log()
     log_all = torch.arange(1, points).double().log()
-    right = torch.searchsorted(log_ranks, log_all).clamp(max=len(log_ranks) - 1)
-    left = (right - 1).clamp(min=0)
-    share = (log_all - log_ranks[left]) / (log_ranks[right] - log_ranks[left]).clamp(min=1e-30)
+    upper = torch.searchsorted(log_ranks, log_all).clamp(max=len(log_ranks) - 1)
+    lower = (upper - 1).clamp(min=0)
+    share = (log_all - log_ranks[lower]) / (log_ranks[upper] - log_ranks[lower]).clamp(min=1e-30)
     share = share.clamp(0, 1).float()
 
     def factors(start: int, count: int) -> Tensor:
         pairs = at_ranks[start : start + count]
-        return pairs[:, left].lerp(pairs[:, right], share)
+        return pairs[:, lower].lerp(pairs[:, upper], share)
 
     return factors
 
@@ -358,13 +358,13 @@ def _expected_quantiles(profile: Profile, points: int) -> np.ndarray:
     values = profile.distances.numpy()
     if points == profile.searched_points:
         return values
-    log_shares = (
-        neighbour_ranks(profile.searched_points).double() / profile.searched_points
-    ).log()
-    known = log_shares.numpy()
+    searched = profile.searched_points
+    log_shares = (neighbour_ranks(searched).double() / searched).log().numpy()
     wanted = (neighbour_ranks(points).double() / points).log().numpy()
-    within = np.stack([np.interp(wanted, known, row) for row in values])
+    within = np.stack([np.interp(wanted, log_shares, row) for row in values])
     # below the nearest a power law; the median of slopes, because near-duplicates follow none
-    last = min(2, len(known) - 1)
-    slope = float(np.median(values[:, last] - values[:, 0]) / max(known[last] - known[0], 1e-30))
-    return within + slope * np.minimum(wanted - known[0], 0)
+    last = min(2, len(log_shares) - 1)
+    slope = float(
+        np.median(values[:, last] - values[:, 0]) / max(log_shares[last] - log_shares[0], 1e-30)
+    )
+    return within + slope * np.minimum(wanted - log_shares[0], 0)

@@ -207,7 +207,10 @@ def probe(
         raise InputError("no seeds given; pass at least one")
     grid = _check_grid(time_grid(50) if grid is None else grid)
     classes = expand_labels(torch.empty(len(seeds)), labels)
-    threshold, kept = check_threshold(threshold), _nearest_indices(grid, prediction_times)
+    threshold, prediction_indices = (
+        check_threshold(threshold),
+        _nearest_indices(grid, prediction_times),
+    )
     late = _reference_index(grid, until)
     bands = None
     if len(shape) == 3 and min(shape[1:]) >= 4:
@@ -222,12 +225,18 @@ def probe(
         batch_labels = None if classes is None else classes[batch]
         states = trajectory(field, x, grid, labels=batch_labels, solver=solver, path=path)
         measures = measure_trajectories(
-            x, states, grid, late=late, kept=kept, bands=bands, path=path
+            x,
+            states,
+            grid,
+            late=late,
+            prediction_indices=prediction_indices,
+            bands=bands,
+            path=path,
         )
         batches.append(measures)
 
     # 3. All batches as one; predictions of as many seeds as a result may hold
-    limit = KEPT_VALUES // (dims * len(kept)) or 1
+    limit = KEPT_VALUES // (dims * len(prediction_indices)) or 1
     columns = {n: torch.cat([b.columns[n] for b in batches]) for n in batches[0].columns}
     return ProbeResult(
         grid=grid,
@@ -235,7 +244,7 @@ def probe(
         labels=torch.full((len(seeds),), NO_LABEL) if classes is None else classes,
         columns=columns,
         detours=torch.cat([batch.detours for batch in batches]),
-        prediction_times=grid[kept],
+        prediction_times=grid[prediction_indices],
         predictions=torch.cat([batch.predictions for batch in batches])[:limit],
         evaluations=evaluations(grid, solver, field=field),
         threshold=threshold,

@@ -36,14 +36,15 @@ def measure_trajectories(
     grid: Tensor,
     *,
     late: int,
-    kept: Sequence[int],
+    prediction_indices: Sequence[int],
     bands: Bands | None = None,
     path: ProbabilityPath = LINEAR,
 ) -> TrajectoryMeasures:
     """Measure states as they come, from the noise x [b, *shape] on.
 
-    Predictions are compared with that at index `late` of the grid, and kept at the indices `kept`,
-    whose last is that of the sample. The lowest of `bands` is coarse structure.
+    Predictions are compared with that at index `late` of the grid, and kept at the
+    `prediction_indices`, whose last is that of the sample. The lowest of `bands` is coarse
+    structure.
     """
     previous, end, scale = None, x, x[0].numel() ** 0.5  # scale √D
     predictions, speeds, turning, length = [], [], [], torch.zeros(len(x)).double()
@@ -73,7 +74,7 @@ def measure_trajectories(
     if bands is not None:
         columns["layout"] = _remaining_shares(predictions, late, tolerance, bands)
     chord = _norms(end - x)
-    shown = [*(predictions[k] for k in kept[:-1]), end.float()]
+    shown = [*(predictions[k] for k in prediction_indices[:-1]), end.float()]
     detours = torch.where(chord > 0, length / chord, 1.0)  # a trajectory of length 0 is straight
     return TrajectoryMeasures(columns, detours, torch.stack(shown, 1))
 

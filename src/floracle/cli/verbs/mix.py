@@ -253,7 +253,6 @@ def _measure_landing(job: MixRun, field: VelocityField, settings: Mapping[str, A
 def _measure_resume(job: MixRun, field: VelocityField, settings: Mapping[str, Any]) -> Any:
     from floracle.analysis.mixing.forward_backward import forward_backward
     from floracle.core.point_set import classes
-    from floracle.sampling.grid import time_grid
 
     assert job.held_out is not None
     edges = settings["edges"]
@@ -265,7 +264,7 @@ def _measure_resume(job: MixRun, field: VelocityField, settings: Mapping[str, An
         rows=parse_rows(settings["rows"]),
         noises=settings["noises"],
         labelled=bool(classes(job.store)),
-        grid=time_grid(settings["grid"], shift=settings["shift"]),
+        grid=options.saved_grid(settings),
         path=job.oracle.path,
         solver=settings["solver"],
         edges=None if edges is None else parse_positive(edges, "--edges"),

@@ -188,7 +188,6 @@ def _check(
         raise InputError("--shape is for fields without a data set; the data has its own")
     arguments["oracle_options"].check(queried=arguments["data"] is not None)
     arguments["sampling"].check()
-    arguments["sampling"].seed_list(SEEDS)
     check_probe(**_probe_arguments(settings))
     if arguments["shape"] is not None:
         parse_integers(arguments["shape"], "--shape", "4,64,64")
@@ -200,11 +199,10 @@ def _check(
 def _probe_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The grid, and what predictions on it are compared with, as the library takes them."""
     from floracle.analysis.trajectories.probe import PREDICTION_TIMES
-    from floracle.sampling.grid import time_grid
 
     show = settings["show"]
     return {
-        "grid": time_grid(settings["grid"], shift=settings["shift"]),
+        "grid": options.saved_grid(settings),
         "threshold": settings["threshold"],
         "until": settings["until"],
         "prediction_times": PREDICTION_TIMES if show is None else parse_times(show, "--show"),

@@ -13,6 +13,7 @@ from floracle.cli.console import say, warn
 from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
 from floracle.cli.parsing import default_folder
 from floracle.cli.verb_run import check_out, say_state
+from floracle.run.errors import InputError
 from floracle.run.processes import current_group, process_memory
 
 if TYPE_CHECKING:
@@ -178,7 +179,14 @@ def _settings(
     values = {SETTING_OF_OPTION.get(name, name): v for name, v in asdict(training_options).items()}
     values |= durations
     # None is an option that was not given, so the value of the recipe stays.
-    return replace(PRESETS[recipe], **{k: v for k, v in values.items() if v is not None})
+    try:
+        return replace(PRESETS[recipe], **{k: v for k, v in values.items() if v is not None})
+    except InputError as error:  # begins with the setting; the user typed an option
+        setting, _, reason = str(error).partition(" ")
+        names = {setting: option for option, setting in SETTING_OF_OPTION.items()}
+        if setting not in values:
+            raise
+        raise InputError(f"{options.option_name(names.get(setting, setting))} {reason}") from error
 
 
 def _say_state(folder: Path, settings: TrainingSettings) -> None:

@@ -85,7 +85,7 @@ def write_coarse(folder: Path, store: Store, *, quiet: bool) -> StoreFile | None
     count = min(MAX_COORDINATES, dims // 4, NUMBERS // dims) // 2 * 2
     # |V (x − c)| is at most twice the largest norm of a point
     half = 2 * statistics.largest < MAX_FLOAT16_COORDINATE
-    frame = frame_of(store, kept=count)
+    frame = frame_of(store, width=count)
     remainders = torch.empty(len(store), len(frame.edges))
 
     def coordinates() -> Iterator[torch.Tensor]:

@@ -193,13 +193,13 @@ def make_screen(members: ClassPoints, coarse: CoarseView, *, bfloat16: bool = Fa
     )
 
 
-def screen_bytes(count: int, kept: int) -> int:
-    """About the bytes that the levels of so many points take, of `kept` coordinates each.
+def screen_bytes(count: int, coordinates: int) -> int:
+    """About the bytes that the levels of so many points take, of so many `coordinates` each.
 
     These lie in float16, once more in float32 for the widest level but one, and the first of all
     in two tables, beside a dozen other numbers.
     """
-    return count * (6 * kept + 8 * (WIDTHS[0] + 12))
+    return count * (6 * coordinates + 8 * (WIDTHS[0] + 12))
 
 
 def _norms_about(members: ClassPoints, centre: Tensor) -> Tensor:
