@@ -114,7 +114,7 @@ PEAK = """
 import re, sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import make_source
+from memory_source import make_source
 from floracle.oracle.oracle import Oracle
 
 def peak():  # not ru_maxrss, which a process inherits from its parent

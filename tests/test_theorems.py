@@ -47,6 +47,7 @@ def pairs(data, count: int, seed: int = 0, label: int | None = None):
 # Section 2.1 -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS.values(), ids=list(PATHS))
 @pytest.mark.parametrize("t", [0.2, 0.45, 0.6])
 def test_the_oracle_transports_the_density_of_real_data(path, t):

@@ -42,6 +42,7 @@ def test_the_numbers_are_those_of_the_advice(end):
         )
 
 
+@pytest.mark.slow
 @given(ends)
 def test_every_interval_is_the_same_interval_of_t(end):
     low, high = end, (1 + end) / 2

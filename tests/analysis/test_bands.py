@@ -52,6 +52,7 @@ def test_waves_lie_in_their_band(cycles, band):
         assert_close(shares / shares.sum(), torch.eye(4, dtype=torch.float64)[band])
 
 
+@pytest.mark.slow
 def test_bands_do_not_mix(points_source):
     """P is a projection: the energies of band-limited parts add up."""
     bands, pictures = radial_bands((2, 8, 8)), normal(4, 2, 8, 8).double()

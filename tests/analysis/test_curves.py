@@ -87,6 +87,7 @@ def test_curves_of_several_are_those_of_each():
         assert_close(curve.error, values[name].std(0) / 30**0.5, rtol=1e-13, atol=0)
 
 
+@pytest.mark.slow
 def test_landmark_intervals_cover_the_truth():
     """Noisy pairs around a known line: 95 % intervals hold the crossing in 88 of 100 draws."""
     times, held = torch.linspace(0, 1, 21).double(), 0

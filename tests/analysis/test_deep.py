@@ -49,6 +49,7 @@ def test_it_looks_at_a_class_that_was_measured_or_the_whole_set(points_source, c
     assert label == -1 or (labels == label).all()
 
 
+@pytest.mark.slow
 def test_it_is_saved_and_read_back_whole(looked, tmp_path):
     save(looked, tmp_path)
     again = read_trajectory_analysis(load_results(tmp_path))

@@ -56,6 +56,7 @@ def drawn_of(data, label):
     return PairBatch(label, rows[chosen], len(rows), 1000 * label)
 
 
+@pytest.mark.slow
 def test_pairs_of_classes_in_turn_are_those_of_each(data, threads, monkeypatch):
     monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.STREAMED_COORDINATES", 7 * DIMS)
     monkeypatch.setattr("floracle.oracle.pairs.forward_pairs.MIN_BLOCK_ROWS", 25)
@@ -82,6 +83,7 @@ def test_pairs_of_classes_in_turn_are_those_of_each(data, threads, monkeypatch):
         assert torch.equal(pairs.rivals, alone.rivals)
 
 
+@pytest.mark.slow
 def test_groups_in_turn_are_those_of_each(data, threads):
     oracle = floracle.Oracle(data)
     plan = plan_stages(oracle, times=12, pairs=16, labels=(0, 1, -1, 4, 3))

@@ -39,6 +39,7 @@ def test_rows_drawn_as_the_weights_say_are_rejected_at_the_level(points_source, 
     assert rejected / 300 > CHANCE - 3.5 * (CHANCE * (1 - CHANCE) / 300) ** 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shares", [torch.ones(50), torch.linspace(0.1, 2, 50)])
 @pytest.mark.parametrize("count", [50, 400])
 def test_the_interval_of_the_effective_number_covers(points_source, shares, count):

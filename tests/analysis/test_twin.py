@@ -30,6 +30,7 @@ def measured(points, pairs=512):
     return floracle.stages(floracle.Oracle(floracle.open_store(points)), pairs=pairs)
 
 
+@pytest.mark.slow
 def test_a_twin_of_a_gaussian_has_its_stages():
     scales = torch.logspace(0, -1, 24)
     points = torch.randn(600, 24, generator=generator(3)) * scales
@@ -62,6 +63,7 @@ def test_curves_of_a_twin_are_those_of_its_points():
         assert curves[:, place] == pytest.approx(found, abs=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [0, 1])
 def test_drawings_are_told_by_their_neighbours(label):
     """The ones of the digits lie in clusters: spectrum and norms alone are 5 % and more off."""
@@ -84,6 +86,7 @@ def test_a_profile_tells_distances_to_neighbours():
     assert known.energies.mean(0)[:3] == pytest.approx(np.ones(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 1), (3, 2), (20, 300), (40, 1), (17, 16)])
 def test_small_and_flat_classes_have_twins(shape):
     known = floracle.profile(floracle.open_store(torch.randn(shape, generator=generator(2))))
@@ -94,6 +97,7 @@ def test_small_and_flat_classes_have_twins(shape):
     assert (found.information.diff() > -0.05).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_any_scale_of_the_data_gives_the_same_twin(scale):
     points = torch.randn(150, 12, generator=generator(6))
@@ -152,6 +156,7 @@ def test_a_profile_counts_weights_and_a_twin_is_of_all_its_points():
     assert floracle.twin(many, pairs=64).points == many.points
 
 
+@pytest.mark.slow
 def test_near_duplicates_are_no_nan():
     points = torch.randn(200, 10, generator=generator(4))
     points[100:] = points[:100]
@@ -161,6 +166,7 @@ def test_near_duplicates_are_no_nan():
     assert found.end is None or found.end > 1 - 1e-4  # twins share their weight
 
 
+@pytest.mark.slow
 def test_a_profile_is_saved_as_it_is():
     known = floracle.profile(floracle.open_store("digits"), 2)
     again = floracle.Profile.of_arrays(known.to_arrays())
@@ -171,6 +177,7 @@ def test_a_profile_is_saved_as_it_is():
     assert floracle.twin(again).end == floracle.twin(known).end
 
 
+@pytest.mark.slow
 def test_more_points_than_can_be_drawn_go_on_from_those_that_can():
     gaussian = floracle.Profile.of_spectrum(torch.ones(30), 100)
     some = floracle.twin(gaussian, MOST_NEIGHBOURS, pairs=64)

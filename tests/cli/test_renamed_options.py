@@ -11,6 +11,7 @@ from floracle.cli import main
 from floracle.cli.registry import RENAMED_OPTIONS, VERBS, current_command, current_options
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verb", "old"), RENAMED_OPTIONS)
 def test_old_names_become_new_ones(verb, old):
     new = RENAMED_OPTIONS[verb, old]

@@ -283,6 +283,7 @@ def test_an_error_in_a_network_of_the_users_own_is_theirs(error, run_verb, monke
     assert f"net.py, line 2, fails: {error.partition('(')[0]}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [MemoryError(), OSError(12, "Cannot allocate memory", "x")])
 @pytest.mark.parametrize("verb", VERBS)
 def test_advice_on_memory_names_options_that_the_verb_has(verb, error, monkeypatch, capsys):
@@ -315,6 +316,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENDS)
 def test_signals_end_a_verb_in_good_order(name):
     again = f"os.kill(os.getpid(), signal.{name}); " if name != "SIGINT" else ""

@@ -112,6 +112,7 @@ def by_point(store, label):
     return dict(zip(points, weights.tolist(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DATA)
 def test_the_stored_type_is_kept_and_never_wider_than_float32(tmp_path, kind):
     make, how = DATA[kind]
@@ -182,6 +183,7 @@ def test_statistics_are_left_out_where_points_are_multiplied(tmp_path):
     assert torch.equal(stats["std"], torch.ones(1, 4, 1, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["shards with mirrors", "weights", "pictures"])
 def test_oracles_of_both_stores_agree(tmp_path, kind):
     make, how = DATA[kind]

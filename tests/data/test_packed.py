@@ -35,6 +35,7 @@ def every(store):
     return store.take(torch.arange(len(store)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("label", [-1, 0, 2, 3])
 def test_what_is_known_of_a_class_is_what_an_oracle_finds(tmp_path, label, weights):
@@ -67,6 +68,7 @@ def test_other_stores_know_nothing_beforehand():
     assert prepared(open_store(POINTS, labels=LABELS)) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flips", [False, True])
 @pytest.mark.parametrize("memory", [3000, None])
 def test_rows_blocks_and_slices(tmp_path, flips, memory):
@@ -196,6 +198,7 @@ OTHERWISE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHERWISE)
 def test_it_opens_otherwise_like_any_data(folder, kind):
     how = OTHERWISE[kind]

@@ -36,6 +36,7 @@ def packed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_it_holds_what_it_says_of_every_atom(packed):
     store = open_store(packed)
     assert store.kept == 64

@@ -42,6 +42,7 @@ def blocks_of(store):
     return [store.points[start : start + 1].clone() for start in rows.tolist()]
 
 
+@pytest.mark.slow
 @EVERY
 @pytest.mark.parametrize("memory", [{}, {"memory": "64M"}])
 def test_every_file_of_a_store_is_watched_and_no_other(layout, tmp_path, memory):

@@ -62,6 +62,7 @@ def test_a_run_that_dies_at_a_write_sync_or_rename_goes_on(tmp_path):
     assert died(__file__, tmp_path, 12) > 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [0, 3, 8])
 def test_a_full_disk_is_one_mistake_and_loses_nothing(tmp_path, monkeypatch, moment):
     where, out = images(tmp_path / "data"), tmp_path / "out"
@@ -124,6 +125,7 @@ HARM = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARM)
 def test_finished_shards_are_kept_unless_they_were_harmed(tmp_path, monkeypatch, harm):
     where, out = interrupted(tmp_path, monkeypatch, 2)

@@ -37,6 +37,7 @@ class Counted(Squares):
 # processes that are threads --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_processes_write_the_bytes_of_one_and_nothing_twice(tmp_path, monkeypatch, size):
     where, alone = images(tmp_path / "data"), Counted()

@@ -41,6 +41,7 @@ def test_what_is_no_file_is_refused_at_once_wherever_a_file_belongs(
     open_store(tmp_path / name, **how)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("obstacle", OBSTACLES)
 def test_what_is_no_file_is_refused_at_once_in_a_packed_store(tmp_path, obstacle):
     store = tmp_path / "packed"

@@ -159,6 +159,7 @@ def flip(path):
 HARM = {"flip": flip, "cut": lambda path: os.truncate(path, 99), "remove": lambda p: p.unlink()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [*HARM, "forget"])
 def test_finished_shards_are_kept_unless_they_were_harmed(tmp_path, monkeypatch, harm):
     whole = packed(tmp_path)

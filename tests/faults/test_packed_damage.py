@@ -62,6 +62,7 @@ def refused(folder, *words):
             assert word in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARM)
 @pytest.mark.parametrize("name", [*SHARDS[:2], *REST])
 def test_a_damaged_file_is_named_and_nothing_is_opened(store, name, harm):
@@ -176,12 +177,14 @@ UNTOLD = {
 """What nothing but the digest protects."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*LIES, *UNTOLD])
 def test_a_changed_manifest_is_refused(store, kind):
     lie(store, (LIES | UNTOLD)[kind], signed=False)
     refused(store, "manifest.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LIES)
 def test_a_manifest_that_lies_and_signs_it_is_found_out(store, kind):
     lie(store, LIES[kind], signed=True)

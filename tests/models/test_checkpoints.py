@@ -71,6 +71,7 @@ def test_opening_leaves_no_class_let_through(tmp_path):
     assert set(torch.serialization.get_safe_globals()) == set(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.9, 0.9999])
 def test_a_half_downloaded_pt_file_is_named(tmp_path, share):
     whole = lightningdit(tmp_path / "whole.pt", MODERN).read_bytes()

@@ -1,5 +1,6 @@
 """Networks of one's own by `module:function`, and what goes wrong with them."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def write(folder, text, name="mine"):
     return str(path)
 
 
+@pytest.mark.slow
 def test_somebody_elses_mnist_network_says_what_it_said_at_home(shared):
     field = load_model(MNIST, convention="predicts=data,null_label=10")
     kept = load_file(shared / "weights" / "mnist_flow_vit" / "reference.safetensors")
@@ -40,6 +42,16 @@ def test_a_module_is_loaded_by_its_name(tmp_path, monkeypatch):
     assert torch.equal(field(x, t), 2 * x + t[:, None])
     assert "by_name:network" in field.assumed
     assert "data − noise" in field.assumed
+
+
+def test_a_file_is_read_as_it_is_now(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    x, t = torch.ones(1, 3), torch.zeros(1)
+    for factor in (2, 3):  # the same size, and the same second of change
+        where = write(tmp_path, f"def network():\n    return lambda x, t: {factor} * x\n")
+        os.utime(where, (1, 1))
+        assert torch.equal(load_model(f"{where}:network", convention="sit")(x, t), factor * x)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 
 def test_torch_modules_are_put_into_evaluation(tmp_path):

@@ -74,6 +74,7 @@ def test_sit_runs_in_our_clock_and_drops_its_second_half(tmp_path):
     assert "data − noise" in field.assumed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("legacy", [0, 1])
 def test_repa_runs_from_data_to_noise(tmp_path, legacy):
     field = load_model(repa(tmp_path / "last.pt", PLAIN, legacy=legacy))
@@ -177,6 +178,7 @@ def test_a_label_it_does_not_know_is_refused(tmp_path):
         field(x, t, torch.tensor([0, 1, 5, 2]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -286,6 +286,7 @@ def test_leaders_put_right_within_the_sums_are_enough(points_source):
     assert off[mended].max() < before[mended].max() / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_stretches_where_nothing_competes_can_be_left_out(points_source, layout, monkeypatch):
     """Scanning again wherever an atom competed gives what scanning everything again gives."""

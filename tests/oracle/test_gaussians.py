@@ -42,6 +42,7 @@ def dense(means, stds, weights, x, t, path=LINEAR):
     return torch.stack(velocities), torch.stack(posteriors), torch.stack(densities)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [LINEAR, TRIGONOMETRIC, COSINE], ids=lambda p: p.name)
 @pytest.mark.parametrize("scale", [0.0, 1e-3, 0.3, 3.0])
 def test_equals_the_dense_reference(clouds, path, scale):

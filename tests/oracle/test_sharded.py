@@ -221,6 +221,7 @@ def test_posteriors_are_those_of_one_process(points_source, layout, monkeypatch)
     torch.testing.assert_close(found["mean"][0], truth.mean[0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 def test_what_is_scanned_again_is_scanned_by_all(points_source, offset, monkeypatch):
     """A crowd larger than the leaders that are kept: float64, and then about a leader."""

@@ -37,6 +37,7 @@ def logits(members, asked, points):
     return asked.gain[:, None] * (y @ z.T) - half * z.square().sum(1) + members.log_weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1e-20, 1e-3, 1.0, 1e4])
 @pytest.mark.parametrize("power", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("away", [0.0, 20.0])
@@ -85,6 +86,7 @@ def test_points_too_large_rule_nothing_out(points_source, size):
     assert (thresholds[most > 1e39] == -torch.inf).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("kind", certificates.KINDS[:3])
 def test_certificates_of_queries_that_begin_here(points_source, monkeypatch, power, kind):

@@ -84,6 +84,7 @@ def test_the_shift_undoes_its_inverse_and_keeps_both_ends():
 # ------------------------------------------------------------------ Figure 2
 
 
+@pytest.mark.slow
 def test_the_gap_lives_in_navigation_and_is_exactly_nothing_at_the_data(digits):
     row = cells(digits)["digits"]
     gap, t = digits.arrays["0/gap"], digits.arrays["0/times"]
@@ -139,6 +140,7 @@ def test_digits_are_as_expected_and_something_else_is_told(digits):
 # ------------------------------------------------------------------ Figure 3
 
 
+@pytest.mark.slow
 def test_more_dimensions_collapse_earlier_and_more_sharply(clouds):
     found = cells(clouds)
     for points in FIGURE_3.points:

@@ -116,6 +116,7 @@ def test_a_run_that_goes_on_is_drawn_without_what_it_has_not(early):
     assert len(read_run(early).evaluations) == 1
 
 
+@pytest.mark.slow
 def test_held_out_data_is_told_only_where_it_is_clear(folder):
     run = read_run(folder)
     look = dict(run.evaluations[-1])

@@ -80,6 +80,7 @@ def test_one_of_several_is_known_by_all_that_torchrun_says(monkeypatch):
     assert not is_launched()
 
 
+@pytest.mark.slow
 @given(count=st.integers(0, 10_000), size=st.integers(1, 64))
 def test_shares_are_contiguous_balanced_and_cover_everything(count, size):
     shares = [contiguous_share(count, group) for group in each_rank(size)]

@@ -57,6 +57,7 @@ def test_times_need_not_be_uniform():
     assert known.refinement.value == pytest.approx(0.65, abs=0.02)
 
 
+@pytest.mark.slow
 def test_loss_less_gap_is_the_oracle_loss(oracle, stages):
     """The oracle itself, measured by conditional targets, is no further than errors from 0."""
     meter = floracle.StageMeter(stages)
@@ -168,6 +169,7 @@ def test_it_says_nothing_where_the_oracle_itself_is_the_network(measured):
     assert not far
 
 
+@pytest.mark.slow
 def test_what_cannot_be_is_said(oracle):
     """Times that run the other way, weights that are not told, sums in place of means."""
     stages, source = floracle.stages(oracle), torch.Generator().manual_seed(0)

@@ -56,6 +56,7 @@ def run_of(out, net, *, until=None, settings=SHORT, **more):
     return checkpoint.read_checkpoint(kept)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts", [{"drop": 0.3}, {"rests": range(7)}, {"rests": range(100)}, {"rests": (1, 5)}]
 )

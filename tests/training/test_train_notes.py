@@ -79,6 +79,7 @@ def first_of(out, settings=SHORT, **more):
     return found
 
 
+@pytest.mark.slow
 def test_a_cosine_loss_on_averaged_targets_is_noted_once(tmp_path):
     at = first_of(tmp_path, replace(SHORT, cosine=1.0, target="bank"))
     assert "the cosine loss is not linear in its target" in at.notes[0]

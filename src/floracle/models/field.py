@@ -51,9 +51,12 @@ class ModelField:
         if self.shape is None or shape == self.shape:
             return
         if shape[:1] != self.shape[:1]:
+            takes = _shape_text(self.shape)
+            if self.any_size:
+                takes = f"{self.shape[0]} channels of any size"
             raise InputError(
-                f"{self.name} takes {_shape_text(self.shape)} (channels first), but these samples"
-                f" are {_shape_text(shape)}; use data of the kind it was trained on, for a latent"
+                f"{self.name} takes {takes} (channels first), but these samples are"
+                f" {_shape_text(shape)}; use data of the kind it was trained on, for a latent"
                 f" model the latents of its autoencoder"
             )
         if not self.any_size:

@@ -14,8 +14,9 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, cast
 
 import torch
@@ -122,10 +123,22 @@ def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"there is no file {path}")
     name = f"_floracle_{path.stem}"  # so that no installed package is hidden by its file's name
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
+    loader = _CurrentSource(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    if spec is None:
         raise InputError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look there for their annotations
-    spec.loader.exec_module(module)
+    loader.exec_module(module)
     return module
+
+
+class _CurrentSource(SourceFileLoader):
+    """Compiles a file as it is now, and writes nothing beside it.
+
+    Kept bytecode is told from its source by the second of its change and its size alone: an edit
+    that moves neither would run as the network that was there before.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
