@@ -17,11 +17,12 @@ from floracle.data.normalize import Normalizer
 from floracle.data.rows.rows import Rows, map_rows
 from floracle.run.errors import InputError
 
-POINT_TYPES = (
-    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.bool),
+INTEGERS = (
+    *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
     *(torch.int8, torch.int16, torch.int32, torch.int64),
-    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
 )
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+POINT_TYPES = (*INTEGERS, *FLOATS, torch.bool)
 MOMENTS = ("mean", "sample", "gaussian")
 MIN_FILE_BYTES = 2**22
 
