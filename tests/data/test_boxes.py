@@ -70,7 +70,9 @@ def test_names_of_any_language_are_fine(tmp_path):
 
 
 def test_names_that_only_look_so_are_fine(tmp_path):
-    assert len(open_store(write(tmp_path / "a.zip", ["..a.png", "b..png", "c...png"]))) == 3
+    assert len(open_store(write(tmp_path / "a.zip", ["a..png", "b..png", "c...png"]))) == 3
+    # a name that begins with a dot is hidden, as in a folder
+    assert len(open_store(write(tmp_path / "b.zip", ["..a.png", "b..png", "c...png"]))) == 2
 
 
 def test_links(tmp_path):

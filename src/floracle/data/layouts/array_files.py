@@ -1,18 +1,18 @@
 """Arrays as points: tensors and numpy arrays in memory, .npy, .npz and .safetensors files.
 
 Files are read when rows of them are asked for, never whole unless they fit. Bytes [N, H, W] and
-[N, H, W, 1 or 3] are pictures; all else keeps its shape. Where a file has several arrays, points
-go by `images`, `latents`, `data`, `x` or `arr_0`, or are the only array of several axes; labels
-go by `labels`, `label`, `y` or `arr_1`. What is compressed is unpacked into memory, never beyond
+[N, H, W, 1 or 3] are pictures; all else keeps its shape. Where a file has several arrays,
+`array_roles` tells points from labels. What is compressed is unpacked into memory, never beyond
 its declared shape or the budget.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from gzip import GzipFile
 from math import prod
 from pathlib import Path
@@ -21,21 +21,33 @@ from typing import IO
 import numpy as np
 from torch import Tensor, strided
 
-from floracle.data.rows.rows import Rows, array_rows
+from floracle.data.rows.rows import Rows, array_rows, join_rows
 from floracle.data.rows.source_files import explain_read_errors, open_source
 from floracle.data.rows.tensorfile import read_header
 from floracle.run.errors import InputError
 
+from .array_roles import (
+    LABEL_NAMES,
+    SCALE_NAMES,
+    WEIGHT_NAMES,
+    ArrayHeader,
+    ArrayRoles,
+    check_not_one_sample,
+    find_roles,
+)
 from .containers import check_members, open_zip
-from .content import LayoutContent, ReadOptions, as_points
-from .labels import check_labels, find_label_file, read_labels
+from .content import LayoutContent, ReadOptions, as_points, list_some
+from .labels import (
+    check_labels,
+    check_weights,
+    find_label_file,
+    read_labels,
+)
+from .lightningdit import STATS
+from .mar import is_mar_sample, open_mar
 from .npy import check_numeric, load_all, read_array, read_npy, read_npy_header
 
-POINT_KEYS = ("images", "latents", "data", "x", "arr_0")
-LABEL_KEYS = ("labels", "label", "y", "arr_1")
 CHUNK_BYTES = 2**20
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def open_memory(array: Tensor | np.ndarray) -> LayoutContent:
@@ -52,9 +64,13 @@ def open_memory(array: Tensor | np.ndarray) -> LayoutContent:
 
 def open_npy(path: Path, options: ReadOptions) -> LayoutContent:
     """An .npy file; labels from NAME_labels.npy or labels.npy unless others are given."""
-    rows = as_points(read_npy(path, options.budget), str(path))
+    rows = read_npy(path, options.budget)
+    if rows.dtype.is_floating_point:
+        check_not_one_sample(path, tuple(rows.shape))
+    rows = as_points(rows, str(path))
     file = None if options.labelled else find_label_file(path)
-    return LayoutContent(rows, "npy", read_labels(file, len(rows)) if file else None)
+    labels = read_labels(file, len(rows)) if file else None
+    return LayoutContent(rows, "npy", labels, remarks=_describe_beside(path, file, options))
 
 
 def open_npz(path: Path, options: ReadOptions) -> LayoutContent:
@@ -63,58 +79,84 @@ def open_npz(path: Path, options: ReadOptions) -> LayoutContent:
     with explain_read_errors(path, "an .npz archive"), open_zip(path, budget) as archive:
         names = check_members(archive, path, budget)
         members = {name[:-4]: name for name in names if name.endswith(".npy")}
-        shapes = {key: _read_shape(archive, name, path) for key, name in members.items()}
+        headers = {key: _read_header(archive, name, path) for key, name in members.items()}
+        if is_mar_sample({key: header.shape for key, header in headers.items()}):
+            return open_mar(path, options)
 
         def load(key: str) -> Rows:
             return _open_member(archive, archive.getinfo(members[key]), path, budget)
 
-        return _choose_arrays(path, "npz", shapes, load)
+        return _read_roles(path, "npz", find_roles(path, headers, load, options), load, options)
 
 
 def open_safetensors(path: Path, options: ReadOptions) -> LayoutContent:
     """A .safetensors file."""
     file = read_header(path)
     with explain_read_errors(path, "a .safetensors file"):
-        shapes = {key: entry.shape for key, entry in file.entries.items()}
-        return _choose_arrays(path, "safetensors", shapes, lambda key: file.rows(key)[0])
+        headers = {
+            key: ArrayHeader(entry.shape, "f" if "F" in entry.dtype else "i")
+            for key, entry in file.entries.items()
+        }
+
+        def load(key: str) -> Rows:
+            return file.rows(key)[0]
+
+        roles = find_roles(path, headers, load, options, metadata=file.metadata)
+        return _read_roles(path, "safetensors", roles, load, options)
 
 
-def _choose_arrays(
-    path: Path, layout: str, shapes: Shapes, load: Callable[[str], Rows]
+def _read_roles(
+    path: Path,
+    layout: str,
+    roles: ArrayRoles,
+    load: Callable[[str], Rows],
+    options: ReadOptions,
 ) -> LayoutContent:
-    """Points and labels by the names and shapes of the arrays."""
-    points = _points_key(path, shapes)
-    rows = as_points(load(points), str(path))
-    key = _labels_key(path, {key: shapes[key] for key in shapes if key != points})
-    labels = check_labels(load_all(load(key)), len(rows), f"{key!r} in {path}") if key else None
-    return LayoutContent(rows, layout, labels)
+    """Points, labels and weights, each from its array."""
+
+    def read_points(key: str) -> Rows:
+        rows = load_all(load(key))[None] if roles.one_sample else load(key)
+        return as_points(rows, str(path))
+
+    rows, flips = read_points(roles.points), False
+    count, labels, weights = len(rows), None, None
+    if roles.labels is not None and not options.labelled:
+        labels = load_all(load(roles.labels))
+        labels = labels if labels.ndim else labels.reshape(1)
+        labels = check_labels(labels, count, f"{roles.labels!r} in {path}")
+    if roles.weights is not None:
+        weights = check_weights(load_all(load(roles.weights)), count)
+    if roles.mirrors is not None and (flips := options.check_flips(path, stored=True)):
+        rows = join_rows(rows, read_points(roles.mirrors))
+    beside = _describe_beside(path, None, options, labelled=roles.labels is not None)
+    return LayoutContent(
+        rows, layout, labels, flips=flips, weights=weights, remarks=roles.remarks + beside
+    )
 
 
-def _points_key(path: Path, shapes: Shapes) -> str:
-    keys = [key for key, shape in shapes.items() if len(shape) >= 2]
-    keys = [key for key in POINT_KEYS if key in keys] or keys
-    if len(keys) != 1:
-        contents = ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items()) or "nothing"
-        raise InputError(
-            f"{path} should hold one array of points under {', '.join(POINT_KEYS)}; it holds"
-            f" {contents}"
-        )
-    return keys[0]
+def _describe_beside(
+    path: Path, label_file: Path | None, options: ReadOptions, *, labelled: bool = False
+) -> tuple[str, ...]:
+    """Files that may belong to an array by their names, and are not read with it."""
+    names = SCALE_NAMES | WEIGHT_NAMES
+    if not (labelled or options.labelled or label_file):
+        names |= LABEL_NAMES
+    endings, own = [STATS, *(f"{name}.npy" for name in sorted(names))], {path, label_file}
+    files = [*(f"{path.stem}_{ending}" for ending in endings), *endings]
+    files = [file for file in files if path.with_name(file) not in own]
+    files = [file for file in files if os.path.lexists(path.with_name(file))]
+    if not files:
+        return ()
+    return (
+        f"{list_some(files)} beside {path} is not read with it; labels and weights are given as"
+        " files of their own, and a scale with normalize",
+    )
 
 
-def _labels_key(path: Path, shapes: Shapes) -> str | None:
-    # arr_1 is also numpy's name for a second array of points
-    keys = [
-        key for key in LABEL_KEYS if key in shapes and (key != "arr_1" or len(shapes[key]) == 1)
-    ]
-    if len(keys) > 1:
-        raise InputError(f"{path} holds labels more than once: {', '.join(keys)}; keep one")
-    return keys[0] if keys else None
-
-
-def _read_shape(archive: zipfile.ZipFile, name: str, path: Path) -> tuple[int, ...]:
+def _read_header(archive: zipfile.ZipFile, name: str, path: Path) -> ArrayHeader:
     with archive.open(name) as stream:
-        return read_npy_header(stream, f"{path}: {name}")[0]
+        shape, _, dtype = read_npy_header(stream, f"{path}: {name}")
+        return ArrayHeader(shape, dtype.kind)
 
 
 def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, budget: int) -> Rows:

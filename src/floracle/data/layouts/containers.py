@@ -12,7 +12,7 @@ import re
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -35,6 +35,11 @@ END_RECORD_BYTES = 2**16 + 22  # of the end of an archive, with the longest comm
 SIZE_IN_ZIP64 = 2**32 - 1  # stands for "see the record of the 64-bit format"
 OUTSIDE = re.compile(r"[\\/]|[A-Za-z]:|(.*[\\/])?\.\.([\\/]|$)|.*[\\\0]")
 ROW_FILE_SLACK_BYTES = 2**16  # around the array of a row: headers, names, a list of members
+SYSTEM_NAMES = {
+    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir"),
+    *("$recycle.bin", "system volume information", "lost+found"),
+}
+"""Of files and folders that macOS, Windows, Linux and storage servers make, in lower case."""
 DATA_ENDINGS = {".npy", ".npz", ".safetensors", ".json", ".png", ".jpg", ".jpeg", ".webp"}
 
 
@@ -43,22 +48,49 @@ class Container:
     """The files of a folder and all folders below, or of an archive."""
 
     path: Path
-    names: Sequence[str]  # relative, with forward slashes, in order
+    names: Sequence[str]  # relative, with forward slashes, in order; of no hidden files
+    folders: Collection[str] = ()  # those that are not below others, empty ones too
     archive: zipfile.ZipFile | None = None
+    prefix: str = ""  # of a folder in an archive: what its names leave out
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """The bytes of one file, which may not be larger."""
+        file_name = self.place(name)
         if self.archive is None:
-            file_name = f"{self.path / name}"
             with open_source(self.path / name) as file:
                 content = file.read(max_bytes + 1)
         else:
-            file_name = f"{self.path}: {name}"
-            with explain_read_errors(file_name, "a member"), self.archive.open(name) as file:
+            member = self.prefix + name
+            with explain_read_errors(file_name, "a member"), self.archive.open(member) as file:
                 content = file.read(max_bytes + 1)
         if len(content) > max_bytes:
             raise InputError(f"{file_name} is larger than the {max_bytes} bytes expected")
         return content
+
+    def place(self, name: str) -> str:
+        """Where a file or folder lies, for messages."""
+        return f"{self.path / name}" if self.archive is None else f"{self.path}: {name}"
+
+    def advise_opening(self, folder: str) -> str:
+        """How to have one folder of this read, for messages."""
+        if self.archive is None:
+            return f"open one of them: {self.path / folder}"
+        return f"unpack it and open one of them, such as {folder}"
+
+    def files(self, names: Iterable[str]) -> tuple[Path | Member, ...]:
+        """Files of it as they can be handed on."""
+        if self.archive is None:
+            return tuple(self.path / name for name in names)
+        return tuple(Member(self, name) for name in names)
+
+    def below(self, folder: str) -> Container:
+        """A folder of it by itself."""
+        start = f"{folder}/"
+        names = [name.removeprefix(start) for name in self.names if name.startswith(start)]
+        folders = {name.split("/")[0] for name in names if "/" in name}
+        if self.archive is None:
+            return Container(self.path / folder, names, folders)
+        return Container(self.path, names, folders, self.archive, self.prefix + start)
 
 
 @dataclass(frozen=True)
@@ -69,7 +101,7 @@ class Member:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.container.path}: {self.name}"
+        return self.container.place(self.name)
 
     def read(self, max_bytes: int) -> bytes:
         """Its bytes, at most so many."""
@@ -104,13 +136,32 @@ def stack_files(
 
 
 def open_container(path: Path, budget: int) -> Container:
-    """The files of a folder or of an archive."""
+    """The files of a folder or of an archive; those of the system do not count."""
     if path.is_dir():
-        files = (file.relative_to(path) for file in files_below(path))
-        return Container(path, sorted(file.as_posix() for file in files))
+        return _open_folder(path)
     with explain_read_errors(path, "a .zip archive"):
         archive = open_zip(path, budget)
-        return Container(path, sorted(check_members(archive, path, budget)), archive)
+        names = list(check_members(archive, path, budget))
+        prefix = "./" if all(name.startswith("./") for name in names) else ""
+        entries = [name.removeprefix(prefix) for name in (*names, *archive.namelist())]
+        entries = [entry for entry in entries if not _is_system(entry)]
+        folders = {entry.split("/")[0] for entry in entries if "/" in entry}
+        files = sorted({entry for entry in entries if entry and not entry.endswith("/")})
+        return Container(path, files, folders, archive, prefix)
+
+
+def _open_folder(path: Path) -> Container:
+    """The files of a folder; a folder that links reach twice is read once for each class."""
+    entries = [Path(entry) for entry in os.scandir(path) if not is_hidden(entry.name)]
+    folders = [entry for entry in entries if entry.is_dir()]
+    for entry in folders:
+        check_folder(entry)
+    folders = [entry for entry in folders if not leads_back(entry, path)]
+    files = [entry for entry in entries if not entry.is_dir()]
+    for entry in folders:
+        files += files_below(entry)
+    names = sorted(file.relative_to(path).as_posix() for file in files)
+    return Container(path, names, {entry.name for entry in folders})
 
 
 def open_zip(path: Path, budget: int) -> zipfile.ZipFile:
@@ -216,7 +267,17 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is the system's own."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name.lower() in SYSTEM_NAMES
+
+
+def _is_system(name: str) -> bool:
+    """Whether a file of an archive is the system's own, or lies in a folder that is."""
+    return any(map(is_hidden, name.split("/")))
+
+
+def has_strange_characters(name: str) -> bool:
+    """Whether a name has control characters, or bytes that are no UTF-8."""
+    return CONTROL.search(name) is not None or any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def check_folder(entry: Path) -> None:

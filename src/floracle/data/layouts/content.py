@@ -7,6 +7,7 @@ file. Where files leave it open, an option must say it; nothing is guessed. Pict
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -25,6 +26,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 POINT_TYPES = (*INTEGERS, *FLOATS, torch.bool)
 MOMENTS = ("mean", "sample", "gaussian")
 MIN_FILE_BYTES = 2**22
+MAX_LISTED = 8  # names in a remark
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,18 @@ class LayoutContent:
     """Several processes wrote it, which repeat a few rows to have the same number each."""
     weights: Tensor | None = None  # how much each row counts, float64 [N], mirrors left out
     remarks: tuple[str, ...] = ()
+
+
+def describe_unused(names: Sequence[str], place: str) -> tuple[str, ...]:
+    """A remark that names what a file holds beside what is read."""
+    if not names:
+        return ()
+    return (f"{place} holds {list_some(names)} as well, which is not used",)
+
+
+def list_some(names: Sequence[str]) -> str:
+    """The first few of some names, for a message of one line."""
+    return ", ".join([*names[:MAX_LISTED], *(["..."] if len(names) > MAX_LISTED else [])])
 
 
 def channels_first(images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,10 @@ from floracle.data.rows.source_files import explain_read_errors
 from floracle.run.errors import InputError
 
 from .containers import Container, Member, open_container, stack_files
-from .content import LayoutContent, ReadOptions
+from .content import LayoutContent, ReadOptions, describe_unused
 from .labels import check_labels
 from .npy import parse_npy
-from .pictures import is_picture_file, open_picture_files
+from .pictures import describe_unread, is_picture_file, open_picture_files, read_pictures
 
 INDEX = "dataset.json"
 MIN_INDEX_BYTES = 2**20  # for the index, however small the budget
@@ -43,13 +44,11 @@ EDM2_MEAN = (5.81, 3.25, 0.12, -2.15)
 EDM2_STD = (4.17, 4.62, 3.71, 3.28)
 EDM2_FINAL_STD = 0.5
 
-ClassLabels = tuple[Tensor | None, tuple[str, ...]]
-
 
 def is_edm(path: Path) -> bool:
     """Whether a folder has a dataset.json, or moments by their name, there or in `vae-sd`."""
     if not path.is_dir():
-        return path.suffix.lower() == ".zip"
+        return path.suffix.lower() == ".zip" or bool(MOMENTS.fullmatch(path.name))
     return any(
         os.path.lexists(folder / INDEX)
         or any(MOMENTS.fullmatch(file.name) for file in folder.glob("*/img-mean-std-*"))
@@ -60,23 +59,39 @@ def is_edm(path: Path) -> bool:
 def open_edm(path: Path, options: ReadOptions) -> LayoutContent:
     """Moments where there are any, else pictures with their labels."""
     path = path / LATENTS_FOLDER if (path / LATENTS_FOLDER).is_dir() else path
+    if MOMENTS.fullmatch(path.name) and path.is_file():  # one sample alone
+        return _open_moments(Container(path.parent, (path.name,)), [path.name], options)
     container = open_container(path, options.file_budget)
+    if LATENTS_FOLDER in container.folders:
+        container = container.below(LATENTS_FOLDER)
     arrays = [name for name in container.names if name.endswith(".npy")]
-    if arrays:
+    pictures = [name for name in container.names if is_picture_file(name)]
+    if arrays and (options.layout is not None or MOMENTS.fullmatch(arrays[0]) or not pictures):
         return _open_moments(container, arrays, options)
     if options.layout is not None:
         raise InputError(f"{path} holds no moments, so layout={options.layout!r} does not fit")
-    pictures = [name for name in container.names if is_picture_file(Path(name))]
     if not pictures:
-        raise InputError(f"{path} holds neither pictures nor img-mean-std-....npy")
-    labels, classes = _read_labels(container, pictures, options.file_budget)
-    members = tuple(Member(container, name) for name in pictures)
-    return open_picture_files(members, labels, classes, options.budget)
+        others = [name for name in container.names if name.endswith((".npz", ".safetensors"))]
+        advice = f"; it holds {others[0]}: unpack it" if others else ""
+        raise InputError(f"{path} holds neither pictures nor img-mean-std-....npy{advice}")
+    if INDEX not in container.names:
+        return read_pictures(container, options)
+    labels, remarks = _read_index(container, pictures, options.file_budget)
+    files = tuple(Member(container, name) for name in pictures)
+    content = open_picture_files(files, labels, (), options.budget)
+    unread = describe_unread([name for name in container.names if name not in {INDEX, *pictures}])
+    return replace(content, remarks=content.remarks + remarks + unread)
 
 
 def _open_moments(
     container: Container, names: Sequence[str], options: ReadOptions
 ) -> LayoutContent:
+    strange = next((name for name in names if not MOMENTS.fullmatch(name)), None)
+    if options.layout is None and strange is not None:
+        raise InputError(
+            f"{container.path} holds {strange}, and of arrays only moments are read from here,"
+            " img-mean-std-....npy; unpack it and name one file, or write all points into one"
+        )
     if options.layout not in ("repa", "edm2"):
         raise InputError(
             f"{container.path} holds moments as REPA and EDM2 both write them, but each feeds them"
@@ -84,7 +99,11 @@ def _open_moments(
         )
     options.check_flips(container.path, stored=False)
     rows = stack_npy_files(container, names, options.file_budget)
-    labels, classes = _read_labels(container, names, options.file_budget)
+    labels, classes, remarks = None, (), ()
+    if INDEX in container.names:
+        labels, remarks = _read_index(container, names, options.file_budget)
+    else:
+        labels, classes = _labels_by_folder(container.path, names)
     channels = rows.shape[1] // 2
     return LayoutContent(
         hold_if_fits(rows, options.budget),
@@ -93,6 +112,7 @@ def _open_moments(
         classes,
         normalizer=_normalizer(options.layout, channels) if options.stored else None,
         moments="std",
+        remarks=remarks,
     )
 
 
@@ -115,17 +135,18 @@ def _normalizer(layout: str, channels: int) -> Normalizer:
     return scale_normalizer(scale, -(mean * scale))
 
 
-def _read_labels(container: Container, names: Sequence[str], budget: int) -> ClassLabels:
-    """Labels from dataset.json; without it no labels, or those of class folders."""
-    if INDEX not in container.names:
-        return _labels_by_folder(container.path, names)
+def _read_index(
+    container: Container, names: Sequence[str], budget: int
+) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Labels from dataset.json, and what else stands in it."""
     index = f"{container.path}: {INDEX}"
     with explain_read_errors(index, "an index"):
         content = json.loads(container.read(INDEX, max(budget // 16, MIN_INDEX_BYTES)))
         if not isinstance(content, dict) or "labels" not in content:
             raise InputError(f'{index} has no labels; write {{"labels": [[name, class], ...]}}')
+        remarks = describe_unused([key for key in content if key != "labels"], INDEX)
         if content["labels"] is None:
-            return None, ()
+            return None, remarks
         by_name = _parse_labels(content["labels"], index)
         missing = [name for name in names if name not in by_name]
         unknown = by_name.keys() - set(names)
@@ -133,7 +154,7 @@ def _read_labels(container: Container, names: Sequence[str], budget: int) -> Cla
             flaw = f"no label for {missing[0]!r}" if missing else f"no file {min(unknown)!r}"
             raise InputError(f"{index} does not fit: there is {flaw}; is something missing?")
         labels = [by_name[name] for name in names]
-        return check_labels(labels, len(names), f"labels in {index}"), ()
+        return check_labels(labels, len(names), f"labels in {index}"), remarks
 
 
 def _parse_labels(pairs: Any, index: str) -> dict[str, int]:
@@ -155,7 +176,7 @@ def _parse_labels(pairs: Any, index: str) -> dict[str, int]:
     return by_name
 
 
-def _labels_by_folder(path: Path, names: Sequence[str]) -> ClassLabels:
+def _labels_by_folder(path: Path, names: Sequence[str]) -> tuple[Tensor | None, tuple[str, ...]]:
     """Ranks of class folders; the numbered folders of EDM are no classes."""
     folders = [name.split("/")[0] if "/" in name else "" for name in names]
     classes = sorted(set(folders))

@@ -1,7 +1,7 @@
 """Labels and weights of rows.
 
-Labels are whole numbers from 0 on, −1 where there is none. Weights are positive and say how much
-each row counts, in proportion.
+Labels are whole numbers from 0 on, −1 where there is none, or one-hot [N, K]. Weights are positive
+and say how much each row counts, in proportion.
 """
 
 from __future__ import annotations
@@ -23,21 +23,39 @@ MAX_CLASSES = 2**20  # names and statistics are tables by label, so a wild one c
 
 def read_labels(path: Path, count: int) -> Tensor:
     """Labels int64 [N] from an .npy file."""
-    return check_labels(load_all(read_npy(path)), count, f"labels in {path}")
+    rows, name = read_npy(path), f"labels in {path}"
+    check_label_shape(tuple(rows.shape), count, name)
+    return check_labels(load_all(rows), count, name)
 
 
 def check_labels(labels: Any, count: int, name: str) -> Tensor:
     """Labels as int64 [N], copied; any other number, type or value of them is an error."""
     values = _as_array(labels, f"{name} are no list of whole numbers")
+    if values.ndim == 2 and values.shape[1] > 1 and is_one_hot(values):
+        values = values.argmax(1)
     if values.dtype.kind not in "iu" and values.size:
         raise InputError(f"{name} are {values.dtype}; labels are whole numbers, such as int64")
-    if values.ndim != 1 or len(values) != count:
-        raise InputError(f"{name} have shape {list(values.shape)}, but there are {count} points")
+    check_label_shape(values.shape, count, name)
+    if values.ndim == 2:
+        raise InputError(f"{name} have shape {list(values.shape)}, and are not one-hot")
     low, high = int(values.min()), int(values.max())
     if low < -1 or high >= MAX_CLASSES:
         extreme = low if low < -1 else high
         raise InputError(f"{name} hold {extreme}; labels are -1 (none) ... {MAX_CLASSES - 1}")
     return torch.from_numpy(values.astype(np.int64))
+
+
+def check_label_shape(shape: tuple[int, ...], count: int, name: str) -> None:
+    """Refuse labels of another number than points; before they are read, for they may be many."""
+    if shape != (count,) and not (len(shape) == 2 and shape[0] == count and shape[1] > 1):
+        raise InputError(f"{name} have shape {list(shape)}, but there are {count} points")
+
+
+def is_one_hot(values: np.ndarray) -> bool:
+    """Whether numbers [N, K] have a single 1 in each row, and 0 elsewhere."""
+    if values.ndim != 2 or not values.size or values.dtype.kind not in "biuf":
+        return False
+    return bool(((values == 0) | (values == 1)).all() and (values.sum(1) == 1).all())
 
 
 def class_names(labels: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:

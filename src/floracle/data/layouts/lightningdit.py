@@ -26,7 +26,7 @@ from floracle.data.rows.tensorfile import TensorFile, read_header
 from floracle.run.errors import InputError
 from floracle.run.torch_archive import check_archive
 
-from .content import LayoutContent, ReadOptions
+from .content import LayoutContent, ReadOptions, list_some
 from .labels import check_labels
 
 SHARD = re.compile(r"latents_rank(\d+)_shard(\d+)\.safetensors")
@@ -35,10 +35,14 @@ MAX_STATS_BYTES = 2**20  # mean and std of 100,000 channels
 
 
 def is_lightningdit(path: Path) -> bool:
-    """Whether a folder holds such shards, or a file is one."""
+    """Whether a folder holds such shards, or a file is one, whatever its name is now."""
     if path.is_dir():
         return any(SHARD.fullmatch(file.name) for file in path.glob("latents_rank*"))
-    return SHARD.fullmatch(path.name) is not None
+    if SHARD.fullmatch(path.name) or path.suffix.lower() != ".safetensors":
+        return SHARD.fullmatch(path.name) is not None
+    names = set(read_header(path).entries)
+    has_stats = os.path.lexists(path.with_name(STATS))
+    return {"latents", "labels"} <= names and ("latents_flip" in names or has_stats)
 
 
 def open_lightningdit(path: Path, options: ReadOptions) -> LayoutContent:
@@ -147,6 +151,11 @@ def read_stats(folder: Path, channels: int) -> Normalizer:
         stats = _load_stats(path)
         if not isinstance(stats, dict) or not {"mean", "std"} <= set(stats):
             raise InputError(f"{path} is no dictionary of mean and std")
+        if others := [str(key)[:40] for key in stats if key not in ("mean", "std")]:
+            raise InputError(
+                f"{path} holds {list_some(others)} as well, which may change the scale of points;"
+                " say normalize='raw' or a number, or write a file of mean and std alone"
+            )
         mean, std = (_check_statistic(stats[key], key, channels, path) for key in ("mean", "std"))
         return Normalizer(mean, std)
 

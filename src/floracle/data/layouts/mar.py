@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,15 +45,26 @@ def is_mar(folder: Path) -> bool:
     return False
 
 
-def open_mar(folder: Path, options: ReadOptions) -> LayoutContent:
+def is_mar_sample(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether the arrays of a file are those of one sample, moments [2C, H, W]."""
+    return len(shapes.get(KEYS[0], ())) == 3
+
+
+def open_mar(path: Path, options: ReadOptions) -> LayoutContent:
     """All samples; mirrors follow as rows N ... 2N − 1 where they are points."""
-    container, budget = open_container(folder, options.file_budget), options.file_budget
-    names = [name for name in container.names if name.endswith(".npz")]
-    if not names or any(name.count("/") != 1 for name in names):
-        raise InputError(f"{folder} should hold CLASS/NAME.npz, one folder for each class")
-    folders = [name.split("/")[0] for name in names]
-    classes = sorted(set(folders))
-    ranks = {name: rank for rank, name in enumerate(classes)}
+    folder, budget = path, options.file_budget
+    if path.suffix == ".npz" and path.is_file():  # one sample alone, which has no class
+        container, names = Container(path.parent, (path.name,)), [path.name]
+        folder, labels, classes = path.parent, None, []
+    else:
+        container = open_container(folder, budget)
+        names = [name for name in container.names if name.endswith(".npz")]
+        if not names or any(name.count("/") != 1 for name in names):
+            raise InputError(f"{folder} should hold CLASS/NAME.npz, one folder for each class")
+        folders = [name.split("/")[0] for name in names]
+        classes = sorted(set(folders))
+        ranks = {name: rank for rank, name in enumerate(classes)}
+        labels = torch.tensor([ranks[name] for name in folders])
     with _open_sample(container, names[0], budget) as (_, arrays):
         flips = options.check_flips(folder, stored=f"{KEYS[1]}.npy" in arrays)
 
@@ -70,7 +81,7 @@ def open_mar(folder: Path, options: ReadOptions) -> LayoutContent:
     return LayoutContent(
         hold_if_fits(rows, options.budget),
         "mar",
-        torch.tensor([ranks[name] for name in folders]),
+        labels,
         tuple(classes),
         normalizer=scale_normalizer(SCALE) if options.stored else None,
         moments="logvar",

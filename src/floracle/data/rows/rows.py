@@ -82,6 +82,21 @@ def mirror_rows(pictures: Rows) -> ComputedRows:
     return ComputedRows((2 * count, *pictures.shape[1:]), pictures.dtype, read)
 
 
+def join_rows(first: Rows, second: Rows) -> ComputedRows:
+    """The rows of two arrays of one shape and type, those of the second after all others."""
+    count = len(first)
+
+    def read(key: Key) -> Tensor:
+        numbers = row_numbers(key, count + len(second))
+        late = numbers >= count
+        block = torch.empty(len(numbers), *first.shape[1:], dtype=first.dtype)
+        block[~late] = first[numbers[~late]]
+        block[late] = second[numbers[late] - count]
+        return block
+
+    return ComputedRows((count + len(second), *first.shape[1:]), first.dtype, read)
+
+
 def file_per_row(
     files: Sequence[File],
     load: Callable[[File], np.ndarray],
