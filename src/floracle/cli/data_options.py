@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from floracle.run.errors import InputError
-
 from .console import as_typed
 
 if TYPE_CHECKING:
@@ -48,8 +46,7 @@ class DataOptions:
     def open(self, data: str, memory: str | None) -> Store:
         """Open the data, and print what was noticed on standard error."""
         store = self.open_store(data, memory)
-        for remark in store.remarks:
-            sys.stderr.write(f"note: {as_typed(remark)}\n")
+        _print_remarks(store)
         return store
 
     def open_store(self, data: str, memory: str | None) -> Store:
@@ -57,24 +54,6 @@ class DataOptions:
         from floracle.data.store import open_store
 
         return open_store(data, memory=memory, **self.arguments())
-
-    def open_held_out(
-        self, data: str | None, store: Store, memory: str | None, label_file: Path | None = None
-    ) -> Store | None:
-        """Open held-out data, read and normalized like the training set `store`."""
-        from floracle.data.store import open_store
-
-        if data is None:
-            return None
-        # The normalizer of the training set, not the same option: "standard" would measure anew.
-        other = {"labels": label_file, "weights": None, "normalize": store.normalizer}
-        held_out = open_store(data, memory=memory, **{**self.arguments(), **other})
-        if tuple(held_out.shape) != tuple(store.shape):
-            raise InputError(
-                f"held-out points have shape {list(held_out.shape)}, those of the data"
-                f" {list(store.shape)}"
-            )
-        return held_out
 
     def arguments(self) -> dict[str, Any]:
         """The options as arguments of `open_store`."""
@@ -96,3 +75,50 @@ class DataOptions:
 
 
 DATA_DEFAULTS = DataOptions()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class HeldOutOptions:
+    """Data that was not trained on, beside the training set."""
+
+    held_out: str | None = None
+    """Held-out data of the same kind; its classes are joined by name."""
+    held_out_label_file: Path | None = None
+    """A .npy file with a label for each held-out point."""
+    drop_overlap: Annotated[bool, Parameter(negative="")] = False
+    """Leave out held-out points that are training points, exactly or nearly."""
+
+    def open(
+        self, store: Store, data_options: DataOptions, memory: int | str | None
+    ) -> Store | None:
+        """Open held-out data, read and normalized like the training set, and join it with it.
+
+        What was noticed and what was left out is printed on standard error.
+        """
+        from floracle.data.held_out import join_held_out
+        from floracle.data.store import Store, open_store
+
+        if self.held_out is None:
+            return None
+        # The normalizer of the training set, not the same option: "standard" would measure anew.
+        other = {
+            "labels": self.held_out_label_file,
+            "weights": None,
+            "normalize": store.normalizer,
+        }
+        held_out = open_store(
+            self.held_out, memory=memory, **{**data_options.arguments(), **other}
+        )
+        joined = join_held_out(store, held_out, drop_overlap=self.drop_overlap)
+        assert isinstance(joined, Store)
+        _print_remarks(joined)
+        return joined
+
+
+HELD_OUT_DEFAULTS = HeldOutOptions()
+
+
+def _print_remarks(store: Store) -> None:
+    for remark in store.remarks:
+        sys.stderr.write(f"note: {as_typed(remark)}\n")

@@ -27,6 +27,8 @@ class ClassIndex:
     labels: Tensor  # int64 [N], −1 for none
     weights: Tensor | None = None
     """Positive float64 [N] of any scale; None where all rows count the same."""
+    included: Tensor | None = None
+    """Rows that belong to the whole set, bool [N]; None where all do. Others have the label −1."""
     _atoms: dict[int, WeightedRows] = field(default_factory=dict, repr=False)
 
     @property
@@ -37,9 +39,14 @@ class ClassIndex:
     def atoms(self, label: int = NO_LABEL) -> WeightedRows:
         """The atoms of a class, or of the whole set for −1; computed once."""
         if label not in self._atoms:
-            rows = torch.arange(len(self.first)) if label == NO_LABEL else self._rows_of(label)
+            rows = self._all_rows() if label == NO_LABEL else self._rows_of(label)
             self._atoms[label] = self._merge_duplicates(rows)
         return self._atoms[label]
+
+    def _all_rows(self) -> Tensor:
+        if self.included is None:
+            return torch.arange(len(self.first))
+        return self.included.nonzero().flatten()
 
     def _rows_of(self, label: int) -> Tensor:
         order, sorted_labels = self._by_class

@@ -79,6 +79,8 @@ class Store:
     digests: np.ndarray | None = None
     """Of every row as it was read at opening, bytes [N, 16]; None for a packed store, and where
     points are the means of what was read."""
+    joined_with: str | None = None
+    """Of held-out data, the fingerprint of the training set whose labels it has."""
 
     def __len__(self) -> int:
         return len(self.class_index.labels)
@@ -112,6 +114,12 @@ class Store:
     def duplicates(self) -> int:
         """Rows merged away over the whole set."""
         return self.class_index.duplicates
+
+    @property
+    def excluded(self) -> list[int]:
+        """Of held-out data, the rows that were left out when it was joined with a training set."""
+        included = self.class_index.included
+        return [] if included is None else (~included).nonzero().flatten().tolist()
 
     @property
     def original(self) -> Tensor | None:
@@ -279,6 +287,7 @@ def _open_rows(
     """The steps of opening, from the rows of a layout to a store."""
     # 1. Stored Gaussians become points, and rows get their labels and weights.
     moments = read_moments(content, options, name)
+    labelled = labels is not None
     labels = _choose_labels(labels, content)
     weights = content.weights if weights is None else check_weights(weights, len(labels))
     # 2. The one pass over all rows. Mirrors that are not stored are added after it.
@@ -302,7 +311,8 @@ def _open_rows(
     return Store(
         name=name,
         layout=content.layout,
-        classes=class_names(labels, content.classes),
+        # Labels that were given are not those of the layout, so its names are not theirs.
+        classes=class_names(labels, () if labelled else content.classes),
         normalizer=normalizer,
         flips=flips,
         fingerprint=compute_fingerprint(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from floracle.core.point_set import NO_LABEL, PointSet
+from floracle.data.held_out import join_and_warn
 from floracle.models.convention import Convention
 from floracle.models.field import model_field
 from floracle.models.networks.lightningdit import LightningDiT
@@ -92,7 +93,9 @@ def train(
     """
     # 1. Checks
     null_label = model.null if isinstance(model, LightningDiT) else null
-    check_inputs(model, data, settings, held_out=held_out, null_label=null_label)
+    if held_out is not None:
+        held_out = join_and_warn(data, held_out)
+    check_inputs(model, data, settings, null_label=null_label)
     device, group = choose_device(device), current_group()
     if group.alone and is_launched():
         raise InputError(

@@ -22,17 +22,11 @@ def check_inputs(
     data: PointSet,
     settings: TrainingSettings,
     *,
-    held_out: PointSet | None,
     null_label: int | None,
 ) -> None:
     """Refuse a model, data and settings that do not fit each other."""
     if getattr(data, "stds", None) is not None:
         raise InputError("training draws points; open the data with moments='mean' or 'sample'")
-    if held_out is not None and tuple(held_out.shape) != tuple(data.shape):
-        raise InputError(
-            f"held-out points have shape {list(held_out.shape)}, those of the data"
-            f" {list(data.shape)}"
-        )
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError("this network has nothing to train; call requires_grad_() on it")
     _check_untied(model)

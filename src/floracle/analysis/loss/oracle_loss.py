@@ -27,6 +27,7 @@ from floracle.analysis.forward_pairs import ForwardPairs, check_field_times, for
 from floracle.core.fields import VelocityField
 from floracle.core.point_set import NO_LABEL, PointSet, classes, mass
 from floracle.core.seeds import generator, noise
+from floracle.data.held_out import join_and_warn
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError, suggestion
 from floracle.run.results import provenance
@@ -88,7 +89,8 @@ def oracle_losses(
     labels, baselines = _check_classes(oracle.data, classes), dict(baselines or {})
     if ORACLE in baselines:
         raise InputError("the oracle is among the baselines already; give this one another name")
-    _check_held_out(oracle.data, held_out, along, labels)
+    if held_out is not None:
+        held_out = _check_held_out(oracle.data, held_out, along, labels)
     times = check_field_times(times)
     references = {ORACLE: oracle, **{BASELINE_PREFIX + n: v for n, v in baselines.items()}}
 
@@ -255,20 +257,15 @@ def _check_classes(data: PointSet, labels: Sequence[int] | None) -> tuple[int, .
     return unique
 
 
-def _check_held_out(data: PointSet, held_out: PointSet | None, along: str, labels: tuple) -> None:
-    """Refuse held-out data that cannot be compared."""
-    if held_out is None:
-        return
+def _check_held_out(data: PointSet, held_out: PointSet, along: str, labels: tuple) -> PointSet:
+    """Held-out data with the labels of the data; what cannot be compared is refused."""
     if along == "own":
         raise InputError("held-out data is measured on the path alone; use along='path'")
-    if tuple(held_out.shape) != tuple(data.shape):
-        raise InputError(
-            f"held-out points have shape {tuple(held_out.shape)}, those of the data"
-            f" {tuple(data.shape)}"
-        )
+    held_out = join_and_warn(data, held_out)
     for label in labels:
         if not len(held_out.atoms(label).rows):
             raise InputError(f"there are no held-out points of class {label}")
+    return held_out
 
 
 def class_seed(seed: int, label: int) -> int:

@@ -40,6 +40,7 @@ from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.seeds import noise
 from floracle.core.spectrum import moments
+from floracle.data.held_out import join_and_warn
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
 from floracle.sampling.grid import check_grid, split_grid, time_grid
@@ -122,6 +123,8 @@ class ForwardBackwardResult:
 
     def half_change(self, band: int, *, seed: int = 0) -> Landmark:
         """The τ from which on a band changes by less than half of a fresh draw's change."""
+        if len(self.switch_times) < 2:
+            return Landmark(None)  # nothing is crossed between one time and itself
         afresh = self._afresh(band)
         preserved = afresh - self.squared_change[:, band]
         resamples = bootstrap_means(preserved, seed) / bootstrap_means(afresh, seed)
@@ -202,7 +205,8 @@ def forward_backward(
     """
     times = check_switch_times(switch_times)
     names, energies = _choose_bands(held_out.shape, edges)
-    chosen = _check_rows(rows, held_out, data, noises)
+    held_out = join_and_warn(data, held_out)
+    chosen = _check_rows(rows, held_out, noises)
     grid = time_grid(50) if grid is None else check_grid(grid)
     points = held_out.take(chosen)
     labels = held_out.labels[chosen] if labelled else torch.full((len(chosen),), NO_LABEL)
@@ -301,7 +305,7 @@ def _subtract_class_means(held_out: PointSet, points: Tensor, labels: Tensor) ->
     return centred
 
 
-def _check_rows(rows: Sequence[int], held_out: PointSet, data: PointSet, noises: int) -> Tensor:
+def _check_rows(rows: Sequence[int], held_out: PointSet, noises: int) -> Tensor:
     """Rows int64 [b] of the held-out set, at least two different ones."""
     if len(rows) < 2 or noises < 2:
         raise InputError(
@@ -313,9 +317,10 @@ def _check_rows(rows: Sequence[int], held_out: PointSet, data: PointSet, noises:
     for row in rows:
         if not 0 <= row < len(held_out):
             raise InputError(f"there is no row {row} among the {len(held_out)} held-out points")
-    if tuple(held_out.shape) != tuple(data.shape):
+    excluded = set(getattr(held_out, "excluded", [])) & set(rows)
+    if excluded:
         raise InputError(
-            f"held-out points have shape {tuple(held_out.shape)}, those of the data"
-            f" {tuple(data.shape)}"
+            f"held-out row {min(excluded)} is left out: the training set lacks its class, or has"
+            " the row itself; take other rows"
         )
     return torch.tensor(list(rows))

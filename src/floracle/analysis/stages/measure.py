@@ -25,6 +25,7 @@ from floracle.analysis.curves import END_WEIGHT, Curve, bootstrap_means, subtrac
 from floracle.analysis.prediction.closed_form import PredictedStages, predict_landmarks
 from floracle.core.point_set import PointSet
 from floracle.core.seeds import generator, noise
+from floracle.data.held_out import join_and_warn
 from floracle.oracle.oracle import Oracle
 from floracle.oracle.pairs.forward_pairs import PairCurves
 from floracle.run.budget import memory_budget
@@ -80,6 +81,8 @@ def stages(
     InputError
         If a class does not occur, or there are too few times or pairs.
     """
+    if held_out is not None:
+        held_out = join_and_warn(oracle.data, held_out)
     plan = plan_stages(oracle, times=times, pairs=pairs, labels=classes, seed=seed)
     groups, pool = measure_and_pool(oracle, plan, plan.labels, held_out=held_out)
     return assemble_stages(oracle, plan, groups, pool)

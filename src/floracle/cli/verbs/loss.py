@@ -10,7 +10,12 @@ from cyclopts import Parameter
 
 from floracle.cli import options
 from floracle.cli.console import note_progress, say
-from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.data_options import (
+    DATA_DEFAULTS,
+    HELD_OUT_DEFAULTS,
+    DataOptions,
+    HeldOutOptions,
+)
 from floracle.cli.fields import (
     checked_fields,
     conventions_of,
@@ -44,8 +49,7 @@ Steps = Annotated[options.Count, Parameter(help="Euler steps of these trajectori
 def loss(
     *fields: str,
     data: str,
-    held_out: str | None = None,
-    held_out_label_file: Path | None = None,
+    held_out_options: HeldOutOptions = HELD_OUT_DEFAULTS,
     names: str | None = None,
     classes: str | None = None,
     pairs: options.Pairs = 64,
@@ -71,10 +75,6 @@ def loss(
         docs/how-to/models.md), or "oracle". The others are compared with the first.
     data
         The training set; see floracle stages --help.
-    held_out
-        Held-out data of the same kind.
-    held_out_label_file
-        A .npy file with a label for each held-out point.
     names
         Display names of the fields, comma-separated. Default: the last parts of their paths.
     classes
@@ -103,12 +103,12 @@ def loss(
     # 2. Data, oracle and networks.
     memory = oracle_options.memory
     store = data_options.open(data, memory)
-    other = data_options.open_held_out(held_out, store, memory, held_out_label_file)
+    other = held_out_options.open(store, data_options, memory)
     classes_of_data = labels_in(store)
     labels = parse_classes(classes or ("each" if classes_of_data else "whole"), classes_of_data)
     chosen_baselines = _choose_baselines(baselines, store)
     if other is not None:
-        _check_held_out(labels, other, held_out_label_file)
+        _check_held_out(labels, other, held_out_options.held_out_label_file)
     device = options.device_for(oracle_options.device)
     oracle = oracle_options.points_oracle(store, device=device)
     models = {
@@ -147,8 +147,10 @@ def loss(
 
 def _check(arguments: Mapping[str, Any], times: list[float]) -> None:
     """Refuse what cannot be measured, and what would have no effect, before data is read."""
-    if arguments["held_out"] is None:
-        options.refuse_unused(loss, arguments, ("held_out_label_file",), "--held-out")
+    if arguments["held_out_options"].held_out is None:
+        options.refuse_unused(
+            loss, arguments, ("held_out_label_file", "drop_overlap"), "--held-out"
+        )
     if arguments["trajectories"] == 0:
         options.refuse_unused(loss, arguments, ("steps",), "--trajectories")
     if arguments["steps"] < 1:

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from floracle.cli import options
 from floracle.cli.console import note_progress, say
-from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.data_options import (
+    DATA_DEFAULTS,
+    HELD_OUT_DEFAULTS,
+    DataOptions,
+    HeldOutOptions,
+)
 from floracle.cli.fields import (
     checked_fields,
     conventions_of,
@@ -38,7 +43,8 @@ SWITCH, LANDING, RESUME = "switch", "landing", "resume"
 PART_FOLDER = rf"{SWITCH}|{LANDING}-[0-9.e-]+|{RESUME}"
 SAMPLE_ONLY = ("seeds", "labels")
 """Options of --switch and --landing."""
-RESUME_ONLY = ("held_out", "held_out_label_file", "rows", "noises", "edges", "seed")
+HELD_OUT_ONLY = ("held_out", "held_out_label_file", "drop_overlap")
+RESUME_ONLY = (*HELD_OUT_ONLY, "rows", "noises", "edges", "seed")
 """Options of --resume."""
 
 
@@ -51,8 +57,7 @@ def mix(
     landing: str | None = None,
     resume: str | None = None,
     sampling: options.SamplingOptions = options.SAMPLING_DEFAULTS,
-    held_out: str | None = None,
-    held_out_label_file: Path | None = None,
+    held_out_options: HeldOutOptions = HELD_OUT_DEFAULTS,
     rows: str = "0:64",
     noises: options.Count = 4,
     edges: str | None = None,
@@ -83,10 +88,6 @@ def mix(
         Times τ in [0, 1), such as .1,.3.
     resume
         Times τ in [0, 1]; needs --held-out.
-    held_out
-        Held-out data of the same kind, for --resume.
-    held_out_label_file
-        A .npy file with a label for each held-out point.
     rows
         Rows of the held-out data to resume from: 0:64 or 3,5,8.
     noises
@@ -109,7 +110,7 @@ def mix(
     # 2. Data, oracle and network.
     memory = oracle_options.memory
     store = data_options.open(data, memory)
-    other = data_options.open_held_out(held_out, store, memory, held_out_label_file)
+    other = held_out_options.open(store, data_options, memory)
     device = options.device_for(oracle_options.device)
     oracle = oracle_options.points_oracle(store, device=device)
     model = load_field(field, oracle, read, device)
@@ -162,7 +163,7 @@ def _plan_parts(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         raise InputError(
             "nothing to do; give --switch, --landing or --resume, with times like .1,.2,.4"
         )
-    if resume is not None and arguments["held_out"] is None:
+    if resume is not None and arguments["held_out_options"].held_out is None:
         raise InputError("--resume starts from data that was not trained on; give --held-out")
     if resume is None:
         options.refuse_unused(mix, arguments, RESUME_ONLY, "--resume")
@@ -198,7 +199,7 @@ def _command(arguments: Mapping[str, Any], part: str) -> str:
     if kind == RESUME:
         of_part["sampling"] = replace(arguments["sampling"], **dict.fromkeys(SAMPLE_ONLY))
     else:
-        unused |= set(RESUME_ONLY)
+        unused |= {"held_out_options", *RESUME_ONLY} - set(HELD_OUT_ONLY)
     of_part |= {name: signature(mix).parameters[name].default for name in unused}
     return options.command_of(mix, {**of_part, kind: tau or arguments[kind]})
 

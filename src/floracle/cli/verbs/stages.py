@@ -14,7 +14,12 @@ from cyclopts import Parameter
 
 from floracle.cli import options
 from floracle.cli.console import say, say_facts
-from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.data_options import (
+    DATA_DEFAULTS,
+    HELD_OUT_DEFAULTS,
+    DataOptions,
+    HeldOutOptions,
+)
 from floracle.cli.parsing import check_seed, default_folder, parse_classes
 from floracle.cli.tables import show_table
 from floracle.cli.verb_run import check_out, run_verb
@@ -42,7 +47,7 @@ def stages(
     pairs: options.Pairs = 512,
     times: TimeCount = 50,
     seed: options.Seed = 0,
-    held_out: str | None = None,
+    held_out_options: HeldOutOptions = HELD_OUT_DEFAULTS,
     deep: bool = False,
     dry_run: bool = False,
     memory: options.Memory = None,
@@ -59,8 +64,6 @@ def stages(
         Pictures, arrays, idx files, latents of other projects, digits, or gaussian:POINTSxDIMS.
     out
         Folder for the report and its numbers. Default: runs/stages-NAME.
-    held_out
-        Held-out data of the same kind, measured as well.
     deep
         Also compare simple fields with the oracle, and follow trajectories; many more queries.
     dry_run
@@ -86,7 +89,7 @@ def stages(
         check_out(out, "stages", data)
     memory_share = process_memory(memory, group)
     store = data_options.open(data, memory_share)
-    other = data_options.open_held_out(held_out, store, memory)
+    other = held_out_options.open(store, data_options, memory_share)
     labels = parse_classes(classes, labels_in(store))
     _check_held_out(other, labels)
     plan = StagesShape(

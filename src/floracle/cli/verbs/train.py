@@ -10,7 +10,12 @@ from cyclopts import Parameter
 
 from floracle.cli import options
 from floracle.cli.console import say, warn
-from floracle.cli.data_options import DATA_DEFAULTS, DataOptions
+from floracle.cli.data_options import (
+    DATA_DEFAULTS,
+    HELD_OUT_DEFAULTS,
+    DataOptions,
+    HeldOutOptions,
+)
 from floracle.cli.parsing import default_folder
 from floracle.cli.verb_run import check_out, say_state
 from floracle.run.errors import InputError
@@ -90,7 +95,7 @@ def train(
     images: options.Count | None = None,
     every: options.Count | None = None,
     recipe: Literal["paper", "lightningdit", "sit"] = "paper",
-    held_out: str | None = None,
+    held_out_options: HeldOutOptions = HELD_OUT_DEFAULTS,
     pairs: options.Count = 64,
     samples: options.Count = 64,
     out: options.Out = None,
@@ -116,8 +121,6 @@ def train(
         Images between checkpoints, each with an evaluation. Default: a tenth of all images.
     recipe
         The recipe whose settings are the defaults; those listed here are the paper's.
-    held_out
-        Held-out data of the same kind, for the evaluations.
     pairs
         Pairs per class whose losses an evaluation measures; 0 for none.
     samples
@@ -141,7 +144,7 @@ def train(
     memory_share = process_memory(memory, group)
     device = options.device_for(device, group)
     store = data_options.open(data, memory_share)
-    other = data_options.open_held_out(held_out, store, memory_share)
+    other = held_out_options.open(store, data_options, memory_share)
     network = build_model(settings, store)
     warning = warn_of_size(network, settings.images, choose_device(device))
     if group.first and warning is not None:

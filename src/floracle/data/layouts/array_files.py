@@ -35,7 +35,7 @@ from .array_roles import (
     check_not_one_sample,
     find_roles,
 )
-from .containers import check_members, check_plausible, open_zip
+from .containers import check_members, open_zip
 from .content import LayoutContent, ReadOptions, as_points, list_some
 from .labels import (
     check_labels,
@@ -68,9 +68,13 @@ def open_npy(path: Path, options: ReadOptions) -> LayoutContent:
     if rows.dtype.is_floating_point:
         check_not_one_sample(path, tuple(rows.shape))
     rows = as_points(rows, str(path))
-    file = None if options.labelled else find_label_file(path)
+    file, remark = (None, "") if options.labelled else find_label_file(path)
     labels = read_labels(file, len(rows)) if file else None
-    return LayoutContent(rows, "npy", labels, remarks=_describe_beside(path, file, options))
+    remarks = (
+        *filter(None, [remark]),
+        *_describe_beside(path, file, options, labelled=bool(remark)),
+    )
+    return LayoutContent(rows, "npy", labels, remarks=remarks)
 
 
 def open_npz(path: Path, options: ReadOptions) -> LayoutContent:
@@ -167,7 +171,6 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, bu
             shape, columns, dtype = read_npy_header(stream, name)
             check_numeric(dtype, name)
             advice = "write it with np.savez, to be read by rows"
-            check_plausible(name, prod(shape) * dtype.itemsize, info.compress_size)
             values = unpack(stream, dtype, shape, name=name, budget=budget, advice=advice)
             return array_rows(values.reshape(shape, order="F" if columns else "C"))
     with open_source(path) as stream:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from floracle.run.errors import InputError
 
-from .npy import load_all, read_npy
+from .npy import load_all, read_npy, read_npy_header
 
 MAX_CLASSES = 2**20  # names and statistics are tables by label, so a wild one costs memory
 
@@ -64,10 +64,39 @@ def class_names(labels: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
     return names + tuple(str(label) for label in range(len(names), count))
 
 
-def find_label_file(path: Path) -> Path | None:
-    """The labels of an .npy file: a file of its own, or the folder's labels.npy."""
-    files = (file for file in label_files(path) if os.path.lexists(file))
-    return next((file for file in files if file.name != path.name), None)
+def find_label_file(path: Path) -> tuple[Path | None, str]:
+    """The labels of an .npy file, and what is to be said of a file that is not used.
+
+    They are in a file that is named after it, or in the labels.npy of a folder whose only array
+    it is: beside a second one, such as a validation set, nobody knows whose labels they are.
+    """
+    *own, shared = label_files(path)
+    if file := next(filter(os.path.lexists, own), None):
+        return file, ""
+    if shared == path or not os.path.lexists(shared):
+        return None, ""
+    others = [
+        file.name
+        for file in sorted(path.parent.glob("*.npy"))
+        if file.name not in (path.name, shared.name) and len(_shape_of(file)) != 1
+    ]
+    if not others:
+        return shared, ""
+    return None, (
+        f"{shared.name} is not used, since it may belong to {others[0]}; if it holds the labels of"
+        f" {path.name}, rename it {own[0].name}, or give it with --label-file (labels=)"
+    )
+
+
+def _shape_of(path: Path) -> tuple[int, ...]:
+    """The shape of an array; () where the file is none."""
+    if not path.is_file():
+        return ()  # a pipe would be waited for
+    try:
+        with open(path, "rb") as stream:
+            return read_npy_header(stream, str(path))[0]
+    except (OSError, ValueError, InputError):
+        return ()
 
 
 def label_files(path: Path) -> tuple[Path, ...]:

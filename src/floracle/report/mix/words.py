@@ -47,6 +47,8 @@ def headline(results: MixResults) -> str:
             return f"Half of the held-out points is kept: {', '.join(spans)}."
     if results.switch is not None:
         return _describe_copies(results.switch, visible(results.name))
+    if results.resume is not None and not results.landings:
+        return _describe_resume(results.resume, visible(results.name))[0]
     verdicts = [f"{landing.verdict} until τ = {t:g}" for t, landing in results.landings.items()]
     return f"{visible(results.name)}: {', '.join(verdicts)}."
 
@@ -91,8 +93,12 @@ def _describe_copies(switch: SwitchResult, name: str) -> str:
 
 
 def _describe_resume(resume: ForwardBackwardResult, name: str) -> list[str]:
+    marks = {name: resume.half_change(k) for k, name in enumerate(_band_names(resume))}
     halves = [
-        f"{band} from τ = {resume.half_change(k)}" for k, band in enumerate(_band_names(resume))
+        f"{band} at no time between those measured"
+        if mark.value is None
+        else f"{band} from τ = {mark}"
+        for band, mark in marks.items()
     ]
     held_out = float(resume.held_out_distance.mean()) / resume.dims**0.5
     share, _, high = resume.copy_share()
