@@ -59,7 +59,10 @@ def test_pictures_of_floats_beyond_one_are_noticed():
     assert "mean 127.5" in remark
     (remark,) = open_store(images * 6 - 3).remarks
     assert "beyond -1 ... 1" in remark
-    for fine in (images, images * 2 - 1, images.mul(255).byte()):
+    (remark,) = open_store(images).remarks
+    assert "0 ... 1" in remark
+    assert "Normalizer(0.5, 0.5)" in remark
+    for fine in (images * 2 - 1, images.mul(255).byte()):
         assert open_store(fine).remarks == ()
     assert open_store(images * 255, normalize="standard").remarks == ()
 
@@ -74,7 +77,7 @@ def test_nothing_is_said_of_what_is_right():
     bytes_ = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
     assert open_store(bytes_).remarks == ()
     assert open_store(bytes_, normalize="raw").remarks == ()
-    assert open_store(bytes_.reshape(50, -1).astype(np.float32)).remarks == ()
+    assert open_store(bytes_.reshape(50, -1)).remarks == ()
     assert open_store(torch.randn(50, 4, 4, 4).exp()[:, :, 0, 0]).remarks == ()
 
 
@@ -90,8 +93,13 @@ def test_nothing_is_said_of_real_pictures_and_latents(shared):
     images = tiles(data / "cifar10/test-00.webp")
     assert open_store(images).remarks == ()
     assert open_store(images, flips=True, normalize="standard").remarks == ()
-    assert open_store(images.transpose(0, 3, 1, 2).astype(np.float32) / 255).remarks == ()
-    assert open_store(images.reshape(len(images), -1).astype(np.float32)).remarks == ()
+    floats = images.transpose(0, 3, 1, 2).astype(np.float32)
+    assert open_store(floats / 127.5 - 1).remarks == ()
+    for shape in (floats.shape, (len(images), -1)):
+        (remark,) = open_store((floats / 255).reshape(shape)).remarks
+        assert "0 ... 1" in remark
+        (remark,) = open_store(floats.reshape(shape)).remarks
+        assert "0 ... 255" in remark
     assert open_store(data / "mnist/t10k-images-idx3-ubyte.gz").remarks == ()
     assert open_store(data / "fashion_mnist/t10k-images-idx3-ubyte.gz").remarks == ()
     for name in ("f16d32", "f16d32_vfdinov2"):

@@ -18,10 +18,9 @@ from .layouts.moments import MomentReading
 from .normalize import Normalizer
 from .rows.file_rows import FileRows
 from .rows.rows import Rows, map_rows, mirror_rows
+from .value_range import check_mirrors, check_standard, enclosing_range
 
 POINT_BYTES = torch.float32.itemsize
-PICTURE_RANGES = ((0.0, 1.0), (-1.0, 1.0), (0.0, 255.0))
-"""Values for black and white that float pictures usually have, narrowest first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +50,8 @@ def read_points(
     Without a normalizer ("standard") it is computed from the statistics of the rows.
     """
     rows = moments.points
+    if normalizer is None:
+        check_standard(tuple(rows.shape[1:]), name)
     # Within the budget, rows of files become points in the pass that checks them, which is then
     # the only one. Not where rows hold more than points, or mirrors or the normalizer come after.
     buffer: Tensor | None = None
@@ -68,8 +69,7 @@ def read_points(
     bounds = picture_range(rows, chosen, statistics, name)
     if add_mirrors:
         count, *shape = rows.shape
-        if not is_picture(tuple(shape)):
-            raise InputError(f"{name}: points {shape} are no pictures [1 or 3, H, W] to mirror")
+        check_mirrors(statistics, tuple(shape), rows.dtype, name)
         rows = mirror_rows(rows)
         moments = MomentReading(rows, rows)
         digests = np.concatenate([digests, check_rows(rows, name, start=count).digests])
@@ -124,8 +124,7 @@ def picture_range(
         return None
     if rows.dtype == torch.uint8:
         return normalize_bounds(0.0, 255.0)
-    enclosing = (bounds for bounds in PICTURE_RANGES if bounds[0] <= low and high <= bounds[1])
-    return normalize_bounds(*next(enclosing, (low, high)))
+    return normalize_bounds(*(enclosing_range(low, high) or (low, high)))
 
 
 def _load(points: Rows) -> Tensor:

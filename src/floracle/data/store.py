@@ -28,7 +28,7 @@ from floracle.run.files import digest
 
 from .atoms import ClassIndex
 from .channel_statistics import Channels, point_channels
-from .data_warnings import data_warnings
+from .data_warnings import data_warnings, packed_warnings
 from .integrity_check import find_first_equal, row_digests
 from .layout_registry import open_layout
 from .layouts.content import LayoutContent, ReadOptions
@@ -257,7 +257,11 @@ def open_store(
 def store_of_packed(packed: PackedStore, name: str, budget: int) -> Store:
     """A packed store as it is; nothing of its points is read."""
     manifest, rows = packed.manifest, packed.stored
-    resident = fits(rows, budget)
+    resident, remarks = fits(rows, budget), packed.remarks
+    if not manifest.remarks and manifest.settings.get("normalize") in ("stored", "raw"):
+        remarks += packed_warnings(
+            manifest.channels, manifest.shape, manifest.dtype, packed.normalizer
+        )
     return Store(
         name=name,
         layout="packed",
@@ -271,7 +275,7 @@ def store_of_packed(packed: PackedStore, name: str, budget: int) -> Store:
         points=rows.as_points(packed.normalizer, hold=resident),
         resident=resident,
         channels=manifest.channels,
-        remarks=packed.remarks,
+        remarks=remarks,
         packed=packed,
     )
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from .channel_statistics import Channels
 from .layouts.content import INTEGERS
 from .normalize import RAW, Normalizer
-from .points import PICTURE_RANGES
 from .store import Store
+from .value_range import PICTURE_RANGES
 
 MAX_RATIO = 3.0
 """Of the deviations of two sets of one unit: one class of a set, or another set of its kind, has

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from types import NoneType
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 POINT_TYPES = (*INTEGERS, *FLOATS, torch.bool)
 MOMENTS = ("mean", "sample", "gaussian")
 MIN_FILE_BYTES = 2**22
+MIN_SIDE = 8  # of pictures; less may be any axis
+MAX_COLOURS = 4  # of pictures: red, green, blue and alpha
+MAX_STRIP = 4  # how many times as wide as high pictures are; more are rows
 MAX_LISTED = 8  # names in a remark
 
 
@@ -41,6 +45,10 @@ class ReadOptions:
     labelled: bool = False  # whether labels are given, so that none beside the data are looked for
 
     def __post_init__(self) -> None:
+        if not isinstance(self.flips, (bool, NoneType)):
+            raise InputError(f"flips is True, False or None, not {self.flips!r}")
+        if not isinstance(self.layout, (str, NoneType)):
+            raise InputError(f"layout is a name such as 'lightningdit', not {self.layout!r}")
         if self.moments is not None and self.moments not in MOMENTS:
             raise InputError(f"moments are read as {', '.join(MOMENTS)}, not {self.moments!r}")
 
@@ -118,6 +126,12 @@ def as_points(rows: Rows, name: str) -> Rows:
         raise InputError(f"{name} is empty: its shape is {tuple(rows.shape)}")
     if rows.dtype not in POINT_TYPES:
         raise InputError(f"{name} holds {rows.dtype}; points are real numbers")
+    if order := axes_with_rows_last(tuple(rows.shape), rows.dtype):
+        raise InputError(
+            f"{name} has shape {list(rows.shape)}, which looks like {order}: rows belong first,"
+            " as in numpy.moveaxis(data, -1, 0); if these are"
+            f" {len(rows)} points, flatten each"
+        )
     # floats [N, H, W, 3] stay as they are: only bytes are surely pictures, and H, W, C in order
     pictures = len(rows.shape) == 3 or (len(rows.shape) == 4 and rows.shape[3] in (1, 3))
     if rows.dtype != torch.uint8 or not pictures:
@@ -126,6 +140,37 @@ def as_points(rows: Rows, name: str) -> Rows:
         return channels_first(rows)
     count, height, width, *channels = rows.shape
     return map_rows(rows, channels_first, shape=(count, *(channels or [1]), height, width))
+
+
+def axes_with_rows_last(shape: tuple[int, ...], dtype: torch.dtype) -> str:
+    """What the axes of an array seem to be, where its rows come last; "" where they do not.
+
+    MATLAB and Fortran write pictures so, and the first axis would count as the points. Floats of
+    such shapes may be tokens or latents, so of these only what no latent has is refused.
+    """
+    *front, last = shape
+    if len(shape) == 4:
+        first, second, third = front
+        square = first == second >= MIN_SIDE
+        if square and third == 3 and last > MAX_COLOURS:
+            return "[H, W, C, N]"
+        if square and third == 1 and last > first:
+            return "[H, W, 1, N]"
+        # a few pictures [N, H, W, C] have no more than 4 channels, and are square
+        if first in (1, 3) and second == third >= MIN_SIDE and last > MAX_STRIP * second:
+            return "[C, H, W, N]" if dtype in INTEGERS else ""
+    if len(shape) == 3 and front[0] == front[1] >= MIN_SIDE and last > MAX_STRIP * front[0]:
+        return "[H, W, N]" if dtype in INTEGERS else ""
+    return ""
+
+
+def is_channels_last(shape: tuple[int, ...]) -> bool:
+    """Whether a point looks like a picture [H, W, 1 ... 4]."""
+    if len(shape) != 3 or is_picture(shape):
+        return False
+    height, width, channels = shape
+    sides = min(height, width) >= MIN_SIDE and (height == width or channels >= 3)
+    return sides and channels <= MAX_COLOURS
 
 
 def is_picture(shape: tuple[int, ...]) -> bool:
