@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from floracle.data.destination import OWN_FOLDER, DestinationKind
+from floracle.data.layouts.lightningdit import ENCODED_MANIFEST
 from floracle.data.packed.files import StoreFile, find_wrong_size
 from floracle.run.errors import InputError
 from floracle.run.files import read_json, write_json
 
 FORMAT, KIND = 1, "floracle encoded store"
-MANIFEST = f"{OWN_FOLDER}/encoded.json"
+MANIFEST = ENCODED_MANIFEST
 SOURCE = f"{OWN_FOLDER}/encoded-from.json"
 
 

@@ -35,7 +35,7 @@ from .array_roles import (
     check_not_one_sample,
     find_roles,
 )
-from .containers import check_members, open_zip
+from .containers import check_members, check_plausible, open_zip
 from .content import LayoutContent, ReadOptions, as_points, list_some
 from .labels import (
     check_labels,
@@ -171,6 +171,7 @@ def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, bu
             shape, columns, dtype = read_npy_header(stream, name)
             check_numeric(dtype, name)
             advice = "write it with np.savez, to be read by rows"
+            check_plausible(name, prod(shape) * dtype.itemsize, info.compress_size)
             values = unpack(stream, dtype, shape, name=name, budget=budget, advice=advice)
             return array_rows(values.reshape(shape, order="F" if columns else "C"))
     with open_source(path) as stream:

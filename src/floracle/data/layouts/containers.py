@@ -27,6 +27,8 @@ File = TypeVar("File")
 
 COMPRESSIONS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 MAX_RATIO = 1100  # deflate reaches 1032 : 1
+PLAUSIBLE_RATIO, PLAUSIBLE_BYTES = 256, 2**26
+"""Data that unpacks beyond both is one value over and over, and would fill the memory for that."""
 SLACK_BYTES = 4096  # of members too small for a ratio to mean anything
 ENCRYPTED = 0x1
 BYTES_PER_LISTED_BYTE = 16  # memory that Python takes for each byte of the list of members
@@ -173,6 +175,15 @@ def open_zip(path: Path, budget: int) -> zipfile.ZipFile:
             f" memory of {budget >> 20} MiB; unpack it into a folder or raise the memory"
         )
     return zipfile.ZipFile(path)
+
+
+def check_plausible(name: str, size: int, packed_bytes: int) -> None:
+    """Refuse what unpacks to much more than a file of real data holds."""
+    if size > max(PLAUSIBLE_BYTES, PLAUSIBLE_RATIO * packed_bytes):
+        raise InputError(
+            f"{name} unpacks to {size >> 20} MiB from {packed_bytes >> 10} KiB: nearly all of it"
+            " is one value, which is no data; if it is, write it uncompressed"
+        )
 
 
 def _list_bytes(path: Path) -> int:

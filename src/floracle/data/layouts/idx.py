@@ -22,8 +22,9 @@ from floracle.data.rows.source_files import explain_read_errors, open_source, so
 from floracle.run.errors import InputError
 
 from .array_files import unpack
+from .containers import check_plausible
 from .content import LayoutContent, ReadOptions, as_points
-from .labels import check_labels
+from .labels import check_label_shape, check_labels
 
 IMAGES = re.compile(r".*images[-.]idx3-ubyte(\.gz)?")
 UNSIGNED_BYTES, BYTES = 0x08, np.dtype(np.uint8)  # the type in the magic number, and numpy's
@@ -47,8 +48,9 @@ def open_idx(path: Path, options: ReadOptions) -> LayoutContent:
     file = next((file for file in idx_label_files(path) if os.path.lexists(file)), None)
     if file is None:
         return LayoutContent(rows, "idx")
-    labels = read_idx(file, 1, options.budget)[:]
-    return LayoutContent(rows, "idx", check_labels(labels, len(rows), f"labels in {file}"))
+    labels = read_idx(file, 1, options.budget)
+    check_label_shape(tuple(labels.shape), len(rows), f"labels in {file}")
+    return LayoutContent(rows, "idx", check_labels(labels[:], len(rows), f"labels in {file}"))
 
 
 def training_images(folder: Path) -> Path:
@@ -68,6 +70,7 @@ def read_idx(path: Path, axes: int, budget: int) -> Rows:
             with gzip.open(file) as stream:
                 shape = _read_sizes(stream, path, axes)
                 advice = "unpack it with gunzip"
+                check_plausible(str(path), prod(shape), source_file(path, file).state.size)
                 values = unpack(stream, BYTES, shape, name=str(path), budget=budget, advice=advice)
                 return array_rows(values.reshape(shape))
         shape = _read_sizes(file, path, axes)

@@ -19,11 +19,13 @@ from tempfile import NamedTemporaryFile
 import torch
 from torch import Tensor
 
+from floracle.data.destination import OWN_FOLDER
 from floracle.data.normalize import Normalizer
 from floracle.data.rows.file_rows import FileRows
 from floracle.data.rows.source_files import explain_read_errors, open_source
 from floracle.data.rows.tensorfile import TensorFile, read_header
 from floracle.run.errors import InputError
+from floracle.run.files import read_json
 from floracle.run.torch_archive import check_archive
 
 from .content import LayoutContent, ReadOptions, list_some
@@ -31,6 +33,8 @@ from .labels import check_labels
 
 SHARD = re.compile(r"latents_rank(\d+)_shard(\d+)\.safetensors")
 STATS = "latents_stats.pt"
+ENCODED_MANIFEST = f"{OWN_FOLDER}/encoded.json"
+"""Where `floracle encode` records the names of classes, for LightningDiT has none."""
 MAX_STATS_BYTES = 2**20  # mean and std of 100,000 channels
 
 
@@ -59,6 +63,7 @@ def open_lightningdit(path: Path, options: ReadOptions) -> LayoutContent:
         _latent_rows(files, flips=flips),
         "lightningdit",
         torch.cat([_read_labels(file) for file in files]),
+        _read_class_names(folder, files),
         normalizer=read_stats(folder, channels) if options.stored else None,
         flips=flips,
         padded=len({_rank_and_number(shard)[0] for shard in shards}) > 1,
@@ -137,6 +142,18 @@ def _read_labels(file: TensorFile) -> Tensor:
     (labels,) = file.rows("labels")
     with explain_read_errors(file.path, "labels"):
         return check_labels(labels[:], len(labels), f"labels in {file.path}")
+
+
+def _read_class_names(folder: Path, files: list[TensorFile]) -> tuple[str, ...]:
+    """The names of classes that encoding recorded; none where the shards are others by now."""
+    path = folder / ENCODED_MANIFEST
+    if not path.is_file():
+        return ()
+    with explain_read_errors(path, "the manifest of encoded latents"):
+        content = read_json(path)
+        recorded = {file["name"]: file["size"] for file in content["files"]}
+        sizes = {file.path.name: file.file.state.size for file in files}
+        return tuple(map(str, content["classes"])) if sizes.items() <= recorded.items() else ()
 
 
 def read_stats(folder: Path, channels: int) -> Normalizer:

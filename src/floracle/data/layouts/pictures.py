@@ -25,7 +25,13 @@ from floracle.data.rows.rows import file_per_row, hold_if_fits
 from floracle.data.rows.source_files import Changed, explain_read_errors, open_source
 from floracle.run.errors import InputError
 
-from .containers import Container, Member, has_strange_characters, open_container
+from .containers import (
+    Container,
+    Member,
+    check_plausible,
+    has_strange_characters,
+    open_container,
+)
 from .content import LayoutContent, ReadOptions, list_some
 from .encoded_pictures import check_complete, is_deep_png, read_deep_png
 
@@ -242,6 +248,7 @@ def _decode(shape: tuple[int, int, int], file: PictureFile, *, check: bool) -> n
     with _open_picture(file, content) as image:
         if (image.height, image.width) != (height, width):
             raise Changed(f"{file} has changed: it is {image.width} x {image.height} now")
+        check_plausible(f"{file}", 3 * width * height, len(content))
         if check:
             check_complete(content, np.asarray(image), f"{file}")
         if is_deep_png(content):
