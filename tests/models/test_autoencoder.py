@@ -204,7 +204,7 @@ def test_damaged_files_of_taef2_are_named(tmp_path):
         "half": (lambda folder: (folder / FILES[1]).unlink(), r"has no taef2_decoder"),
         "key": (
             lambda folder: without(folder / FILES[1], "1.bias"),
-            r"lacks 1 tensors: 1\.bias;",
+            r"lacks 1\.bias;",
         ),
         "nan": (lambda folder: nan(folder / FILES[0]), r"0\.bias holds NaN"),
         "swapped": (
@@ -233,7 +233,7 @@ def test_checkpoints_that_are_none_are_refused(tmp_path):
     level = {name: value for name, value in whole.items() if "encoder.down.0.block" not in name}
     odd = whole | {"encoder.conv_out.weight": torch.zeros(10, 33, 3, 3)}
     cases = {
-        "lost.pt": (lost, r"lacks 1 tensors: decoder\.mid\.attn_1\.k\.bias;"),
+        "lost.pt": (lost, r"lacks decoder\.mid\.attn_1\.k\.bias;"),
         "level.pt": (level, r"lacks encoder\.down\.0\.block\.0\.conv1\.weight"),
         "odd.pt": (odd, r"encoder\.conv_out\.weight is \[10, 33, 3, 3\], not \[10, 64, 3, 3\]"),
         "dit.pt": ({"pos_embed": torch.zeros(3)}, r"is no autoencoder of latent diffusion"),

@@ -104,7 +104,7 @@ def other(path):
 HARM = {
     "cut": (cut, r"is incomplete"),
     "missing": (without, r"lacks decoder\.conv_in\.bias"),
-    "shape": (other, r"cannot be loaded by diffusers .*size mismatch for decoder\.conv_in\.bias"),
+    "shape": (other, r"decoder\.conv_in\.bias is \[5\], not \[8\]"),
     "none": (lambda path: path.unlink(), r"has no diffusion_pytorch_model\.safetensors"),
 }
 

@@ -15,11 +15,12 @@ from checkpoint_files import MODERN, lightningdit, network, tensors
 from safetensors.torch import load_file, save_file
 
 from floracle.models.autoencoders.taef2 import load_taef2
-from floracle.models.checkpoints import open_checkpoint, read_safetensors, unwrapped_names
+from floracle.models.checkpoints import open_checkpoint, read_safetensors
 from floracle.models.networks.diffusers import load_text_to_image
-from floracle.models.networks.diffusers_folder import WEIGHTS, check_weights
+from floracle.models.networks.diffusers_folder import WEIGHTS
+from floracle.models.networks.folder_weights import read_weights
 from floracle.models.networks.prompts import read_embeddings
-from floracle.models.state_dict import fill_network
+from floracle.models.state_dict import fill_network, unwrapped_names
 from floracle.models.weights import read_network, write_network
 from floracle.run.errors import InputError
 from tiny_pipelines import FLUX_SIZES
@@ -138,7 +139,7 @@ def test_what_holds_no_weights_is_named(tmp_path, content):
 
 def test_wrappers_leave_no_prefix():
     given = {"module._orig_mod.a": torch.ones(1), "_orig_mod.b.module.c": torch.ones(1)}
-    assert set(unwrapped_names(given)) == {"a", "b.module.c"}
+    assert set(unwrapped_names(given, "file")) == {"a", "b.c"}
 
 
 @pytest.fixture(scope="module")
@@ -209,8 +210,8 @@ READERS = {
     "model.ckpt": open_checkpoint,
     "model.safetensors": open_checkpoint,
     "network.safetensors": read_network,
-    "text.safetensors": lambda path: read_embeddings(str(path), CPU, torch.float32),
-    "diffusion_pytorch_model.safetensors": lambda path: check_weights(
+    "text.safetensors": lambda path: read_embeddings(str(path), CPU, torch.float32, widths=(2, 2)),
+    "diffusion_pytorch_model.safetensors": lambda path: read_weights(
         path.parent, WEIGHTS, "network"
     ),
     "taef2_encoder.safetensors": lambda path: load_taef2(path.parent, CPU, None),

@@ -85,9 +85,9 @@ def rewritten(path, change):
     ("change", "words"),
     [
         (lambda said: said.update(format=99), "format 99"),
-        (lambda said: said.pop("plan"), "is damaged"),
-        (lambda said: said["plan"].update(width=64), "as in this architecture"),
-        (lambda said: said["plan"].update(colour="red"), "is damaged"),
+        (lambda said: said.pop("plan"), "plan in the header of .* is None, not a table"),
+        (lambda said: said["plan"].update(width=64), "width is 64 in the settings, 128 in the"),
+        (lambda said: said["plan"].update(colour="red"), "describes no network: it has a key"),
         (lambda said: said["convention"].update(predicts="fun"), "cannot read predicts=fun"),
     ],
 )

@@ -21,12 +21,14 @@ from torch import Tensor
 
 from floracle.run.errors import InputError, suggestion
 from floracle.run.files import open_regular
-from floracle.run.torch_archive import check_archive, is_archive
+from floracle.run.torch_archive import check_archive, check_bare_pickle, check_growth, is_archive
+
+from .state_dict import check_plain, list_names, unwrapped_names
+from .typed_config import show
 
 ENDINGS = (".pt", ".pth", ".ckpt", ".bin")
 WEIGHT_NAMES = ("ema", "model", "state_dict", "model_state_dict")
 """Where training code keeps weights, the preferred first."""
-WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -60,14 +62,25 @@ def open_checkpoint(path: Path, weights: str | None = None) -> Checkpoint:
             f"{path} holds a {type(content).__name__}; a checkpoint is a table of tensors"
         )
     name, tensors = _choose_weights(content, weights, path)
-    config, arguments = content.get("config"), content.get("args")
-    return Checkpoint(
-        path,
-        unwrapped_names(tensors),
-        name,
-        config if isinstance(config, Mapping) else {},
-        vars(arguments) if isinstance(arguments, argparse.Namespace) else {},
-    )
+    check_plain(tensors, path)
+    check_growth(path, sum(tensor.nbytes for tensor in tensors.values()))
+    config, arguments = (_described(content, key, path) for key in ("config", "args"))
+    return Checkpoint(path, unwrapped_names(tensors, path), name, config, arguments)
+
+
+def _described(content: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
+    """What a file says about its network under this key; empty where it says nothing."""
+    values = content.get(key)
+    if isinstance(values, argparse.Namespace):
+        values = vars(values)
+    if values is None or isinstance(values, Tensor):  # a tensor of that name is a weight
+        return {}
+    if not isinstance(values, Mapping):
+        raise InputError(
+            f"{path}: its {key!r} is {show(values)}, so the settings of its network cannot be"
+            f" read; save its weights alone as .safetensors, and load that"
+        )
+    return values
 
 
 def _choose_weights(
@@ -84,8 +97,8 @@ def _choose_weights(
     name = weights or next((name for name in WEIGHT_NAMES if name in tables), None)
     if name is None:
         raise InputError(
-            f"{path} holds {', '.join(map(str, content))}, but none of the weights"
-            f" {', '.join(WEIGHT_NAMES)}"
+            f"{path} holds {list_names([show(key, quotes=False) for key in content])}, but none"
+            f" of the weights {', '.join(WEIGHT_NAMES)}"
         )
     if name not in tables:
         raise InputError(f"{path} has no weights {weights!r}; {suggestion(name, tables)}")
@@ -100,16 +113,6 @@ def _is_table_of_tensors(content: object) -> bool:
     )
 
 
-def unwrapped_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, without the prefixes of wrappers."""
-    unwrapped = {}
-    for name, tensor in tensors.items():
-        while name.startswith(WRAPPER_PREFIXES):
-            name = name.partition(".")[2]
-        unwrapped[name] = tensor
-    return unwrapped
-
-
 def read_pickle(path: Path) -> Any:
     """The content of a .pt file, if it is whole and holds tensors and plain values alone.
 
@@ -117,7 +120,7 @@ def read_pickle(path: Path) -> Any:
     """
     check_whole(path)
     # mapped, compressed bytes would be read as numbers
-    is_mapped = is_archive(path) and check_archive(path)
+    is_mapped = check_archive(path) if is_archive(path) else check_bare_pickle(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_mapped)
@@ -150,6 +153,16 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
             f"{path} is incomplete or not a safetensors file ({_first_line(error)}): it ends after"
             f" {path.stat().st_size:,} bytes; fetch it again"
         ) from error
+    except Exception as error:  # a type of numbers, or a shape, that torch does not have
+        raise InputError(
+            f"{path} holds tensors that this version of torch cannot read ({_first_line(error)});"
+            f" convert them to float32, bfloat16 or float16"
+        ) from error
+
+
+def read_network_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file that holds one network, under its own names."""
+    return unwrapped_names(read_safetensors(path), path)
 
 
 def _unpickling_error(path: Path, message: str) -> str:

@@ -24,9 +24,10 @@ from floracle.run.results import provenance
 
 from .checkpoints import check_whole, read_safetensors
 from .convention import convention_from_settings, convention_settings
-from .networks.lightningdit import Architecture, LightningDiT
+from .networks.lightningdit import LightningDiT, architecture_from_settings
 from .networks.tensors import build_network
 from .state_dict import hash_tensors
+from .typed_config import count, read_settings, table, text
 
 FORMAT = 2
 FORMAT_WITHOUT_DIGEST = 1  # of version 0.1.0
@@ -108,12 +109,14 @@ def read_network(path: Path) -> SavedNetwork:
     if header is None:
         raise InputError(f"{path} is not a network that floracle wrote; load_model reads others")
     _check_digests(path, header, tensors)
+    plan = architecture_from_settings(header.get("plan"), f"the plan in the header of {path}")
     try:
-        plan = Architecture(**header["plan"])
         convention = convention_from_settings(header["convention"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"the header of {path} is damaged ({error}); write it again") from error
-    return SavedNetwork(build_network(plan, tensors, path), convention, header.get("made", {}))
+    made = header.get("made")
+    network = build_network(plan, tensors, path)
+    return SavedNetwork(network, convention, made if isinstance(made, Mapping) else {})
 
 
 def _check_digests(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -152,21 +155,21 @@ def read_run_checkpoint(path: Path, weights: str | None = None) -> SavedNetwork:
     if prefix is None:
         hint = suggestion(weights or "", PREFIXES)
         raise InputError(f"{path} has no weights {weights!r}; {hint}")
-    plan = record["settings"].get("network")
+    schema = {"settings": table, "images": count(0, 2**63), "hash": text}
+    content = read_settings(record, schema, path.with_suffix(".json"))
+    plan = content["settings"].get("network")
     if not isinstance(plan, dict):
         raise InputError(
             f"{path} is a checkpoint of a network that floracle did not build; load its tensors"
             f" {prefix}… in code of your own, and name that as module:function"
         )
-    check_hash(path, record["hash"])
+    check_hash(path, content["hash"])
     tensors = {
         name.removeprefix(prefix): tensor
         for name, tensor in read_safetensors(path).items()
         if name.startswith(prefix)
     }
-    try:
-        network = build_network(Architecture(**plan), tensors, path)
-    except TypeError as error:
-        raise InputError(f"{path.with_suffix('.json')} describes no network ({error})") from error
-    made = {"images": record["images"]}
+    source = f"the network in {path.with_suffix('.json')}"
+    network = build_network(architecture_from_settings(plan, source), tensors, path)
+    made = {"images": content["images"]}
     return SavedNetwork(network, Convention(null_label=network.null), made)

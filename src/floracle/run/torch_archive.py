@@ -17,7 +17,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from .errors import InputError
 from .files import open_regular
-from .torch_storages import declared_storages
+from .torch_storages import bare_storages, declared_storages
 
 END_SIGNATURE, END_BYTES = b"PK\5\6", 22
 """Of the end record, the last structure of an archive without a comment."""
@@ -29,6 +29,9 @@ NEEDS_ZIP64 = 0xFFFFFFFF
 """A size or offset of 32 bits that says: read the 64 bits of the zip64 extra field."""
 MEMBER_NAME = re.compile(r"[ -\[\]-~]*")
 """Printable ASCII without the backslash, as torch names members inside the top folder."""
+MAX_GROWTH, MIN_BYTES_TO_REFUSE = 20, 2**26
+"""A file may stand for 20 times its bytes, or 64 MiB: trained weights compress by less than 2, and
+a network that is written once under several names has no more than its 28 blocks to repeat."""
 CHUNK_BYTES = 2**18
 """Read at a time: small enough for the cache of a core; 2^14 and 2^22 are slower."""
 
@@ -57,6 +60,7 @@ def check_archive(path: Path) -> bool:
             except Exception as error:  # damage can raise anything from ValueError to MemoryError
                 raise Damage("is damaged: its central directory cannot be read") from error
             members = _members_by_name(archive.infolist())
+            _check_sizes(members.values(), file.seek(0, os.SEEK_END))
             _check_contents(archive)
             _check_storages(archive, members)
         except Damage as damage:
@@ -64,6 +68,45 @@ def check_archive(path: Path) -> bool:
                 f"{path} {damage}; fetch it again or save it anew with torch.save"
             ) from damage
     return all(member.compress_type == ZIP_STORED for member in archive.infolist())
+
+
+def check_growth(path: Path, declared: int) -> None:
+    """Refuse a file that stands for far more bytes than it has, before they are made."""
+    if fault := _growth(declared, path.stat().st_size):
+        raise InputError(f"{path} {fault}; fetch it again, or save its tensors with .contiguous()")
+
+
+def _growth(declared: int, size: int) -> str | None:
+    if declared <= max(MAX_GROWTH * size, MIN_BYTES_TO_REFUSE):
+        return None
+    return f"stands for {declared:,} bytes of tensors and has {size:,} itself"
+
+
+def check_bare_pickle(path: Path) -> bool:
+    """Raise an InputError if a file of torch before 1.6 declares more numbers than it can hold.
+
+    Returns False: torch does not map such files.
+    """
+    with open_regular(path, links=True) as file:
+        try:
+            storages = bare_storages(file)
+        except Exception as error:  # unpickling may raise any exception
+            raise InputError(
+                f"{path} was not written by torch.save; name a .pt, .pth or .safetensors"
+                f" checkpoint"
+            ) from error
+    if sum(storage.numbers * storage.item_bytes for storage in storages) > path.stat().st_size:
+        raise InputError(f"{path} is incomplete: its tensors need more bytes than it has")
+    return False
+
+
+def _check_sizes(members: Iterable[ZipInfo], size: int) -> None:
+    """Refuse members that overlap, and those that decompress to far more than the file has."""
+    members = list(members)
+    if sum(member.compress_size for member in members) > size:
+        raise Damage("is damaged: its members overlap")
+    if fault := _growth(sum(member.file_size for member in members), size):
+        raise Damage(fault)
 
 
 def _check_end(file: BinaryIO) -> None:

@@ -37,6 +37,17 @@ def declared_storages(content: bytes) -> list[Storage]:
     return reader.storages
 
 
+def bare_storages(file: BinaryIO) -> list[Storage]:
+    """The storages of a file of torch before 1.6; anything else may raise any exception.
+
+    Three pickles come first: a magic number, the version of the format, and the machine.
+    """
+    readers = [_StorageReader(file) for _ in range(4)]
+    for reader in readers:
+        reader.load()
+    return readers[-1].storages
+
+
 class _Inert:
     """Stands for every class in a pickle and its objects: accepts anything and does nothing."""
 
@@ -56,20 +67,35 @@ class _Inert:
     extend = add = append
 
 
-class _StorageReader(pickle.Unpickler):
+class _Allocation:
+    """Stands for a class whose call makes memory of a size that the pickle alone decides."""
+
+    def __new__(cls, *_: object) -> _Allocation:
+        raise pickle.UnpicklingError(f"{cls.__name__} is called")
+
+
+# Python's own Unpickler: the one in C fills gigabytes where a memo has a large number.
+class _StorageReader(pickle._Unpickler):  # pyright: ignore
     """An unpickler that imports nothing; pickle's documentation restricts it in this way."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         self.storages: list[Storage] = []
 
-    def find_class(self, module_name: str, global_name: str, /) -> type:
-        """An inert class of that name, instead of the one in the module."""
-        return type(global_name, (_Inert,), {})
+    def find_class(self, module: str, name: str) -> type:
+        """An inert class of that name, instead of the one in the module.
+
+        Tensors are made by functions such as `_rebuild_tensor_v2`; their classes are only named.
+        """
+        allocates = name.endswith(("Tensor", "Storage")) or name == "bytearray"
+        return type(name, (_Allocation if allocates else _Inert,), {})
 
     def persistent_load(self, pid: Any) -> _Inert:
-        """Note a storage; its pid is ("storage", class, key, device, count of numbers)."""
-        _, kind, key, _, numbers = pid
+        """Note a storage; its pid is ("storage", class, key, device, count of numbers).
+
+        Before torch 1.6 a view of another storage followed.
+        """
+        _, kind, key, _, numbers = pid[:5]
         item_bytes = ITEM_BYTES[kind.__name__.removesuffix("Storage")]
         self.storages.append(Storage(str(key), operator.index(numbers), item_bytes))
         return _Inert()

@@ -1,7 +1,12 @@
 """A loaded autoencoder: images to latents and back, in one convention.
 
 Images are RGB in [−1, 1]. With z as the network itself makes it, latents are (z − shift) · scale,
-and images come from latents / scale + shift. An autoencoder that maps an image to a Gaussian
+and images come from latents / scale + shift. Some have a mean m and a deviation s of each channel
+besides (`latents_mean`, `latents_std` of diffusers), and then latents are
+
+    (z − shift − m) / s · scale.
+
+An autoencoder that maps an image to a Gaussian
 gives its mean and its standard deviation; others give no deviation.
 """
 
@@ -54,12 +59,16 @@ class Autoencoder:
     dtype: torch.dtype
     scale: float = 1.0
     shift: float = 0.0
+    channel_mean: tuple[float, ...] = ()
+    channel_std: tuple[float, ...] = ()
+    """Of each channel of z; empty where there are none."""
     assumed: str = ""
     """What was assumed of it, as text for people."""
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that latents depend on, as JSON values."""
+        by_channel = {"channel_mean": self.channel_mean, "channel_std": self.channel_std}
         return {
             "name": self.name,
             "weights": self.fingerprint,
@@ -67,6 +76,7 @@ class Autoencoder:
             "shift": self.shift,
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
+            **{name: list(values) for name, values in by_channel.items() if values},
         }
 
     @torch.no_grad()
@@ -79,8 +89,11 @@ class Autoencoder:
                 f" {factor}, got {list(images.shape)}"
             )
         mean, std = self.network.moments(images.to(self.device, self.dtype))
-        mean = (mean.to(images) - self.shift) * self.scale
-        return LatentMoments(mean, None if std is None else std.to(images) * self.scale)
+        channel_mean, channel_std = self._channel_statistics(images)
+        mean = (mean.to(images) - self.shift - channel_mean) / channel_std * self.scale
+        return LatentMoments(
+            mean, None if std is None else std.to(images) / channel_std * self.scale
+        )
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -90,5 +103,15 @@ class Autoencoder:
                 f"{self.name} decodes latents [b, {self.channels}, h, w], got"
                 f" {list(latents.shape)}; use latents that it has encoded"
             )
-        z = latents / self.scale + self.shift
+        channel_mean, channel_std = self._channel_statistics(latents)
+        z = latents / self.scale * channel_std + channel_mean + self.shift
         return self.network.images(z.to(self.device, self.dtype)).to(latents)
+
+    def _channel_statistics(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """Mean and deviation of each channel, [C, 1, 1] each; 0 and 1 change no bit."""
+        if not self.channel_mean:
+            return 0.0, 1.0
+        mean, std = (
+            like.new_tensor(s)[:, None, None] for s in (self.channel_mean, self.channel_std)
+        )
+        return mean, std

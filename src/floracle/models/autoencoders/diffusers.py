@@ -13,17 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from floracle.models.networks.diffusers_folder import (
-    WEIGHTS,
-    check_weights,
-    load_network,
-    read_class,
-)
+from floracle.models.networks.diffusers_folder import outline_network, read_class
+from floracle.models.networks.diffusers_settings import KL, TINY
 from floracle.models.state_dict import hash_tensors
 
 from .autoencoder import Autoencoder, LatentMoments
-
-KL, TINY = "AutoencoderKL", "AutoencoderTiny"
 
 
 @dataclass(frozen=True)
@@ -48,22 +42,29 @@ class DiffusersCoder:
 def load_diffusers(folder: Path, device: torch.device, dtype: torch.dtype | None) -> Autoencoder:
     """The autoencoder of a folder or pipeline; in float32 unless another type is given."""
     advice = "of diffusers are supported, TAEF2, and checkpoints of latent diffusion"
-    inner, kind, _ = read_class(folder, "vae", (KL, TINY), advice)
-    check_weights(inner, WEIGHTS, "network")
-    network = load_network(kind, inner, dtype or torch.float32, "autoencoders of diffusers")
-    network = network.to(device).eval().requires_grad_(False)
-    settings, gaussian = network.config, kind == KL
-    widths = settings.block_out_channels if gaussian else settings.encoder_block_out_channels
+    inner, kind, config = read_class(folder, "vae", (KL, TINY), advice)
+    outline = outline_network(kind, inner, config, "autoencoders of diffusers")
+    network = outline.load(dtype or torch.float32, device)
+    settings, gaussian = outline.settings, kind == KL
+    widths = settings["block_out_channels" if gaussian else "encoder_block_out_channels"]
+    scale, shift = float(settings["scaling_factor"]), float(settings["shift_factor"] or 0.0)
+    mean, std = (settings.get(name) or () for name in ("latents_mean", "latents_std"))
+    by_channel = " and mean and deviation by channel" if mean else ""
+    assumed = [f"scale {scale:g}, shift {shift:g}{by_channel} as its config.json says"]
+    if settings["force_upcast"] and dtype == torch.float16:
+        assumed.append("its config.json asks for float32 in place of float16 (force_upcast)")
     return Autoencoder(
         DiffusersCoder(network, gaussian),
         kind,
-        int(settings.latent_channels),
+        int(settings["latent_channels"]),
         2 ** (len(widths) - 1),  # each level but the last halves the image
         hash_tensors(network.state_dict()),
         gaussian=gaussian,
         device=device,
         dtype=network.dtype,
-        scale=float(settings.scaling_factor) if gaussian else 1.0,
-        shift=float(settings.shift_factor or 0.0) if gaussian else 0.0,
-        assumed=f"scale and shift as its config.json says; {inner}",
+        scale=scale,
+        shift=shift,
+        channel_mean=mean,
+        channel_std=std,
+        assumed="; ".join([*assumed, *outline.assumed, str(inner)]),
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from floracle.models.checkpoints import open_checkpoint
-from floracle.models.state_dict import fill_network, hash_tensors
+from floracle.models.state_dict import fill_network, hash_tensors, list_names, mixed_types
 from floracle.run.errors import InputError
 
 from .autoencoder import Autoencoder
@@ -23,7 +23,8 @@ from .ldm_layers import NORM_GROUPS, KLArchitecture, KLAutoencoder
 
 PREFIXES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 ESSENTIAL = ("encoder.conv_in.weight", "encoder.conv_out.weight", "post_quant_conv.weight")
-LEVEL = re.compile(r"encoder\.down\.(\d+)\.")
+CONV_ENDINGS = ("conv1.weight", "conv_out.weight", "quant_conv.weight")
+LEVEL = re.compile(r"encoder\.down\.(\d{1,2})\.")
 FIRST_CONV = "encoder.down.{}.block.0.conv1.weight"  # of a level
 TOP_LEVEL_CONV = re.compile(r"encoder\.down\.0\.block\.\d+\.conv1\.weight")
 
@@ -31,6 +32,12 @@ TOP_LEVEL_CONV = re.compile(r"encoder\.down\.0\.block\.\d+\.conv1\.weight")
 def infer_architecture(tensors: Mapping[str, Tensor], file: object) -> KLArchitecture:
     """The architecture that the tensors determine."""
     missing = [name for name in ESSENTIAL if name not in tensors]
+    for name, tensor in tensors.items():
+        if name.endswith(CONV_ENDINGS) and tensor.ndim != 4:
+            raise InputError(
+                f"{file}: {name} is {list(tensor.shape)}, and a convolution has 4 dimensions; name"
+                f" another file, or fetch it again"
+            )
     if missing:
         raise InputError(
             f"{file} lacks {missing[0]}, so it is no autoencoder of latent diffusion (VA-VAE and"
@@ -69,11 +76,14 @@ def load_ldm(file: Path, device: torch.device, dtype: torch.dtype | None) -> Aut
     plan = infer_architecture(tensors, file)
     with torch.device("meta"):
         network = KLAutoencoder(plan)
-    network = fill_network(network, tensors, file, advice="name another file")
-    network = network.to(device, dtype or torch.float32)
+    dtype = dtype or torch.float32
+    network = fill_network(network, tensors, file, advice="name another file", dtype=dtype)
+    network = network.to(device)
     assumed = ["scale 1, shift 0: a checkpoint has none", f"groups of {NORM_GROUPS}", str(file)]
-    if others := len(checkpoint) - len(tensors):
-        assumed.insert(0, f"{others} tensors beside the autoencoder left out")
+    assumed += mixed_types(tensors)
+    if others := sorted(checkpoint.keys() - tensors):
+        words = f"{len(others)} tensors beside the autoencoder left out ({list_names(others)})"
+        assumed.insert(0, words)
     return Autoencoder(
         network,
         f"KL autoencoder f{plan.downsampling}d{plan.channels}",
@@ -82,6 +92,6 @@ def load_ldm(file: Path, device: torch.device, dtype: torch.dtype | None) -> Aut
         hash_tensors(network.state_dict()),
         gaussian=True,
         device=device,
-        dtype=dtype or torch.float32,
+        dtype=dtype,
         assumed="; ".join(assumed),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from floracle.models.checkpoints import read_safetensors
+from floracle.models.checkpoints import read_network_tensors
 from floracle.models.state_dict import fill_network, hash_tensors
 from floracle.run.errors import InputError
 
@@ -114,7 +114,7 @@ def load_taef2(folder: Path, device: torch.device, dtype: torch.dtype | None) ->
         network = TAEF2()
     for half, name in zip((network.encoder, network.decoder), FILES, strict=True):
         file = folder / name
-        fill_network(half, read_safetensors(file), file, advice="name another file")
+        fill_network(half, read_network_tensors(file), file, advice="name another file")
     network = network.eval().to(device, dtype or torch.float32)
     return Autoencoder(
         network,

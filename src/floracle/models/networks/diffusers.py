@@ -16,17 +16,21 @@ import torch
 from torch import Tensor
 
 from floracle.models.convention import CONVENTIONS, Convention
+from floracle.models.typed_config import read_settings
 from floracle.run.errors import InputError
+from floracle.run.files import read_json
 
-from .diffusers_folder import WEIGHTS, check_weights, load_network, read_class
+from .diffusers_folder import PIPELINE_INDEX, outline_network, read_class
+from .diffusers_settings import FLUX_TRANSFORMER, SCHEDULER, SD3_TRANSFORMER
 from .prompts import FLUX_PIPELINE, Prompts, encode_prompts, read_embeddings
 
 PIPELINES = {
-    "SD3Transformer2DModel": "StableDiffusion3Pipeline",
-    "FluxTransformer2DModel": FLUX_PIPELINE,
+    SD3_TRANSFORMER: "StableDiffusion3Pipeline",
+    FLUX_TRANSFORMER: FLUX_PIPELINE,
 }
 """The transformers that are supported, and the pipelines that encode text for them."""
 DEFAULT_GUIDANCE = 3.5  # as the Flux pipeline
+TRAINED_TIMES = 1000  # of schedulers, unless their settings say another number
 
 
 @dataclass(frozen=True)
@@ -119,26 +123,63 @@ def load_text_to_image(
     inner, kind, config = read_class(folder, "transformer", list(PIPELINES), advice)
     if prompt is not None and embeddings is not None:
         raise InputError("text is given twice; pass prompt= or embeddings=")
-    dtype = check_weights(inner, WEIGHTS, "network") if dtype is None else dtype
+    outline = outline_network(kind, inner, config, "folders of diffusers")
+    settings = outline.settings
+    channels, outputs = settings["in_channels"], settings["out_channels"]
+    if outputs not in (None, channels):
+        raise InputError(
+            f"{inner} predicts {outputs} channels from {channels}, so it takes more than latents"
+            f" (a mask or another picture); load it as module:function"
+        )
+    noise_time, scheduler = _scheduler_time(inner)
+    dtype = outline.dtype if dtype is None else dtype
     if prompt is not None:  # first, so that encoders and transformer are not in memory together
-        embeddings = encode_prompts(folder, PIPELINES[kind], prompt, device=device, dtype=dtype)
-    network = load_network(kind, inner, dtype, "folders of diffusers")
-    network = network.to(device).eval().requires_grad_(False)
-    prompts = read_embeddings(embeddings, device, network.dtype)
+        pipeline = PIPELINES[kind]
+        embeddings = encode_prompts(
+            folder, pipeline, prompt, outline=outline.network, device=device, dtype=dtype
+        )
+    widths = settings["joint_attention_dim"], settings["pooled_projection_dim"]
+    prompts = read_embeddings(embeddings, device, dtype, widths=widths)
+    network = outline.load(dtype, device)
 
     origin = "text as given" if prompt is None else "text by its own encoders"
     labels = "1 prompt, label 0"
     if prompts.count != 1:
         labels = f"{prompts.count} prompts, label i the i-th"
-    assumed = [f"{origin}, {labels}", str(inner)]
-    channels = int(config["in_channels"])
-    if kind.startswith("SD3"):
-        side = int(config["sample_size"])
+    assumed = [f"{origin}, {labels}", *outline.assumed, *scheduler, str(inner)]
+    if kind == SD3_TRANSFORMER:
+        side = settings["sample_size"]
         name, shape, wrapped = "SD3", (channels, side, side), SD3(network, prompts)
     else:
-        scale = guidance if config.get("guidance_embeds") else None
+        scale = guidance if settings["guidance_embeds"] else None
         assumed.append("no guidance embedded" if scale is None else f"guidance {scale:g} embedded")
         # 4 channels of a token are one latent channel; 128 × 128 latents are 1024 × 1024 pixels.
         name, shape, wrapped = "Flux", (channels // 4, 128, 128), Flux(network, prompts, scale)
     convention = replace(CONVENTIONS[name.lower()], null_label=prompts.null_label)
+    if noise_time != TRAINED_TIMES:
+        convention = replace(
+            convention, noise_time=convention.noise_time * noise_time / TRAINED_TIMES
+        )
     return TextToImage(wrapped, convention, name, shape, network.dtype, assumed)
+
+
+def _scheduler_time(folder: Path) -> tuple[int, list[str]]:
+    """The time of pure noise by the scheduler of the pipeline around a transformer, and a note.
+
+    A scheduler that is none of a flow says that the transformer predicts something else.
+    """
+    file = folder.parent / "scheduler" / "scheduler_config.json"
+    if not ((folder.parent / PIPELINE_INDEX).is_file() and file.is_file()):
+        return TRAINED_TIMES, []
+    settings = read_settings(read_json(file), SCHEDULER, file)
+    kind = settings.get("_class_name", "FlowMatch")
+    predicts = settings.get("prediction_type", "flow_prediction")
+    is_flow = kind.startswith("FlowMatch") or predicts == "flow_prediction"
+    if not is_flow or settings.get("invert_sigmas"):
+        what = f"a {kind}" if not is_flow else "one with invert_sigmas"
+        raise InputError(
+            f"the scheduler in {file.parent} is {what}, so its transformer does not predict"
+            f" noise − data at σ = 1 − t; load it as module:function with its convention"
+        )
+    times = settings.get("num_train_timesteps", TRAINED_TIMES)
+    return times, [] if times == TRAINED_TIMES else [f"{times} times by its scheduler"]

@@ -1,21 +1,33 @@
-"""Folders that diffusers wrote: which class they hold, whether they are whole, and loading it."""
+"""Folders that diffusers wrote: which class they hold, whether they are whole, and loading it.
+
+A network is built without memory from its settings, compared with the tensors of its files, and
+then filled with them. The code of diffusers computes; it reads no file of weights.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import inspect
+import itertools
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from floracle.models.checkpoints import read_safetensors
+from floracle.models.state_dict import check_tensors, fill_network, mixed_types, weight_type
+from floracle.models.typed_config import read_settings, show, text, unread
 from floracle.run.errors import InputError
 from floracle.run.files import read_json
 
+from .diffusers_settings import NETWORK_CLASSES
+from .folder_weights import FolderWeights, read_weights
+
 PIPELINE_INDEX, CONFIG = "model_index.json", "config.json"
 WEIGHTS = "diffusion_pytorch_model"
+ADVICE = "its config.json and its weights are of two networks; save or fetch both again"
 
 
 def is_diffusers(folder: Path) -> bool:
@@ -29,46 +41,70 @@ def read_class(
     """The folder of a network, alone or as `part` of a pipeline, its class and its settings."""
     inner = folder / part if (folder / PIPELINE_INDEX).is_file() else folder
     config = read_json(inner / CONFIG)
-    kind = config.get("_class_name") if isinstance(config, Mapping) else None
-    if kind not in supported or not isinstance(config, Mapping):
-        raise InputError(f"{inner} holds a {kind}; {' and '.join(supported)} {advice}")
-    return inner, str(kind), config
+    kind = read_settings(config, {"_class_name": text}, inner / CONFIG).get("_class_name", "")
+    if kind not in supported:
+        name = show(kind, quotes=False) or "network without a class"
+        raise InputError(f"{inner} holds a {name}; {' and '.join(supported)} {advice}")
+    return inner, kind, config
 
 
-def check_weights(folder: Path, stem: str, owner: str) -> torch.dtype:
-    """Refuse folders without safetensors, and files that are not whole; the type of the first."""
-    files = sorted(folder.glob(f"{stem}*.safetensors"))
-    if not files:
-        raise InputError(
-            f"{folder} has no {stem}.safetensors; save the {owner} again with"
-            f" save_pretrained(…, safe_serialization=True)"
+@dataclass(frozen=True)
+class NetworkOutline:
+    """A network of diffusers without its numbers, and the tensors that fit it, on the disk."""
+
+    network: Any
+    """On the meta device."""
+    settings: Mapping[str, Any]
+    """All arguments of its class."""
+    weights: FolderWeights
+    dtype: torch.dtype
+    """That holds every number of its parameters."""
+    assumed: list[str]
+
+    def load(self, dtype: torch.dtype, device: torch.device) -> Any:
+        """The network with its tensors, in a type, on a device."""
+        folder = self.weights.folder
+        network = fill_network(
+            self.network, self.weights.tensors, folder, advice=ADVICE, dtype=dtype
         )
-    tables = [read_safetensors(file) for file in files]
-    return next((tensor.dtype for table in tables for tensor in table.values()), torch.float32)
+        for tensor in itertools.chain(network.parameters(), network.buffers()):
+            if tensor.is_meta:
+                raise InputError(
+                    f"{folder}: this version of diffusers computes a part of the network that its"
+                    f" files do not hold; load it as module:function"
+                )
+        return network.to(device)
 
 
-def load_network(kind: str, folder: Path, dtype: torch.dtype, user: str) -> Any:
-    """A network of diffusers with every tensor from its file; diffusers fills gaps at random.
+def outline_network(
+    kind: str, folder: Path, config: Mapping[str, Any], user: str
+) -> NetworkOutline:
+    """The network of a folder, compared with its files in every tensor, before it takes memory.
 
     `user` is what needs diffusers, for the error where it is not installed.
     """
+    described, source = NETWORK_CLASSES[kind], folder / CONFIG
+    given = read_settings(config, described.schema, source)
+    weights = read_weights(folder, WEIGHTS, "network")
     network_class = getattr(import_diffusers(user), kind)
-    with errors_in_one_line(folder):
-        network, info = network_class.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            low_cpu_mem_usage=False,  # True needs accelerate
-            torch_dtype=dtype,
+    arguments = inspect.signature(network_class.__init__).parameters
+    settings = {name: p.default for name, p in arguments.items() if name != "self"}
+    settings |= {name: value for name, value in given.items() if name in settings}
+    if fault := described.misfit(settings):
+        raise InputError(f"{source} contradicts itself: {fault}; fetch it again")
+    # Building takes time and memory for each block, so their number is compared first.
+    if (blocks := described.blocks(settings)) > len(weights.tensors):
+        raise InputError(
+            f"{source} describes {blocks:,} blocks, and the files beside it hold"
+            f" {len(weights.tensors):,} tensors; {ADVICE}"
         )
-    for key, fault in (
-        ("missing_keys", "lacks"),
-        ("unexpected_keys", "has, beside those of its config.json,"),
-    ):
-        if names := sorted(info[key]):
-            raise InputError(f"{folder} {fault} {', '.join(names[:3])}; save or fetch it again")
-    return network
+    with errors_in_one_line(folder), torch.device("meta"):
+        network = network_class(**settings)
+    check_tensors(network.state_dict(), weights.tensors, folder, advice=ADVICE)
+    parameters = {name: weights.tensors[name] for name, _ in network.named_parameters()}
+    words = [described.words(settings), *weights.assumed, *mixed_types(parameters)]
+    words += unread(config, described.schema)
+    return NetworkOutline(network, settings, weights, weight_type(parameters, folder), words)
 
 
 def import_diffusers(user: str) -> Any:
@@ -89,10 +125,10 @@ def errors_in_one_line(folder: Path) -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
-        except (InputError, torch.OutOfMemoryError):
+        except (InputError, torch.OutOfMemoryError, MemoryError):
             raise
-        except (ValueError, RuntimeError, OSError, TypeError, KeyError, ImportError) as error:
-            reason = " ".join(str(error).split())[:200] or "no reason given"
+        except Exception as error:  # what it raises for damaged files is not documented
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise InputError(
                 f"{folder} cannot be loaded by diffusers ({reason}); save or fetch it again"
             ) from error

@@ -8,17 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
 from floracle.core.fields import Convention
 from floracle.models.checkpoints import Checkpoint
 from floracle.models.convention import CONVENTIONS
+from floracle.models.state_dict import mixed_types
+from floracle.models.typed_config import (
+    Schema,
+    boolean,
+    count,
+    number,
+    read_settings,
+    share,
+    text,
+    unread,
+    unused,
+)
 from floracle.run.errors import InputError
 
 from .lightningdit import SIZES, Architecture
 from .sit import (
+    REPA_SCHEMA,
+    SIT_SCHEMA,
     is_repa,
     named_size,
     repa_architecture,
@@ -43,7 +56,34 @@ class RecognisedCheckpoint:
     convention: Convention
     tensors: Mapping[str, Tensor]
     assumed: list[str]
+    null_trained: bool = True
+    """Whether labels were dropped in training, so that the null label means something."""
 
+
+SECTIONS: Mapping[str, Schema] = {
+    "model": {
+        "model_type": text,
+        "in_chans": count(),
+        "class_dropout_prob": share,
+        **dict.fromkeys(("use_rmsnorm", "use_swiglu", "use_rope", "use_qknorm"), boolean),
+        **dict.fromkeys(("wo_shift", "learn_sigma"), boolean),
+        **unused("use_checkpoint"),
+    },
+    "data": {
+        "image_size": count(),
+        "num_classes": count(),
+        "latent_norm": boolean,
+        "latent_multiplier": number,
+        **unused("data_path fid_reference_file num_workers sample raw_image_path"),
+    },
+    "vae": {"downsample_ratio": count(), **unused("model_name")},
+    "transport": {
+        "path_type": text,
+        "prediction": text,
+        **unused("loss_weight sample_eps train_eps use_cosine_loss use_lognorm"),
+    },
+}
+"""The sections of LightningDiT's YAML file that describe a network, its latents and its flow."""
 
 Recogniser = Callable[[Checkpoint, Convention | None, int | None], RecognisedCheckpoint]
 
@@ -60,14 +100,24 @@ def recognise_checkpoint(
     plan = recognised.plan
 
     convention = declared or recognised.convention
-    if convention.null_label is None and plan.null:
+    if heads is not None and heads != plan.heads:
+        raise InputError(
+            f"{checkpoint.path} has {plan.heads} heads, not {heads}: its settings or tensors"
+            f" determine them; leave out heads="
+        )
+    if convention.null_label is None and plan.null and recognised.null_trained:
         convention = replace(convention, null_label=plan.classes)
 
     assumed = [
         *recognised.assumed,
         f"samples of {' × '.join(map(str, plan.shape))}",
         f"{checkpoint.weights or 'its only'} weights",
+        *mixed_types(recognised.tensors),
     ]
+    if (plan.depth, plan.width) not in {(size.depth, size.width) for size in SIZES.values()}:
+        assumed.append(f"{plan.depth} blocks of width {plan.width}, as many as it has tensors for")
+    if checkpoint.config and "model" not in checkpoint.config:
+        assumed += unread(checkpoint.config, section="config ")
     if plan.sigma:
         assumed.append("the second half of its 2C outputs dropped")
     if declared is not None:
@@ -87,25 +137,33 @@ def network_title(family: str, plan: Architecture) -> str:
 def _recognise_lightningdit(checkpoint: Checkpoint, *_: object) -> RecognisedCheckpoint:
     """By the sections of its YAML file; defaults are those of its code."""
     file = checkpoint.path
-    model, data, transport, vae = (
-        _section(checkpoint.config, name) for name in ("model", "data", "transport", "vae")
+    model, data, vae, transport = (
+        read_settings(checkpoint.config.get(name, {}), schema, f"section {name!r} of {file}")
+        for name, schema in SECTIONS.items()
     )
-    downsampling = int(vae.get("downsample_ratio", VAVAE_DOWNSAMPLING))
+    measured = measure_tensors(checkpoint.tensors, file)
+    classes = data.get("num_classes", 1000)
     plan = replace(
         named_size(model.get("model_type"), "LightningDiT", file),
-        channels=int(model.get("in_chans", 4)),
-        side=int(data.get("image_size", 256)) // downsampling,
-        classes=int(data.get("num_classes", 1000)),
-        rms=bool(model.get("use_rmsnorm", False)),
-        swiglu=bool(model.get("use_swiglu", False)),
-        rope=bool(model.get("use_rope", False)),
-        qk_norm=bool(model.get("use_qknorm", False)),
+        channels=model.get("in_chans", 4),
+        side=data.get("image_size", 256) // vae.get("downsample_ratio", VAVAE_DOWNSAMPLING),
+        classes=classes,
+        null=measured["rows"] != classes,
+        rms=model.get("use_rmsnorm", False),
+        swiglu=model.get("use_swiglu", False),
+        rope=model.get("use_rope", False),
+        qk_norm=model.get("use_qknorm", False),
         shift=not model.get("wo_shift", False),
-        sigma=bool(model.get("learn_sigma", False)),
+        sigma=model.get("learn_sigma", False),
     )
-    check_agreement(plan, measure_tensors(checkpoint.tensors, file), file)
+    check_agreement(plan, measured, file)
     normalized = "normalized" if data.get("latent_norm", False) else "not normalized"
     scale = data.get("latent_multiplier", 0.18215)
+    unread_sections = [
+        phrase
+        for name, schema in SECTIONS.items()
+        for phrase in unread(checkpoint.config.get(name, {}), schema, section=f"{name}.")
+    ]
     return RecognisedCheckpoint(
         network_title("LightningDiT", plan),
         plan,
@@ -113,19 +171,22 @@ def _recognise_lightningdit(checkpoint: Checkpoint, *_: object) -> RecognisedChe
             transport.get("path_type", "Linear"), transport.get("prediction", "velocity"), file
         ),
         checkpoint.tensors,
-        ["its own settings", f"latents {normalized}, times {scale:g}"],
+        ["its own settings", f"latents {normalized}, times {scale:g}", *unread_sections],
+        null_trained=model.get("class_dropout_prob", 1) > 0,
     )
 
 
 def _recognise_sit(checkpoint: Checkpoint, *_: object) -> RecognisedCheckpoint:
     """By SiT's command line."""
-    file, arguments = checkpoint.path, checkpoint.arguments
+    file = checkpoint.path
+    arguments = read_settings(checkpoint.arguments, SIT_SCHEMA, f"the arguments in {file}")
     measured = measure_tensors(checkpoint.tensors, file)
     plan = sit_architecture(arguments, measured, file)
     check_agreement(plan, measured, file)
     convention = sit_convention(arguments, file)
+    assumed = ["its own arguments", *unread(checkpoint.arguments, SIT_SCHEMA)]
     return RecognisedCheckpoint(
-        network_title("SiT", plan), plan, convention, checkpoint.tensors, ["its own arguments"]
+        network_title("SiT", plan), plan, convention, checkpoint.tensors, assumed
     )
 
 
@@ -133,17 +194,22 @@ def _recognise_repa(
     checkpoint: Checkpoint, _: Convention | None, heads: int | None
 ) -> RecognisedCheckpoint:
     """By REPA's command line, or by its tensors where there is none."""
-    file, arguments = checkpoint.path, checkpoint.arguments
-    tensors = sampling_tensors(checkpoint.tensors)
+    file = checkpoint.path
+    arguments = read_settings(checkpoint.arguments, REPA_SCHEMA, f"the arguments in {file}")
+    tensors = sampling_tensors(checkpoint.tensors, arguments, file)
     measured = measure_tensors(tensors, file)
     if arguments:
-        plan, assumed = repa_architecture(arguments, measured, file), ["its own arguments"]
+        plan = repa_architecture(arguments, measured, file)
+        assumed = ["its own arguments", *unread(checkpoint.arguments, REPA_SCHEMA)]
         check_agreement(plan, measured, file)
     else:
         plan, assumed = infer_architecture(measured, heads, file)
     assumed.append("projectors left out")
     convention = repa_convention(arguments, file)
-    return RecognisedCheckpoint(network_title("REPA", plan), plan, convention, tensors, assumed)
+    title, dropout = network_title("REPA", plan), arguments.get("cfg_prob", 1)
+    return RecognisedCheckpoint(
+        title, plan, convention, tensors, assumed, null_trained=dropout > 0
+    )
 
 
 def _recognise_tensors(
@@ -176,8 +242,3 @@ FAMILIES: tuple[tuple[Callable[[Checkpoint], bool], Recogniser], ...] = (
     (lambda _: True, _recognise_tensors),
 )
 """How each family is recognised, and read; the first row that applies is taken."""
-
-
-def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    section = config.get(name, {})
-    return section if isinstance(section, Mapping) else {}

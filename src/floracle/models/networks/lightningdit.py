@@ -10,12 +10,14 @@ implementation, so that checkpoints load as they are.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Sized
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from floracle.models.typed_config import boolean, count, read_settings
 from floracle.run.errors import InputError, suggestion
 
 from .layers import (
@@ -95,6 +97,20 @@ class Architecture:
     def settings(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
+
+
+def architecture_from_settings(settings: object, source: object) -> Architecture:
+    """The inverse of `Architecture.settings`; `source` says where the settings stand."""
+    schema = {
+        field.name: boolean if field.type == "bool" else count(field.name != "classes")
+        for field in fields(Architecture)
+    }
+    parts = read_settings(settings, schema, source)
+    missing = [field.name for field in fields(Architecture) if field.name not in parts]
+    if missing or len(parts) != len(cast(Sized, settings)):
+        lacks = f"it lacks {missing[0]}" if missing else "it has a key that no architecture has"
+        raise InputError(f"{source} describes no network: {lacks}; write it again")
+    return Architecture(**parts)
 
 
 SIZES = {

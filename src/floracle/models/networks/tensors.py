@@ -16,16 +16,17 @@ from floracle.run.errors import InputError
 from .layers import position_embedding, rotary_tables
 from .lightningdit import SIZES, Architecture, LightningDiT
 
-ESSENTIAL = (
-    "x_embedder.proj.weight",
-    "t_embedder.mlp.0.weight",
-    "y_embedder.embedding_table.weight",
-    "blocks.0.attn.qkv.weight",
-    "blocks.0.adaLN_modulation.1.weight",
-    "final_layer.linear.weight",
-    "pos_embed",
-)
-"""Tensors that every network of the family has."""
+ESSENTIAL = {
+    "x_embedder.proj.weight": 4,
+    "t_embedder.mlp.0.weight": 2,
+    "y_embedder.embedding_table.weight": 2,
+    "blocks.0.attn.qkv.weight": 2,
+    "blocks.0.adaLN_modulation.1.weight": 2,
+    "final_layer.linear.weight": 2,
+    "pos_embed": 3,
+}
+"""Tensors that every network of the family has, and how many dimensions each has."""
+ESSENTIAL_FIRST = "x_embedder.proj.weight"
 ROTARY_TABLES = ("feat_rope.freqs_cos", "feat_rope.freqs_sin")
 CLASSES_WITHOUT_NULL = (10, 100, 1000)
 """Label tables of these sizes have no null label; otherwise it is the last row."""
@@ -56,7 +57,7 @@ def measure_tensors(tensors: Mapping[str, Tensor], file: object) -> dict[str, An
     # The width of one head is that of the rotary tables, or of the norm of its queries.
     for name in (ROTARY_TABLES[0], "blocks.0.attn.q_norm.weight"):
         if name in shape:
-            return measured | {"heads": width // shape[name][-1]}
+            return measured | {"heads": width // max(shape[name][-1:], default=width)}
     return measured
 
 
@@ -72,6 +73,19 @@ def _check_family(tensors: Mapping[str, Tensor], file: object) -> None:
     if missing:
         raise InputError(
             f"{file} lacks {list_names(missing)}; it was not saved in full, fetch or save it again"
+        )
+    for name, rank in ESSENTIAL.items():
+        shape = list(tensors[name].shape)
+        if len(shape) != rank or not all(shape):
+            raise InputError(
+                f"{file}: {name} is {shape}, and every network of this family has {rank} numbers"
+                f" above 0 there; {ADVICE}"
+            )
+    widths = [tensors[name].shape[axis] for name, axis in (("pos_embed", 2), (ESSENTIAL_FIRST, 0))]
+    if widths[0] != widths[1]:
+        raise InputError(
+            f"{file}: pos_embed is {widths[0]} wide and {ESSENTIAL_FIRST} {widths[1]}, so they are"
+            f" not of one network; fetch or save it again"
         )
 
 
@@ -115,7 +129,15 @@ def check_agreement(plan: Architecture, measured: Mapping[str, Any], file: objec
 
 
 def build_network(plan: Architecture, tensors: Mapping[str, Tensor], file: object) -> LightningDiT:
-    """The network of this architecture with these tensors, in their own types."""
+    """The network of this architecture with these tensors, in their own type.
+
+    Settings are compared with the tensors first, since nothing else bounds what is built of them.
+    """
+    measured = measure_tensors(tensors, file)
+    # Files of this library hold no rotary tables, which give the heads of other files.
+    undetermined = () if ROTARY_TABLES[0] in tensors else ("rope", "heads")
+    compared = {name: value for name, value in measured.items() if name not in undetermined}
+    check_agreement(plan, compared, file)
     _check_rotary_tables(plan, tensors, file)
     weights = {name: tensor for name, tensor in tensors.items() if name not in ROTARY_TABLES}
     weights.setdefault("pos_embed", position_embedding(plan.side // plan.patch, plan.width))
@@ -131,8 +153,9 @@ def _check_rotary_tables(plan: Architecture, tensors: Mapping[str, Tensor], file
     expected = rotary_tables(plan.side // plan.patch, plan.width // plan.heads)
     for name, half in zip(ROTARY_TABLES, expected, strict=True):
         table = half.repeat_interleave(2, dim=1)  # stored once for each number of a pair
-        error = tensors[name] - table if tensors[name].shape == table.shape else None
-        if error is None or error.abs().max() > MAX_TABLE_ERROR:
+        stored = tensors[name].float() if name in tensors else table.new_empty(0)
+        is_table = stored.shape == table.shape
+        if not (is_table and bool((stored - table).abs().max() <= MAX_TABLE_ERROR)):
             raise InputError(
                 f"{file}: {name} is not the table of this family, so its rotary positions are"
                 f" others; {ADVICE}"
