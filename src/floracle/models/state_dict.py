@@ -59,8 +59,6 @@ def _storage_fault(tensor: Tensor) -> str | None:
         return "has a shape and no numbers (it was saved on the meta device)"
     if not tensor.numel():
         return f"is empty ({list(tensor.shape)})"
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return f"repeats the same numbers to fill {list(tensor.shape)} (an expanded tensor)"
     return None
 
 
