@@ -11,9 +11,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checkpoint_files import MODERN, lightningdit, network, tensors
 from safetensors.torch import load_file, save_file
 
+from checkpoint_files import MODERN, lightningdit, network, tensors
 from floracle.models.autoencoders.taef2 import load_taef2
 from floracle.models.checkpoints import open_checkpoint, read_safetensors
 from floracle.models.networks.diffusers import load_text_to_image

@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from checkpoint_files import MODERN, PLAIN, SIGMA, network
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from checkpoint_files import MODERN, PLAIN, SIGMA, network
 from floracle.models.convention import Convention
 from floracle.models.weights import NETWORK_FILE, read_network, write_network
 from floracle.models.zoo import load_model
