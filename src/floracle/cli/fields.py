@@ -142,6 +142,28 @@ def load_field(
     return model
 
 
+def check_fields(
+    fields: Mapping[str, VelocityField], store: PointSet, *, text: bool = False
+) -> None:
+    """Refuse networks that do not fit the data, by their shape and classes."""
+    from floracle.models.field import check_fit
+
+    for field in fields.values():
+        check_fit(field, store, text=text)
+
+
+def start_facts(fields: Mapping[str, VelocityField]) -> dict[str, str]:
+    """What a report says of fields whose predictions give no velocity at t = 0."""
+    from floracle.models.convention import start_note
+    from floracle.models.field import ModelField
+
+    return {
+        f"start of {name}": start_note(field.convention)
+        for name, field in fields.items()
+        if isinstance(field, ModelField) and field.convention.first_time
+    }
+
+
 def on_path(field: VelocityField, path: ProbabilityPath) -> VelocityField:
     """A field on a path: a network is converted to it, an oracle was made for it."""
     from floracle.core import fields
@@ -220,9 +242,12 @@ def _check_convention(field: ModelField, data: PointSet, *, text: bool) -> None:
         hint = " (--normalize sets the scale of the data)" if "scale" in reason else ""
         warn(f"the convention of {field.name} cannot be checked: {reason}{hint}")
     else:
+        remedy = (
+            f"pass --convention {verdict.convention}" if verdict.convention else verdict.advice
+        )
         warn(
-            f"the convention of {field.name} seems to be wrong: {verdict.reason}; pass"
-            f" --convention {verdict.convention}",
+            f"the convention of {field.name} seems to be wrong: {verdict.reason};"
+            f" {declare or verdict.advice}",
             "warning",
         )
 

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -27,6 +28,13 @@ from .paths import (
     interpolate,
 )
 from .point_set import NO_LABEL
+from .signatures import call_problem, takes_labels
+
+FIRST_TIME = 1e-3
+"""The time at which a field starts whose prediction says nothing of the data at t = 0.
+
+That of SiT's sampler. An error of the predicted noise is an error 1 / t as large of the velocity.
+"""
 
 
 @runtime_checkable
@@ -36,6 +44,22 @@ class VelocityField(Protocol):
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The velocity [b, *shape] at samples x [b, *shape], times t [b], labels int64 [b]."""
         ...
+
+
+def evaluate(field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+    """What a field answers; it gets copies, and so does the caller.
+
+    Foreign code may write into its arguments, or return a buffer that its next call overwrites.
+    """
+    velocity = field(x.clone(), t.clone(), None if labels is None else labels.clone())
+    return velocity.clone() if isinstance(velocity, Tensor) else velocity
+
+
+def name_of(field: object) -> str:
+    """The name of a field, or of the field inside that is guided or seen on another path."""
+    while not isinstance(name := getattr(field, "name", None), str) and hasattr(field, "field"):
+        field = getattr(field, "field", None)
+    return name if isinstance(name, str) else "the field"
 
 
 @dataclass(frozen=True)
@@ -56,6 +80,12 @@ class Convention:
     path: ProbabilityPath = LINEAR
     sign: int = 1
     """−1 where the model predicts the negative of what the other fields say."""
+    noise_scale: float = 1.0
+    """The deviation s of the noise that the model was trained with, x = α data + σ s ε. Its
+    velocity and score are those of this x; its noise is ε, of deviation 1."""
+    min_time_left: float = 0.0
+    """The least 1 − t by which predicted data − x is divided: `t_eps` of JiT, whose samples stop
+    short of the predicted data. 0 divides by 1 − t at all times."""
 
     def __post_init__(self) -> None:
         if self.predicts not in QUANTITIES:
@@ -63,6 +93,15 @@ class Convention:
             raise ValueError(f"predicts must be one of {names}, got {self.predicts!r}")
         if self.sign not in (1, -1):
             raise ValueError(f"sign must be 1 or -1, got {self.sign}")
+        for name in ("noise_time", "data_time", "noise_scale", "min_time_left"):
+            if not isinstance(getattr(self, name), Real):
+                raise ValueError(f"{name} must be a number, got {getattr(self, name)!r}")
+        if not 0 < self.noise_scale < math.inf:
+            raise ValueError(f"noise_scale must be positive, got {self.noise_scale:g}")
+        if not 0 <= self.min_time_left < 1:
+            raise ValueError(f"min_time_left must lie in [0, 1), got {self.min_time_left:g}")
+        if self.min_time_left and (self.predicts != "data" or self.path != LINEAR):
+            raise ValueError("min_time_left is for predicts=data on the linear path")
         ends = (self.noise_time, self.data_time)
         if not all(map(math.isfinite, ends)) or self.noise_time == self.data_time:
             raise ValueError(
@@ -82,6 +121,29 @@ class Convention:
     def to_t(self, time: Tensor) -> Tensor:
         """Our times t at the model's times."""
         return (time - self.noise_time) / (self.data_time - self.noise_time)
+
+    @property
+    def scaled_path(self) -> ProbabilityPath:
+        """The path of the model's own states, α data + s σ noise."""
+        path, scale = self.path, self.noise_scale
+        if scale == 1:
+            return path
+        d_sigma = path.d_sigma
+        return ProbabilityPath(
+            path.name,
+            path.alpha,
+            lambda t: scale * path.sigma(t),
+            path.d_alpha,
+            None if d_sigma is None else lambda t: scale * d_sigma(t),
+        )
+
+    @property
+    def first_time(self) -> float:
+        """The least t at which a velocity follows from a prediction: 0, or .001 for the noise."""
+        zero = torch.zeros(1, dtype=torch.float64)
+        c, (a, b) = self.path.coefficients(zero), self.path.row(self.predicts, zero)
+        # x = α data + σ noise and prediction = a data + b noise are one equation at determinant 0.
+        return FIRST_TIME if (c.alpha * b - c.sigma * a).item() == 0 else 0.0
 
 
 def with_fields(convention: Convention, **fields: Any) -> Convention:
@@ -114,29 +176,56 @@ class TranslatedField:
     convention: Convention
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        """The velocity [b, *shape] in our time, on the linear path."""
-        predicts, path = self.convention.predicts, self.convention.path
+        """The velocity [b, *shape] in our time, on the linear path.
+
+        Before the convention's `first_time` it leads to the data that is predicted there.
+        """
+        predicts, path = self.convention.predicts, self.convention.scaled_path
+        t = check_times(t)
+        late_enough = t.clamp(min=self.convention.first_time)  # t itself, or .001
 
         # 1. Our state on the model's path: both are α data + σ noise with the same ratio α / σ,
         #    so its time s solves α / (α + σ) = t, and its state is x (α + σ).
-        s = path_time(path, t)  # float64 [b]
+        s = path_time(path, late_enough)  # float64 [b]
         c = path.coefficients(s)
         state = (x.double() * expand(c.alpha + c.sigma, x)).to(x.dtype)
 
         # 2. Ask the model. A velocity along times that run to the noise points to the noise.
-        prediction = self.model(state, self.model_time(s, x), *self.model_labels(labels, x))
+        prediction = self._ask(state.clone(), self.model_time(s, x), self.model_labels(labels, x))
         against = predicts == "velocity" and not self.convention.towards_data
         if (self.convention.sign == -1) != against:
             prediction = -prediction
+        if self.convention.min_time_left:
+            # x + ratio (x̂ − x): its velocity is (x̂ − x) / max(1 − s, least).
+            ratio = (1 - s) / (1 - s).clamp(min=self.convention.min_time_left)
+            prediction = interpolate(ratio, prediction, 1 - ratio, state)
 
         # 3. The velocity of the linear path is data − noise, and both follow from (s, prediction).
         if path == LINEAR:
-            return convert(prediction, x, s, source=predicts, target="velocity", path=LINEAR)
-        data, noise = (
-            convert(prediction, state, s, source=predicts, target=target, path=path)
-            for target in ("data", "noise")
-        )
-        return data - noise
+            velocity = convert(prediction, x, s, source=predicts, target="velocity", path=LINEAR)
+        else:
+            data, noise = (
+                convert(prediction, state, s, source=predicts, target=target, path=path)
+                for target in ("data", "noise")
+            )
+            velocity = data - noise
+        early = late_enough > t
+        if early.any():  # x̂ = x + (1 − .001) v, and (x̂ − x) / (1 − t) leads there from t
+            velocity = velocity * expand((1 - late_enough) / (1 - t), x).to(velocity.dtype)
+        return velocity
+
+    def _ask(self, state: Tensor, time: Tensor, labels: tuple[Tensor, ...]) -> Tensor:
+        """The model's prediction [b, *shape]; refused if it is of another kind."""
+        prediction = self.model(state, time, *labels)
+        if not isinstance(prediction, Tensor) or prediction.shape != state.shape:
+            got = list(prediction.shape) if isinstance(prediction, Tensor) else type(prediction)
+            raise ValueError(
+                f"a model returns a prediction for every number of its samples, but they are"
+                f" {list(state.shape)} and it returned {got}; wrap it to return that alone"
+            )
+        if not prediction.is_floating_point():
+            raise ValueError(f"a model predicts floating point numbers, got {prediction.dtype}")
+        return prediction.to(torch.promote_types(prediction.dtype, state.dtype))
 
     def model_time(self, s: Tensor, x: Tensor) -> Tensor:
         """The model's time at s [b], in the type of x and float32 at least.
@@ -150,7 +239,11 @@ class TranslatedField:
         """The labels argument of the model: −1 becomes its null label, where it has one."""
         null_label = self.convention.null_label
         if null_label is None:
-            return () if labels is None else (labels,)
+            unlabelled = labels is None or bool((labels == NO_LABEL).all())
+            if labels is None or (unlabelled and not takes_labels(self.model)):
+                return ()
+            _check_call(self.model, labelled=True)
+            return (labels.clone(),)  # it may write into them
         if labels is None:
             labels = torch.full((len(x),), NO_LABEL, device=x.device)
         return (torch.where(labels == NO_LABEL, null_label, labels),)
@@ -176,10 +269,18 @@ def as_field(
     Raises
     ------
     ValueError
-        If times do not differ, or a quantity is unknown; later, where the velocity does not follow
-        from a prediction (from the data at t = 1, say).
+        If times do not differ, a quantity is unknown, or the names of the model's arguments are
+        others; later, where the velocity does not follow from a prediction (from the data at
+        t = 1, say).
     """
+    _check_call(model, labelled=None)
     return TranslatedField(model, with_fields(convention or Convention(), **fields))
+
+
+def _check_call(model: Callable[..., Tensor], *, labelled: bool | None) -> None:
+    """Refuse a model whose arguments are others than x, time and labels."""
+    if problem := call_problem(model, labelled=labelled):
+        raise ValueError(f"the model {problem}; pass a function of x, time and labels")
 
 
 @dataclass(frozen=True)
@@ -195,7 +296,8 @@ class FieldOnPath:
         total = c.alpha + c.sigma  # float64 [b]
         linear_t = c.alpha / total  # the time of the linear path with the same α / σ, [b]
         state = x.double() / expand(total, x)
-        velocity = self.field(state.to(x.dtype), linear_t.to(t.device), labels).double()
+        given = (state.to(x.dtype), linear_t.to(t.device), labels)
+        velocity = evaluate(self.field, *given).double()
         # On the linear path x̂ = x + (1 − t) v and ε̂ = x − t v.
         data = state + expand(1 - linear_t, x) * velocity
         noise = state - expand(linear_t, x) * velocity

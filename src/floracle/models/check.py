@@ -9,7 +9,8 @@ Two facts decide, each by trying the other ways to read the same field (conventi
                     not, the right one predicts its own samples best
 
 A variant is believed only where it wins clearly. For an untrained network, or where data is like
-noise, the answer is "cannot say".
+noise, the answer is "cannot say". Whether the prediction is off by a factor is a fact of its own
+(prediction_factor.py), since the error of a scaled field may be the least of all variants.
 """
 
 from __future__ import annotations
@@ -22,13 +23,21 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.fields import VelocityField
+from floracle.core.fields import TranslatedField, VelocityField, evaluate, name_of
 from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.seeds import generator, noise
+from floracle.core.signatures import takes_no_labels
 from floracle.run.errors import InputError
 
-from .convention_variants import DECLARED, ConventionVariant, VariantKind, convention_variants
+from .convention_variants import (
+    DECLARED,
+    NEAR_KINDS,
+    ConventionVariant,
+    VariantKind,
+    convention_variants,
+)
 from .field import ModelField
+from .prediction_factor import fit_factor, noise_factor
 
 CheckResult = Literal[VariantKind, "cannot say"]
 
@@ -97,7 +106,8 @@ def check_convention(
     data
         A point set or a tensor [n, *shape], at best of the training set.
     labels
-        int64 [n], of the data; without data the first is taken for all.
+        int64 [n], of the data; without data the first is taken for all. A network that needs
+        labels gets those of a point set.
     shape
         The shape of a sample, needed without data where the field does not know it.
     pairs, seed
@@ -133,17 +143,8 @@ def cheap_check(
     sample; that another one is better is confirmed by `check_convention`. A network that needs
     labels gets those of the data.
     """
-    data_labels = labels if isinstance(data, Tensor) else data.labels
-    try:
-        pairs = _draw_pairs(field, data, labels, CHEAP_PAIRS, seed)
-        verdict = _check_by_data(field, pairs, CHEAP_TIMES)
-    except InputError:  # perhaps for want of labels
-        unlabelled = data_labels is None or bool((data_labels == NO_LABEL).any())
-        if labels is not None or unlabelled:
-            raise
-        labels = data_labels
-        pairs = _draw_pairs(field, data, labels, CHEAP_PAIRS, seed)
-        verdict = _check_by_data(field, pairs, CHEAP_TIMES)
+    pairs = _draw_pairs(field, data, labels, CHEAP_PAIRS, seed)
+    verdict = _check_by_data(field, pairs, CHEAP_TIMES)
     if verdict.as_declared:
         return None
     if min(verdict.losses.values()) >= MAX_LOSS_IF_TRAINED:
@@ -155,16 +156,36 @@ def cheap_check(
 def _draw_pairs(
     field: VelocityField, data: PointSet | Tensor, labels: Tensor | None, pairs: int, seed: int
 ) -> DataNoisePairs:
-    """Random rows of the data and noise; with labels where the field needs them."""
+    """Random rows of the data and noise, with labels where the field needs them.
+
+    The declared field refuses samples that it cannot take; other variants may fail silently.
+    """
+    if not len(data):
+        raise InputError("a check needs points of the data, but there are none")
     rows = torch.randint(len(data), (pairs,), generator=generator(seed))
-    if isinstance(data, Tensor):
-        points = data[rows].float()
-    else:
-        points = data.take(rows)
-        if labels is None and isinstance(field, ModelField) and field.needs_labels:
-            labels = data.labels
-    row_labels = None if labels is None else labels[rows]
-    return DataNoisePairs(points, noise(range(seed, seed + pairs), points.shape[1:]), row_labels)
+    points = data[rows].float() if isinstance(data, Tensor) else data.take(rows)
+    start = noise(range(seed, seed + pairs), points.shape[1:])
+    of_data = None if isinstance(data, Tensor) else data.labels
+    if of_data is not None and bool((of_data == NO_LABEL).any()):
+        of_data = None
+    if labels is None and _needs_labels(field):
+        labels = of_data
+    try:
+        drawn = DataNoisePairs(points, start, None if labels is None else labels[rows])
+        _evaluate_declared(field, *drawn)
+    except Exception:  # code that misses its labels fails in any way
+        if labels is not None or of_data is None:
+            raise
+        drawn = DataNoisePairs(points, start, of_data[rows])
+        _evaluate_declared(field, *drawn)
+    return drawn
+
+
+def _needs_labels(field: VelocityField) -> bool:
+    """Whether a field cannot be evaluated without labels, as far as it says."""
+    if isinstance(field, TranslatedField):
+        return field.convention.null_label is None and not takes_no_labels(field.model)
+    return isinstance(field, ModelField) and field.needs_labels
 
 
 def _check_by_data(
@@ -172,26 +193,36 @@ def _check_by_data(
 ) -> ConventionVerdict:
     """The variant that regresses data − noise best."""
     variants = convention_variants(field)
-    _evaluate_declared(field, pairs.data, pairs.labels)
     losses = [unexplained(variant.field, pairs, times) for variant in variants]  # [n] each
     means = [loss.mean().item() for loss in losses]
     by_words = dict(zip((variant.words for variant in variants), means, strict=True))
-    best = min(range(len(variants)), key=means.__getitem__)
-    rivals = [
-        variant
-        for variant, loss in zip(variants, losses, strict=True)
-        if variant.kind != variants[best].kind and not significantly_less(losses[best], loss)
+    # The declared reading is the first. A near one has to be clearly better, not only the best.
+    candidates = [
+        i
+        for i, variant in enumerate(variants)
+        if variant.kind not in NEAR_KINDS or significantly_less(losses[i], losses[0])
     ]
+    best = min(candidates, key=means.__getitem__)
+
+    factor = fit_factor(field, *pairs, times=times)
+    if factor is not None and factor.loss.mean() < min(means[best], MAX_LOSS_IF_TRAINED):
+        return _off_by(factor.value, {**by_words, factor.words: factor.loss.mean().item()})
     if not means[best] < MAX_LOSS_IF_TRAINED:
         reason = (
             "no reading of it predicts data − noise; is it trained, on this data in this scale?"
         )
         return _undecided(by_words, reason)
+    rivals = [
+        variants[i]
+        for i in candidates
+        if variants[i].kind not in (variants[best].kind, *NEAR_KINDS)
+        and not significantly_less(losses[best], losses[i])
+    ]
     if rivals:
         return _undecided(
             by_words, f"{variants[best].words} and {rivals[0].words} predict equally well"
         )
-    least, second, *_ = sorted(by_words.values())
+    least, second, *_ = sorted(means[i] for i in candidates)
     reason = f"it leaves {least:.2g} of data − noise unexplained, the next reading {second:.2g}"
     return _decided(variants[best], by_words, reason)
 
@@ -227,8 +258,8 @@ def _check_by_noise(
     field: VelocityField, start: Tensor, labels: Tensor | None
 ) -> ConventionVerdict:
     """The variant whose v + noise at t = 0 is constant, and which predicts its own samples."""
-    variants = convention_variants(field)
-    _evaluate_declared(field, start, labels)
+    variants = [v for v in convention_variants(field) if v.kind not in NEAR_KINDS]
+    _evaluate_declared(field, start, start, labels)
 
     # 1. How much of v + noise depends on the noise; the right variant is among the smallest.
     shares = [noise_share(variant.field, start, labels) for variant in variants]
@@ -250,6 +281,11 @@ def _check_by_noise(
         reason = f"{winners[0].words} and {winners[1].words} cannot be told apart without data"
         return _undecided(by_words, f"{reason}; pass data to decide")
     best = candidates[min(range(len(candidates)), key=losses.__getitem__)]
+    if best.kind == DECLARED:
+        velocity = _evaluate(field, start, torch.zeros(len(start), dtype=torch.float64), labels)
+        factor = noise_factor(velocity, start)
+        if factor is not None:
+            return _off_by(factor, by_words)
     reason = f"v + noise at t = 0 keeps {by_words[best.words]:.2g} of the noise"
     return _decided(best, by_words, reason)
 
@@ -314,20 +350,32 @@ def _velocity_at(field: VelocityField, pairs: DataNoisePairs, time: float) -> Te
     return _evaluate(field, x, t, pairs.labels).double()
 
 
-def _evaluate_declared(field: VelocityField, x: Tensor, labels: Tensor | None) -> None:
-    """Let the declared field refuse samples it cannot take; other variants may fail silently."""
+def _evaluate_declared(field: VelocityField, x: Tensor, _: Tensor, labels: Tensor | None) -> None:
+    """Let the declared field refuse samples it cannot take, and an answer that is not finite."""
     half = torch.full((1,), 0.5, dtype=torch.float64)
-    field(x[:1], half, None if labels is None else labels[:1])
+    velocity = evaluate(field, x[:1], half, None if labels is None else labels[:1])
+    if not velocity.isfinite().all():
+        raise InputError(
+            f"{name_of(field)} answers NaN or infinity at t = 0.5; check its weights, and the"
+            f" scale of the data"
+        )
 
 
 def _evaluate(field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
     """The velocity; NaN where a variant has none at all."""
     try:
-        return field(x, t, labels)
+        return evaluate(field, x, t, labels)
     except InputError:
         raise
     except (ValueError, IndexError, RuntimeError):  # such as a time beyond a network's table
         return torch.full_like(x, math.nan)
+
+
+def _off_by(factor: float, losses: dict[str, float]) -> ConventionVerdict:
+    """The verdict on a field whose prediction times a factor is right."""
+    reason = f"wrong factor: {factor:.3g} times its prediction is right"
+    advice = f"Multiply its output by {factor:.3g}, in the function that returns the network."
+    return ConventionVerdict("wrong factor", reason, losses, advice)
 
 
 def _decided(

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from floracle.core.fields import TranslatedField, VelocityField
+from floracle.core.fields import Convention, TranslatedField, VelocityField
 from floracle.core.paths import QUANTITIES
 
-from .convention import convention_words
+from .convention import PATH_WORDS, convention_words, word_of
 from .field import ModelField
 
 DECLARED = "as declared"
@@ -27,7 +28,14 @@ VariantKind = Literal[
     "wrong sign",
     "wrong time scale",
     "wrong prediction",
+    "wrong path",
+    "wrong noise scale",
+    "wrong factor",
 ]
+NEAR_KINDS: tuple[VariantKind, ...] = ("wrong path", "wrong noise scale")
+"""Readings that may be as good as the declared one, as two paths of nearly the same times are."""
+NOISE_SCALES = (0.5, 0.8, 1.25, 2.0)
+"""Factors of the declared noise scale that are tried."""
 
 
 class ConventionVariant(NamedTuple):
@@ -77,7 +85,7 @@ def _translated_variants(field: TranslatedField) -> list[ConventionVariant]:
     """Other times, another sign or another prediction of the same network."""
     declared = field.convention
     noise, data = declared.noise_time, declared.data_time
-    other_sign = {"sign": -declared.sign}
+    other_sign: dict[str, Any] = {"sign": -declared.sign}
     flipped: dict[str, Any] = {"noise_time": data, "data_time": noise}
 
     changes: list[tuple[VariantKind, str, dict[str, Any]]] = [
@@ -93,8 +101,16 @@ def _translated_variants(field: TranslatedField) -> list[ConventionVariant]:
             changes.append(("wrong time scale", words, scaled))
     for quantity in QUANTITIES:
         if quantity != declared.predicts:
-            fields = {"predicts": quantity}
+            fields = {"predicts": quantity, **_without_clamp(declared)}
             changes.append(("wrong prediction", f"predicts the {quantity}", fields))
+    for word, path in PATH_WORDS.items():
+        if path != declared.path:
+            fields = {"path": path, **_without_clamp(declared)}
+            changes.append(("wrong path", f"on the {word} path", fields))
+    for factor in NOISE_SCALES:
+        scale = declared.noise_scale * factor
+        fields = {"noise_scale": scale}
+        changes.append(("wrong noise scale", f"noise of deviation {scale:g}", fields))
     return [
         ConventionVariant(DECLARED, DECLARED, field),
         *(
@@ -109,11 +125,13 @@ def _translated_variants(field: TranslatedField) -> list[ConventionVariant]:
     ]
 
 
+def _without_clamp(convention: Convention) -> dict[str, float]:
+    """Fields without the clamp, which data on the linear path alone has."""
+    return {"min_time_left": 0.0} if convention.min_time_left else {}
+
+
 def _shown(fields: dict[str, Any]) -> str:
-    return ",".join(
-        f"{key}={value:g}" if isinstance(value, float | int) else f"{key}={value}"
-        for key, value in fields.items()
-    )
+    return ",".join(f"{key}={word_of(value)}" for key, value in fields.items())
 
 
 def _field_variants(field: VelocityField) -> list[ConventionVariant]:
@@ -147,4 +165,20 @@ def _field_variants(field: VelocityField) -> list[ConventionVariant]:
             ConventionVariant(kind, words, RetimedField(field, time, sign), advice)
             for kind, words, time, sign, advice in rows
         ),
+        *(
+            ConventionVariant(
+                "wrong noise scale",
+                f"noise of deviation {scale:g}",
+                TranslatedField(partial(_with_labels, field), Convention(noise_scale=scale)),
+                f"Take it through as_field(…, noise_scale={scale:g}).",
+            )
+            for scale in NOISE_SCALES
+        ),
     ]
+
+
+def _with_labels(
+    field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None = None
+) -> Tensor:
+    """The field as a model, which is called without labels where there are none."""
+    return field(x, t, labels)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from floracle.core.fields import Convention, TranslatedField
-from floracle.core.point_set import NO_LABEL
+from floracle.core.fields import Convention, TranslatedField, VelocityField, name_of
+from floracle.core.point_set import PointSet
 from floracle.run.errors import InputError
 
 from .convention import describe_convention
+from .data_fit import check_classes, check_labels, check_shape
 from .identity_facts import NOT_IDENTITY
 
 
@@ -41,47 +42,43 @@ class ModelField:
         return self.translated(x, t, labels)
 
     @property
+    def convention(self) -> Convention:
+        """How the network is read."""
+        return self.translated.convention
+
+    @property
     def needs_labels(self) -> bool:
         """Whether every sample needs one of its labels; False where it does not say."""
-        return self.classes is not None and self.translated.convention.null_label is None
+        if self.convention.null_label is not None:
+            return False
+        network = getattr(self.translated.model, "network", None)
+        return self.classes is not None or getattr(network, "needs_labels", False)
 
     def check_shape(self, x: Tensor) -> None:
         """Refuse samples of another shape than the network's."""
-        shape = tuple(x.shape[1:])
-        if self.shape is None or shape == self.shape:
-            return
-        if shape[:1] != self.shape[:1]:
-            takes = _shape_text(self.shape)
-            if self.any_size:
-                takes = f"{self.shape[0]} channels of any size"
-            raise InputError(
-                f"{self.name} takes {takes} (channels first), but these samples are"
-                f" {_shape_text(shape)}; use data of the kind it was trained on, for a latent"
-                f" model the latents of its autoencoder"
-            )
-        if not self.any_size:
-            raise InputError(
-                f"{self.name} takes {_shape_text(self.shape)}, but these samples are"
-                f" {_shape_text(shape)}; use data of the size it was trained on"
-            )
+        check_shape(self.name, self.shape, tuple(x.shape[1:]), any_size=self.any_size)
 
     def check_labels(self, labels: Tensor | None) -> None:
         """Refuse labels that the network does not have."""
-        if self.classes is None:
-            return
-        if self.needs_labels and (labels is None or bool((labels == NO_LABEL).any())):
-            raise InputError(
-                f"{self.name} has no null label, so every sample needs a label from 0 to"
-                f" {self.classes - 1}; pass labels"
-            )
-        if labels is None:
-            return
-        unknown = labels[(labels >= self.classes) | (labels < NO_LABEL)]
-        if len(unknown):
-            raise InputError(
-                f"{self.name} has the labels 0 to {self.classes - 1}, and -1 for none, got"
-                f" {int(unknown[0])}"
-            )
+        null_label = self.convention.null_label
+        check_labels(self.name, labels, count=self.classes, null_label=null_label)
+
+
+def check_fit(field: VelocityField, data: PointSet, *, text: bool = False) -> None:
+    """Refuse data of another shape than a network's, or of other classes.
+
+    The labels of a network with a `text` are its prompts. Guided fields, and those seen on another
+    path, are checked inside.
+    """
+    if isinstance(field, ModelField):
+        check_shape(field.name, field.shape, tuple(data.shape), any_size=field.any_size)
+    if isinstance(field, ModelField | TranslatedField) and not text:
+        count = field.classes if isinstance(field, ModelField) else None
+        null_label = field.convention.null_label
+        check_classes(name_of(field), data, count=count, null_label=null_label)
+    for inner in (getattr(field, "field", None), getattr(field, "reference", None)):
+        if inner is not None:
+            check_fit(inner, data, text=text)
 
 
 @dataclass(frozen=True)
@@ -106,6 +103,11 @@ class PlacedNetwork:
                 f"{self.name} must return a tensor of the shape of its samples, {list(x.shape)},"
                 f" but returned {_value_text(output)}; wrap it to return the prediction alone"
             )
+        if not output.is_floating_point():
+            raise InputError(
+                f"{self.name} must return floating point numbers, but returned {output.dtype};"
+                f" wrap it to return them"
+            )
         return output.to(x.device, x.dtype)
 
 
@@ -125,10 +127,6 @@ def model_field(
     translated = TranslatedField(PlacedNetwork(network, device, dtype, name), convention)
     text = "; ".join([*assumed, describe_convention(convention)])
     return ModelField(translated, name, text, shape, any_size, classes)
-
-
-def _shape_text(shape: tuple[int, ...]) -> str:
-    return " × ".join(map(str, shape)) or "single numbers"
 
 
 def _value_text(value: object) -> str:

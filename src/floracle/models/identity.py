@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from floracle.core.fields import VelocityField
+from floracle.core.fields import VelocityField, evaluate
 from floracle.core.paths import PATHS
 from floracle.core.seeds import noise
 from floracle.run.errors import InputError
@@ -206,7 +206,7 @@ def _hash_answers(field: VelocityField, shape: list[int], labels: Tensor | None)
     for seed, time in enumerate(QUERY_TIMES):
         t = torch.full((1,), time, dtype=torch.float64)
         label = None if labels is None else labels[seed % len(labels)][None]
-        velocity = field(noise([seed], shape), t, label)
+        velocity = evaluate(field, noise([seed], shape), t, label)
         shown = f"{velocity.dtype} {list(velocity.shape)}"
         texts += [shown, *map(_hash_piece, _pieces(velocity))]
     return digest(*texts)

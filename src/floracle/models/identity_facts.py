@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from floracle.core.fields import TranslatedField
+from floracle.core.fields import Convention, TranslatedField
 from floracle.core.point_set import PointSet
 from floracle.run.files import digest
 
@@ -276,9 +276,11 @@ def _attributes(value: object) -> dict[str, Any]:
 
 
 def _translated_attributes(field: TranslatedField) -> dict[str, Any]:
-    """The attributes that a translated field had in version 0.1."""
-    convention = field.convention
+    """The attributes that a translated field had in version 0.1, and what differs since."""
+    convention, default = field.convention, Convention()
+    added = {name: getattr(convention, name) for name in ("noise_scale", "min_time_left")}
     return {
+        **{name: value for name, value in added.items() if value != getattr(default, name)},
         "clock": Clock(convention.data_time, convention.noise_time),
         "model": field.model if convention.sign == 1 else Opposite(field.model),
         "null": convention.null_label,

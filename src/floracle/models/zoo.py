@@ -29,7 +29,7 @@ from .identity import reads_mode, set_evaluation_mode
 from .identity_facts import collect_contents
 from .networks import diffusers
 from .networks.diffusers_folder import is_diffusers
-from .networks.factory import WithoutNull, call_factory, is_factory
+from .networks.factory import WithoutNull, call_factory, check_call, is_factory
 from .networks.families import network_title, recognise_checkpoint
 from .networks.lightningdit import LightningDiT
 from .networks.tensors import build_network
@@ -196,14 +196,24 @@ def _factory_field(
             f"null_label=10, or the name of a project: {', '.join(CONVENTIONS)}"
         )
     network = call_factory(name)
+    if convention.null_label is not None:
+        check_call(network, name, labelled=True)
     if isinstance(network, torch.nn.Module):
         network = network.to(device, dtype)
+        dtype = _own_type(network) if dtype is None else dtype
     assumed = ["the convention as declared", name]
     if reads_mode(set_evaluation_mode(collect_contents(network).modules)):
         assumed.append("dropout and batch statistics switched off")
     if convention.null_label is None:
         network = WithoutNull(network, name)
     return model_field(network, convention, name=name, assumed=assumed, device=device, dtype=dtype)
+
+
+def _own_type(network: torch.nn.Module) -> torch.dtype | None:
+    """The type of all parameters where it is not float32, the type of samples."""
+    types = {p.dtype for p in network.parameters() if p.is_floating_point()}
+    own = types.pop() if len(types) == 1 else torch.float32
+    return None if own == torch.float32 else own
 
 
 def _diffusers_field(

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from floracle.core.fields import VelocityField
+from floracle.core.fields import VelocityField, evaluate
 from floracle.core.point_set import NO_LABEL
 from floracle.core.time_conventions import time_convention
 from floracle.run.errors import InputError, suggestion
@@ -70,7 +70,7 @@ class Guided:
         """The field's velocity [b, *shape], and the reference's where it is guided."""
         guided_x, guided_t = x[inside], t[inside.to(t.device)]
         if self.reference is not None:
-            velocity = self.field(x, t, labels)
+            velocity = evaluate(self.field, x, t, labels)  # the reference gets them after it
             guided_labels = None if labels is None else labels[inside.to(labels.device)]
             reference = self.reference(guided_x, guided_t, guided_labels)
             if reference.shape != guided_x.shape:

@@ -7,7 +7,7 @@ two calls of `sample`. Sample i depends on its own noise and label alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,13 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.fields import VelocityField
+from floracle.core.fields import VelocityField, name_of
 from floracle.core.paths import LINEAR, ProbabilityPath
+from floracle.core.point_set import NO_LABEL
 from floracle.run.errors import InputError
 
 from .grid import check_grid
 from .guidance import evaluations_per_velocity
-from .solvers import Solver, evaluate_field, find_solver, solver_for_step, step
+from .solvers import Solver, check_finite, evaluate_field, find_solver, solver_for_step, step
 
 
 class State(NamedTuple):
@@ -45,8 +46,11 @@ def sample(
     """Follow a field from samples x [b, *shape] at the grid's first time to its last.
 
     - `field`, `path`: The field, and the path that it and the grid's times are of; see `on_path`.
-    - `x`: Floating point; left as it is.
+    - `x`: Floating point and finite; left as it is.
     - `labels`: int64 [b], or one for all.
+
+    Raises InputError where the field answers NaN or infinity, or samples leave the range of their
+    type.
     """
     for state in trajectory(field, x, grid, labels=labels, solver=solver, path=path):
         x = state.x
@@ -66,17 +70,23 @@ def trajectory(
     times, classes = check_grid(grid).tolist(), expand_labels(x, labels)
     evaluate = partial(evaluate_field, field, labels=classes)
     advance = partial(step, field, labels=classes, solver=find_solver(solver), path=path)
-    return _states(check_samples(x), times, evaluate, advance)  # all checks before the first state
+    # all checks before the first state
+    return _states(check_samples(x), times, evaluate, advance, f"a sample of {name_of(field)}")
 
 
 @torch.no_grad()
 def _states(
-    x: Tensor, times: list[float], evaluate: Callable[..., Tensor], advance: Callable[..., Tensor]
+    x: Tensor,
+    times: list[float],
+    evaluate: Callable[..., Tensor],
+    advance: Callable[..., Tensor],
+    name: str,
 ) -> Iterator[State]:
     for t, s in pairwise(times):
         velocity = evaluate(x, t)
         yield State(t, x, velocity)
         x = advance(x, t, s, velocity=velocity)
+        check_finite(x, x.new_full((len(x),), s, dtype=torch.float64), name)
     yield State(times[-1], x, None)
 
 
@@ -102,21 +112,32 @@ def evaluation_times(grid: Tensor, solver: str | Solver = "euler") -> list[float
 
 
 def check_samples(x: Tensor) -> Tensor:
-    """Samples without their autograd history; only floating point ones can move."""
+    """Samples without their autograd history; only finite floating point ones can move."""
+    if not isinstance(x, Tensor):
+        raise InputError(f"samples are a tensor [b, *shape], got a {type(x).__name__}")
     if not x.is_floating_point() or x.ndim < 1:
         raise InputError(f"samples are floating point [b, *shape], got {x.dtype} {list(x.shape)}")
+    if not x.isfinite().all():
+        raise InputError("the samples to start from contain NaN or infinity")
     return x.detach()
 
 
-def expand_labels(x: Tensor, labels: Tensor | int | None) -> Tensor | None:
+def expand_labels(x: Tensor, labels: Tensor | Sequence[int] | int | None) -> Tensor | None:
     """Labels int64 [b] on the device of x, from one for all or one for each."""
     if labels is None:
         return None
-    if isinstance(labels, int):
-        return torch.full((len(x),), labels, dtype=torch.int64, device=x.device)
-    if labels.shape != (len(x),) or labels.is_floating_point():
+    try:
+        values = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"labels are whole numbers, got {labels!r}") from error
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"labels are whole numbers, got {values.dtype}")
+    if values.ndim == 0:
+        values = values.expand(len(x))
+    if values.shape != (len(x),):
         raise InputError(
-            f"labels are whole numbers [{len(x)}], one a sample, got {labels.dtype}"
-            f" {list(labels.shape)}"
+            f"labels are whole numbers [{len(x)}], one a sample, got {list(values.shape)}"
         )
-    return labels.to(x.device, torch.int64)
+    if (values < NO_LABEL).any():
+        raise InputError(f"labels count from 0, and -1 is none, got {int(values.min())}")
+    return values.to(x.device, torch.int64, copy=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from floracle.core.fields import VelocityField
+from floracle.core.fields import VelocityField, evaluate, name_of
 from floracle.core.paths import LINEAR, ProbabilityPath, convert
 from floracle.run.errors import InputError, suggestion
 
@@ -105,12 +105,42 @@ def combine_slopes(
 
 
 def evaluate_field(field: VelocityField, x: Tensor, t: float, labels: Tensor | None) -> Tensor:
-    """The velocity of all samples at one time; its shape must be theirs."""
+    """The velocity of all samples at one time; refused unless it is finite and of their shape."""
     times = torch.full((len(x),), t, dtype=torch.float64, device=x.device)
-    velocity = field(x, times, labels)
-    if velocity.shape != x.shape:
-        raise ValueError(
-            f"a field returns a velocity for every number of x, but x is {list(x.shape)}"
-            f" and its velocity {list(velocity.shape)}"
+    return checked_velocity(field, x, times, labels)
+
+
+def checked_velocity(
+    field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None = None
+) -> Tensor:
+    """The velocity at samples x [b, *shape] and times t [b], which the field cannot alter."""
+    velocity = evaluate(field, x, t, labels)
+    if not isinstance(velocity, Tensor) or velocity.shape != x.shape:
+        got = list(velocity.shape) if isinstance(velocity, Tensor) else f"a {type(velocity)}"
+        raise InputError(
+            f"a field returns a velocity for every number of x, {list(x.shape)}, but"
+            f" {name_of(field)} returned {got}; take the data that it was made for"
         )
+    check_finite(velocity, t, f"the velocity of {name_of(field)}")
     return velocity
+
+
+def check_finite(values: Tensor, t: Tensor, what: str) -> None:
+    """Refuse values [b, *shape] at times t [b] of which one is NaN or infinite."""
+    broken = ~values.isfinite().flatten(1).all(1)
+    if broken.any():
+        i = int(broken.int().argmax())
+        raise NotFiniteError(
+            f"{what} is NaN or infinite at t = {float(t[i]):g}, for sample {i} of {len(values)}"
+            f" ({int(broken.sum())} in all)",
+            i,
+        )
+
+
+class NotFiniteError(InputError):
+    """A field has answered NaN or infinity, or its samples have left the floating point range."""
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(f"{message}; check its weights, its convention and the scale of the data")
+        self.index = index
+        """The sample, counted from 0 in its batch."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from floracle.core.point_set import NO_LABEL, PointSet
+from floracle.core.point_set import PointSet
+from floracle.models.data_fit import check_classes, check_shape
 from floracle.models.networks.lightningdit import LightningDiT
 from floracle.run.errors import InputError
 from floracle.run.folder_checks import check_run_folder
@@ -31,27 +32,11 @@ def check_inputs(
         raise InputError("this network has nothing to train; call requires_grad_() on it")
     _check_untied(model)
     if isinstance(model, LightningDiT):
-        _check_architecture(model, data)
+        check_shape("the network", model.plan.shape, tuple(data.shape))
     if settings.drop and null_label is None:
         raise InputError("label dropout needs a null label; give null=, or drop=0")
-    if null_label is not None and null_label != NO_LABEL and (data.labels == null_label).any():
-        raise InputError(
-            f"null={null_label} is a class of the data; dropped labels need one that no row has"
-        )
-
-
-def _check_architecture(model: LightningDiT, data: PointSet) -> None:
-    """Refuse a network that was made for other shapes or fewer classes."""
-    if tuple(data.shape) != model.plan.shape:
-        raise InputError(
-            f"the network works on {list(model.plan.shape)}, but points of the data are"
-            f" {list(data.shape)}"
-        )
-    largest = int(data.labels.max())
-    if largest >= model.plan.classes:
-        raise InputError(
-            f"the network knows {model.plan.classes} classes, but the data has the label {largest}"
-        )
+    classes = model.plan.classes if isinstance(model, LightningDiT) else None
+    check_classes("the network", data, count=classes, null_label=null_label)
 
 
 def _check_untied(model: nn.Module) -> None:

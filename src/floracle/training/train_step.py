@@ -61,7 +61,8 @@ class Stepper:
         if self.null_label is not None:
             labels = torch.where(labels == NO_LABEL, self.null_label, labels)
         with _autocast(piece.x.device, self.settings.precision):
-            prediction = self.network(piece.x, piece.t, labels)
+            # copies: the network may write into them, and the meter reads them afterwards
+            prediction = self.network(piece.x.clone(), piece.t.clone(), labels.clone())
         prediction = prediction.float()
         squared_errors = (prediction - piece.target).square().flatten(1).mean(1)  # ‖v − c‖² / D
         if not self.settings.cosine:

@@ -19,6 +19,7 @@ from floracle.core.fields import VelocityField
 from floracle.core.point_set import NO_LABEL
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
+from floracle.sampling.solvers import checked_velocity
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,11 @@ def baseline_distances(
     squares, distances = [], {name: [] for name in fields}
     for t in times.tolist():
         query = drawn.at(t, oracle.path)
-        velocity = (reference or oracle)(*query).double()  # u* [p, *shape]
+        velocity = checked_velocity(reference or oracle, *query).double()  # u* [p, *shape]
         squares.append(per_dimension(velocity))
         for name, field in fields.items():
-            distances[name].append(per_dimension(field(*query).double() - velocity))
+            answer = checked_velocity(field, *query).double()
+            distances[name].append(per_dimension(answer - velocity))
     square = torch.stack(squares, 1)  # [p, T]
     by_field = {name: torch.stack(columns, 1) for name, columns in distances.items()}
     return BaselineDistances(

@@ -33,6 +33,7 @@ from floracle.run.errors import InputError, suggestion
 from floracle.run.results import provenance
 from floracle.sampling.grid import time_grid
 from floracle.sampling.sample import trajectory
+from floracle.sampling.solvers import checked_velocity
 
 from .baselines import per_dimension
 from .results import PAIRED, ClassLoss, OracleLoss
@@ -230,13 +231,7 @@ def evaluate_in_batches(
     """The velocity of a field, float64 [p, *shape], some samples at a time."""
     labels = torch.full((len(x),), NO_LABEL) if labels is None else labels
     batches = zip(*(values.split(SAMPLES_PER_BATCH) for values in (x, t, labels)), strict=True)
-    velocity = torch.cat([field(*batch) for batch in batches])
-    if velocity.shape != x.shape:
-        raise InputError(
-            f"a field returns a velocity like its samples, {list(x.shape)}, but this one returned"
-            f" {list(velocity.shape)}; take the data it was made for"
-        )
-    return velocity.double()
+    return torch.cat([checked_velocity(field, *batch) for batch in batches]).double()
 
 
 def _draw_held_out(held_out: PointSet, pairs: ForwardPairs, seed: int) -> ForwardPairs:

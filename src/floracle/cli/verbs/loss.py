@@ -17,11 +17,13 @@ from floracle.cli.data_options import (
     HeldOutOptions,
 )
 from floracle.cli.fields import (
+    check_fields,
     checked_fields,
     conventions_of,
     fingerprints,
     load_field,
     name_fields,
+    start_facts,
 )
 from floracle.cli.parsing import (
     check_seed,
@@ -114,6 +116,7 @@ def loss(
     models = {
         name: load_field(spec, oracle, conventions[name], device) for name, spec in specs.items()
     }
+    check_fields(models, store)
     # 3. The question, as it is saved; keys stay as they are, so that old answers are found.
     settings = {
         "fields": specs,
@@ -140,7 +143,9 @@ def loss(
         compute=lambda output: _measure(
             output, oracle, checked_fields(models, store, oracle.path), other, command
         ),
-        report=lambda output: _report(output, _facts(output.settings, store, other), command),
+        report=lambda output: _report(
+            output, _facts(output.settings, store, other) | start_facts(models), command
+        ),
         data=[store, other],
     )
 

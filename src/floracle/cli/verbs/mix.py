@@ -18,11 +18,13 @@ from floracle.cli.data_options import (
     HeldOutOptions,
 )
 from floracle.cli.fields import (
+    check_fields,
     checked_fields,
     conventions_of,
     fingerprints,
     load_field,
     name_fields,
+    start_facts,
 )
 from floracle.cli.parsing import check_seed, folder_name, parse_positive, parse_rows, parse_times
 from floracle.cli.registry import current_command
@@ -114,6 +116,7 @@ def mix(
     device = options.device_for(oracle_options.device)
     oracle = oracle_options.points_oracle(store, device=device)
     model = load_field(field, oracle, read, device)
+    check_fields({display: model}, store)
     grid_settings = sampling.settings()
     # 3. What all parts have in common; seeds, labels, rows and τ belong to a part.
     settings = {
@@ -126,7 +129,7 @@ def mix(
         **data_options.settings(),
     }
     commands = {part: _command(arguments, part) for part in parts}
-    job = MixRun(display, oracle, store, other, parts, commands)
+    job = MixRun(display, oracle, store, other, parts, commands, start_facts({display: model}))
     return run_verb(
         "mix",
         out,
@@ -154,6 +157,8 @@ class MixRun:
     """What each part has in addition to the common settings, by the name of its folder."""
     commands: dict[str, str]
     """What to type to measure each part again."""
+    start: dict[str, str]
+    """What the report says of the field's start."""
 
 
 def _plan_parts(arguments: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -289,6 +294,7 @@ def _report(output: OutputFolder, job: MixRun) -> None:
         "data fingerprint": store.fingerprint,
         **options.path_settings(setting_of(settings, "path")),
         "grid": f"{settings['grid']} steps, shift {settings['shift']:g}",
+        **job.start,
     }
     few_points = store.take(torch.arange(min(len(store), 64)))  # which set the range of display
     display = display_for(store.shape, store.picture_range, few_points)

@@ -15,12 +15,14 @@ from floracle.cli.fields import (
     ORACLE,
     TextOptions,
     check_convention,
+    check_fields,
     conventions_of,
     fingerprints,
     load_decoder,
     load_field,
     name_fields,
     on_path,
+    start_facts,
     try_network,
 )
 from floracle.cli.parsing import (
@@ -121,6 +123,8 @@ def probe(
     for name, spec in specs.items():
         text = text_options if _takes_text(text_options, spec) else NO_TEXT
         models[name] = load_field(spec, oracle, conventions[name], device, text=text)
+    if store is not None:
+        check_fields(models, store, text=bool(text_options))
     sample_shape = _sample_shape(store, shape, list(models.values()))
     decoder = load_decoder(autoencoder, sample_shape, device)
     common["networks"] = fingerprints(models, sample_shape)
@@ -282,7 +286,7 @@ def _measure(output: OutputFolder, job: ProbeRun, command: str) -> None:
     from floracle.run.results import Results, provenance, setting_of
 
     probes = _probe_fields(output, job)
-    facts = {"fields": ", ".join(job.specs.values())}
+    facts = {"fields": ", ".join(job.specs.values())} | start_facts(job.models)
     if job.store is not None:
         facts |= {"data": job.store.name, "data fingerprint": job.store.fingerprint}
     facts |= options.path_settings(setting_of(job.settings, "path"))

@@ -12,6 +12,7 @@ from floracle.cli.fields import (
     NO_TEXT,
     ORACLE,
     TextOptions,
+    check_fields,
     checked_fields,
     fingerprints,
     load_field,
@@ -104,6 +105,7 @@ def sample(
     models = {
         name: load_field(name, oracle, convention, device, text=text_options) for name in loaded
     }
+    check_fields(models, store, text=bool(text_options))
     # 3. The question; options that are not given are left out, as in results of 0.1.
     optional = {"then": then, "at": at, "convention": convention}
     settings = {
@@ -210,6 +212,7 @@ def _generate(
 
     from floracle.core.seeds import noise
     from floracle.sampling import sample as sampler
+    from floracle.sampling.solvers import NotFiniteError
 
     starts = range(0, len(seeds), SAMPLES_PER_BATCH)  # bounds the memory of a network
     batches = []
@@ -218,6 +221,10 @@ def _generate(
         x = noise(seeds[batch], shape)
         for field, grid, labels in legs:
             label = None if labels is None else torch.tensor(labels[batch])
-            x = sampler.sample(field, x, grid, labels=label, solver=solver, path=path)
+            try:
+                x = sampler.sample(field, x, grid, labels=label, solver=solver, path=path)
+            except NotFiniteError as error:
+                seed = seeds[batch][error.index]
+                raise InputError(f"{error}; nothing was written (seed {seed})") from error
         batches.append(x)
     return torch.cat(batches)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from floracle.core.point_set import NO_LABEL
+from floracle.core.signatures import call_problem, takes_no_labels
 from floracle.models.identity_facts import NOT_IDENTITY
 from floracle.run.errors import InputError, suggestion
 
@@ -47,19 +47,28 @@ class WithoutNull:
         if bool(unlabelled.all()):
             return self._unlabelled(x, time)
         if not bool(unlabelled.any()):
-            return self.network(x, time, labels)
+            return self._labelled(x, time, labels)
         outputs = torch.empty_like(x)
         for rows, output in (
             (unlabelled, self._unlabelled(x[unlabelled], time[unlabelled])),
-            (~unlabelled, self.network(x[~unlabelled], time[~unlabelled], labels[~unlabelled])),
+            (~unlabelled, self._labelled(x[~unlabelled], time[~unlabelled], labels[~unlabelled])),
         ):
             if not isinstance(output, Tensor) or output.shape != x[rows].shape:
                 return output  # PlacedNetwork refuses it
             outputs[rows] = output.to(outputs)
         return outputs
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether every sample needs a label."""
+        return not takes_no_labels(self.network)
+
+    def _labelled(self, x: Tensor, time: Tensor, labels: Tensor) -> Tensor:
+        check_call(self.network, self.name, labelled=True)
+        return self.network(x, time, labels)
+
     def _unlabelled(self, x: Tensor, time: Tensor) -> Tensor:
-        if not takes_no_labels(self.network):
+        if self.needs_labels:
             raise InputError(
                 f"{self.name} takes labels, but some samples have none; declare its null label,"
                 f" e.g. null_label=10, or give every sample a label"
@@ -67,16 +76,12 @@ class WithoutNull:
         return self.network(x, time)
 
 
-def takes_no_labels(network: NetworkCallable) -> bool:
-    """Whether it can be called as network(x, time)."""
-    function = network.forward if isinstance(network, nn.Module) else network
-    try:
-        inspect.signature(function).bind(None, None)
-    except TypeError:
-        return False
-    except ValueError:  # functions of C have no signature
-        return True
-    return True
+def check_call(network: Callable[..., Any], name: str, *, labelled: bool | None) -> None:
+    """Refuse a network whose arguments are others than x, time and labels."""
+    if problem := call_problem(network, labelled=labelled):
+        raise InputError(
+            f"{name} {problem}; return a function of x, time and labels that calls it"
+        )
 
 
 def is_factory(name: str) -> bool:
@@ -101,6 +106,7 @@ def call_factory(name: str) -> NetworkCallable:
             f"{name}() returned a {type(network).__name__}; it must return a network that is"
             f" called as network(x, time, labels)"
         )
+    check_call(network, name, labelled=None)
     if isinstance(network, nn.Module):
         network.requires_grad_(False)
     return cast(NetworkCallable, network)
