@@ -242,9 +242,7 @@ def _check_convention(field: ModelField, data: PointSet, *, text: bool) -> None:
         hint = " (--normalize sets the scale of the data)" if "scale" in reason else ""
         warn(f"the convention of {field.name} cannot be checked: {reason}{hint}")
     else:
-        remedy = (
-            f"pass --convention {verdict.convention}" if verdict.convention else verdict.advice
-        )
+        declare = f"pass --convention {verdict.convention}" if verdict.convention else ""
         warn(
             f"the convention of {field.name} seems to be wrong: {verdict.reason};"
             f" {declare or verdict.advice}",

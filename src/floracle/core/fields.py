@@ -28,7 +28,7 @@ from .paths import (
     interpolate,
 )
 from .point_set import NO_LABEL
-from .signatures import call_problem, takes_labels
+from .signatures import call_problem, takes_labels, takes_too_few
 
 FIRST_TIME = 1e-3
 """The time at which a field starts whose prediction says nothing of the data at t = 0.
@@ -273,7 +273,8 @@ def as_field(
         others; later, where the velocity does not follow from a prediction (from the data at
         t = 1, say).
     """
-    _check_call(model, labelled=None)
+    if not takes_too_few(model):  # which is told at its first call
+        _check_call(model, labelled=None)
     return TranslatedField(model, with_fields(convention or Convention(), **fields))
 
 

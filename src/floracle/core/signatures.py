@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from inspect import Parameter
 from typing import Any
 
 from torch import nn
@@ -32,6 +33,13 @@ def takes_no_labels(network: Callable[..., Any]) -> bool:
 def takes_labels(network: Callable[..., Any]) -> bool:
     """Whether it can be called as network(x, time, labels)."""
     return _binds(network, 3)
+
+
+def takes_too_few(network: Callable[..., Any]) -> bool:
+    """Whether it has fewer than two arguments."""
+    signature = _signature(network)
+    kinds = () if signature is None else [p.kind for p in signature.parameters.values()]
+    return signature is not None and len(kinds) < 2 and Parameter.VAR_POSITIONAL not in kinds
 
 
 def call_problem(network: Callable[..., Any], *, labelled: bool | None = None) -> str:

@@ -196,7 +196,7 @@ def _first_answers(
     except Exception as without_labels:  # code that misses its labels fails in any way
         try:
             return zero, _hash_answers(field, shape, zero)
-        except TypeError:  # it takes no labels at all
+        except (TypeError, InputError):  # it takes no labels at all
             raise without_labels from None
 
 

@@ -131,7 +131,7 @@ def expand_labels(x: Tensor, labels: Tensor | Sequence[int] | int | None) -> Ten
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"labels are whole numbers, got {labels!r}") from error
     if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise InputError(f"labels are whole numbers, got {values.dtype}")
+        raise InputError(f"labels are whole numbers, one a sample, got {values.dtype}")
     if values.ndim == 0:
         values = values.expand(len(x))
     if values.shape != (len(x),):

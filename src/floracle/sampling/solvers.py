@@ -116,10 +116,10 @@ def checked_velocity(
     """The velocity at samples x [b, *shape] and times t [b], which the field cannot alter."""
     velocity = evaluate(field, x, t, labels)
     if not isinstance(velocity, Tensor) or velocity.shape != x.shape:
-        got = list(velocity.shape) if isinstance(velocity, Tensor) else f"a {type(velocity)}"
+        got = list(velocity.shape) if isinstance(velocity, Tensor) else type(velocity).__name__
         raise InputError(
-            f"a field returns a velocity for every number of x, {list(x.shape)}, but"
-            f" {name_of(field)} returned {got}; take the data that it was made for"
+            f"a field returns a velocity for every number of x, but x is {list(x.shape)} and its"
+            f" velocity {got} ({name_of(field)}); take the data that it was made for"
         )
     check_finite(velocity, t, f"the velocity of {name_of(field)}")
     return velocity
