@@ -9,8 +9,8 @@ Two facts decide, each by trying the other ways to read the same field (conventi
                     not, the right one predicts its own samples best
 
 A variant is believed only where it wins clearly. For an untrained network, or where data is like
-noise, the answer is "cannot say". Whether the prediction is off by a factor is a fact of its own
-(prediction_factor.py), since the error of a scaled field may be the least of all variants.
+noise, the answer is "cannot say". Whether the prediction is off by a factor, or has another
+noise scale, is told by moments (moment_check.py): the loss of such a field may be the least.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -37,18 +37,25 @@ from .convention_variants import (
     convention_variants,
 )
 from .field import ModelField
-from .prediction_factor import fit_factor, noise_factor
+from .moment_check import measure_at_noise, measure_moments
+from .regression_loss import (
+    TIMES,
+    DataNoisePairs,
+    evaluate_or_nan,
+    significantly_less,
+    unexplained,
+    velocity_at,
+)
 
 CheckResult = Literal[VariantKind, "cannot say"]
 
 # Tried on a network of other people (tests/models/test_check.py), which leaves .13 unexplained.
 PAIRS = 64
-TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 CHEAP_PAIRS, CHEAP_TIMES = 8, (0.1, 0.5, 0.9)
 """Enough for a clear case: a loss over many dimensions scatters little."""
+CHEAP_VALUES = 8192  # numbers of all data of a cheap check, where points are small
+SUSPICIOUS_ERRORS, SUSPICIOUS_DEVIATION = 2.0, 0.04  # of a factor, for another look
 EULER_STEPS = 20  # to a field's own samples
-SIGNIFICANT_ERRORS = 5.0  # standard errors by which a variant must win
-SIGNIFICANT_LOSS = 1e-6  # below it, equal losses differ by rounding
 MAX_LOSS_IF_TRAINED = 0.9  # of the variance of data − noise; an untrained network leaves 1
 MAX_NOISE_SHARE = 0.2  # of v + noise at t = 0 that may depend on the noise: networks are imperfect
 NOISE_SHARE_RATIO = 3.0  # by which two variants must differ in that share
@@ -77,14 +84,6 @@ class ConventionVerdict:
     def as_declared(self) -> bool:
         """Whether the field is read as it should be."""
         return self.answer == DECLARED
-
-
-class DataNoisePairs(NamedTuple):
-    """Data and noise [n, *shape], and labels int64 [n] or None."""
-
-    data: Tensor
-    noise: Tensor
-    labels: Tensor | None
 
 
 @torch.no_grad()
@@ -143,9 +142,12 @@ def cheap_check(
     sample; that another one is better is confirmed by `check_convention`. A network that needs
     labels gets those of the data.
     """
-    pairs = _draw_pairs(field, data, labels, CHEAP_PAIRS, seed)
+    dims = (data[0] if isinstance(data, Tensor) else torch.empty(data.shape)).numel()
+    count = min(PAIRS, max(CHEAP_PAIRS, CHEAP_VALUES // dims))
+    pairs = _draw_pairs(field, data, labels, count, seed)
     verdict = _check_by_data(field, pairs, CHEAP_TIMES)
-    if verdict.as_declared:
+    moments = measure_moments(field, *pairs, times=CHEAP_TIMES)
+    if verdict.as_declared and not moments.deviates(SUSPICIOUS_ERRORS, SUSPICIOUS_DEVIATION):
         return None
     if min(verdict.losses.values()) >= MAX_LOSS_IF_TRAINED:
         return verdict
@@ -196,26 +198,35 @@ def _check_by_data(
     losses = [unexplained(variant.field, pairs, times) for variant in variants]  # [n] each
     means = [loss.mean().item() for loss in losses]
     by_words = dict(zip((variant.words for variant in variants), means, strict=True))
-    # The declared reading is the first. A near one has to be clearly better, not only the best.
-    candidates = [
-        i
-        for i, variant in enumerate(variants)
-        if variant.kind not in NEAR_KINDS or significantly_less(losses[i], losses[0])
-    ]
-    best = min(candidates, key=means.__getitem__)
+    # A near reading has to be clearly better than the declared one, which is the first.
+    moments = measure_moments(field, *pairs, times=times)
+    deviates = moments.deviates()
 
-    factor = fit_factor(field, *pairs, times=times)
-    if factor is not None and factor.loss.mean() < min(means[best], MAX_LOSS_IF_TRAINED):
-        return _off_by(factor.value, {**by_words, factor.words: factor.loss.mean().item()})
+    def is_candidate(i: int) -> bool:
+        if variants[i].kind not in NEAR_KINDS or significantly_less(losses[i], losses[0]):
+            return True
+        if not deviates or means[i] > means[0]:
+            return False
+        return measure_moments(variants[i].field, *pairs, times=times).agrees()
+
+    candidates = list(filter(is_candidate, range(len(variants))))
+    best = min(candidates, key=means.__getitem__)
+    factor = moments.factor()
+    if factor is not None and factor > 0:  # a negative one is a sign
+        loss = moments.loss(factor).mean().item()
+        if loss < MAX_LOSS_IF_TRAINED and (best == 0 or loss < means[best]):
+            return _off_by(factor, {**by_words, f"{factor:.3g} times the prediction": loss})
     if not means[best] < MAX_LOSS_IF_TRAINED:
         reason = (
             "no reading of it predicts data − noise; is it trained, on this data in this scale?"
         )
         return _undecided(by_words, reason)
+    # A near reading is among the candidates only if it is better than the declared one.
+    near = variants[best].kind in NEAR_KINDS
     rivals = [
         variants[i]
         for i in candidates
-        if variants[i].kind not in (variants[best].kind, *NEAR_KINDS)
+        if variants[i].kind not in (variants[best].kind, *NEAR_KINDS, *[DECLARED] * near)
         and not significantly_less(losses[best], losses[i])
     ]
     if rivals:
@@ -225,33 +236,6 @@ def _check_by_data(
     least, second, *_ = sorted(means[i] for i in candidates)
     reason = f"it leaves {least:.2g} of data − noise unexplained, the next reading {second:.2g}"
     return _decided(variants[best], by_words, reason)
-
-
-def unexplained(
-    field: VelocityField, pairs: DataNoisePairs, times: Sequence[float] = TIMES
-) -> Tensor:
-    """‖v − (data − noise)‖² of each pair, as a share of the variance of data − noise.
-
-    float64 [n], the mean over times; 1 is what a constant leaves, ∞ where there is no velocity.
-    """
-    target = (pairs.data - pairs.noise).double().flatten(1)  # [n, D]
-    variance = target.var(dim=0).sum().clamp(min=1e-30)
-    total = torch.zeros(len(target), dtype=torch.float64)
-    for time in times:
-        velocity = _velocity_at(field, pairs, time).flatten(1)
-        total += (velocity - target).square().sum(1) / variance
-    loss = total / len(times)
-    return torch.where(loss.isfinite(), loss, math.inf)
-
-
-def significantly_less(loss: Tensor, other: Tensor) -> bool:
-    """Whether one loss [n] is smaller than another on the same pairs, beyond chance."""
-    excess = other - loss
-    if not excess.isfinite().all():
-        return True
-    error = excess.std() / len(excess) ** 0.5
-    mean = excess.mean()
-    return bool(mean > SIGNIFICANT_ERRORS * error) and bool(mean > SIGNIFICANT_LOSS)
 
 
 def _check_by_noise(
@@ -282,8 +266,10 @@ def _check_by_noise(
         return _undecided(by_words, f"{reason}; pass data to decide")
     best = candidates[min(range(len(candidates)), key=losses.__getitem__)]
     if best.kind == DECLARED:
-        velocity = _evaluate(field, start, torch.zeros(len(start), dtype=torch.float64), labels)
-        factor = noise_factor(velocity, start)
+        velocity = evaluate_or_nan(
+            field, start, torch.zeros(len(start), dtype=torch.float64), labels
+        )
+        factor = measure_at_noise(velocity, start).factor()
         if factor is not None:
             return _off_by(factor, by_words)
     reason = f"v + noise at t = 0 keeps {by_words[best.words]:.2g} of the noise"
@@ -292,7 +278,7 @@ def _check_by_noise(
 
 def noise_share(field: VelocityField, start: Tensor, labels: Tensor | None) -> float:
     """How much of v(noise, 0) + noise depends on the noise, as a share of its variance."""
-    velocity = _evaluate(field, start, torch.zeros(len(start), dtype=torch.float64), labels)
+    velocity = evaluate_or_nan(field, start, torch.zeros(len(start), dtype=torch.float64), labels)
     remainder = (velocity + start).double().flatten(1)  # E data for the right variant, [n, D]
     share = remainder.var(dim=0).sum() / start.double().flatten(1).var(dim=0).sum()
     return share.item() if bool(share.isfinite()) else math.inf
@@ -326,7 +312,7 @@ def has_unit_slope(field: VelocityField, pairs: DataNoisePairs) -> bool:
     """Whether the multiple of the field that fits data − noise best is near 1, at every time."""
     target = (pairs.data - pairs.noise).double().flatten(1)
     for time in TIMES:
-        velocity = _velocity_at(field, pairs, time).flatten(1)
+        velocity = velocity_at(field, pairs, time).flatten(1)
         velocity = velocity - velocity.mean(0)
         slope = (velocity * target).sum() / velocity.square().sum()
         if not abs(slope.item() - 1) < MAX_SLOPE_ERROR:
@@ -339,15 +325,8 @@ def own_samples(field: VelocityField, start: Tensor, labels: Tensor | None) -> T
     x = start
     for step in range(EULER_STEPS):
         t = torch.full((len(x),), step / EULER_STEPS, dtype=torch.float64)
-        x = x + _evaluate(field, x, t, labels) / EULER_STEPS
+        x = x + evaluate_or_nan(field, x, t, labels) / EULER_STEPS
     return x
-
-
-def _velocity_at(field: VelocityField, pairs: DataNoisePairs, time: float) -> Tensor:
-    """The velocity at x_t = t · data + (1 − t) · noise, float64."""
-    t = torch.full((len(pairs.data),), time, dtype=torch.float64)
-    x = time * pairs.data + (1 - time) * pairs.noise
-    return _evaluate(field, x, t, pairs.labels).double()
 
 
 def _evaluate_declared(field: VelocityField, x: Tensor, _: Tensor, labels: Tensor | None) -> None:
@@ -359,16 +338,6 @@ def _evaluate_declared(field: VelocityField, x: Tensor, _: Tensor, labels: Tenso
             f"{name_of(field)} answers NaN or infinity at t = 0.5; check its weights, and the"
             f" scale of the data"
         )
-
-
-def _evaluate(field: VelocityField, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-    """The velocity; NaN where a variant has none at all."""
-    try:
-        return evaluate(field, x, t, labels)
-    except InputError:
-        raise
-    except (ValueError, IndexError, RuntimeError):  # such as a time beyond a network's table
-        return torch.full_like(x, math.nan)
 
 
 def _off_by(factor: float, losses: dict[str, float]) -> ConventionVerdict:
