@@ -42,7 +42,7 @@ def said(x, t):
         ("rae", lambda x, s: -said(x, 1 - s)),
         ("flux", lambda x, s: -said(x, 1 - s)),
         ("sd3", lambda x, s: -said(x, 1 - s / 1000)),
-        ("jit", lambda x, t: gaussian(x, t)[0]),
+        ("jit,min_time_left=0", lambda x, t: gaussian(x, t)[0]),
         ("predicts=noise", lambda x, t: gaussian(x, t)[1]),
         ("sign=-1", lambda x, t: -said(x, t)),
         ("sit, sign=-1", lambda x, t: -said(x, t)),
