@@ -309,7 +309,7 @@ def test_settings_that_mean_nothing_are_mistakes(parts, words):
 
 def test_networks_and_data_that_do_not_fit_are_mistakes(tmp_path):
     data = digits()
-    with pytest.raises(InputError, match="works on"):
+    with pytest.raises(InputError, match="takes 1 × 16 × 16, but these samples are 1 × 8 × 8"):
         floracle.train(network(side=16), data, SMALL, out=tmp_path)
     with pytest.raises(InputError, match="knows 3 classes"):
         floracle.train(network(3), data, SMALL, out=tmp_path)

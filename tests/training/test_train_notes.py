@@ -131,7 +131,7 @@ def test_the_null_label_is_part_of_what_is_asked(tmp_path):
     list(floracle.train(Blind(), digits(), SHORT, null=10, **trained_by))
     with pytest.raises(InputError, match="null: 10 there, 11 asked"):
         list(floracle.train(Blind(), digits(), SHORT, null=11, **trained_by))
-    with pytest.raises(InputError, match="null=3 is a class of the data"):
+    with pytest.raises(InputError, match="null_label=3 of the network is a class of the data"):
         floracle.train(Blind(), digits(), SHORT, null=3, out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

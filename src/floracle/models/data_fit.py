@@ -57,15 +57,15 @@ def check_labels(
 def check_classes(name: str, data: PointSet, *, count: int | None, null_label: int | None) -> None:
     """Refuse data with a class that the network does not have, or that it takes for none."""
     existing = classes(data)
-    if null_label in existing:
-        raise InputError(
-            f"null_label={null_label} of {name} is a class of the data; the null label is one that"
-            f" no row has"
-        )
     if count is not None and existing and existing[-1] >= count:
         raise InputError(
             f"{name} knows {count} classes, 0 to {count - 1}, but the data has the label"
             f" {existing[-1]}; take the data it was trained on, or its labels"
+        )
+    if null_label in existing:
+        raise InputError(
+            f"null_label={null_label} of {name} is a class of the data; the null label is one that"
+            f" no row has"
         )
 
 

@@ -130,14 +130,13 @@ def expand_labels(x: Tensor, labels: Tensor | Sequence[int] | int | None) -> Ten
         values = torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"labels are whole numbers, got {labels!r}") from error
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise InputError(f"labels are whole numbers, one a sample, got {values.dtype}")
-    if values.ndim == 0:
-        values = values.expand(len(x))
-    if values.shape != (len(x),):
+    given = values.expand(len(x)) if values.ndim == 0 else values
+    counts = not (values.is_floating_point() or values.is_complex() or values.dtype == torch.bool)
+    if given.shape != (len(x),) or not counts:
         raise InputError(
-            f"labels are whole numbers [{len(x)}], one a sample, got {list(values.shape)}"
+            f"labels are whole numbers [{len(x)}], one a sample, got {values.dtype}"
+            f" {list(values.shape)}"
         )
     if (values < NO_LABEL).any():
         raise InputError(f"labels count from 0, and -1 is none, got {int(values.min())}")
-    return values.to(x.device, torch.int64, copy=True)
+    return given.to(x.device, torch.int64, copy=True)

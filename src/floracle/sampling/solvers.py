@@ -131,8 +131,8 @@ def check_finite(values: Tensor, t: Tensor, what: str) -> None:
     if broken.any():
         i = int(broken.int().argmax())
         raise NotFiniteError(
-            f"{what} is NaN or infinite at t = {float(t[i]):g}, for sample {i} of {len(values)}"
-            f" ({int(broken.sum())} in all)",
+            f"{what} at t = {float(t[i]):g} is not finite (NaN or infinity) for sample {i} of"
+            f" {len(values)}, {int(broken.sum())} in all",
             i,
         )
 
