@@ -172,9 +172,9 @@ def _scheduler_time(folder: Path) -> tuple[int, list[str]]:
     if not ((folder.parent / PIPELINE_INDEX).is_file() and file.is_file()):
         return TRAINED_TIMES, []
     settings = read_settings(read_json(file), SCHEDULER, file)
-    kind = settings.get("_class_name", "FlowMatch")
-    predicts = settings.get("prediction_type", "flow_prediction")
-    is_flow = kind.startswith("FlowMatch") or predicts == "flow_prediction"
+    kind = settings.get("_class_name", "scheduler without a class")
+    # Solvers such as UniPC serve flows and others, and say which.
+    is_flow = kind.startswith("FlowMatch") or settings.get("prediction_type") == "flow_prediction"
     if not is_flow or settings.get("invert_sigmas"):
         what = f"a {kind}" if not is_flow else "one with invert_sigmas"
         raise InputError(
