@@ -208,13 +208,16 @@ def fingerprints(fields: Mapping[str, VelocityField], shape: Sequence[int]) -> d
 def check_convention(
     field: VelocityField, data: PointSet, *, text: bool = False, declared: bool = True
 ) -> None:
-    """Warn if a network disagrees with its declared convention on this data.
+    """Refuse data of another unit than a network's; warn if it disagrees with its convention.
 
     Networks of diffusers with a `text` know their own convention: they are checked only if another
     one was `declared`. The oracle needs no check.
     """
+    from floracle.data.training_points import check_points
     from floracle.models.field import ModelField
 
+    if remark := check_points(field, data):
+        warn(remark, "warning")
     if isinstance(field, ModelField) and not (text and not declared):
         _check_convention(field, data, text=text)
 
@@ -262,8 +265,14 @@ def try_network(field: VelocityField, shape: list[int], labels: list[int] | None
         evaluate_field(field, noise([0], shape), 0.0, label)
 
 
-def load_decoder(autoencoder: Path | None, shape: list[int], device: str) -> Autoencoder | None:
-    """The autoencoder that decodes samples of this shape for the pictures."""
+def load_decoder(
+    autoencoder: Path | None, shape: list[int], device: str, sources: Sequence[object]
+) -> Autoencoder | None:
+    """The autoencoder that decodes samples of this shape for the pictures.
+
+    `sources` are data and fields: latents that another autoencoder made are refused.
+    """
+    from floracle.data.training_points import autoencoder_of
     from floracle.models.autoencoders.load import load_autoencoder
 
     if autoencoder is None:
@@ -274,4 +283,11 @@ def load_decoder(autoencoder: Path | None, shape: list[int], device: str) -> Aut
             f"{decoder.name} decodes latents of {decoder.channels} channels, but samples are"
             f" {shape}; name the autoencoder that has encoded them, or leave --autoencoder out"
         )
+    for source in sources:
+        made = autoencoder_of(source)
+        if made and made != decoder.identity:
+            raise InputError(
+                f"--autoencoder {autoencoder} is {decoder.identity}, but the latents of"
+                f" {getattr(source, 'name', 'the data')} are those of {made}; name that one"
+            )
     return decoder

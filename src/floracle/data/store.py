@@ -79,6 +79,8 @@ class Store:
     digests: np.ndarray | None = None
     """Of every row as it was read at opening, bytes [N, 16]; None for a packed store, and where
     points are the means of what was read."""
+    autoencoder: str = ""
+    """Whose latents the points are: its name and the hash of its weights; "" where unknown."""
     joined_with: str | None = None
     """Of held-out data, the fingerprint of the training set whose labels it has."""
 
@@ -337,6 +339,7 @@ def _open_rows(
         stds=None if moments.stds is None else stds_of(moments.stds, normalizer, options.budget),
         remarks=remarks,
         digests=reading.digests if moments.stds is None else None,
+        autoencoder=content.autoencoder,
     )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ class ModelField:
     """Whether only the channels of the shape are binding."""
     classes: int | None = field(default=None, metadata=NOT_IDENTITY)
     """How many labels it has, without the null label; None where it does not say."""
+    points: Mapping[str, Any] | None = field(default=None, metadata=NOT_IDENTITY)
+    """Statistics of its training points (`data.training_points`); None where it keeps none."""
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """The velocity [b, *shape] at samples x [b, *shape], times t [b], labels int64 [b]."""
@@ -122,11 +125,12 @@ def model_field(
     shape: tuple[int, ...] | None = None,
     any_size: bool = False,
     classes: int | None = None,
+    points: Mapping[str, Any] | None = None,
 ) -> ModelField:
     """A network as a field, its convention among what was assumed."""
     translated = TranslatedField(PlacedNetwork(network, device, dtype, name), convention)
     text = "; ".join([*assumed, describe_convention(convention)])
-    return ModelField(translated, name, text, shape, any_size, classes)
+    return ModelField(translated, name, text, shape, any_size, classes, points)
 
 
 def _value_text(value: object) -> str:

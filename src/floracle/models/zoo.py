@@ -159,6 +159,7 @@ def _transformer_field(
     assumed: list[str],
     device: torch.device,
     dtype: torch.dtype | None,
+    points: Mapping[str, Any] | None = None,
 ) -> ModelField:
     """A network of the family as a field, on its device."""
     plan, network = network.plan, network.to(device, dtype)
@@ -171,6 +172,7 @@ def _transformer_field(
         dtype=network.x_embedder.proj.weight.dtype,
         shape=plan.shape,
         classes=plan.classes,
+        points=points,
     )
 
 
@@ -184,7 +186,8 @@ def _saved_field(
     """A network of floracle's as a field; its file has its convention."""
     convention = _with_null_label(declared or saved.convention, saved.network.null)
     name = network_title("floracle", saved.network.plan)
-    return _transformer_field(saved.network, convention, name, assumed, device, dtype)
+    points = saved.made.get("points")
+    return _transformer_field(saved.network, convention, name, assumed, device, dtype, points)
 
 
 def _factory_field(

@@ -345,7 +345,7 @@ class RunLoop:
         checkpoint = evaluation = None
         if state.log is not None:
             evaluation = self._evaluate(state, progress.images, state.log)
-            self.directory.write_average(state.learner.average, progress.images)
+            self.directory.write_average(state.learner.average, progress.images, self.inputs.data)
             checkpoint = self._write_checkpoint(state, progress.images, step)
         barrier(self.group)
         path = checkpoint.path if checkpoint else None

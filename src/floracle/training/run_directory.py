@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from floracle.core.point_set import PointSet
+from floracle.data.training_points import describe_points
 from floracle.models.convention import Convention
 from floracle.models.networks.lightningdit import LightningDiT
 from floracle.models.weights import NETWORK_FILE, write_network
@@ -102,10 +103,14 @@ class RunDirectory:
             )
         return checkpoint, notes
 
-    def write_average(self, average: nn.Module, images: int) -> None:
+    def write_average(self, average: nn.Module, images: int, data: PointSet) -> None:
         """Write the averaged network, where it is one that `load_model` knows."""
         if isinstance(average, LightningDiT):
-            made = {"images": images, "data": self.identity["data"]}
+            made = {
+                "images": images,
+                "data": self.identity["data"],
+                "points": describe_points(data),
+            }
             path, convention = self.out / NETWORK_FILE, Convention(null_label=average.null)
             with explain_write_errors(path, self.out):
                 write_network(path, average, convention=convention, **made)

@@ -28,6 +28,7 @@ from floracle.core.nearest import nearest
 from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.seeds import noise
+from floracle.data.training_points import check_all_points
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
@@ -159,6 +160,7 @@ def switch_fields(
     Raises InputError if switch times do not increase, a label does not occur, or a class has one
     point only.
     """
+    check_all_points([field], oracle.data)
     times = check_switch_times(switch_times)
     grid = _insert_times(time_grid(50) if grid is None else check_grid(grid), times)
     classes = check_labels(oracle.data, labels, len(seeds))

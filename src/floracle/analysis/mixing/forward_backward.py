@@ -41,6 +41,7 @@ from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.seeds import noise
 from floracle.core.spectrum import moments
 from floracle.data.held_out import join_and_warn
+from floracle.data.training_points import check_all_points
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
 from floracle.sampling.grid import check_grid, split_grid, time_grid
@@ -205,6 +206,7 @@ def forward_backward(
     """
     times = check_switch_times(switch_times)
     names, energies = _choose_bands(held_out.shape, edges)
+    check_all_points([field], data)
     held_out = join_and_warn(data, held_out)
     chosen = _check_rows(rows, held_out, noises)
     grid = time_grid(50) if grid is None else check_grid(grid)

@@ -27,6 +27,7 @@ from floracle.analysis.serialization import check_kind, check_number, damage_is_
 from floracle.core.fields import VelocityField
 from floracle.core.point_set import PointSet
 from floracle.core.seeds import generator, noise
+from floracle.data.training_points import check_all_points
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
@@ -163,6 +164,7 @@ def landing_test(
     - `grid`: Times, float64 [steps + 1], ending at 1; 50 equal steps by default.
     - `labels`: Classes int64 [b], or one for all; −1 or None for the whole set.
     """
+    check_all_points([field], oracle.data)
     grid = time_grid(50) if grid is None else check_grid(grid)
     if grid[-1] != 1 or not grid[0] <= switch_time < 1:
         raise InputError(

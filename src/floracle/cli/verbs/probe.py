@@ -126,7 +126,7 @@ def probe(
     if store is not None:
         check_fields(models, store, text=bool(text_options))
     sample_shape = _sample_shape(store, shape, list(models.values()))
-    decoder = load_decoder(autoencoder, sample_shape, device)
+    decoder = load_decoder(autoencoder, sample_shape, device, [store, *models.values()])
     common["networks"] = fingerprints(models, sample_shape)
     # 3. The question. Each field has a result of its own, whose settings are the common ones.
     settings = {

@@ -98,6 +98,8 @@ class LayoutContent:
     padded: bool = False
     """Several processes wrote it, which repeat a few rows to have the same number each."""
     weights: Tensor | None = None  # how much each row counts, float64 [N], mirrors left out
+    autoencoder: str = ""
+    """Whose latents the rows are: its name and the hash of its weights; "" where unknown."""
     remarks: tuple[str, ...] = ()
 
 

@@ -34,7 +34,7 @@ from .labels import check_labels
 SHARD = re.compile(r"latents_rank(\d+)_shard(\d+)\.safetensors")
 STATS = "latents_stats.pt"
 ENCODED_MANIFEST = f"{OWN_FOLDER}/encoded.json"
-"""Where `floracle encode` records the names of classes, for LightningDiT has none."""
+"""Where `floracle encode` records classes and autoencoder, for LightningDiT has neither."""
 MAX_STATS_BYTES = 2**20  # mean and std of 100,000 channels
 
 
@@ -59,14 +59,16 @@ def open_lightningdit(path: Path, options: ReadOptions) -> LayoutContent:
     first = files[0].entries
     flips = options.check_flips(path, stored="latents_flip" in first)
     channels = first["latents"].shape[1]
+    classes, autoencoder = _read_encoding(folder, files)
     return LayoutContent(
         _latent_rows(files, flips=flips),
         "lightningdit",
         torch.cat([_read_labels(file) for file in files]),
-        _read_class_names(folder, files),
+        classes,
         normalizer=read_stats(folder, channels) if options.stored else None,
         flips=flips,
         padded=len({_rank_and_number(shard)[0] for shard in shards}) > 1,
+        autoencoder=autoencoder,
     )
 
 
@@ -144,16 +146,22 @@ def _read_labels(file: TensorFile) -> Tensor:
         return check_labels(labels[:], len(labels), f"labels in {file.path}")
 
 
-def _read_class_names(folder: Path, files: list[TensorFile]) -> tuple[str, ...]:
-    """The names of classes that encoding recorded; none where the shards are others by now."""
+def _read_encoding(folder: Path, files: list[TensorFile]) -> tuple[tuple[str, ...], str]:
+    """The class names and the autoencoder that encoding recorded.
+
+    Neither where the shards are others by now.
+    """
     path = folder / ENCODED_MANIFEST
     if not path.is_file():
-        return ()
+        return (), ""
     with explain_read_errors(path, "the manifest of encoded latents"):
         content = read_json(path)
         recorded = {file["name"]: file["size"] for file in content["files"]}
         sizes = {file.path.name: file.file.state.size for file in files}
-        return tuple(map(str, content["classes"])) if sizes.items() <= recorded.items() else ()
+        if not sizes.items() <= recorded.items():
+            return (), ""
+        name, weights = (content["settings"][f"autoencoder {key}"] for key in ("name", "weights"))
+        return tuple(map(str, content["classes"])), f"{name} ({weights})"
 
 
 def read_stats(folder: Path, channels: int) -> Normalizer:

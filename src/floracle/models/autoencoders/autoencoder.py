@@ -66,6 +66,11 @@ class Autoencoder:
     """What was assumed of it, as text for people."""
 
     @property
+    def identity(self) -> str:
+        """Whose latents it makes: its name and the hash of its weights."""
+        return f"{self.name} ({self.fingerprint})"
+
+    @property
     def settings(self) -> dict[str, Any]:
         """All that latents depend on, as JSON values."""
         by_channel = {"channel_mean": self.channel_mean, "channel_std": self.channel_std}
