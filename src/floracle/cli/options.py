@@ -151,12 +151,14 @@ def saved_grid(settings: Mapping[str, Any]) -> Tensor:
     return time_grid(settings["grid"], shift=settings["shift"])
 
 
-def sampling_arguments(settings: Mapping[str, Any], classes: list[int]) -> dict[str, Any]:
+def sampling_arguments(
+    settings: Mapping[str, Any], classes: list[int], names: Sequence[str] = ()
+) -> dict[str, Any]:
     """Seeds, labels, grid and solver of saved settings, as the library takes them."""
     import torch
 
     seeds = parse_seeds(settings["seeds"])
-    labels = parse_labels(settings["labels"], len(seeds), classes)
+    labels = parse_labels(settings["labels"], len(seeds), classes, names)
     return {
         "seeds": seeds,
         "labels": None if labels is None else torch.tensor(labels),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from floracle.run.errors import InputError
@@ -48,8 +49,11 @@ def check_seed(seed: int) -> int:
     return seed
 
 
-def parse_classes(text: str, classes: list[int]) -> list[int]:
-    """Labels to measure, from each, whole, both, or a list of them; −1 is the whole set."""
+def parse_classes(text: str, classes: list[int], names: Sequence[str] = ()) -> list[int]:
+    """Labels to measure, from each, whole, both, or a list of them; −1 is the whole set.
+
+    `names` are those of the classes by label, for whoever writes names in place of labels.
+    """
     if text == "whole" or (text == "both" and len(classes) < 2):
         return [-1]
     if text in ("each", "both"):
@@ -58,18 +62,29 @@ def parse_classes(text: str, classes: list[int]) -> list[int]:
                 "--classes each needs labels, but the data has none; give --label-file"
             )
         return classes if text == "each" else [*classes, -1]
+    _refuse_names(text, names, "--classes")
     labels = parse_integers(text, "--classes", "each, whole, both or labels like 0,3,5")
     check_labels(labels, classes, "--classes")
     return list(dict.fromkeys(labels))
 
 
-def parse_labels(text: str | None, count: int, classes: list[int]) -> list[int] | None:
+def parse_labels(
+    text: str | None, count: int, classes: list[int], names: Sequence[str] = ()
+) -> list[int] | None:
     """A label for each of `count` samples: one for all, or several in rotation."""
     if text is None:
         return None
+    _refuse_names(text, names, "--labels")
     labels = parse_integers(text, "--labels", "3 or 0,1,2")
     check_labels(labels, classes, "--labels")
     return [labels[i % len(labels)] for i in range(count)]
+
+
+def _refuse_names(text: str, names: Sequence[str], option: str) -> None:
+    """Say which label a class has that was written by its name."""
+    for word in text.split(","):
+        if not word.isdecimal() and word in names:
+            raise InputError(f"{option} takes labels, and {word!r} is label {names.index(word)}")
 
 
 def check_labels(labels: list[int], classes: list[int], option: str) -> None:

@@ -39,6 +39,7 @@ from .packed.reader import PackedStore, packed_content
 from .points import fits, read_points, stds_of
 from .rows.rows import Key, Rows, compact
 from .rows.source_files import SourceFiles, changed_row, record_opened_files
+from .unlikely_readings import looks_numbered_otherwise, unlikely_readings
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +278,8 @@ def store_of_packed(packed: PackedStore, name: str, budget: int) -> Store:
         points=rows.as_points(packed.normalizer, hold=resident),
         resident=resident,
         channels=manifest.channels,
-        remarks=remarks,
+        # stores of 0.1 have no remark on names; others keep it with those of the data
+        remarks=(*dict.fromkeys((*remarks, *looks_numbered_otherwise(manifest.classes))),),
         packed=packed,
     )
 
@@ -313,12 +315,14 @@ def _open_rows(
     class_index = ClassIndex(first, labels, weights)
     channels = point_channels(reading.statistics, normalizer)
     word = normalize if isinstance(normalize, str) else ""
+    # Labels that were given are not those of the layout, so its names are not theirs.
+    names = class_names(labels, () if labelled else content.classes)
     remarks = data_warnings(content, reading, channels, class_index.duplicates, normalize=word)
+    remarks += unlikely_readings(reading.points, names)
     return Store(
         name=name,
         layout=content.layout,
-        # Labels that were given are not those of the layout, so its names are not theirs.
-        classes=class_names(labels, () if labelled else content.classes),
+        classes=names,
         normalizer=normalizer,
         flips=flips,
         fingerprint=compute_fingerprint(

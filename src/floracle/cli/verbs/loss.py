@@ -107,7 +107,8 @@ def loss(
     store = data_options.open(data, memory)
     other = held_out_options.open(store, data_options, memory)
     classes_of_data = labels_in(store)
-    labels = parse_classes(classes or ("each" if classes_of_data else "whole"), classes_of_data)
+    classes = classes or ("each" if classes_of_data else "whole")
+    labels = parse_classes(classes, classes_of_data, store.classes)
     chosen_baselines = _choose_baselines(baselines, store)
     if other is not None:
         _check_held_out(labels, other, held_out_options.held_out_label_file)

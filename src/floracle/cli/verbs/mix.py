@@ -244,7 +244,7 @@ def _measure_switch(job: MixRun, field: VelocityField, settings: Mapping[str, An
     from floracle.analysis.mixing.field_switching import switch_fields
     from floracle.core.point_set import classes
 
-    how = options.sampling_arguments(settings, classes(job.store))
+    how = options.sampling_arguments(settings, classes(job.store), job.store.classes)
     return switch_fields(field, job.oracle, switch_times=settings["taus"], **how)
 
 
@@ -252,7 +252,7 @@ def _measure_landing(job: MixRun, field: VelocityField, settings: Mapping[str, A
     from floracle.analysis.mixing.landing_test import landing_test
     from floracle.core.point_set import classes
 
-    how = options.sampling_arguments(settings, classes(job.store))
+    how = options.sampling_arguments(settings, classes(job.store), job.store.classes)
     return landing_test(field, job.oracle, switch_time=settings["taus"][0], **how)
 
 

@@ -99,7 +99,7 @@ def _predict_classes(
     from floracle.run.budget import memory_budget
 
     store = data_options.open(data, memory)
-    labels = parse_classes(classes, labels_in(store))
+    labels = parse_classes(classes, labels_in(store), store.classes)
     # e^H, the effective number of points of each class: N where all weigh the same.
     sizes = {label: effective_points(entropy_nats(store.atoms(label).weights)) for label in labels}
     # Below two effective points there is no spectrum, and nothing to tell apart.

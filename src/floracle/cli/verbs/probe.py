@@ -345,7 +345,7 @@ def _labels(job: ProbeRun, count: int) -> list[int] | None:
 
     typed = job.settings["labels"]
     if job.store is not None:
-        return parse_labels(typed, count, classes(job.store))
+        return parse_labels(typed, count, classes(job.store), job.store.classes)
     if typed is not None:
         labels = parse_integers(typed, "--labels", "3 or 0,1,2")
     else:

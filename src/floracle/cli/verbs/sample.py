@@ -89,7 +89,7 @@ def sample(
     if group.first:
         check_out(out, "sample", data)
     store = data_options.open(data, process_memory(oracle_options.memory, group))
-    labels = parse_labels(sampling.labels, len(seeds), labels_in(store))
+    labels = parse_labels(sampling.labels, len(seeds), labels_in(store), store.classes)
     oracle = options.make_oracle(
         store,
         oracle_options.path,

@@ -90,7 +90,7 @@ def stages(
     memory_share = process_memory(memory, group)
     store = data_options.open(data, memory_share)
     other = held_out_options.open(store, data_options, memory_share)
-    labels = parse_classes(classes, labels_in(store))
+    labels = parse_classes(classes, labels_in(store), store.classes)
     _check_held_out(other, labels)
     plan = StagesShape(
         store, tuple(labels), pairs, times, held_out=other, deep=deep, memory=memory_share

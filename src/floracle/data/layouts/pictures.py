@@ -8,6 +8,7 @@ whose data ends early is refused.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -44,7 +45,8 @@ UNREAD_PICTURES = {
     *(".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jfif", ".jpe", ".jp2", ".jxl"),
     *(".pbm", ".pgm", ".pnm", ".ppm", ".tga", ".ico"),
 }
-TABLES = {".npy", ".npz", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".mat", ".pkl", ".pt"}
+TABLES = (".npy", ".npz", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".mat", ".pkl", ".pt")
+LABEL_TEXT = re.compile(r"(label|class|target|annotation)[^/]*\.txt$", re.IGNORECASE)
 TRAINING_SPLITS = {"train", "training"}
 HELD_OUT_SPLITS = {"val", "valid", "validation", "test", "testing"}
 EDM_NUMBERED = re.compile(r"\d{5}/img\d{8}\.\w+")
@@ -81,7 +83,7 @@ def read_pictures(container: Container, options: ReadOptions) -> LayoutContent:
         labels = torch.tensor([ranks[folder] for folder in folders])
         remarks = _describe_nesting(container, names)
     content = open_picture_files(container.files(names), labels, classes, options.budget)
-    remarks += content.remarks + describe_unread(ignored)
+    remarks += content.remarks + describe_unread([*ignored, *_label_files(container.path)])
     return replace(content, ignored=len(ignored), remarks=remarks)
 
 
@@ -181,12 +183,18 @@ def describe_unread(names: Sequence[str]) -> tuple[str, ...]:
             f"{len(pictures)} files are passed over that may be pictures ({list_some(pictures)});"
             " PNG, JPEG and WebP are read",
         )
-    if tables := [name for name in names if _ending(name) in TABLES]:
+    if tables := [name for name in names if _ending(name) in TABLES or LABEL_TEXT.search(name)]:
         remarks += (
             f"{list_some(tables)} beside the pictures is not read; if it holds their labels, give"
             " them as a label file: an .npy with one whole number for each picture, by name",
         )
     return remarks
+
+
+def _label_files(path: Path) -> list[str]:
+    """Files beside a folder or an archive of pictures that are named as its labels."""
+    names = (f"{path.stem}{sign}labels{ending}" for sign in "_." for ending in (*TABLES, ".txt"))
+    return [name for name in names if os.path.lexists(path.with_name(name))]
 
 
 def is_picture_file(name: str) -> bool:
