@@ -34,7 +34,8 @@ class ChannelStatistics:
     def _of_piece(cls, values: Tensor) -> ChannelStatistics:
         # two passes: Σx² − n·mean² would cancel where the mean is large beside the deviation
         low, high = values.amin((0, 2)).double(), values.amax((0, 2)).double()
-        count, values = values.shape[0] * values.shape[2], values.double()
+        count = values.shape[0] * values.shape[2]
+        values = values.to(torch.float64, copy=True)  # changed in place below
         mean = values.sum((0, 2)) / count
         squares = values.sub_(mean[:, None]).square_().sum((0, 2))
         return cls(count, mean, squares, low, high)

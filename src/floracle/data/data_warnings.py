@@ -39,6 +39,7 @@ def data_warnings(
     """
     shape, dtype = tuple(reading.points.shape[1:]), reading.moments.points.dtype
     warnings = content.remarks
+    warnings += reading.loss.remarks() if reading.loss else ()
     if content.padded:
         warnings += looks_padded(duplicates, flips=content.flips)
     plain = dtype.is_floating_point and content.moments is None

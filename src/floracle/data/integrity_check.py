@@ -20,6 +20,7 @@ from torch import Tensor
 from floracle.run.errors import InputError
 
 from .channel_statistics import CACHED_VALUES, ChannelStatistics
+from .precision import WIDE, ConversionLoss, measure_errors
 from .rows.buffers import read_ahead
 from .rows.rows import COMPACT, Rows, compact
 
@@ -36,6 +37,8 @@ class RowCheck:
 
     digests: np.ndarray  # bytes [N, 16]: equal rows have equal digests
     statistics: ChannelStatistics
+    loss: ConversionLoss | None = None
+    """What was lost of values wider than float32; None where none are."""
 
 
 def check_rows(rows: Rows, name: str, *, start: int = 0, keep: Keep | None = None) -> RowCheck:
@@ -44,8 +47,8 @@ def check_rows(rows: Rows, name: str, *, start: int = 0, keep: Keep | None = Non
     Blocks are read, given to `keep` and hashed in a thread ahead of this one.
     """
     digests = np.empty((len(rows) - start, DIGEST_BYTES), np.uint8)
-    statistics, not_finite = [], []
-    for first, block, block_digests in read_ahead(_hash_blocks(rows, start, keep)):
+    statistics, errors, not_finite = [], [], []
+    for first, block, block_digests, block_errors in read_ahead(_hash_blocks(rows, start, keep)):
         block_statistics = ChannelStatistics.of_block(block)
         # extremes carry every NaN and infinity; single rows are looked for only if there is one
         if not (block_statistics.low.isfinite() & block_statistics.high.isfinite()).all():
@@ -53,21 +56,28 @@ def check_rows(rows: Rows, name: str, *, start: int = 0, keep: Keep | None = Non
             continue
         digests[first - start : first - start + len(block)] = block_digests
         statistics.append(block_statistics)
+        errors += [] if block_errors is None else [block_errors]
     if not_finite:
         raise InputError(_describe_not_finite(name, torch.cat(not_finite).tolist(), rows.dtype))
-    return RowCheck(digests, reduce(ChannelStatistics.merge, statistics))
+    merged = reduce(ChannelStatistics.merge, statistics)
+    if not errors:
+        return RowCheck(digests, merged)
+    loss = ConversionLoss(rows.dtype, merged, reduce(ChannelStatistics.merge, errors))
+    return RowCheck(digests, merged, loss)
 
 
 def _hash_blocks(
     rows: Rows, start: int, keep: Keep | None
-) -> Iterator[tuple[int, Tensor, np.ndarray]]:
-    """The number of a first row, rows from there on, and their digests."""
+) -> Iterator[tuple[int, Tensor, np.ndarray, ChannelStatistics | None]]:
+    """The number of a first row, rows from there on, their digests, and what they lost."""
     step = block_rows(rows)
     for first in range(start, len(rows), step):
-        block = compact(rows[first : min(first + step, len(rows))])
+        stored = rows[first : min(first + step, len(rows))]
+        block = compact(stored)
+        errors = measure_errors(stored, block) if stored.dtype in WIDE else None
         if keep is not None:
             keep(first, block)
-        yield first, block, row_digests(block)
+        yield first, block, row_digests(block), errors
 
 
 def block_rows(rows: Rows) -> int:

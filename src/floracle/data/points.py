@@ -16,6 +16,7 @@ from .integrity_check import block_rows, check_rows
 from .layouts.content import is_picture
 from .layouts.moments import MomentReading
 from .normalize import Normalizer
+from .precision import ConversionLoss, measure_loss
 from .rows.file_rows import FileRows
 from .rows.rows import Rows, map_rows, mirror_rows
 from .value_range import check_mirrors, check_standard, enclosing_range
@@ -35,6 +36,8 @@ class PointReading:
     """Of the channels of stored points, without mirrors that were added."""
     normalizer: Normalizer
     picture_range: tuple[float, float] | None
+    loss: ConversionLoss | None
+    """What float32 loses of wider values."""
 
 
 def read_points(
@@ -65,6 +68,11 @@ def read_points(
 
     check = check_rows(moments.identity, name, keep=keep)
     digests, statistics = check.digests, check.statistics.select(slice(rows.shape[1]))
+    loss, wide = check.loss, moments.wide
+    if wide is not None:
+        loss = measure_loss(wide, block_rows(wide))
+    if loss is not None:
+        loss.check(name, each_channel=normalizer is None or normalizer.std.ndim > 0)
     chosen = normalizer or standard_normalizer(statistics)
     bounds = picture_range(rows, chosen, statistics, name)
     if add_mirrors:
@@ -76,7 +84,7 @@ def read_points(
     resident = fits(rows, budget)
     points = _convert(rows, chosen, load=resident) if buffer is None else buffer
     resident = resident or points is rows
-    return PointReading(points, resident, moments, digests, statistics, chosen, bounds)
+    return PointReading(points, resident, moments, digests, statistics, chosen, bounds, loss)
 
 
 def _convert(rows: Rows, normalizer: Normalizer, *, load: bool) -> Rows:

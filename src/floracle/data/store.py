@@ -29,7 +29,7 @@ from floracle.run.files import digest
 from .atoms import ClassIndex
 from .channel_statistics import Channels, point_channels
 from .data_warnings import data_warnings, packed_warnings
-from .integrity_check import find_first_equal, row_digests
+from .integrity_check import block_rows, find_first_equal, row_digests
 from .layout_registry import open_layout
 from .layouts.content import LayoutContent, ReadOptions
 from .layouts.labels import check_labels, check_weights, class_names, read_labels
@@ -37,6 +37,7 @@ from .layouts.moments import read_moments
 from .normalize import Normalizer, choose_normalizer
 from .packed.reader import PackedStore, packed_content
 from .points import fits, read_points, stds_of
+from .precision import check_merged
 from .rows.rows import Key, Rows, compact
 from .rows.source_files import SourceFiles, changed_row, record_opened_files
 from .unlikely_readings import looks_numbered_otherwise, unlikely_readings
@@ -311,7 +312,9 @@ def _open_rows(
     if flips:
         labels, weights = labels.repeat(2), None if weights is None else weights.repeat(2)
     # 3. Duplicates, and with them the fingerprint; what looks like a wrong reading.
-    first = find_first_equal(moments.identity, reading.digests)
+    identity = moments.identity
+    first = find_first_equal(identity, reading.digests)
+    merged = check_merged(identity, first, name, block_rows(identity))
     class_index = ClassIndex(first, labels, weights)
     channels = point_channels(reading.statistics, normalizer)
     word = normalize if isinstance(normalize, str) else ""
@@ -326,7 +329,7 @@ def _open_rows(
         normalizer=normalizer,
         flips=flips,
         fingerprint=compute_fingerprint(
-            moments.identity,
+            identity,
             reading.digests,
             class_index,
             normalizer,
@@ -341,7 +344,7 @@ def _open_rows(
         channels=channels,
         ignored=content.ignored,
         stds=None if moments.stds is None else stds_of(moments.stds, normalizer, options.budget),
-        remarks=remarks,
+        remarks=(*merged, *remarks),
         digests=reading.digests if moments.stds is None else None,
         autoencoder=content.autoencoder,
     )

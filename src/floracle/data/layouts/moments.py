@@ -30,6 +30,8 @@ class MomentReading:
     points: Rows  # as stored, [N, *shape]
     identity: Rows  # all that tells two rows apart: the points, or [mean ‖ std] of Gaussians
     stds: Rows | None = None  # of Gaussians, their standard deviations as stored, [N, *shape]
+    wide: Rows | None = None
+    """What points were converted from, where they are no longer as stored."""
 
 
 def read_moments(content: LayoutContent, options: ReadOptions, name: str) -> MomentReading:
@@ -53,10 +55,10 @@ def read_moments(content: LayoutContent, options: ReadOptions, name: str) -> Mom
     read_stds = _std_of_log_variance if content.moments == "logvar" else partial(_check_std, name)
     gaussians = map_rows(rows, partial(_mean_and_std, read_stds), dtype=torch.float32)
     if meaning == "gaussian":
-        return MomentReading(_halve(gaussians, 0), gaussians, _halve(gaussians, 1))
+        return MomentReading(_halve(gaussians, 0), gaussians, _halve(gaussians, 1), rows)
     shape = _halve(gaussians, 0).shape
     draws = ComputedRows(shape, torch.float32, partial(_draw, gaussians, shape[1:]))
-    return MomentReading(draws, draws)
+    return MomentReading(draws, draws, wide=rows)
 
 
 def _halve(rows: Rows, half: int) -> ComputedRows:
