@@ -208,7 +208,12 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(tmp_path, kind):
 
 def test_data_that_cannot_be_encoded_is_refused_and_nothing_is_written(tmp_path):
     cases = (
-        (torch.randn(5, 3, 6, 8), Means(), {}, "holds no pictures, but points"),
+        (
+            torch.randn(5, 3, 6, 8),
+            Means(),
+            {},
+            r"of bytes, or of floats in -1 ... 1, but points \[3, 6, 8\] of float32",
+        ),
         (torch.zeros(5, 4, 6, 6, dtype=torch.uint8), Means(), {}, "no pictures|4 channels"),
         (pictures(tmp_path / "odd", side=(6, 7)), Means(), {}, "6 × 7, .* multiples of 2"),
         (

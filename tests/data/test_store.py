@@ -66,8 +66,12 @@ def test_negative_zero_is_zero():
 
 
 def test_rows_that_differ_below_float32_are_one_atom():
-    points = np.array([[1.0, 2.0], [1.0, 2.0 + 1e-12]])
-    assert open_store(points).duplicates == 1
+    points = np.array([[1.0, 2.0], [1.0, 2.0 + 1e-12], [3.0, 5.0]])
+    store = open_store(points)
+    assert store.duplicates == 1
+    assert "1 row(s) that differ as float64 equal another one" in " ".join(store.remarks)
+    with pytest.raises(InputError, match="lose all of their spread"):
+        open_store(points[:2])
 
 
 def test_equal_digests_of_unlike_rows_do_not_merge(monkeypatch):

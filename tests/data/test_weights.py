@@ -83,7 +83,7 @@ def test_the_weights_are_our_own():
         ([[1]] * 6, r"\[6, 1\]"),
         (3.0, r"\[\]"),
         (["a"] * 6, "such as float64"),
-        ([None] * 6, "such as float64"),
+        ([None] * 6, "no list of numbers"),
         ([[1], [1, 2]], "no list of numbers"),
         ([True] * 6, "weights are bool"),
         ([1j] * 6, "complex"),

@@ -55,6 +55,13 @@ class DestinationKind:
     """Record how they look now."""
 
 
+def as_folder(out: str | Path) -> Path:
+    """The folder that an argument names."""
+    if not isinstance(out, (str, Path)):
+        raise InputError(f"the folder to write is a path, not a {type(out).__name__}")
+    return Path(out).expanduser()
+
+
 def check_destination(folder: Path, where: Any, kind: DestinationKind) -> None:
     """Refuse a folder that holds something else, or lies inside the data."""
     if isinstance(where, (str, Path)):

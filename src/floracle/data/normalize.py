@@ -8,6 +8,7 @@ element by element: the same stored value gives the same point in every block an
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -15,7 +16,7 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from floracle.run.errors import InputError
+from floracle.run.errors import InputError, brief
 
 BYTE_MEAN, BYTE_STD = 127.5, 127.5  # bring bytes 0 ... 255 to [−1, 1]
 
@@ -109,8 +110,9 @@ def choose_normalizer(
     if isinstance(normalize, Normalizer):
         return normalize
     if isinstance(normalize, (int, float)) and not isinstance(normalize, bool):
-        if isfinite(normalize):
-            return scale_normalizer(float(normalize))
+        with suppress(OverflowError):  # of an integer beyond all floats
+            if isfinite(normalize):
+                return scale_normalizer(float(normalize))
     elif normalize == "standard":
         return None
     elif normalize == "raw":
@@ -120,12 +122,21 @@ def choose_normalizer(
         return own or (of_bytes if dtype == torch.uint8 else RAW)
     raise InputError(
         f"normalize is 'stored', 'raw', 'standard', a positive number or a Normalizer, not"
-        f" {normalize!r}"
+        f" {brief(normalize)}"
     )
 
 
 def _check_values(value: float | Tensor, name: str) -> Tensor:
-    value = torch.as_tensor(value).detach().cpu().float().squeeze()
+    try:
+        value = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{name} is a number or an array of one for each channel, not a {type(value).__name__}"
+        ) from error
+    if value.is_complex() or value.dtype == torch.bool:
+        kind = str(value.dtype).removeprefix("torch.")
+        raise InputError(f"{name} holds {kind}; it takes real numbers")
+    value = value.detach().cpu().float().squeeze()
     if value.ndim > 1 or not value.isfinite().all():
         raise InputError(f"{name} must be finite, scalar or [channels]: {tuple(value.shape)}")
     return value

@@ -129,6 +129,6 @@ def check_merged(rows: Rows, first: Tensor, name: str, step: int) -> tuple[str, 
         return ()
     kind = str(rows.dtype).removeprefix("torch.")
     what = f"{merged} row(s) that differ as {kind} equal another one as float32"
-    if merged > MAX_LOSS * len(first):
+    if merged > max(1, MAX_LOSS * len(first)):  # a single pair is as rare as that
         raise InputError(f"{name}: {what}; scale or centre the data in {kind} before")
     return (f"{what}, and are merged with it",)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
+from numbers import Real
 from pathlib import Path
 
 import torch
 
-from .errors import InputError
+from .errors import InputError, brief
 
 FREE_MEMORY_SHARE = 0.5  # of free memory, the default budget: estimates of needs are not exact
 FALLBACK_FREE_BYTES = 4 * 2**30  # where /proc/meminfo does not exist
@@ -27,9 +29,11 @@ def memory_budget(size: int | str | None = None, device: torch.device | None = N
         if not match:
             raise InputError(f"memory {size!r} is not a size; write 800M or 4G")
         size = int(float(match[1]) * UNIT_BYTES[match[2]])
+    if not isinstance(size, Real) or isinstance(size, bool) or not isfinite(size):
+        raise InputError(f"memory is a number of bytes or a size like '4G', not {brief(size)}")
     if size <= 0:
         raise InputError(f"memory must be positive, got {size}")
-    return size
+    return int(size)
 
 
 def free_memory() -> int:

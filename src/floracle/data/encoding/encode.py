@@ -22,6 +22,7 @@ from torch import Tensor
 
 from floracle.data.channel_statistics import ChannelStatistics
 from floracle.data.destination import (
+    as_folder,
     check_destination,
     check_room,
     find_finished,
@@ -79,7 +80,7 @@ def encode(
     same manifest. Raises an InputError if the folder, the images or an option does not allow it,
     or if the images change meanwhile.
     """
-    folder = Path(out).expanduser()
+    folder = as_folder(out)
     options = {"flips": flips, "moments": moments, "dtype": dtype, "batch": batch}
     settings = _settings(autoencoder, {**options, "seed": seed, "shard_images": shard_images})
     if group.first:
@@ -116,7 +117,12 @@ def encode(
 def latent_shape(store: Store, autoencoder: ImageEncoder) -> tuple[int, ...]:
     """The shape of one latent; refuses what the autoencoder cannot encode."""
     if store.picture_range != (-1.0, 1.0) or len(store.shape) != 3:
-        raise InputError(f"{store.name} holds no pictures, but points {list(store.shape)}")
+        kind, low, high = str(store.dtype), store.channels.low.min(), store.channels.high.max()
+        raise InputError(
+            f"{store.name} holds no pictures of bytes, or of floats in -1 ... 1, but points"
+            f" {list(store.shape)} of {kind.removeprefix('torch.')} {low:.4g} ... {high:.4g};"
+            " store pictures as uint8"
+        )
     channels, *sides = store.shape
     if channels not in (1, 3):
         raise InputError(f"{store.name} holds images of {channels} channels; RGB or grey belong")
@@ -136,6 +142,11 @@ def _settings(autoencoder: ImageEncoder, options: dict[str, Any]) -> dict[str, A
             raise InputError(
                 f"{name} {options[name]!r} is unknown; {suggestion(options[name], choices)}"
             )
+    if not isinstance(options["flips"], bool):
+        raise InputError(f"flips is True or False, not {options['flips']!r}")
+    for name in ("seed", "batch", "shard_images"):
+        if not isinstance(options[name], int) or isinstance(options[name], bool):
+            raise InputError(f"{name} is a whole number, not {options[name]!r}")
     for name in ("batch", "shard_images"):
         if options[name] < 1:
             raise InputError(f"--{name.replace('_', '-')} is at least 1, got {options[name]}")

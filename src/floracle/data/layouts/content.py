@@ -17,7 +17,7 @@ from torch import Tensor
 
 from floracle.data.normalize import Normalizer
 from floracle.data.rows.rows import Rows, map_rows
-from floracle.run.errors import InputError
+from floracle.run.errors import InputError, brief
 
 INTEGERS = (
     *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
@@ -46,11 +46,13 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         if not isinstance(self.flips, (bool, NoneType)):
-            raise InputError(f"flips is True, False or None, not {self.flips!r}")
+            raise InputError(f"flips is True, False or None, not {brief(self.flips)}")
         if not isinstance(self.layout, (str, NoneType)):
-            raise InputError(f"layout is a name such as 'lightningdit', not {self.layout!r}")
-        if self.moments is not None and self.moments not in MOMENTS:
-            raise InputError(f"moments are read as {', '.join(MOMENTS)}, not {self.moments!r}")
+            raise InputError(f"layout is a name such as 'lightningdit', not {brief(self.layout)}")
+        if not isinstance(self.moments, (str, NoneType)) or self.moments not in (None, *MOMENTS):
+            raise InputError(
+                f"moments are read as {', '.join(MOMENTS)}, not {brief(self.moments)}"
+            )
 
     @property
     def file_budget(self) -> int:

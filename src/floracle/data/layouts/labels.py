@@ -109,7 +109,7 @@ def check_weights(weights: Any, count: int) -> Tensor:
     """Weights as float64 [N], copied; from a list, an array or the path of an .npy file."""
     if isinstance(weights, (str, Path)):
         weights = read_npy(Path(weights).expanduser())[:]
-    if isinstance(weights, Tensor):
+    if isinstance(weights, Tensor) and weights.dtype == torch.bfloat16:  # numpy has no such type
         weights = weights.double()
     values = _as_array(weights, "weights are no list of numbers, one for each point")
     if values.dtype.kind not in "iuf":
@@ -134,6 +134,9 @@ def check_weights(weights: Any, count: int) -> Tensor:
 
 def _as_array(values: Any, error: str) -> np.ndarray:
     try:
-        return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
-    except (TypeError, ValueError) as mistake:
+        array = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values)
+    except (TypeError, ValueError, RuntimeError) as mistake:
         raise InputError(error) from mistake
+    if array.dtype.hasobject:  # a dictionary, a generator, numbers beyond 64 bits
+        raise InputError(error)
+    return array

@@ -21,6 +21,7 @@ from floracle.data.atoms import ClassIndex
 from floracle.data.destination import (
     UNFINISHED,
     DestinationKind,
+    as_folder,
     check_destination,
     check_room,
     find_finished,
@@ -94,7 +95,7 @@ def pack(
     Raises an InputError if the folder, the data or an option does not allow it, or if the data
     changes meanwhile.
     """
-    folder, budget = Path(out).expanduser(), memory_budget(memory)
+    folder, budget = as_folder(out), memory_budget(memory)
     settings = _settings(dtype, shard_bytes, spectra, opening)
     check_destination(folder, where, PACKED)
     source = source_state(where, *companions(where), opening.get("labels"), opening.get("weights"))
@@ -125,6 +126,8 @@ def _settings(
         size = memory_budget(shard_bytes)
     except InputError as error:
         raise InputError(f"--shard-bytes {shard_bytes!r} is no size; write 512M or 1G") from error
+    if not isinstance(spectra, bool):
+        raise InputError(f"spectra is True or False, not {spectra!r}")
     normalize = opening.get("normalize", "stored")
     if isinstance(normalize, Normalizer):
         normalize = "a Normalizer"
