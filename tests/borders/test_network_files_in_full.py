@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import zipfile
 
 import pytest
 import torch
@@ -343,3 +344,57 @@ def test_settings_under_another_type_are_read_or_refused(tmp_path):
     )
     with pytest.raises(InputError, match=r"image_size is 'x', but must be a whole number"):
         load_model(path)
+
+
+def loop():
+    """A table that holds itself."""
+    table = {}
+    table["ema"] = table
+    return table
+
+
+CONTENTS = {
+    "keys": ({5: torch.ones(2), "a": torch.ones(2)}, "holds 5, a, but none of the weights"),
+    "inner keys": ({"ema": {5: torch.ones(2)}}, "holds ema, but none of the weights"),
+    "numbers": ({"ema": {"a": 1.5}}, "holds ema, but none of the weights"),
+    "tuples": ({("a", "b"): torch.ones(2)}, "holds a tuple, but none of the weights"),
+    "tensors": ({torch.ones(2): 1}, "holds a Tensor, but none of the weights"),
+    "text": ("ema", "holds a str; a checkpoint is a table of tensors"),
+    "arguments": (argparse.Namespace(model="SiT-B/2"), "holds a Namespace; a checkpoint is"),
+    "loop": (loop(), "holds ema, but none of the weights"),
+    "settings": ({"ema": {"a": torch.ones(2)}, "config": [1]}, "its 'config' is a list, so"),
+    "lines": ({"a\nb": 1}, r"holds a\\nb, but none of the weights"),
+}
+
+
+@pytest.mark.parametrize("kind", CONTENTS)
+def test_other_contents_of_a_pt_file_are_named_in_one_line(kind, tmp_path):
+    content, words = CONTENTS[kind]
+    torch.save(content, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=words) as caught:
+        load_model(tmp_path / "other.pt")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+PROGRAMS = {
+    "arguments with values": b"cargparse\nNamespace\nK\x01\x85R",
+    "arguments with a list": b"cargparse\nNamespace\n)R]K\x01ab",
+    "an unknown opcode": b"\xfe",
+    "a call of nothing": b"R",
+    "a class of python": b"cbuiltins\neval\nX\x01\0\0\x001\x85R",
+    "a frozen set": b"(\x91",
+    "nothing": b"",
+    "an old class": b"(iargparse\nNamespace\n",
+    "an extension": b"\x82\x01",
+    "a number of 4 GB": b"\x8b\xff\xff\xff\x7f",
+}
+
+
+@pytest.mark.parametrize("kind", PROGRAMS)
+def test_odd_pickles_are_refused_in_one_line(kind, tmp_path):
+    with zipfile.ZipFile(tmp_path / "odd.pt", "w") as archive:
+        archive.writestr("a/data.pkl", b"\x80\x02" + PROGRAMS[kind] + b".")
+        archive.writestr("a/byteorder", "little")
+    with pytest.raises(InputError, match=r"odd\.pt") as caught:
+        load_model(tmp_path / "odd.pt")
+    assert len(str(caught.value).splitlines()) == 1

@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 import floracle
@@ -208,6 +209,75 @@ def test_damaged_encoders_are_named(folders, tmp_path):
     config.write_text(config.read_text().replace('"hidden_size": 12', '"hidden_size": 14'))
     with pytest.raises(InputError, match=r"describes a larger network than the files beside it"):
         load_model(copy, prompt="a cat")
+
+
+def changed_encoder(folders, tmp_path, part, *, tensors=None, **config):
+    """The pipeline of SD3 with other tensors or settings of one encoder."""
+    copy = tmp_path / "sd3"
+    shutil.copytree(folders / "sd3", copy)
+    file, described = copy / part / "model.safetensors", copy / part / "config.json"
+    if tensors is not None:
+        save_file(tensors(load_file(file)), file, metadata={"format": "pt"})
+    described.write_text(json.dumps(json.loads(described.read_text()) | config))
+    return copy
+
+
+TOKENS = "text_model.embeddings.token_embedding.weight"
+ENCODER_FAULTS = [
+    ("text_encoder", lambda found: found | {"adapter.weight": torch.ones(2)}, "adapter"),
+    (
+        "text_encoder",
+        lambda found: {name: v for name, v in found.items() if "layers.1.mlp.fc2" not in name},
+        "larger network than the files",
+    ),
+    (
+        "text_encoder",
+        # As many numbers as before, so that only the names can tell.
+        lambda found: {name.replace("fc2.bias", "fc2.bios"): v for name, v in found.items()},
+        "lacks .*fc2",
+    ),
+    ("text_encoder_2", lambda found: found | {TOKENS: found[TOKENS] * torch.nan}, "holds NaN"),
+    ("text_encoder_2", lambda found: found | {TOKENS: found[TOKENS].to(torch.int8)}, "int8, and"),
+    ("text_encoder_3", lambda found: found | {"wo": torch.ones(1)}, "beside the tensors of its"),
+]
+
+
+@pytest.mark.parametrize(("part", "change", "words"), ENCODER_FAULTS)
+def test_text_encoders_are_whole_as_transformers_are(folders, tmp_path, part, change, words):
+    with pytest.raises(InputError, match=words):
+        load_model(changed_encoder(folders, tmp_path, part, tensors=change), prompt="a cat")
+
+
+@pytest.mark.parametrize(
+    ("part", "config"),
+    [
+        ("text_encoder", {"num_hidden_layers": 10**9}),
+        ("text_encoder", {"num_hidden_layers": 10**4}),
+        ("text_encoder", {"num_hidden_layers": 1}),
+        ("text_encoder", {"vocab_size": 10**6}),
+        ("text_encoder_2", {"hidden_size": "12"}),
+        ("text_encoder_2", {"num_attention_heads": 0}),
+        ("text_encoder_3", {"num_layers": 10**5}),
+        ("text_encoder_3", {"d_model": [32]}),
+        ("text_encoder_3", {"quantization_config": {"bits": 8}}),
+    ],
+)
+def test_settings_of_text_encoders_are_compared_with_their_files(folders, tmp_path, part, config):
+    with pytest.raises(InputError, match=rf"{part}"):
+        load_model(changed_encoder(folders, tmp_path, part, **config), prompt="a cat")
+
+
+def test_wrappers_and_shards_of_a_text_encoder_change_nothing(folders, tmp_path):
+    def wrapped(found):
+        return {f"_orig_mod.{name}": value for name, value in found.items()}
+
+    copy = changed_encoder(folders, tmp_path, "text_encoder", tensors=wrapped)
+    (copy / "text_encoder_2" / "model.safetensors").rename(
+        copy / "text_encoder_2" / "model.fp16.safetensors"
+    )
+    x, t = torch.randn(1, 4, 8, 8), torch.tensor([0.4])
+    expected, found = (load_model(folder, prompt="a cat") for folder in (folders / "sd3", copy))
+    assert torch.equal(found(x, t, torch.tensor([0])), expected(x, t, torch.tensor([0])))
 
 
 @pytest.mark.parametrize(

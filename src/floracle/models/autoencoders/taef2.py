@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from floracle.models.checkpoints import read_network_tensors
-from floracle.models.state_dict import fill_network, hash_tensors
+from floracle.models.state_dict import fill_network, hash_tensors, mixed_types
 from floracle.run.errors import InputError
 
 from .autoencoder import Autoencoder, LatentMoments
@@ -112,9 +112,11 @@ def load_taef2(folder: Path, device: torch.device, dtype: torch.dtype | None) ->
         raise InputError(f"{folder} has no {missing[0]}; TAEF2 needs both {' and '.join(FILES)}")
     with torch.device("meta"):
         network = TAEF2()
-    for half, name in zip((network.encoder, network.decoder), FILES, strict=True):
-        file = folder / name
-        fill_network(half, read_network_tensors(file), file, advice="name another file")
+    tables = [read_network_tensors(folder / name) for name in FILES]
+    halves = (network.encoder, network.decoder)
+    for half, name, tensors in zip(halves, FILES, tables, strict=True):
+        fill_network(half, tensors, folder / name, advice="name another file")
+    types = mixed_types({f"{i} {name}": v for i in (0, 1) for name, v in tables[i].items()})
     network = network.eval().to(device, dtype or torch.float32)
     return Autoencoder(
         network,
@@ -125,5 +127,5 @@ def load_taef2(folder: Path, device: torch.device, dtype: torch.dtype | None) ->
         gaussian=False,
         device=device,
         dtype=dtype or torch.float32,
-        assumed=f"no scale, no shift; {folder}",
+        assumed="; ".join(["no scale, no shift", *types, str(folder)]),
     )
