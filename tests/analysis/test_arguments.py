@@ -81,7 +81,7 @@ def test_diffusers_guides_the_steps_that_start_inside(end, steps):
     found = by_tool(end, steps)
     for tool, name in (("SD3 (diffusers)", "sd3"), ("Flux (diffusers)", "flux")):
         text, values = found[tool].text, found[tool].values
-        starts = preset_grid(name, steps, shift=values["shift"]).grid[:-1].tolist()
+        starts = preset_grid(name, steps, project_shift=values["shift"]).grid[:-1].tolist()
         inside = [low <= t <= high for t in starts]
         if not any(inside):
             assert "none of" in text

@@ -90,11 +90,11 @@ MISTAKES = {
     "unknown option": (["convert-time", "1", "--shfit", "2"], "did you mean --shift?"),
     "nothing": (["convert-time"], "VALUE is missing"),
     "unknown grid": (["grid", "sot"], "did you mean 'sit'?"),
-    "shift of none": (["grid", "repa", "--shift", "2"], "repa has no shift"),
+    "shift of none": (["grid", "repa", "--project-shift", "2"], "repa has no shift"),
     "mu of sit": (["grid", "sit", "--mu", "1"], "--mu is for flux and sd3"),
     "tokens of sd3": (["grid", "sd3", "--tokens", "9"], "--tokens is for flux"),
     "no tokens": (["grid", "flux", "--tokens", "0"], "at least one token"),
-    "mu and shift": (["grid", "flux", "--mu", "1", "--shift", "2"], "give one of"),
+    "mu and shift": (["grid", "flux", "--mu", "1", "--project-shift", "2"], "give one of"),
     "too few": (["grid", "sit", "--steps", "1"], "at least 2"),
 }
 

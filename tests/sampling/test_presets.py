@@ -41,7 +41,7 @@ def by_hand(name, count, shift):
 @given(names, steps, st.floats(1, 12))
 def test_readings_are_those_of_the_project(name, count, shift):
     shift = 1.0 if GRID_RECIPES[name].shift is None else shift
-    preset = preset_grid(name, count, shift=shift)
+    preset = preset_grid(name, count, project_shift=shift)
     expected = torch.tensor(by_hand(name, count, shift), dtype=torch.float64)
     torch.testing.assert_close(preset.clock_times, expected, rtol=0, atol=1e-14)
 
@@ -97,26 +97,26 @@ def test_samples_follow_a_preset_to_where_it_stops():
 
 @given(steps)
 def test_lightningdit_is_our_grid_of_one_step_less(count):
-    preset = preset_grid("lightningdit", count, shift=0.3)
+    preset = preset_grid("lightningdit", count, project_shift=0.3)
     expected = time_grid(count - 1, shift=0.3)
     torch.testing.assert_close(preset.grid, expected, rtol=0, atol=1e-14)
 
 
 @given(steps, st.floats(0.2, 5))
 def test_flux_is_our_grid_with_the_shift_turned_over(count, k):
-    preset = preset_grid("flux", count, shift=k)
+    preset = preset_grid("flux", count, project_shift=k)
     expected = time_grid(count, shift=1 / k)
     torch.testing.assert_close(preset.grid, expected, rtol=0, atol=1e-14)
 
 
 def test_zero_turns_the_shift_of_lightningdit_off():
-    off, uniform = preset_grid("lightningdit", 50, shift=0), preset_grid("sit", 50)
+    off, uniform = preset_grid("lightningdit", 50, project_shift=0), preset_grid("sit", 50)
     assert torch.equal(off.grid, uniform.grid)
     assert off.shift.s == 1
 
 
 def test_sd3_shifts_its_last_sigma_twice():
-    readings = preset_grid("sd3", 50, shift=3).clock_times
+    readings = preset_grid("sd3", 50, project_shift=3).clock_times
     assert readings[-1] == 0
     assert readings[-2].item() == pytest.approx(0.00893, abs=5e-6)
     once = 3 * 0.001 / (1 + 2 * 0.001)
@@ -125,7 +125,7 @@ def test_sd3_shifts_its_last_sigma_twice():
 
 
 def test_without_a_shift_sd3_is_evenly_spaced_to_a_thousandth():
-    readings = preset_grid("sd3", 11, shift=1).clock_times
+    readings = preset_grid("sd3", 11, project_shift=1).clock_times
     assert readings[-2].item() == pytest.approx(0.001)
     assert readings[:-1].diff().std().item() == pytest.approx(0, abs=1e-15)
 
@@ -153,4 +153,4 @@ def test_published_shifts():
 )
 def test_mistakes_are_named(name, count, shift, words):
     with pytest.raises(InputError, match=words):
-        preset_grid(name, count, shift=shift)
+        preset_grid(name, count, project_shift=shift)

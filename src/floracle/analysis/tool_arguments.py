@@ -56,7 +56,7 @@ def arguments(stages: Stages, *, steps: int = 50) -> tuple[Arguments, ...]:
 
 
 def _lightningdit(advice: RecommendedTimes, steps: int) -> Arguments:
-    preset = preset_grid("lightningdit", steps, shift=advice.shift)
+    preset = preset_grid("lightningdit", steps, project_shift=advice.shift)
     return Arguments(
         "LightningDiT",
         f"sample:\n  num_sampling_steps: {steps}  # {_count_in_navigation(preset.grid, advice)}\n"
@@ -69,7 +69,9 @@ def _lightningdit(advice: RecommendedTimes, steps: int) -> Arguments:
 
 
 def _sit(advice: RecommendedTimes, steps: int) -> Arguments:
-    preset = preset_grid("lightningdit", steps, shift=advice.shift)  # SiT's grid with that line
+    preset = preset_grid(
+        "lightningdit", steps, project_shift=advice.shift
+    )  # SiT's grid with that line
     s = format_number(advice.shift)
     return Arguments(
         "SiT",
@@ -136,7 +138,7 @@ def _diffusers(
     tool: str, line: str, caveat: str, *, advice: RecommendedTimes, preset: tuple[str, int, float]
 ) -> Arguments:
     name, steps, k = preset
-    grid = preset_grid(name, steps, shift=k).grid
+    grid = preset_grid(name, steps, project_shift=k).grid
     comment = f"  # {_count_in_navigation(grid, advice)}"
     values = {"shift": k}
     guided = guided_steps(grid[:-1], advice.low, advice.high)

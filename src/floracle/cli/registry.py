@@ -158,7 +158,7 @@ VERBS = {
         "Print the time grid that a project uses.",
         """Examples:
   floracle grid sit --steps 250
-  floracle grid sd3 --steps 28 --shift 3 --json""",
+  floracle grid sd3 --steps 28 --project-shift 3 --json""",
     ),
     "report": Verb(
         "Tools",
@@ -181,6 +181,7 @@ RENAMED_OPTIONS = {
     ("train", "--times"): "--time-density",
     ("train", "--switch"): "--target-until",
     ("encode", "--shift"): "--latent-shift",
+    ("grid", "--shift"): "--project-shift",
 }
 """Options of 0.1 by verb and name, and what they are called now. They work until 0.3."""
 

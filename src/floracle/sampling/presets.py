@@ -9,13 +9,15 @@ one project's grid in float64 (several compute it in float32), with its own numb
     rae                 1 − linspace(0, .999, N) in s, then shifted by k           N − 1
     flux                linspace(1, 1/N, N) in σ, shifted by k, and 0              N
     sd3                 from σ = 1 to the shifted 1/1000, shifted again, and 0     N
+                        with mu: linspace(1, 1/1000, N) in σ, shifted once, and 0  N
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -69,19 +71,67 @@ class GridRecipe:
     shift: float | None = None
     """The default of the number it shifts by; None where it has no shift."""
     min_steps: int = 1
+    dynamic_times: Callable[[int, float], Tensor] | None = None
+    """The times where it is given mu = log k; None where it takes none."""
+    dynamic_note: str = ""
+    """The note of these times, where it is another."""
 
 
-def preset_grid(name: str, steps: int, *, shift: float | None = None) -> Preset:
+def preset_grid(
+    name: str,
+    steps: int,
+    *,
+    project_shift: float | None = None,
+    mu: float | None = None,
+    shift: float | None = None,
+) -> Preset:
     """The grid of a project for its own number of steps and its own notation of the shift.
 
-    The shift is s for lightningdit (0 is off) and k = 1/s for flux, sd3 and rae; by default that
-    of the publication: .3, exp(1.15) for a picture of 4096 tokens, 3, and √(196608 / 4096) = 6.93.
+    Parameters
+    ----------
+    name, steps
+        A project, and its number of steps as it counts them.
+    project_shift
+        As the project's files write it: s for lightningdit (0 is off), k = 1/s for flux, sd3 and
+        rae; by default that of the publication: .3, exp(1.15) for a picture of 4096 tokens, 3, and
+        √(196608 / 4096) = 6.93.
+    mu
+        For flux and sd3, instead: log k, as diffusers' dynamic shifting takes it. For sd3 that is
+        another grid than the same k: its ends are shifted once, not twice.
+    shift
+        The old name of `project_shift`, until 0.3.
     """
+    if shift is not None:
+        message = "preset_grid(shift=…) is now project_shift=…, since s is meant elsewhere"
+        warnings.warn(f"{message}; the old name ends with 0.3", DeprecationWarning, stacklevel=2)
+        project_shift = shift if project_shift is None else project_shift
     recipe = find_grid_recipe(name)
+    if mu is not None:
+        return _dynamic_grid(name, recipe, steps, mu, project_shift)
     if steps < recipe.min_steps:
         raise InputError(f"{name} takes at least {recipe.min_steps} steps, got {steps}")
-    number = check_shift(name, recipe, shift)
-    readings = recipe.clock_times(steps, number)
+    number = check_shift(name, recipe, project_shift)
+    return _preset(name, recipe, steps, recipe.clock_times(steps, number), number)
+
+
+def _dynamic_grid(
+    name: str, recipe: GridRecipe, steps: int, mu: float, project_shift: float | None
+) -> Preset:
+    """The grid of a project that is given mu."""
+    if recipe.dynamic_times is None:
+        known = [other for other, row in GRID_RECIPES.items() if row.dynamic_times is not None]
+        raise InputError(f"mu is for {' and '.join(known)}; {name} has a shift of its own")
+    if project_shift is not None:
+        raise InputError("give one of the project's shift and mu")
+    if steps < recipe.min_steps:
+        raise InputError(f"{name} takes at least {recipe.min_steps} steps, got {steps}")
+    number = check_shift(name, recipe, Shift.of(mu=mu).k)
+    dynamic = replace(recipe, note=recipe.dynamic_note or recipe.note)
+    return _preset(name, dynamic, steps, recipe.dynamic_times(steps, number), number)
+
+
+def _preset(name: str, recipe: GridRecipe, steps: int, readings: Tensor, number: float) -> Preset:
+    """The grid at readings of a project's clock; `number` is what it shifts by."""
     times = recipe.clock.to_t(readings) + 0.0  # which turns −0 into 0
     return Preset(
         name,
@@ -131,6 +181,15 @@ def _sd3_times(steps: int, k: float) -> Tensor:
     return _append_zero(shift_times(_linspace(1, last, steps), k))
 
 
+def _dynamic_sd3_times(steps: int, k: float) -> Tensor:
+    # with dynamic shifting the scheduler keeps its unshifted ends, 1 and 1/1000
+    return _append_zero(shift_times(_linspace(1, 1 / SD3_TIMESTEPS, steps), k))
+
+
+def _flux_times(steps: int, k: float) -> Tensor:
+    return _append_zero(shift_times(_linspace(1, 1 / steps, steps), k))
+
+
 def _count_torchdiffeq(steps: int) -> dict[str, int]:
     return {name: len(solver.nodes) * (steps - 1) for name, solver in SOLVERS.items()}
 
@@ -168,11 +227,12 @@ GRID_RECIPES = {
         min_steps=2,
     ),
     "flux": GridRecipe(
-        lambda steps, k: _append_zero(shift_times(_linspace(1, 1 / steps, steps), k)),
+        _flux_times,
         "the same in BFL's code and in diffusers; k = exp(mu), mu from the number of image tokens",
         lambda steps: {"euler": steps},
         clock_name="σ",
         shift=math.exp(flux_mu(4096)),
+        dynamic_times=_flux_times,
     ),
     "sd3": GridRecipe(
         _sd3_times,
@@ -181,5 +241,7 @@ GRID_RECIPES = {
         lambda steps: {"euler": steps},
         clock_name="σ",
         shift=SD3_SHIFT,
+        dynamic_times=_dynamic_sd3_times,
+        dynamic_note="diffusers with use_dynamic_shifting; the network is passed 1000 σ",
     ),
 }

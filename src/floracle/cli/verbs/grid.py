@@ -21,7 +21,7 @@ def grid(
     /,
     *,
     steps: Annotated[Count, Parameter(help="Steps, as that project counts them.")] = 50,
-    shift: float | None = None,
+    project_shift: float | None = None,
     mu: float | None = None,
     tokens: Annotated[
         Count | None,
@@ -35,11 +35,11 @@ def grid(
     ----------
     name
         sit, lightningdit, repa, repa-sde, rae, flux or sd3.
-    shift
+    project_shift
         Shift as that project writes it: s of t for lightningdit, k = 1/s for rae, flux, sd3.
         Default: as the project has it.
     mu
-        For flux and sd3: log k.
+        For flux and sd3, instead: log k, as dynamic shifting takes it.
     json_
         Print it as JSON.
     """
@@ -47,32 +47,32 @@ def grid(
 
     find_grid_recipe(name)
     try:
-        shift = _shift(name, shift, mu, tokens=tokens)
+        mu = _choose_mu(name, project_shift, mu, tokens=tokens)
     except ValueError as error:
         raise InputError(str(error)) from error
-    preset = preset_grid(name, steps, shift=shift)
+    preset = preset_grid(name, steps, project_shift=project_shift, mu=mu)
     if json_:
         _print_json(preset, steps)
     else:
         _print_table(preset, steps)
 
 
-def _shift(
-    name: str, shift: float | None, mu: float | None, *, tokens: int | None
+def _choose_mu(
+    name: str, project_shift: float | None, mu: float | None, *, tokens: int | None
 ) -> float | None:
-    """The shift in the notation of the project."""
-    from floracle.core.time_conventions import Shift, flux_mu
+    """Mu as it is given, or of a number of tokens."""
+    from floracle.core.time_conventions import flux_mu
 
-    # Three notations of one number: s = 1/k = exp(−mu), and tokens give mu for flux.
-    if sum(value is not None for value in (shift, mu, tokens)) > 1:
-        raise InputError("give one of --shift, --mu and --tokens")
+    # Three notations of one number: k = exp(mu), and tokens give mu for flux.
+    if sum(value is not None for value in (project_shift, mu, tokens)) > 1:
+        raise InputError("give one of --project-shift, --mu and --tokens")
     if mu is not None and name not in ("flux", "sd3"):
-        raise InputError(f"--mu is for flux and sd3; {name} has its own notation, --shift")
+        raise InputError(f"--mu is for flux and sd3; {name} has --project-shift")
     if tokens is not None:
         if name != "flux":
-            raise InputError(f"--tokens is for flux; {name} has --shift")
+            raise InputError(f"--tokens is for flux; {name} has --project-shift")
         mu = flux_mu(tokens)
-    return shift if mu is None else Shift.of(mu=mu).k
+    return mu
 
 
 def _print_json(preset: Preset, steps: int) -> None:
