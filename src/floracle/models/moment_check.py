@@ -30,6 +30,7 @@ MIN_DEVIATION = 0.05
 MAX_ERROR = 0.04  # of k at a time that is looked at
 MAX_ERROR_RATIO = 10.0
 """To the least error of all times: where k is known much worse, the network itself errs."""
+LEAST_ERROR = 0.0015  # for that ratio: near the data an exact field has k to four digits
 ERROR_FLOOR = 0.005  # so that one time does not decide alone
 SIGNIFICANT_ERRORS = 5.0
 AGREEING_ERRORS = 2.0
@@ -48,7 +49,7 @@ class Moments(NamedTuple):
     @property
     def known(self) -> Tensor:
         """The times at which k is known, bool [T]."""
-        least = self.errors.nan_to_num(nan=torch.inf).min()
+        least = self.errors.nan_to_num(nan=torch.inf).min().clamp(min=LEAST_ERROR)
         return (self.errors < MAX_ERROR) & (self.errors <= MAX_ERROR_RATIO * least)
 
     def deviates(self, errors: float = SIGNIFICANT_ERRORS, least: float = MIN_DEVIATION) -> bool:
@@ -105,8 +106,9 @@ def measure_moments(
         v0 = evaluate(without, x, t, labels).double().flatten(1)
         rest = c - v0
         a = evaluate(field, x, t, labels).double().flatten(1) - v0  # A, [n, D]
-        z = (x - x.mean(0)).double().flatten(1)
-        value, error = moment_ratio((rest * z).sum(1), (a * z).sum(1))
+        z = _centred(x.double().flatten(1))
+        # z has the mean 0, so that means of the others add to the error alone
+        value, error = moment_ratio((_centred(rest) * z).sum(1), (_centred(a) * z).sum(1))
         values.append(value)
         errors.append(error)
         # ‖c − v₀ − k A‖² of each pair
@@ -117,9 +119,13 @@ def measure_moments(
 
 def measure_at_noise(velocity: Tensor, noise: Tensor) -> Moments:
     """The same at t = 0, from the velocity [n, *shape] alone: the target is a constant − noise."""
-    z = (noise - noise.mean(0)).double().flatten(1)
-    value, error = moment_ratio(-z.square().sum(1), (velocity.double().flatten(1) * z).sum(1))
+    z, v = _centred(noise.double().flatten(1)), _centred(velocity.double().flatten(1))
+    value, error = moment_ratio(-z.square().sum(1), (v * z).sum(1))
     return Moments(value[None], error[None], torch.zeros(3, len(noise)))
+
+
+def _centred(values: Tensor) -> Tensor:
+    return values - values.mean(0)
 
 
 def moment_ratio(numerator: Tensor, denominator: Tensor) -> tuple[Tensor, Tensor]:
