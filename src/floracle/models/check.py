@@ -184,11 +184,14 @@ def _draw_pairs(
     try:
         drawn = DataNoisePairs(points, start, None if labels is None else labels[rows])
         _evaluate_declared(field, *drawn)
-    except Exception:  # code that misses its labels fails in any way
+    except Exception as error:  # code that misses its labels fails in any way
         if labels is not None or of_data is None:
             raise
         drawn = DataNoisePairs(points, start, of_data[rows])
-        _evaluate_declared(field, *drawn)
+        try:
+            _evaluate_declared(field, *drawn)
+        except Exception:
+            raise error from None  # it is not for want of labels
     return drawn
 
 

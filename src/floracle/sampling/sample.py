@@ -137,6 +137,7 @@ def expand_labels(x: Tensor, labels: Tensor | Sequence[int] | int | None) -> Ten
             f"labels are whole numbers [{len(x)}], one a sample, got {values.dtype}"
             f" {list(values.shape)}"
         )
-    if (values < NO_LABEL).any():
-        raise InputError(f"labels count from 0, and -1 is none, got {int(values.min())}")
-    return given.to(x.device, torch.int64, copy=True)
+    given = given.to(x.device, torch.int64, copy=True)
+    if (given < NO_LABEL).any():
+        raise InputError(f"labels count from 0, and -1 is none, got {int(given.min())}")
+    return given
