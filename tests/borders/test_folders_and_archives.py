@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import zipfile
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from floracle.data.packing.pack import pack
 from floracle.data.store import open_store
 from floracle.run.errors import InputError
 
@@ -177,6 +179,41 @@ def test_an_archive_of_arrays_that_are_no_moments(tmp_path):
         archive.writestr("points.npy", stream.getvalue())
     with pytest.raises(InputError, match=r"holds points\.npy, .* unpack it and name one file"):
         open_store(path)
+
+
+def test_names_in_archives_of_macos_are_those_of_the_folder(tmp_path):
+    files = pictures("café/0.png", "zèbre/0.png")
+    folder, archive = folder_and_zip(tmp_path, files)
+    content = bytearray(archive.read_bytes())
+    for mark, place in ((b"PK\3\4", 7), (b"PK\1\2", 9)):  # the bit that says UTF-8
+        start = content.find(mark)
+        while start >= 0:
+            content[start + place] &= ~8
+            start = content.find(mark, start + 4)
+    archive.write_bytes(content)
+    assert facts(open_store(archive)) == facts(open_store(folder))
+    assert open_store(archive).classes == ("café", "zèbre")
+
+
+@pytest.mark.parametrize("layout", ["pictures", "mar", "repa"])
+def test_class_folders_that_are_no_utf_8_are_refused(tmp_path, layout):
+    folder, how = os.fsencode(tmp_path) + b"/set/caf\xe9", {}
+    os.makedirs(folder)
+    if layout == "pictures":
+        name, content = b"0.png", png()
+    elif layout == "mar":
+        name, content, how = b"0.npz", npz(moments=MOMENTS), {"moments": "mean"}
+    else:
+        stream = io.BytesIO()
+        np.save(stream, MOMENTS)
+        name, content = b"img-mean-std-0.npy", stream.getvalue()
+        how = {"layout": "repa", "moments": "mean"}
+    with open(os.path.join(folder, name), "wb") as file:
+        file.write(content)
+    with pytest.raises(InputError, match=r"class folder 'caf\\udce9' is not named in UTF-8"):
+        open_store(tmp_path / "set", **how)
+    with pytest.raises(InputError, match=r"is not named in UTF-8 without control"):
+        pack(tmp_path / "set", tmp_path / "packed", quiet=True, **how)
 
 
 # One cached sample is one point ---------------------------------------------------------------

@@ -257,6 +257,22 @@ def test_statistics_with_more_than_mean_and_std_are_refused(tmp_path):
         open_store(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["weights", "scale"])
+def test_what_else_a_shard_holds(tmp_path, name):
+    path = tmp_path / "latents_rank00_shard000.safetensors"
+    arrays = {"latents": LATENTS, "labels": LABELS, name: WEIGHTS}
+    write_safetensors(path, arrays, {"dtype": "torch.float32", "vae": "f16d32"})
+    write_safetensors(tmp_path / "more.safetensors", {"latents": LATENTS, "labels": LABELS})
+    write_stats(tmp_path)
+    if name == "scale":
+        with pytest.raises(InputError, match="holds 'scale' beside its points"):
+            open_store(tmp_path)
+        return
+    remarks = open_store(tmp_path).remarks
+    assert "holds 'weights', 'vae' as well, which is not used" in remarks[0]
+    assert "holds more.safetensors as well" in remarks[1]
+
+
 # Sizes that are declared ----------------------------------------------------------------------
 
 

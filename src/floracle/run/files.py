@@ -288,7 +288,8 @@ def digest(*parts: bytes | memoryview | str) -> str:
     """A short hash (128 bits of BLAKE2b, hexadecimal) of several parts."""
     state = hashlib.blake2b(digest_size=16)
     for part in parts:
-        content = part.encode() if isinstance(part, str) else part
+        # the names of files may be no UTF-8: their bytes count as they are
+        content = part.encode(errors="surrogateescape") if isinstance(part, str) else part
         state.update(len(content).to_bytes(8, "little"))  # so that ("ab", "c") is not ("a", "bc")
         state.update(content)
     return state.hexdigest()

@@ -11,7 +11,7 @@ file holds is named in a remark.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -87,11 +87,16 @@ def find_roles(
     )
     mirrors = mirrors if mirrors and headers[mirrors] == headers[points] else None
     rest = [key for key in headers if key not in (points, mirrors, labels, weights)]
-    notes = [key for key in metadata or () if key.lower() not in HARMLESS_METADATA]
-    _check_scales(path, [*rest, *notes], headers[points].kind, options)
+    notes = telling_metadata(metadata or {})
+    check_scales(path, [*rest, *notes], headers[points].kind, options)
     remarks = describe_unused([f"{key!r} {[*headers[key].shape]}" for key in rest], f"{path}")
     remarks += describe_unused([repr(key) for key in notes], f"the header of {path}")
     return ArrayRoles(points, mirrors, labels, weights, one_sample, remarks)
+
+
+def telling_metadata(metadata: Mapping[str, str]) -> list[str]:
+    """What a header says beside the facts of its file."""
+    return [key for key in metadata if key.lower() not in HARMLESS_METADATA]
 
 
 def _find_points(
@@ -160,7 +165,7 @@ def check_not_one_sample(path: Path, shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_scales(path: Path, keys: list[str], kind: str, options: ReadOptions) -> None:
+def check_scales(path: Path, keys: Sequence[str], kind: str, options: ReadOptions) -> None:
     """Refuse means and scales beside float points, unless `normalize` says what to do."""
     scales = [key for key in keys if key.lower() in SCALE_NAMES]
     if scales and kind == "f" and options.stored:

@@ -174,7 +174,10 @@ def open_zip(path: Path, budget: int) -> zipfile.ZipFile:
             f"{path} has so many members that their list takes {needed >> 20} MiB, more than the"
             f" memory of {budget >> 20} MiB; unpack it into a folder or raise the memory"
         )
-    return zipfile.ZipFile(path)
+    try:  # names without a mark of their encoding are UTF-8 where macOS wrote them
+        return zipfile.ZipFile(path, metadata_encoding="utf-8")
+    except UnicodeDecodeError:
+        return zipfile.ZipFile(path)
 
 
 def check_plausible(name: str, size: int, packed_bytes: int) -> None:
@@ -284,11 +287,6 @@ def is_hidden(name: str) -> bool:
 def _is_system(name: str) -> bool:
     """Whether a file of an archive is the system's own, or lies in a folder that is."""
     return any(map(is_hidden, name.split("/")))
-
-
-def has_strange_characters(name: str) -> bool:
-    """Whether a name has control characters, or bytes that are no UTF-8."""
-    return CONTROL.search(name) is not None or any("\ud800" <= char <= "\udfff" for char in name)
 
 
 def check_folder(entry: Path) -> None:

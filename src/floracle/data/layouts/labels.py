@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from floracle.data.rows.source_files import CONTROL
 from floracle.run.errors import InputError
 
 from .npy import load_all, read_npy, read_npy_header
@@ -60,6 +61,12 @@ def is_one_hot(values: np.ndarray) -> bool:
 
 def class_names(labels: Tensor, names: tuple[str, ...]) -> tuple[str, ...]:
     """Names by label: those of the layout as far as they go, then the numbers themselves."""
+    for name in names:
+        if CONTROL.search(name) or any("\ud800" <= char <= "\udfff" for char in name):
+            raise InputError(
+                f"the class folder {name!r} is not named in UTF-8 without control characters;"
+                " rename it"
+            )
     count = max(int(labels.max()) + 1, len(names))
     return names + tuple(str(label) for label in range(len(names), count))
 

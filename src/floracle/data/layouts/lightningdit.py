@@ -28,7 +28,8 @@ from floracle.run.errors import InputError
 from floracle.run.files import read_json
 from floracle.run.torch_archive import check_archive
 
-from .content import LayoutContent, ReadOptions, list_some
+from .array_roles import check_scales, telling_metadata
+from .content import LayoutContent, ReadOptions, describe_unused, list_some
 from .labels import check_labels
 
 SHARD = re.compile(r"latents_rank(\d+)_shard(\d+)\.safetensors")
@@ -58,6 +59,9 @@ def open_lightningdit(path: Path, options: ReadOptions) -> LayoutContent:
         _check_alike(file, files[0])
     first = files[0].entries
     flips = options.check_flips(path, stored="latents_flip" in first)
+    others = [key for key in first if key not in ("latents", "latents_flip", "labels")]
+    notes = telling_metadata(files[0].metadata)
+    check_scales(path, [*others, *notes], "f", options)
     channels = first["latents"].shape[1]
     classes, autoencoder = _read_encoding(folder, files)
     return LayoutContent(
@@ -68,6 +72,8 @@ def open_lightningdit(path: Path, options: ReadOptions) -> LayoutContent:
         normalizer=read_stats(folder, channels) if options.stored else None,
         flips=flips,
         padded=len({_rank_and_number(shard)[0] for shard in shards}) > 1,
+        remarks=describe_unused([*map(repr, [*others, *notes])], f"{files[0].path}")
+        + _describe_other_files(path, shards),
         autoencoder=autoencoder,
     )
 
@@ -87,6 +93,12 @@ def find_shards(path: Path) -> list[Path]:
         raise InputError(f"{path} holds no latents_rank..._shard....safetensors; name the folder")
     _check_numbers(path, shards)
     return [shards[number] for number in sorted(shards)]
+
+
+def _describe_other_files(path: Path, shards: list[Path]) -> tuple[str, ...]:
+    """Files of a folder that hold tensors, and are no shards by their names."""
+    others = sorted(path.glob("*.safetensors")) if path.is_dir() else []
+    return describe_unused([file.name for file in others if file not in shards], f"{path}")
 
 
 def _rank_and_number(file: Path) -> tuple[int, int]:
@@ -160,8 +172,10 @@ def _read_encoding(folder: Path, files: list[TensorFile]) -> tuple[tuple[str, ..
         sizes = {file.path.name: file.file.state.size for file in files}
         if not sizes.items() <= recorded.items():
             return (), ""
-        name, weights = (content["settings"][f"autoencoder {key}"] for key in ("name", "weights"))
-        return tuple(map(str, content["classes"])), f"{name} ({weights})"
+        settings = content["settings"]
+        known = [settings.get(f"autoencoder {key}") for key in ("name", "weights")]
+        autoencoder = "{} ({})".format(*known) if all(known) else ""
+        return tuple(map(str, content["classes"])), autoencoder
 
 
 def read_stats(folder: Path, channels: int) -> Normalizer:

@@ -21,7 +21,7 @@ from floracle.data.rows.source_files import explain_read_errors, open_source
 from floracle.run.errors import InputError
 
 from .containers import Container, check_members, open_container, stack_files
-from .content import LayoutContent, ReadOptions
+from .content import LayoutContent, ReadOptions, describe_unused
 from .npy import parse_npy
 
 SCALE = 0.2325  # of MAR's KL-16 autoencoder
@@ -67,6 +67,7 @@ def open_mar(path: Path, options: ReadOptions) -> LayoutContent:
         labels = torch.tensor([ranks[name] for name in folders])
     with _open_sample(container, names[0], budget) as (_, arrays):
         flips = options.check_flips(folder, stored=f"{KEYS[1]}.npy" in arrays)
+        others = [f"{key[:-4]!r}" for key in sorted(arrays) if key[:-4] not in KEYS]
 
     def load(array: KeyAndName, max_bytes: int) -> np.ndarray:
         key, name = array
@@ -86,6 +87,7 @@ def open_mar(path: Path, options: ReadOptions) -> LayoutContent:
         normalizer=scale_normalizer(SCALE) if options.stored else None,
         moments="logvar",
         flips=flips,
+        remarks=describe_unused(others, f"{container.path / names[0]}"),
     )
 
 

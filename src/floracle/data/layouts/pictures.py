@@ -26,13 +26,7 @@ from floracle.data.rows.rows import file_per_row, hold_if_fits
 from floracle.data.rows.source_files import Changed, explain_read_errors, open_source
 from floracle.run.errors import InputError
 
-from .containers import (
-    Container,
-    Member,
-    check_plausible,
-    has_strange_characters,
-    open_container,
-)
+from .containers import Container, Member, check_plausible, open_container
 from .content import LayoutContent, ReadOptions, list_some
 from .encoded_pictures import check_complete, is_deep_png, read_deep_png
 
@@ -126,11 +120,6 @@ def _check_classes(container: Container, names: list[str]) -> None:
         raise InputError(
             f"{container.place(min(empty))} holds no pictures, so it is no class; move it"
             " elsewhere"
-        )
-    if unreadable := next(filter(has_strange_characters, sorted(filled)), None):
-        raise InputError(
-            f"{path}: the class folder {unreadable!r} is no text of UTF-8 without control"
-            " characters; rename it"
         )
     if are_splits(filled, alone=True):
         divided = f"{path} is divided into {', '.join(sorted(filled))}"
