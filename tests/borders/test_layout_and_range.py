@@ -225,6 +225,29 @@ def test_packed_stores_of_an_older_version_are_checked_too(tmp_path, monkeypatch
     assert open_store(tmp_path / "bytes").remarks == ()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64, torch.bool])
+def test_pictures_of_any_type_are_mirrored(dtype):
+    images = pictures(6).to(dtype)
+    store = open_store(images, flips=True, normalize="raw")
+    assert torch.equal(store.take(torch.arange(6, 12)), images.float().flip(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int16, torch.bfloat16])
+def test_a_column_of_another_matrix_is_read(dtype):
+    matrix = torch.arange(40).reshape(4, 10).to(dtype)
+    for points in (matrix[:, :1], matrix[:, 3:4], matrix.T[:, :1]):
+        expected = open_store(points.clone(memory_format=torch.contiguous_format))
+        assert open_store(points).fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize("moments", ["mean", "sample", "gaussian"])
+def test_a_normalizer_of_another_number_of_channels_is_refused(moments):
+    """Before the pass: not of the rows [2C, ...] that moments are stored as."""
+    gaussians, six = torch.rand(5, 6, 2, 2), Normalizer(torch.zeros(6), torch.ones(6))
+    with pytest.raises(InputError, match="the normalizer has 6 channels, but the points have 3"):
+        open_store(gaussians, layout="mean-std", moments=moments, normalize=six)
+
+
 def test_nothing_is_said_of_sound_points():
     sound = [torch.randn(200, *shape) for shape in SCALED.values()]
     sound += [torch.randn(200, dims) * 30 for dims in (1, 2, 3, 8)]  # toys of any scale

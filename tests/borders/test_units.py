@@ -125,6 +125,12 @@ def test_channels_alone_suffice():
     assert said.sentence.startswith("the training data is not in the unit of the network's data")
 
 
+def test_counts_are_no_pictures():
+    assert mismatch(torch.randint(0, 2, (50, 8)), torch.randint(0, 4, (50, 8))) is None
+    masks = torch.rand(50, 1, 8, 8) > 0.5
+    assert mismatch(masks[:25].byte(), masks[25:].byte()) is None
+
+
 def test_one_point_or_a_constant_says_nothing_of_its_deviation():
     latents = torch.randn(50, 8)
     assert mismatch(latents, latents[:1]) is None

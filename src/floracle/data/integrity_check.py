@@ -91,8 +91,9 @@ def row_digests(block: Tensor) -> np.ndarray:
     for piece in block.split(max(1, CACHED_VALUES // max(1, block[:1].numel()))):
         if piece.dtype.is_floating_point:
             piece = piece + 0.0  # −0.0 + 0.0 is 0.0: equal values have equal bytes
-        rows = piece.flatten(1).contiguous().view(torch.uint8).numpy()
-        digests += map(_hash_row, rows)
+        # flat first: a single column of another matrix counts as contiguous, and has no such view
+        rows = piece.contiguous().reshape(-1).view(torch.uint8).reshape(len(piece), -1)
+        digests += map(_hash_row, rows.numpy())
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, DIGEST_BYTES)
 
 

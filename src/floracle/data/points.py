@@ -55,6 +55,8 @@ def read_points(
     rows = moments.points
     if normalizer is None:
         check_standard(tuple(rows.shape[1:]), name)
+    else:
+        normalizer.per_channel(rows.shape[1])  # refuses another number of channels
     # Within the budget, rows of files become points in the pass that checks them, which is then
     # the only one. Not where rows hold more than points, or mirrors or the normalizer come after.
     buffer: Tensor | None = None
@@ -118,7 +120,6 @@ def picture_range(
     `statistics` are those of the stored rows. A normalizer that makes a point infinite is refused.
     """
     channels = rows.shape[1]
-    normalizer.per_channel(channels)
 
     def normalize_bounds(low: float, high: float) -> tuple[float, float]:
         bounds = torch.tensor([low, high])[:, None].expand(2, channels)

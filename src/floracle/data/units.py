@@ -156,8 +156,8 @@ def _are_floats(units: Units, values: Channels) -> bool:
 
 def _fixed_range(units: Units, low: float, high: float) -> tuple[float, float] | None:
     """The range of the unit of stored values where they show it, as those of pictures do."""
-    if units.dtype == torch.uint8:
-        return BYTES
+    if units.dtype in INTEGERS:  # 0 ... 1 of those are masks or counts
+        return BYTES if units.dtype == torch.uint8 else None
     reached = (
         (black, white)
         for black, white in PICTURE_RANGES

@@ -20,6 +20,8 @@ File = TypeVar("File")
 Key = slice | Tensor
 COMPACT = (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
 """Types no wider than float32."""
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+"""Types of the same bits that torch can flip."""
 
 
 class Rows(Protocol):
@@ -76,7 +78,8 @@ def mirror_rows(pictures: Rows) -> ComputedRows:
         # indexing by numbers copies, so that the data itself is not mirrored below
         points = pictures[numbers % count].contiguous()
         mirrored = numbers >= count
-        points[mirrored] = points[mirrored].flip(-1)
+        values = points.view(SIGNED.get(points.dtype, points.dtype))  # the same memory
+        values[mirrored] = values[mirrored].flip(-1)
         return points
 
     return ComputedRows((2 * count, *pictures.shape[1:]), pictures.dtype, read)
