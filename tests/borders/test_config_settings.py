@@ -129,6 +129,14 @@ def test_settings_of_a_vae_that_cannot_be_followed_are_refused(settings, words, 
 
 
 @pytest.mark.slow
+def test_a_scale_that_no_config_says_is_called_a_default(tmp_path):
+    folder = kl_folder(tmp_path, scaling_factor=..., shift_factor=...)
+    assert (
+        "scale 0.18215, shift 0 as diffusers has it by default" in load_autoencoder(folder).assumed
+    )
+
+
+@pytest.mark.slow
 def test_a_tiny_vae_has_its_scale_too(tmp_path):
     """Its pipelines divide by the scaling factor as they do for others; 1 is only the default."""
     plain = outputs(load_autoencoder(configured("tiny", tmp_path)))

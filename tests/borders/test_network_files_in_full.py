@@ -398,3 +398,11 @@ def test_odd_pickles_are_refused_in_one_line(kind, tmp_path):
     with pytest.raises(InputError, match=r"odd\.pt") as caught:
         load_model(tmp_path / "odd.pt")
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.complex64, torch.float8_e4m3fn, "float32"])
+@pytest.mark.parametrize("name", ["lightningdit", "own", "ldm", "taef2"])
+def test_a_type_to_evaluate_in_is_one_of_those_that_networks_run_in(name, kind, tmp_path):
+    path = ALL[name].write(tmp_path)
+    with pytest.raises(InputError, match=r"networks are evaluated in one of torch\.float16, "):
+        ALL[name].load(path, dtype=kind)

@@ -238,6 +238,11 @@ ENCODER_FAULTS = [
     ),
     ("text_encoder_2", lambda found: found | {TOKENS: found[TOKENS] * torch.nan}, "holds NaN"),
     ("text_encoder_2", lambda found: found | {TOKENS: found[TOKENS].to(torch.int8)}, "int8, and"),
+    (
+        "text_encoder_3",
+        lambda found: found | {"encoder.embed_tokens.weight": found["shared.weight"] + 1},
+        "are one tensor of this network, and are not equal",
+    ),
     ("text_encoder_3", lambda found: found | {"wo": torch.ones(1)}, "beside the tensors of its"),
 ]
 

@@ -62,6 +62,15 @@ def _storage_fault(tensor: Tensor) -> str | None:
     return None
 
 
+def check_requested_type(dtype: torch.dtype | None) -> None:
+    """Refuse a type that no network is evaluated in; None is the type of the file."""
+    if dtype is not None and dtype not in WEIGHT_TYPES:
+        raise InputError(
+            f"networks are evaluated in one of {', '.join(map(str, WEIGHT_TYPES))}, not in"
+            f" {dtype}; choose one, or leave out dtype="
+        )
+
+
 def weight_type(tensors: Mapping[str, Tensor], file: object) -> torch.dtype:
     """The type that holds every number of these tensors: their own, or the widest of several."""
     for name, tensor in tensors.items():

@@ -33,6 +33,7 @@ from .networks.factory import WithoutNull, call_factory, check_call, is_factory
 from .networks.families import network_title, recognise_checkpoint
 from .networks.lightningdit import LightningDiT
 from .networks.tensors import build_network
+from .state_dict import check_requested_type
 from .weights import (
     NETWORK_FILE,
     SavedNetwork,
@@ -87,6 +88,7 @@ def load_model(
         If nothing of this name can be loaded, or an option means nothing for it.
     """
     device = choose_device(device)
+    check_requested_type(dtype)
     declared = None if convention is None else parse_convention(convention)
     path, text = Path(model).expanduser(), {"embeddings": embeddings, "prompt": prompt}
 

@@ -50,7 +50,8 @@ def load_diffusers(folder: Path, device: torch.device, dtype: torch.dtype | None
     scale, shift = float(settings["scaling_factor"]), float(settings["shift_factor"] or 0.0)
     mean, std = (settings.get(name) or () for name in ("latents_mean", "latents_std"))
     by_channel = " and mean and deviation by channel" if mean else ""
-    assumed = [f"scale {scale:g}, shift {shift:g}{by_channel} as its config.json says"]
+    says = "its config.json says" if "scaling_factor" in config else "diffusers has it by default"
+    assumed = [f"scale {scale:g}, shift {shift:g}{by_channel} as {says}"]
     if settings["force_upcast"] and dtype == torch.float16:
         assumed.append("its config.json asks for float32 in place of float16 (force_upcast)")
     return Autoencoder(

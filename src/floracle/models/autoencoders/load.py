@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from floracle.models.networks.diffusers_folder import is_diffusers
+from floracle.models.state_dict import check_requested_type
 from floracle.run.budget import choose_device
 from floracle.run.errors import InputError
 
@@ -51,6 +52,7 @@ def load_autoencoder(
     InputError
         If the path holds no whole autoencoder, or the scale is not positive.
     """
+    check_requested_type(dtype)
     autoencoder = _load(Path(path).expanduser(), choose_device(device), dtype)
     if scale is None and shift is None:
         return autoencoder

@@ -38,6 +38,8 @@ REQUIRED_PARTS = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
 OPTIONAL_PARTS = ("text_encoder_3", "tokenizer_3")
 """T5 of SD3, which its pipeline does without if it is not listed."""
 
+TIED = ("shared.weight", "encoder.embed_tokens.weight")
+"""Two names of T5 for one table of tokens."""
 LOADING_FAULTS = {
     "missing_keys": "lacks",
     "unexpected_keys": "has, beside the tensors of its config.json,",
@@ -213,6 +215,12 @@ def _load_encoder(folder: Path, kind: str, dtype: torch.dtype) -> Any:
     weights = read_weights(folder, "model", "pipeline")
     for name, tensor in weights.tensors.items():
         check_finite(name, tensor, folder)
+    tied = [weights.tensors[name] for name in TIED if name in weights.tensors]
+    if len(tied) == 2 and not torch.equal(*tied):
+        raise InputError(
+            f"{folder}: {' and '.join(TIED)} are one tensor of this network, and are not equal in"
+            f" its file; save or fetch it again"
+        )
     encoder_class = getattr(transformers, kind)
     settings = encoder_class.config_class.from_dict(dict(config))
     numbers = sum(tensor.numel() for tensor in weights.tensors.values())
