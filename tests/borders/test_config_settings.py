@@ -366,3 +366,25 @@ def test_embeddings_of_another_network_are_refused(change, words, tmp_path):
     path = DIFFUSERS_FAMILIES["flux"].write(tmp_path)
     with pytest.raises(InputError, match=words), warnings.catch_warnings():
         load_model(path, embeddings=text_embeddings() | change)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"guidance": "3"}, "guidance is '3', but must be a finite number"),
+        ({"guidance": float("nan")}, "guidance is nan, but must be a finite number"),
+        ({"embeddings": [1]}, "embeddings= must be a dict of tensors or a .safetensors file"),
+    ],
+)
+def test_arguments_for_a_transformer_are_typed(arguments, words, tmp_path):
+    path = DIFFUSERS_FAMILIES["flux"].write(tmp_path)
+    with pytest.raises(InputError, match=words):
+        load_model(path, **({"embeddings": text_embeddings()} | arguments))
+
+
+@pytest.mark.parametrize("scale", ["x", 0, -1.0, float("inf"), True])
+def test_a_scale_is_a_finite_number_above_0(scale, tmp_path):
+    path = FAMILIES["ldm"].write(tmp_path)
+    with pytest.raises(InputError, match=r"scale is .*, but must be a finite number above 0"):
+        load_autoencoder(path, scale=scale)

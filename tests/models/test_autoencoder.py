@@ -283,7 +283,7 @@ def test_scale_and_shift_may_be_asked_for(tmp_path):
     only = load_autoencoder(tmp_path / "kl.pt", shift=0.5)
     assert (only.scale, only.shift) == (1.0, 0.5)
     for given in ({"scale": 0.0}, {"scale": -1.0}, {"scale": math.nan}, {"shift": math.inf}):
-        with pytest.raises(InputError, match=r"\(z − shift\) · scale with a positive scale"):
+        with pytest.raises(InputError, match="must be a finite number"):
             load_autoencoder(tmp_path / "kl.pt", **given)
 
 

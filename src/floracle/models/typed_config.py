@@ -42,6 +42,14 @@ def read_settings(values: object, schema: Schema, source: object) -> dict[str, A
     return settings
 
 
+def check_argument(name: str, value: object, read: Reader) -> Any:
+    """The value of an argument of a function, by the same readers."""
+    try:
+        return read(value)
+    except ValueError as error:
+        raise InputError(f"{name} is {show(value)}, but must be {error}") from error
+
+
 def unread(values: Mapping[str, Any], *schemas: Schema, section: str = "") -> list[str]:
     """The settings that no schema has, as one phrase for people in a list, or an empty list.
 

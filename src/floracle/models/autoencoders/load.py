@@ -7,7 +7,6 @@ vavae.pt, kl16.ckpt                a checkpoint of VA-VAE or of latent diffusion
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 
 from floracle.models.networks.diffusers_folder import is_diffusers
 from floracle.models.state_dict import check_requested_type
+from floracle.models.typed_config import check_argument, number, positive
 from floracle.run.budget import choose_device
 from floracle.run.errors import InputError
 
@@ -57,13 +57,8 @@ def load_autoencoder(
     if scale is None and shift is None:
         return autoencoder
     before = autoencoder.scale, autoencoder.shift
-    scale = before[0] if scale is None else float(scale)
-    shift = before[1] if shift is None else float(shift)
-    if not (math.isfinite(scale) and scale > 0 and math.isfinite(shift)):
-        raise InputError(
-            f"latents are (z − shift) · scale with a positive scale, got scale {scale:g} and shift"
-            f" {shift:g}"
-        )
+    scale = before[0] if scale is None else check_argument("scale", scale, positive)
+    shift = before[1] if shift is None else check_argument("shift", shift, number)
     assumed = (
         f"scale {scale:g} and shift {shift:g} as given, not {before[0]:g} and {before[1]:g};"
         f" {autoencoder.assumed}"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from floracle.models.convention import CONVENTIONS, Convention
-from floracle.models.typed_config import read_settings
+from floracle.models.typed_config import check_argument, number, read_settings
 from floracle.run.errors import InputError
 from floracle.run.files import read_json
 
@@ -123,6 +123,7 @@ def load_text_to_image(
     inner, kind, config = read_class(folder, "transformer", list(PIPELINES), advice)
     if prompt is not None and embeddings is not None:
         raise InputError("text is given twice; pass prompt= or embeddings=")
+    check_argument("guidance", guidance, number)
     outline = outline_network(kind, inner, config, "folders of diffusers")
     settings = outline.settings
     channels, outputs = settings["in_channels"], settings["out_channels"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from floracle.models.checkpoints import read_safetensors
 from floracle.models.state_dict import check_finite, check_plain, list_names, weight_type
-from floracle.models.typed_config import optional, read_settings, several, text
+from floracle.models.typed_config import optional, read_settings, several, show, text
 from floracle.run.errors import InputError, suggestion
 from floracle.run.files import read_json
 
@@ -88,6 +88,10 @@ def read_embeddings(
             f" embeddings=, a .safetensors file or a dict with {tokens_name} [n, length, width]"
             f" and {pooled_name} [n, width], as encode_prompt of their pipeline returns them, and"
             f" negative_… for samples without a label"
+        )
+    if not isinstance(embeddings, (Mapping, str, Path)):
+        raise InputError(
+            f"embeddings= must be a dict of tensors or a .safetensors file, got {show(embeddings)}"
         )
     table = embeddings if isinstance(embeddings, Mapping) else read_safetensors(Path(embeddings))
     unknown = [name for name in table if name.removeprefix("negative_") not in TENSOR_NAMES]
