@@ -19,6 +19,7 @@ from floracle.report.names import quoted
 from floracle.run.errors import InputError
 from floracle.run.processes import ALONE, process_device
 
+from .console import warn
 from .parsing import parse_integers, parse_labels, parse_seeds
 
 if TYPE_CHECKING:
@@ -63,8 +64,9 @@ OutArgument = Annotated[Path, Parameter(converter=_convert_folder)]
 PathName = Annotated[
     Literal["linear", "cosine", "trigonometric"],
     Parameter(
-        help="Probability path from noise to data. Times are those of this path, and networks of"
-        " other paths are converted to it."
+        help="Probability path from noise to data; cosine is that of Nichol & Dhariwal, and the"
+        " one that REPA calls cosine is trigonometric. Times are those of this path, and networks"
+        " of other paths are converted to it."
     ),
 ]
 Memory = Annotated[
@@ -79,14 +81,14 @@ Classes = Annotated[
 ConventionWords = Annotated[
     str | None,
     Parameter(
-        help="Convention of the networks: a project (sit, lightningdit, diffusers) or key=value"
+        help="Convention of the networks: a project (sit, repa, sd3, jit) or key=value"
         " pairs such as predicts=data,null_label=10. Default: as the checkpoint says."
     ),
 ]
 ConventionList = Annotated[
     list[str] | None,
     Parameter(
-        help="Convention of the networks: a project (sit, lightningdit, diffusers) or key=value"
+        help="Convention of the networks: a project (sit, repa, sd3, jit) or key=value"
         " pairs such as predicts=data,null_label=10; once for all networks, or once for each."
         " Default: as the checkpoints say."
     ),
@@ -190,6 +192,8 @@ class OracleOptions:
         if self.tolerance and not queried:
             raise InputError("--tolerance is for the oracle, which is not used here; leave it out")
 
+        note_path(self.path)
+
     def settings(self) -> dict[str, Any]:
         """What belongs to the settings of a result, defaults left out as in results of 0.1."""
         return path_settings(self.path) | ({"tolerance": self.tolerance} if self.tolerance else {})
@@ -215,6 +219,15 @@ class OracleOptions:
 
 
 ORACLE_DEFAULTS = OracleOptions()
+
+
+def note_path(path: str) -> None:
+    """Say which of two paths of one name is taken."""
+    if path == "cosine":
+        warn(
+            "--path cosine is the schedule of Nichol & Dhariwal; what REPA and flow_matching call"
+            " cosine, and SiT GVP, is --path trigonometric"
+        )
 
 
 def path_settings(path: str) -> dict[str, str]:

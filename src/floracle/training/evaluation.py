@@ -23,6 +23,7 @@ from floracle.run.images import display_for, enlarge, png, tiles
 from floracle.run.results import save
 from floracle.sampling.grid import time_grid
 from floracle.sampling.sample import sample
+from floracle.sampling.solvers import NotFiniteError
 
 from .meter import numbers
 
@@ -126,7 +127,10 @@ def draw_samples(
     existing = classes(data) or [NO_LABEL]
     labels = torch.tensor([existing[i % len(existing)] for i in range(plan.samples)])
     start = noise(range(plan.samples), data.shape)
-    samples = sample(field, start, time_grid(plan.steps), labels=labels)
+    try:
+        samples = sample(field, start, time_grid(plan.steps), labels=labels)
+    except NotFiniteError:  # of an average that has diverged: a run is not lost for its picture
+        return False
     finite = samples.clamp(-PICTURE_LIMIT, PICTURE_LIMIT).nan_to_num()
     pictures = enlarge(display.pictures(finite), MIN_PICTURE_SIDE)
     columns = max(1, round(plan.samples**0.5))

@@ -29,6 +29,7 @@ from floracle.core.point_set import NO_LABEL, PointSet, classes, mass
 from floracle.core.seeds import generator, noise
 from floracle.data.held_out import join_and_warn
 from floracle.data.training_points import check_all_points
+from floracle.models.field import check_fit
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError, suggestion
 from floracle.run.results import provenance
@@ -89,6 +90,8 @@ def oracle_losses(
     if along not in get_args(Along):
         raise InputError(f"along={along!r} is unknown; {suggestion(str(along), get_args(Along))}")
     check_all_points(fields.values(), oracle.data)
+    for field in fields.values():
+        check_fit(field, oracle.data)
     labels, baselines = _check_classes(oracle.data, classes), dict(baselines or {})
     if ORACLE in baselines:
         raise InputError("the oracle is among the baselines already; give this one another name")

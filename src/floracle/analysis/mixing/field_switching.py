@@ -29,6 +29,7 @@ from floracle.core.paths import LINEAR, ProbabilityPath
 from floracle.core.point_set import NO_LABEL, PointSet
 from floracle.core.seeds import noise
 from floracle.data.training_points import check_all_points
+from floracle.models.field import check_fit
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
@@ -161,6 +162,7 @@ def switch_fields(
     point only.
     """
     check_all_points([field], oracle.data)
+    check_fit(field, oracle.data)
     times = check_switch_times(switch_times)
     grid = _insert_times(time_grid(50) if grid is None else check_grid(grid), times)
     classes = check_labels(oracle.data, labels, len(seeds))

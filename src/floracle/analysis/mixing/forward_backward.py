@@ -42,6 +42,7 @@ from floracle.core.seeds import noise
 from floracle.core.spectrum import moments
 from floracle.data.held_out import join_and_warn
 from floracle.data.training_points import check_all_points
+from floracle.models.field import check_fit
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
 from floracle.sampling.grid import check_grid, split_grid, time_grid
@@ -204,6 +205,7 @@ def forward_backward(
       structure and detail. Points that are not pictures have one band.
     - `kept_samples`: How many data and their samples the result holds, for pictures.
     """
+    check_fit(field, data)
     times = check_switch_times(switch_times)
     names, energies = _choose_bands(held_out.shape, edges)
     check_all_points([field], data)

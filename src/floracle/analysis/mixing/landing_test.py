@@ -28,6 +28,7 @@ from floracle.core.fields import VelocityField
 from floracle.core.point_set import PointSet
 from floracle.core.seeds import generator, noise
 from floracle.data.training_points import check_all_points
+from floracle.models.field import check_fit
 from floracle.oracle.oracle import Oracle
 from floracle.run.errors import InputError
 from floracle.run.results import Results, provenance
@@ -165,6 +166,7 @@ def landing_test(
     - `labels`: Classes int64 [b], or one for all; −1 or None for the whole set.
     """
     check_all_points([field], oracle.data)
+    check_fit(field, oracle.data)
     grid = time_grid(50) if grid is None else check_grid(grid)
     if grid[-1] != 1 or not grid[0] <= switch_time < 1:
         raise InputError(

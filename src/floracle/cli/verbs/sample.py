@@ -76,7 +76,8 @@ def sample(
 
     # 1. What needs no data is checked first.
     names = [name for name in (field, then) if name is not None]
-    _check_fields(names, at, convention, text_options, labelled=sampling.labels is not None)
+    declared = convention if guidance_options.reference in (None, ORACLE) else None
+    _check_fields(names, at, declared, text_options, labelled=sampling.labels is not None)
     guidance_options.check(
         len(names), oracle_options.path, labelled=bool(sampling.labels or text_options)
     )

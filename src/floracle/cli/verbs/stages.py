@@ -87,6 +87,7 @@ def stages(
     # 2. Data, and whether its stages fit the memory.
     if group.first:
         check_out(out, "stages", data)
+        options.note_path(path)
     memory_share = process_memory(memory, group)
     store = data_options.open(data, memory_share)
     other = held_out_options.open(store, data_options, memory_share)
