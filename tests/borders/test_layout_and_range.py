@@ -117,6 +117,24 @@ def test_other_orders_with_rows_last_are_refused(axes, order, tmp_path):
         open_store(tmp_path / "reversed.npy")
 
 
+@pytest.mark.parametrize("shape", [(32, 24, 3, 40), (16, 16, 3, 3), (3, 16, 16, 40)])
+def test_bytes_with_rows_last_are_refused_at_any_sides(shape):
+    """As MATLAB has pictures that are wider than high, few pictures, channels first of all."""
+    levels = torch.randint(0, 256, shape)
+    for points in (levels, levels.byte()):
+        with pytest.raises(InputError, match="rows belong first"):
+            open_store(points)
+    assert len(open_store(torch.randn(16, 16, 3, 3))) == 16
+
+
+def test_frames_with_their_channels_last_are_named():
+    video = pictures(40, 3).reshape(10, 4, 3, 16, 16).permute(0, 1, 3, 4, 2)
+    assert "numpy.moveaxis(data, -1, 1)" in only_remark(video)
+    with pytest.raises(InputError, match="may not be the channels"):
+        open_store(video, normalize="standard")
+    assert open_store(video.permute(0, 4, 1, 2, 3)).remarks == ()
+
+
 @pytest.mark.parametrize(
     "shape",
     [

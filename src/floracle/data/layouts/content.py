@@ -153,26 +153,29 @@ def axes_with_rows_last(shape: tuple[int, ...], dtype: torch.dtype) -> str:
     such shapes may be tokens or latents, so of these only what no latent has is refused.
     """
     *front, last = shape
+    integers = dtype in INTEGERS
     if len(shape) == 4:
         first, second, third = front
         square = first == second >= MIN_SIDE
-        if square and third == 3 and last > MAX_COLOURS:
-            return "[H, W, C, N]"
+        if third == 3 and min(first, second) >= MIN_SIDE and (integers or square):
+            # of bytes a picture of 3 columns is no picture; latents may have 3
+            return "[H, W, C, N]" if last > MAX_COLOURS or (integers and square) else ""
         if square and third == 1 and last > first:
             return "[H, W, 1, N]"
-        # a few pictures [N, H, W, C] have no more than 4 channels, and are square
-        if first in (1, 3) and second == third >= MIN_SIDE and last > MAX_STRIP * second:
-            return "[C, H, W, N]" if dtype in INTEGERS else ""
-    if len(shape) == 3 and front[0] == front[1] >= MIN_SIDE and last > MAX_STRIP * front[0]:
-        return "[H, W, N]" if dtype in INTEGERS else ""
+        if integers and first in (1, 3) and second == third >= MIN_SIDE:
+            return "[C, H, W, N]" if last > MAX_COLOURS and last != second else ""
+    if integers and len(shape) == 3 and front[0] == front[1] >= MIN_SIDE:
+        return "[H, W, N]" if last > MAX_STRIP * front[0] else ""
     return ""
 
 
 def is_channels_last(shape: tuple[int, ...]) -> bool:
-    """Whether a point looks like a picture [H, W, 1 ... 4]."""
-    if len(shape) != 3 or is_picture(shape):
+    """Whether a point looks like a picture [H, W, 1 ... 4], or like frames [T, H, W, 3]."""
+    if len(shape) not in (3, 4) or is_picture(shape):
         return False
-    height, width, channels = shape
+    *frames, height, width, channels = shape
+    if frames and channels != 3:
+        return False
     sides = min(height, width) >= MIN_SIDE and (height == width or channels >= 3)
     return sides and channels <= MAX_COLOURS
 
