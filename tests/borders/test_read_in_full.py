@@ -5,6 +5,7 @@ import os
 import struct
 import tracemalloc
 import zipfile
+import zlib
 from types import MappingProxyType
 
 import numpy as np
@@ -297,6 +298,24 @@ def test_a_small_npz_cannot_take_much_memory(tmp_path, name):
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("colours", [2, 6])
+def test_a_small_picture_cannot_take_much_memory(tmp_path, colours):
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    side, packer = 8000, zlib.compressobj(9)
+    row = bytes(1 + side * (3 if colours == 2 else 4))
+    data = b"".join(packer.compress(row) for _ in range(100)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 8, colours, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
+    (tmp_path / "0.png").write_bytes(content)
+    with pytest.raises(InputError, match=r"0\.png unpacks to 183 MiB from .* KiB"):
+        open_store(tmp_path)
 
 
 # Names of classes -----------------------------------------------------------------------------

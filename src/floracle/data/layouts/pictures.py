@@ -245,7 +245,6 @@ def _decode(shape: tuple[int, int, int], file: PictureFile, *, check: bool) -> n
     with _open_picture(file, content) as image:
         if (image.height, image.width) != (height, width):
             raise Changed(f"{file} has changed: it is {image.width} x {image.height} now")
-        check_plausible(f"{file}", 3 * width * height, len(content))
         if check:
             check_complete(content, np.asarray(image), f"{file}")
         if is_deep_png(content):
@@ -276,11 +275,15 @@ def _open_picture(file: PictureFile, content: bytes | None = None) -> Iterator[I
         explain_read_errors(f"{file}", "a picture"),
         Image.open(data, formats=FORMATS) as image,
     ):
+        position = data.tell()  # where Pillow reads on
         max_pixels = Image.MAX_IMAGE_PIXELS  # Pillow itself refuses only twice as many
         if max_pixels and image.width * image.height > max_pixels:
             raise InputError(
                 f"{file} claims {image.width} x {image.height}, beyond {max_pixels} pixels"
             )
+        size = data.seek(0, os.SEEK_END)
+        check_plausible(f"{file}", 3 * image.width * image.height, size)
+        data.seek(position)
         yield image
 
 
