@@ -101,6 +101,14 @@ def test_labels_twice_are_refused(tmp_path):
         open_store(tmp_path / "set.npz")
 
 
+def test_names_of_classes_beside_labels_are_named(tmp_path):
+    path, names = tmp_path / "set.npz", np.array(list("abcde"))
+    np.savez(path, x=VECTORS, labels=LABELS, classes=names, class_names=names)
+    store = open_store(path)
+    same(store, open_store(VECTORS, labels=LABELS))
+    assert "'classes' [5], 'class_names' [5] as well, which is not used" in store.remarks[0]
+
+
 @both_formats
 def test_what_may_be_labels_under_another_name_is_named(tmp_path, ending):
     path = write(tmp_path / f"set.{ending}", {"x": VECTORS, "digit": LABELS})
@@ -132,7 +140,7 @@ def test_weights_are_used(tmp_path, ending, name):
 
 
 @both_formats
-@pytest.mark.parametrize("name", ["mean", "std", "scale", "scaling_factor", "shift", "data_std"])
+@pytest.mark.parametrize("name", ["mean", "std", "scale", "scaling_factor", "shift", "max"])
 @pytest.mark.parametrize("shape", [(6,), (1, 6), ()])
 def test_a_scale_beside_floats_is_refused_until_it_is_said(tmp_path, ending, name, shape):
     scale = np.full(shape, 3.0)

@@ -33,6 +33,7 @@ SCALE_NAMES = {
     *("mean", "std", "latents_mean", "latents_std", "latent_mean", "latent_std"),
     *("data_mean", "data_std", "means", "stds", "var", "variance"),
     *("scale", "scale_factor", "scaling_factor", "shift", "shift_factor", "bias", "offset"),
+    *("min", "max"),
 }
 """Of what points may have been divided by and shifted by, or still have to be."""
 STATISTICS_NAMES = {"mu", "sigma", "mu_s", "sigma_s", "cov", "covariance"}
@@ -131,6 +132,10 @@ def _find_labels(
             whole = len(header.shape) == 1 and (header.kind in "iub" or key in ("arr_0", "arr_1"))
             if whole or _is_one_hot(header, load, key):
                 keys.append(key)
+    if len(keys) > 1:  # such as `classes`, the names of classes, beside `labels`
+        count = headers[points].shape[0]
+        fitting = [key for key in keys if headers[key].shape[:1] == (count,)]
+        keys = [key for key in fitting if headers[key].kind in NUMBERS] or keys
     if len(keys) > 1:
         raise InputError(f"{path} holds labels more than once: {', '.join(keys)}; keep one")
     return keys[0] if keys else None
