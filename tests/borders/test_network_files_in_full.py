@@ -170,6 +170,19 @@ def test_bfloat16_with_float32_parts_is_evaluated_in_float32(tmp_path):
     assert "weights of bfloat16 and float32, all in the widest" in field.assumed
 
 
+def test_rotary_tables_in_float32_leave_a_network_in_bfloat16(tmp_path):
+    """They are computed anew, so their type is not one of its weights."""
+    halved = {
+        name: value if "rope" in name else value.bfloat16()
+        for name, value in tensors(MODERN_SMALL).items()
+    }
+    assert {value.dtype for value in halved.values()} == {torch.bfloat16, torch.float32}
+    save_file(halved, tmp_path / "half.safetensors")
+    field = load_model(tmp_path / "half.safetensors")
+    assert "widest" not in field.assumed
+    assert field.translated.model.dtype == torch.bfloat16
+
+
 @pytest.mark.slow  # importing diffusers takes seconds
 def test_one_half_precise_tensor_does_not_round_the_others(tmp_path):
     """The type of a folder is not that of the tensor which happens to come first."""

@@ -41,7 +41,7 @@ from .sit import (
     sit_convention,
     transport_convention,
 )
-from .tensors import check_agreement, infer_architecture, measure_tensors
+from .tensors import check_agreement, infer_architecture, measure_tensors, without_tables
 
 VAVAE_DOWNSAMPLING = 16
 """Pixels of an edge per latent of VA-VAE, where the settings do not say."""
@@ -112,7 +112,7 @@ def recognise_checkpoint(
         *recognised.assumed,
         f"samples of {' × '.join(map(str, plan.shape))}",
         f"{checkpoint.weights or 'its only'} weights",
-        *mixed_types(recognised.tensors),
+        *mixed_types(without_tables(recognised.tensors)),
     ]
     if (plan.depth, plan.width) not in {(size.depth, size.width) for size in SIZES.values()}:
         assumed.append(f"{plan.depth} blocks of width {plan.width}, as many as it has tensors for")

@@ -26,7 +26,7 @@ ESSENTIAL = {
     "pos_embed": 3,
 }
 """Tensors that every network of the family has, and how many dimensions each has."""
-ESSENTIAL_FIRST = "x_embedder.proj.weight"
+PATCH_KERNEL = "x_embedder.proj.weight"
 ROTARY_TABLES = ("feat_rope.freqs_cos", "feat_rope.freqs_sin")
 CLASSES_WITHOUT_NULL = (10, 100, 1000)
 """Label tables of these sizes have no null label; otherwise it is the last row."""
@@ -81,10 +81,10 @@ def _check_family(tensors: Mapping[str, Tensor], file: object) -> None:
                 f"{file}: {name} is {shape}, and every network of this family has {rank} numbers"
                 f" above 0 there; {ADVICE}"
             )
-    widths = [tensors[name].shape[axis] for name, axis in (("pos_embed", 2), (ESSENTIAL_FIRST, 0))]
+    widths = [tensors[name].shape[axis] for name, axis in (("pos_embed", 2), (PATCH_KERNEL, 0))]
     if widths[0] != widths[1]:
         raise InputError(
-            f"{file}: pos_embed is {widths[0]} wide and {ESSENTIAL_FIRST} {widths[1]}, so they are"
+            f"{file}: pos_embed is {widths[0]} wide and {PATCH_KERNEL} {widths[1]}, so they are"
             f" not of one network; fetch or save it again"
         )
 
@@ -139,11 +139,16 @@ def build_network(plan: Architecture, tensors: Mapping[str, Tensor], file: objec
     compared = {name: value for name, value in measured.items() if name not in undetermined}
     check_agreement(plan, compared, file)
     _check_rotary_tables(plan, tensors, file)
-    weights = {name: tensor for name, tensor in tensors.items() if name not in ROTARY_TABLES}
+    weights = without_tables(tensors)
     weights.setdefault("pos_embed", position_embedding(plan.side // plan.patch, plan.width))
     with torch.device("meta"):
         network = LightningDiT(plan)
     return fill_network(network, weights, file, advice=ADVICE)
+
+
+def without_tables(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that are weights: tables of rotary angles are computed anew, in float32."""
+    return {name: tensor for name, tensor in tensors.items() if name not in ROTARY_TABLES}
 
 
 def _check_rotary_tables(plan: Architecture, tensors: Mapping[str, Tensor], file: object) -> None:
