@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+import floracle
 from measure import RESULTS, report
 
 DATA = Path(os.environ.get("FLORACLE_DATA", "data"))
@@ -76,6 +77,18 @@ def named(*words: str) -> Callable[[Path], list[str]]:
     return lambda _: [str(DATA / word) if (DATA / word).exists() else word for word in words]
 
 
+def mirrored(word: str) -> Callable[[Path], list[str]]:
+    """Data of a name, or below DATA, with its mirrored pictures as held-out data."""
+
+    def write(folder: Path) -> list[str]:
+        data = str(DATA / word) if (DATA / word).exists() else word
+        store, path = floracle.open_store(data, normalize="raw"), folder / "mirrored.npz"
+        np.savez(path, images=store.stored[:].flip(-1).numpy(), labels=store.labels.numpy())
+        return [data, "--held-out", str(path)]
+
+    return write
+
+
 SHAPES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "10⁶ × 2": (random(10**6, 2), "--pairs 16"),
     "100,000 × 16, 20,000 classes, whole": (
@@ -94,11 +107,11 @@ SHAPES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "30 × 1,000,000": (random(30, 10**6), "--pairs 64 --memory 3G"),
     "3 × 3,000,000": (random(3, 3 * 10**6), "--pairs 64 --memory 2G"),
     "digits": (named("digits"), ""),
-    "digits, held-out, deep": (named("digits", "--held-out", "digits"), "--deep"),
+    "digits, held-out, deep": (mirrored("digits"), "--deep"),
     "MNIST, test": (named("mnist/t10k-images-idx3-ubyte.gz"), "--classes each --pairs 256"),
     "photographs 256²": (named("images256/val"), "--pairs 128"),
     "photographs 256², held-out": (
-        named("images256/val", "--held-out", "images256/val"),
+        named("images256/val", "--held-out", "images256/train"),
         "--classes whole --pairs 128",
     ),
     "MNIST, test, deep": (
@@ -106,7 +119,7 @@ SHAPES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "--classes whole --pairs 64 --deep",
     ),
     "CIFAR-10, held-out": (
-        named("cifar10.npz", "--held-out", "cifar10.npz"),
+        mirrored("cifar10.npz"),
         "--classes 0,1 --pairs 128",
     ),
 }

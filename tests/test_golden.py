@@ -109,7 +109,10 @@ def probe() -> dict:
 
 def mix() -> dict:
     words = ("--switch", "0,.3,1", "--landing", ".1", "--seeds", "0:16", "--labels", "3")
-    unseen = ("--held-out", "digits", "--resume", ".2,.5", "--rows", "0:8")
+    digits = floracle.open_store("digits")
+    np.save("mirrored.npy", digits.points.flip(-1).numpy())  # held-out data is no training data
+    np.save("mirrored_labels.npy", digits.labels.numpy())
+    unseen = ("--held-out", "mirrored.npy", "--resume", ".2,.5", "--rows", "0:8")
     run("mix", "digits-pico", "--data", "digits", *words, *unseen, "--steps", "20", "--out", "m")
     parts = ("switch", "landing-0.1", "resume")
     switch, landing, resume = (floracle.load(f"m/{part}") for part in parts)

@@ -28,6 +28,7 @@ PROGRAM = 500 * 2**20
 
 WITHIN = """
 import json, resource, sys
+from dataclasses import replace
 import torch, floracle
 from floracle.analysis.cost.stages_shape import oracle_memory
 from floracle.report.stages.examples import examples
@@ -36,7 +37,8 @@ points, dims, memory = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 drawn = torch.randn(points, dims, generator=torch.Generator().manual_seed(0))
 store = open_store(drawn, memory=memory)
 oracle = floracle.Oracle(store, memory=oracle_memory(store, memory))
-stages = floracle.stages(oracle, pairs=32, times=12, held_out=store)
+apart = replace(store, joined_with=store.fingerprint)  # as if it were other data
+stages = floracle.stages(oracle, pairs=32, times=12, held_out=apart)
 examples(oracle, stages, store)
 print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 """

@@ -275,7 +275,7 @@ def test_mistakes(points_source, oracle):
         ({"times": torch.tensor([0.5, 1.0])}, "fields end at t = 1"),
         ({"pairs": 1}, "at least 2 pairs"),
         ({"classes": [7]}, "no class 7"),
-        ({"held_out": points_source(normal(5, 7))}, r"shape \(7,\)"),
+        ({"held_out": points_source(normal(5, 7))}, r"shape \[7\]"),
         ({"held_out": points_source(normal(5, 6), torch.zeros(5)), "classes": [1]}, "held-out"),
         ({"held_out": oracle.data, "along": "own"}, "on the path alone"),
         ({"along": "owm"}, "did you mean 'own'"),

@@ -298,8 +298,9 @@ def renamed(name):
 
 def test_stages_of_version_0_1_are_read_under_the_names_of_today(tmp_path):
     digits = floracle.open_store("digits")
+    mirrored = floracle.open_store(digits.points.flip(-1), labels=digits.labels)
     stages = floracle.stages(
-        floracle.Oracle(digits), classes=[3, -1], pairs=16, times=12, held_out=digits
+        floracle.Oracle(digits), classes=[3, -1], pairs=16, times=12, held_out=mirrored
     )
     now = stages.to_results()
     groups = [{renamed(name): v for name, v in group.items()} for group in now.values["groups"]]

@@ -39,6 +39,9 @@ FEW = ("--steps", 10, "--seeds", "0:20")
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "networks.py").write_text(NETWORKS)
+    digits = floracle.open_store("digits")
+    np.save(tmp_path / "mirrored.npy", digits.points.flip(-1).numpy())  # no training points
+    np.save(tmp_path / "mirrored_labels.npy", digits.labels.numpy())
     return tmp_path
 
 
@@ -49,7 +52,16 @@ def typed(folder, *words, field="networks.py:mean", data="digits", out="out"):
 
 @pytest.mark.slow
 def test_all_three_are_what_the_library_measures(folder, capsys):
-    unseen = ("--held-out", "digits", "--resume", "0,.5,1", "--rows", "3:9", "--noises", 2)
+    unseen = (
+        "--held-out",
+        folder / "mirrored.npy",
+        "--resume",
+        "0,.5,1",
+        "--rows",
+        "3:9",
+        "--noises",
+        2,
+    )
     words = ("--switch", "0,.5,1", "--labels", "0,1", "--landing", ".5", *unseen, "--edges", 2)
     assert typed(folder, *words, *READ, *FEW) == 0
     told = capsys.readouterr()
@@ -132,7 +144,16 @@ def test_every_part_has_a_line_of_its_own_and_what_was_asked_is_said_first(folde
 
 @pytest.mark.slow
 def test_the_oracle_copies_whatever_takes_over(folder, capsys):
-    unseen = ("--held-out", "digits", "--resume", "0,.6", "--rows", "0:8", "--noises", 2)
+    unseen = (
+        "--held-out",
+        folder / "mirrored.npy",
+        "--resume",
+        "0,.6",
+        "--rows",
+        "0:8",
+        "--noises",
+        2,
+    )
     assert typed(folder, "--switch", "0,.6", *unseen, *FEW, field="oracle") == 0
     said = capsys.readouterr().out
     assert "From τ = 0.6 on most samples of oracle are copies of the training point" in said
@@ -166,6 +187,9 @@ def test_labels_of_samples_and_of_points_are_told_apart(folder, capsys):
     assert f"--label-file {folder / 'kinds.npy'}" in page
 
 
+RESUME = ("--resume", ".5", "--held-out", "mirrored.npy")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -175,8 +199,8 @@ def test_labels_of_samples_and_of_points_are_told_apart(folder, capsys):
         (("--landing", "1"), "a time τ before 1"),
         (("--switch", ".5", "--labels", "12"), "class 12 does not occur in the data"),
         (("--switch", ".5", "--solver", "eulr"), "did you mean 'euler'?"),
-        (("--resume", ".5", "--held-out", "digits", "--rows", "0:9999"), "there is no row"),
-        (("--resume", ".5", "--held-out", "digits", "--noises", "1"), "1 noises"),
+        ((*RESUME, "--rows", "0:9999"), "there is no row"),
+        ((*RESUME, "--noises", "1"), "1 noises"),
         (("--switch", ".5", *READ), "only the oracle is named"),
         (("--switch", ".5", "--name", ""), "--name needs"),
         (("--switch", ".5", "--name", "a\nb"), r"--name takes what can be printed, got 'a\nb'"),
@@ -185,15 +209,25 @@ def test_labels_of_samples_and_of_points_are_told_apart(folder, capsys):
             ("--switch", ".5", "--held-out-label-file", "l.npy"),
             "--held-out-label-file is for --resume",
         ),
-        (("--resume", ".5", "--held-out", "digits", "--labels", 1), "--labels is for --switch"),
-        (("--resume", ".5", "--held-out", "digits", "--rows", "5:5"), "--rows 5:5 holds no row"),
-        (("--resume", ".5", "--held-out", "digits", "--rows", "5,5"), "is named twice"),
-        (("--resume", ".5", "--held-out", "digits", "--noises", "2.5"), "--noises is a whole"),
+        (
+            (*RESUME, "--labels", 1),
+            "--labels is for --switch",
+        ),
+        (
+            (*RESUME, "--rows", "5:5"),
+            "--rows 5:5 holds no row",
+        ),
+        ((*RESUME, "--rows", "5,5"), "is named twice"),
+        (
+            (*RESUME, "--noises", "2.5"),
+            "--noises is a whole",
+        ),
         (("--switch", ".5", "--steps", "1e1.5"), "--steps is a whole number, got 1e1.5"),
         (("--switch", ".5", "--shift", -1), "shift must be positive"),
     ],
 )
 def test_mistakes(folder, capsys, words, told):
+    words = [str(folder / word) if word == "mirrored.npy" else word for word in words]
     assert typed(folder, *words, field="oracle") == 2
     said = capsys.readouterr().err
     assert told in said

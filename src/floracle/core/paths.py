@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -74,6 +74,12 @@ class ProbabilityPath:
     sigma: Callable[[Tensor], Tensor]
     d_alpha: Callable[[Tensor], Tensor] | None = None
     d_sigma: Callable[[Tensor], Tensor] | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A path of this module is pickled by its name, since its functions have none."""
+        if PATHS.get(self.name) is self:
+            return _path_named, (self.name,)
+        return ProbabilityPath, (self.name, self.alpha, self.sigma, self.d_alpha, self.d_sigma)
 
     def coefficients(self, t: Tensor) -> Coefficients:
         """α, σ, α', σ' at times t [b] in [0, 1], in float64."""
@@ -240,5 +246,10 @@ COSINE = ProbabilityPath("cosine", _cosine_alpha, _cosine_sigma, _cosine_d_alpha
 
 σ falls as √(1 − t) near the data, so at t = 1 the velocity is infinite, and refused.
 """
+
+
+def _path_named(name: str) -> ProbabilityPath:
+    return PATHS[name]
+
 
 PATHS = {path.name: path for path in (LINEAR, COSINE, TRIGONOMETRIC)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -111,6 +111,10 @@ class Oracle:
                 f"tolerance is a relative velocity error in [0, 1), got {self.tolerance:g}"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the points that it holds, which a copy reads anew."""
+        return {**self.__dict__, "_cache": ClassCache()}
+
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         """u* at x [b, *shape], times t [b] in [0, 1), labels int64 [b]; of the type of x.
@@ -118,6 +122,7 @@ class Oracle:
         A ValueError is raised for shapes that do not fit, x that is not finite and times outside
         [0, 1), an InputError for a label that does not occur.
         """
+        check_queries(self.data, x, t, labels)
         velocity = torch.empty_like(x)
         for answer in self._answers(x, t, labels, REPORTED_LEADERS):
             queries, mean = answer.queries, answer.refined.mean
@@ -133,6 +138,7 @@ class Oracle:
 
         The largest `top` of them with their rows, their mean x̂, entropy and log mass; float64.
         """
+        check_queries(self.data, x, t, labels)
         answers = list(self._answers(x, t, labels, top))
         parts = [self._posterior(answer, top) for answer in answers]
         return Posterior.joined(parts, [answer.indices for answer in answers])
@@ -229,8 +235,7 @@ class Oracle:
         return self.group or ALONE
 
     def _answers(self, x: Tensor, t: Tensor, labels: Tensor | None, top: int) -> Iterator[_Answer]:
-        """The posteriors of queries, class by class and as many together as fit in memory."""
-        check_queries(self.data, x, t, labels)
+        """The posteriors of checked queries, class by class, as many together as fit in memory."""
         if labels is None:
             labels = torch.full((len(x),), NO_LABEL)
         self._check_same({"samples x": x, "times t": t, "labels": labels})

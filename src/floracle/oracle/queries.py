@@ -58,7 +58,15 @@ def prepare_queries(
 
 
 def check_queries(data: PointSet, x: Tensor, t: Tensor, labels: Tensor | None) -> None:
-    """Refuse queries whose shapes do not fit the data."""
+    """Refuse queries whose types or shapes do not fit the data."""
+    for name, value in {"samples": x, "t": t, "labels": labels}.items():
+        if not isinstance(value, Tensor) and not (name == "labels" and value is None):
+            length = len(x) if isinstance(x, Tensor) and x.ndim else "b"
+            form = {"samples": "[b, *shape]", "t": f"float64 [{length}]"}
+            raise InputError(
+                f"{name} must be a tensor {form.get(name, f'int64 [{length}]')}, one for each"
+                f" sample, got {_describe_value(value)}"
+            )
     if tuple(x.shape[1:]) != tuple(data.shape):
         raise ValueError(
             f"samples have shape {tuple(x.shape[1:])}, but points of the data {tuple(data.shape)}"
@@ -69,6 +77,11 @@ def check_queries(data: PointSet, x: Tensor, t: Tensor, labels: Tensor | None) -
         raise ValueError(f"t must be [{len(x)}], one time a sample, got {tuple(t.shape)}")
     if labels is not None and labels.shape != (len(x),):
         raise ValueError(f"labels must be [{len(x)}], one a sample, got {tuple(labels.shape)}")
+
+
+def _describe_value(value: object) -> str:
+    """A number as it is, anything else by its type."""
+    return repr(value) if isinstance(value, (int, float)) else f"a {type(value).__name__}"
 
 
 def check_label(data: PointSet, label: int) -> None:

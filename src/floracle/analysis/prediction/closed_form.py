@@ -33,6 +33,7 @@ MAX_LOG_RATIO = 40.0
 """Roots are sought at log r in [−40, 40]."""
 NEWTON_STEPS, BISECTION_STEPS = 100, 64
 HERMITE_NODES = 64
+MAX_VARIANCE = 1e100  # of a spectrum, and its inverse the least: cubes fit into float64
 CLASSES_PER_SEARCH = 16
 """Classes whose landmarks are found together: their spectra should stay in cache."""
 
@@ -201,6 +202,11 @@ def predict(
         values = torch.as_tensor(spectrum, dtype=torch.float64).flatten()
     if not (values.numel() and values.isfinite().all() and (values >= 0).all()):
         raise InputError("a covariance spectrum is finite and non-negative, one value at least")
+    if not values.sum() < MAX_VARIANCE or 0 < values.max() < 1 / MAX_VARIANCE:
+        raise InputError(
+            f"a variance of {float(values.max()):.3g} is beyond 1e-100 ... 1e100; give"
+            " the spectrum in other units"
+        )
     if (points > 1) != bool(values.sum() > 0):
         subject = "several points" if points > 1 else "a single point"
         fact = "not all zero" if points > 1 else "all zero: it does not vary"

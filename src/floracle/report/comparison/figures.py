@@ -13,6 +13,7 @@ from matplotlib.ticker import FuncFormatter
 from floracle.analysis.compare import DataSpace
 from floracle.analysis.curves import Curve, Landmark
 from floracle.report.figure import Columns, Drawing, figure_style
+from floracle.report.names import inscription
 from floracle.report.plots import (
     annotate,
     draw_band,
@@ -103,7 +104,8 @@ def _draw_by_time(spaces: Sequence[DataSpace], row: ComparisonFigure) -> Drawing
         level = peak * (low + (high - low) * i / max(len(spaces) - 1, 1))
         side = "right" if space is first else "left"
         line = (times, curve.mean)
-        label_curve(ax, line, level, space.name, colour=colour, side=side, last=row.falls)
+        name = inscription(space.name)
+        label_curve(ax, line, level, name, colour=colour, side=side, last=row.falls)
         columns["space"] += [space.name] * len(times)
         columns["t"] += times.tolist()
         columns[row.curve] += curve.mean.tolist()
@@ -127,7 +129,8 @@ def _draw_spectra(spaces: Sequence[DataSpace]) -> Drawing:
         # Rank n^p lies at the share p of a logarithmic axis: names stand from 35 to 60 % of it.
         named = min(len(rank) - 1, int(len(rank) ** (0.35 + 0.25 * i / max(len(spaces) - 1, 1))))
         ground = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.6}
-        annotate(ax, space.name, (rank[named], values[named]), (5, 5), color=colour, bbox=ground)
+        name, at = inscription(space.name), (rank[named], values[named])
+        annotate(ax, name, at, (5, 5), color=colour, bbox=ground)
         columns["space"] += [space.name] * len(rank)
         columns["rank"] += rank.tolist()
         columns["eigenvalue"] += values.tolist()
