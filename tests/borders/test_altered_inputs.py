@@ -86,6 +86,7 @@ def test_guidance_pairs_are_those_of_honest_fields(name):
         assert labels.tolist() == [0, 3, 2, 1]
 
 
+@pytest.mark.slow
 @others
 def test_measures_are_those_of_an_honest_field(name, oracle, points_source):
     held_out = points_source(torch.randn(8, 6), torch.arange(8) % 4)

@@ -149,6 +149,7 @@ def test_words_that_may_be_meant_otherwise_are_refused_with_the_word_to_write(wo
         parse_convention(words)
 
 
+@pytest.mark.slow
 def test_a_v_prediction_wrapped_as_the_refusal_says_is_right(oracle):
     """v = α ε − σ x of diffusers is −2/π of the velocity of the trigonometric path."""
     velocity = model_of(oracle, Convention(path=TRIGONOMETRIC))

@@ -49,6 +49,7 @@ def oracle(points_source):
     return floracle.Oracle(points_source(points))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["euler", "heun", "midpoint"])
 @pytest.mark.parametrize("path", [LINEAR, TRIGONOMETRIC], ids=lambda path: path.name)
 @pytest.mark.parametrize("predicts", ["noise", "score"])

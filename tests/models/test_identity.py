@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from checkpoint_files import MODERN, config, network, tensors
 from digests import told
 from safetensors.torch import save_file
 from torch import nn
 
 import floracle
+from checkpoint_files import MODERN, config, network, tensors
 from floracle.models import identity
 from floracle.models.convention import Convention, parse_convention
 from floracle.models.identity import field_fingerprint
@@ -82,7 +82,7 @@ def test_how_a_network_is_read_is_part_of_it(tmp_path):
         Convention(null_label=5, sign=-1),
         Convention(predicts="data", null_label=5),
         parse_convention("noise_time=1,data_time=0,null_label=5"),
-        parse_convention("path=cosine,null_label=5"),
+        parse_convention("path=nichol-dhariwal,null_label=5"),
         parse_convention("path=trigonometric,null_label=5"),
     ]
     digests = [told(written(tmp_path / "net.safetensors", way), MODERN.shape) for way in ways]
