@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from floracle.cli.console import as_typed
 from floracle.data.normalize import Normalizer
 from floracle.data.packing.pack import pack
 from floracle.data.store import open_store
@@ -39,7 +40,7 @@ def test_levels_of_another_integer_type_are_named(dtype, shape):
     (remark,) = (remark for remark in remarks if "last" not in remark)
     assert f"these are {name} values 0 ... 255, used as they are" in remark
     assert "store them as uint8" in remark
-    assert "normalize=Normalizer(127.5, 127.5)" in remark
+    assert "in Python with Normalizer(127.5, 127.5)" in remark
     assert any("channels last" in remark for remark in remarks) == (shape[-1] == 1)
 
 
@@ -56,6 +57,8 @@ def test_integers_of_16_bits_and_with_a_sign_are_named():
     images = pictures().int()
     assert "Normalizer(32767.5, 32767.5)" in only_remark((images * 257).to(torch.uint16))
     assert "int8 values -128 ... 127" in only_remark((images - 128).to(torch.int8))
+    factor = float(only_remark(images - 128).split("normalize=")[1])
+    assert factor == pytest.approx(1 / float((images - 128).double().std()), rel=0.01)
     assert "int32 values 0 ... 16711680" in only_remark(images * 65536)
     assert open_store(images, normalize="standard").remarks == ()
     assert open_store(images, normalize=1 / 127.5).remarks == ()
@@ -68,7 +71,7 @@ def test_float_levels_of_any_rank_are_named(shape, dtype):
     assert "they reach 0 ... 255" in only_remark(floats)
     assert "mean 127.5 and std 127.5" in only_remark(floats)
     assert "of 0 ... 1" in only_remark(floats / 255)
-    assert "normalize=Normalizer(0.5, 0.5)" in only_remark(floats / 255)
+    assert "in Python with Normalizer(0.5, 0.5)" in only_remark(floats / 255)
     assert "normalized twice" in only_remark(floats.float() / 127.5 * 2 - 3)
     assert open_store(floats.float() / 127.5 - 1).remarks == ()
     assert open_store(floats / 255, normalize=Normalizer(0.5, 0.5)).remarks == ()
@@ -85,9 +88,10 @@ def test_masks_are_named_whether_bool_or_bytes():
     masks = pictures() > 127
     assert "pictures of 0 and 1" in only_remark(masks)
     assert "reach only 0 ... 1 of 0 ... 255" in only_remark(masks.byte())
-    assert "normalize=Normalizer(0.5, 0.5)" in only_remark(masks.byte())
+    assert "in Python with Normalizer(0.5, 0.5)" in only_remark(masks.byte())
     levels = (pictures() // 16).byte()
     assert "Normalizer(7.5, 7.5)" in only_remark(levels)
+    assert "multiply them by 17 before" in only_remark(levels)
     assert open_store(masks.byte(), normalize="raw").remarks == ()
     assert open_store(levels, normalize=Normalizer(7.5, 7.5)).remarks == ()
 
@@ -264,6 +268,18 @@ def test_a_normalizer_of_another_number_of_channels_is_refused(moments):
     gaussians, six = torch.rand(5, 6, 2, 2), Normalizer(torch.zeros(6), torch.ones(6))
     with pytest.raises(InputError, match="the normalizer has 6 channels, but the points have 3"):
         open_store(gaussians, layout="mean-std", moments=moments, normalize=six)
+
+
+def test_no_warning_names_an_option_that_cannot_be_typed():
+    """What a warning says to write is written on the command line by the same name."""
+    images = pictures()
+    strange = [images.long(), images.float(), images / 255, images // 16, images.int() * 65536]
+    strange += [torch.randn(40, 4, 4, 4) * 5, torch.randn(40, 3, 8, 8) * 5]
+    for points in strange:
+        typed = as_typed(only_remark(points))
+        value = typed.partition("--normalize ")[2].split(",")[0].split()
+        assert "--normalize Normalizer" not in typed
+        assert not value or value[0] in ("standard", "raw") or float(value[0]) > 0, typed
 
 
 def test_nothing_is_said_of_sound_points():

@@ -63,7 +63,7 @@ def check_mirrors(
         raise InputError(
             f"{name}: floats {low:.4g} ... {high:.4g} may be latents, which cannot be mirrored in"
             " latent space; if they are pictures, store them as bytes or as floats that reach from"
-            " -1 to 1, and give their scale as normalize="
+            " -1 to 1, and scale them with a Normalizer"
         )
 
 
@@ -82,7 +82,7 @@ def looks_like_levels(
     """
     low, high = bounds_of(channels)
     if dtype in INTEGERS:
-        return _integer_levels(low, high, str(dtype).removeprefix("torch."))
+        return _integer_levels(channels, str(dtype).removeprefix("torch."))
     # 1. Floats of 0 ... 255, or of 0 ... 65535. Vectors have to look like them more closely.
     picture, vector = is_picture(shape), prod(shape) >= MIN_VECTOR_DIMS
     black = low >= 0 if picture else vector and abs(low) < ROUNDING
@@ -95,7 +95,8 @@ def looks_like_levels(
         what = "of 0 and 1" if dtype == torch.bool else "of 0 ... 1"
         return (
             f"these look like pictures {what}, where bytes become -1 ... 1: right for a model that"
-            " was trained so; for others store bytes, or say normalize=Normalizer(0.5, 0.5)",
+            " was trained so; for others store bytes, or open them in Python with"
+            " Normalizer(0.5, 0.5)",
         )
     # 3. Pictures of another range.
     if abs(low + 3) < ROUNDING and abs(high - 1) < ROUNDING:
@@ -115,8 +116,8 @@ def looks_like_few_bytes(channels: Channels) -> tuple[str, ...]:
         return ()
     return (
         f"these bytes reach only {low} ... {high} of 0 ... 255, so all points lie near -1; if"
-        f" {high} is white, say normalize=Normalizer({high / 2:g}, {high / 2:g}), and"
-        " normalize='raw' if they are no pictures",
+        f" {high} is white, multiply them by {255 / high:g} before, or open them in Python with"
+        f" Normalizer({high / 2:g}, {high / 2:g}); say normalize='raw' if they are no pictures",
     )
 
 
@@ -182,8 +183,9 @@ def _has_unknown_channels(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 or is_channels_last(shape) or frames
 
 
-def _integer_levels(low: float, high: float, name: str) -> tuple[str, ...]:
+def _integer_levels(channels: Channels, name: str) -> tuple[str, ...]:
     """Of integers that are no bytes of pictures by their type; few of them are counts."""
+    low, high = bounds_of(channels)
     if name == "uint8" or max(-low, high) < MIN_LEVELS:
         return ()
     what = f"these are {name} values {low:.10g} ... {high:.10g}, used as they are"
@@ -191,10 +193,11 @@ def _integer_levels(low: float, high: float, name: str) -> tuple[str, ...]:
         top = TOP_LEVELS[0] if high <= TOP_LEVELS[0] else TOP_LEVELS[-1]
         store = "store them as uint8, which becomes" if top == TOP_LEVELS[0] else "bring them to"
         return (
-            f"{what}; if they are pictures, {store} -1 ... 1, or say"
-            f" normalize=Normalizer({top / 2:g}, {top / 2:g})",
+            f"{what}; if they are pictures, {store} -1 ... 1, or open them in Python with"
+            f" Normalizer({top / 2:g}, {top / 2:g})",
         )
-    return (f"{what}; say what their scale is with a Normalizer or a factor normalize=",)
+    scale = 1 / max(pooled(channels)[0], 1e-12)
+    return (f"{what}; noise has deviation 1: say their scale, such as normalize={scale:.4g}",)
 
 
 def _say_floats(reach: str, middle: float = 127.5) -> str:
