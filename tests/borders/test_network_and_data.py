@@ -94,3 +94,17 @@ def test_what_may_be_a_narrow_class_is_said(digits, network):
     assert "may not be in the unit" in check_points(network, tenth)
     with pytest.warns(UserWarning, match="may not be in the unit"):
         floracle.landing_test(network, Oracle(tenth), switch_time=0.5, seeds=[0, 1])
+
+
+def test_the_decoder_of_other_latents_is_refused(digits, monkeypatch):
+    from types import SimpleNamespace
+
+    from floracle.cli.fields import load_decoder
+    from floracle.models.autoencoders import load
+
+    decoder = SimpleNamespace(name="two", channels=1, identity="two (34)")
+    monkeypatch.setattr(load, "load_autoencoder", lambda *_, **__: decoder)
+    assert load_decoder("two", [1, 8, 8], "cpu", [digits, None]) is decoder
+    assert load_decoder("two", [1, 8, 8], "cpu", [replace(digits, autoencoder="two (34)")])
+    with pytest.raises(InputError, match=r"is two \(34\), but the latents .* of one \(12\)"):
+        load_decoder("two", [1, 8, 8], "cpu", [replace(digits, autoencoder="one (12)")])
