@@ -63,6 +63,12 @@ def test_mu_is_refused_where_a_project_has_none(name):
         preset_grid(name, 10, mu=1.0)
 
 
+@pytest.mark.parametrize("mu", [700.5, float("nan"), float("-inf")])
+def test_a_mu_that_is_none_is_one_line(mu, capsys):
+    assert main(["grid", "sd3", "--mu", str(mu)]) == 2
+    assert "mu" in capsys.readouterr().err
+
+
 def test_two_notations_at_once_are_refused():
     with pytest.raises(InputError, match="one of"):
         preset_grid("flux", 10, mu=1.0, project_shift=2.0)

@@ -179,7 +179,7 @@ class BlockKernel:
         )
 
     def logits(self, points: Tensor, start: int) -> Tensor:
-        """L [b, n] in float64, short of −‖y‖²/2σ², of working points from the position `start`."""
+        """Logits l [b, n], float64, without −‖y‖²/2σ²; working points from position `start`."""
         positions = slice(start, start + len(points))
         logits = (self.centred @ points.T).double().mul_(self.gain).sub_(self.shift)
         logits.addcmul_(self.half, self.members.norms[None, positions], value=-1)

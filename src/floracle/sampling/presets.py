@@ -125,7 +125,10 @@ def _dynamic_grid(
         raise InputError("give one of the project's shift and mu")
     if steps < recipe.min_steps:
         raise InputError(f"{name} takes at least {recipe.min_steps} steps, got {steps}")
-    number = check_shift(name, recipe, Shift.of(mu=mu).k)
+    try:
+        number = check_shift(name, recipe, Shift.of(mu=mu).k)
+    except ValueError as error:
+        raise InputError(str(error)) from error
     dynamic = replace(recipe, note=recipe.dynamic_note or recipe.note)
     return _preset(name, dynamic, steps, recipe.dynamic_times(steps, number), number)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from floracle.data.store import Store
 
 MAX_CLASSES_SHOWN = 24
-"""options.Classes on the terminal; the report has all."""
+"""Classes listed on the terminal; the report has all."""
 TimeCount = Annotated[options.Count, Parameter(help="Number of times between noise and data.")]
 
 

@@ -221,7 +221,7 @@ def _sum_over_times(rows: ProductRows, ratio: Tensor, classes: int) -> dict[str,
 
 
 def _logits(rows: ProductRows, factors: Tensor, buffer: Tensor) -> Tensor:
-    """L [T, p, n], written into the same memory every time."""
+    """Logits l [T, p, n], written into the same memory every time."""
     terms = rows.terms[:-1]
     shape = (len(factors), *terms.shape[1:])
     out = buffer[: prod(shape)].view(len(factors), -1)

@@ -279,7 +279,7 @@ class _LeaderView:
         return moved.add_(self.points)
 
     def _differences(self, pairs: UndecidedPairs) -> Tensor:
-        """D = x_i − x_L, [p, D]."""
+        """Differences d = x_i − x_leader, [p, D]."""
         return self.members.originals(pairs.points).sub_(self.points[pairs.queries])
 
     def _others(self, pairs: UndecidedPairs) -> tuple[Tensor, ...]:
