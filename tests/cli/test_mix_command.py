@@ -81,7 +81,8 @@ def test_all_three_are_what_the_library_measures(folder, capsys):
         "samples",
     ):
         assert torch.equal(getattr(ours, name), getattr(theirs, name))
-    ours = forward_backward(field, data, data, rows=range(3, 9), noises=2, edges=[2.0], **known)
+    others = floracle.open_store(folder / "mirrored.npy", normalize=data.normalizer)
+    ours = forward_backward(field, others, data, rows=range(3, 9), noises=2, edges=[2.0], **known)
     theirs = floracle.load(folder / "out" / "resume")
     assert isinstance(theirs, ForwardBackwardResult)
     for name in (

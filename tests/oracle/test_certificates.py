@@ -96,7 +96,7 @@ def test_a_bound_that_is_too_low_is_found_out(monkeypatch):
 @pytest.mark.parametrize("dtype", ["fp16", "bf16", "fp32"])
 def test_packed_stores_of_any_type_mirrored_or_not(tmp_path, dtype):
     """What a store says its points are is what certificates are about."""
-    points = certificates.decaying(600, 3 * 4 * 8).reshape(600, 3, 4, 8)
+    points = certificates.decaying(600, 12 * 8).reshape(600, 1, 12, 8)
     for flips in (False, True):
         pack(points, tmp_path / str(flips), dtype=dtype, flips=flips, quiet=True)
         store = open_store(tmp_path / str(flips))

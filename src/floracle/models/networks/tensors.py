@@ -132,7 +132,11 @@ def build_network(plan: Architecture, tensors: Mapping[str, Tensor], file: objec
     """The network of this architecture with these tensors, in their own type.
 
     Settings are compared with the tensors first, since nothing else bounds what is built of them.
+    The table of positions is fixed, and computed where it is left out.
     """
+    if "pos_embed" not in tensors:
+        tokens = position_embedding(plan.side // plan.patch, plan.width)
+        tensors = {**tensors, "pos_embed": tokens}
     measured = measure_tensors(tensors, file)
     # Files of this library hold no rotary tables, which give the heads of other files.
     undetermined = () if ROTARY_TABLES[0] in tensors else ("rope", "heads")
@@ -140,7 +144,6 @@ def build_network(plan: Architecture, tensors: Mapping[str, Tensor], file: objec
     check_agreement(plan, compared, file)
     _check_rotary_tables(plan, tensors, file)
     weights = without_tables(tensors)
-    weights.setdefault("pos_embed", position_embedding(plan.side // plan.patch, plan.width))
     with torch.device("meta"):
         network = LightningDiT(plan)
     return fill_network(network, weights, file, advice=ADVICE)
