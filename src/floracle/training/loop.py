@@ -93,8 +93,7 @@ def train(
     """
     # 1. Checks
     null_label = model.null if isinstance(model, LightningDiT) else null
-    if held_out is not None:
-        held_out = join_and_warn(data, held_out)
+    held_out = None if held_out is None else join_and_warn(data, held_out)
     check_inputs(model, data, settings, null_label=null_label)
     device, group = choose_device(device), current_group()
     if group.alone and is_launched():
@@ -128,8 +127,7 @@ class RunInputs:
     model: nn.Module
     data: PointSet
     settings: TrainingSettings
-    oracle: Oracle
-    """Of the data; for evaluations."""
+    oracle: Oracle  # of the data; for evaluations
     held_out: PointSet | None
     plan: EvaluationPlan
     null_label: int | None
