@@ -12,18 +12,10 @@ from torch.testing import assert_close
 from floracle.models.autoencoders.ldm_layers import KLArchitecture, KLAutoencoder
 from floracle.models.autoencoders.load import load_autoencoder
 from floracle.run.errors import InputError
+from network_families import KL_SIZES as KL
+from network_families import WEIGHTS
 
 pytestmark = pytest.mark.slow  # importing diffusers takes seconds
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-KL = {
-    "down_block_types": ("DownEncoderBlock2D",) * 2,
-    "up_block_types": ("UpDecoderBlock2D",) * 2,
-    "block_out_channels": (8, 8),
-    "latent_channels": 4,
-    "norm_num_groups": 4,
-    "scaling_factor": 1.5305,
-    "shift_factor": 0.0609,
-}
 TINY = {
     "encoder_block_out_channels": (8,) * 4,
     "decoder_block_out_channels": (8,) * 4,
