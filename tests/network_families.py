@@ -211,3 +211,15 @@ def write_config(family, folder, config):
 def read_pt(path):
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, weights_only=True)
+
+
+ALL = FAMILIES | DIFFUSERS_FAMILIES
+
+
+def written(name, folder, change=None):
+    """A family's file with changed tensors; the path that loads it."""
+    family = ALL[name]
+    path = family.write(folder)
+    if change is not None:
+        write_tensors(family, folder, change(read_tensors(family, folder)))
+    return path
